@@ -1,0 +1,68 @@
+# `make train` and `make test` each do all the set-up on a machine that has Python 3.11, a C++ compiler, make, perl
+# and git. Nothing outside this directory and the user's cache directory is written.
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell $(name) -c 'print("$(name)")' 2>/dev/null)))
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+STAMP := .venv/.installed
+BENCH_STAMP := .venv/.bench-installed
+TRAIN ?=
+PYTEST ?= -q --durations=15
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup train test lint docs bench bench-setup study-digits lock clean
+
+help:
+	@echo 'make train         train on the simulated board; options: TRAIN="--epochs 2 --seed 1"'
+	@echo 'make test          lint and all tests'
+	@echo 'make docs          write the rendered documents again'
+	@echo 'make bench         bench sim, cycles and step'
+	@echo 'make study-digits  five seeds on the golden model, against fp32'
+	@echo 'make setup         only .venv, everything pinned'
+	@echo 'make clean         remove .venv and build outputs'
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 is missing: install it, or name it with make PYTHON=...' >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo '$(PYTHON) is older than 3.11: name a newer one with make PYTHON=...' >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(PIP) install -c constraints.txt hatchling
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[build,test]'
+	@touch $@
+
+bench-setup: $(BENCH_STAMP)
+
+$(BENCH_STAMP): $(STAMP)
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
+	@touch $@
+
+train: $(STAMP)
+	$(BIN)/bitfirst train $(TRAIN)
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+docs: $(STAMP)
+	$(BIN)/python -m bitfirst_hdl.contract.render docs
+
+bench: $(BENCH_STAMP)
+	$(BIN)/bitfirst bench sim
+	$(BIN)/bitfirst bench cycles
+	$(BIN)/bitfirst bench step
+
+study-digits: $(STAMP)
+	$(BIN)/bitfirst study digits
+
+# Run after bench-setup, in an environment that works: pins what is installed, without local version labels.
+lock: $(BENCH_STAMP)
+	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
