@@ -1,0 +1,1 @@
+"""Bitfirst's gateware: the contract, validated configurations, and the cores."""

@@ -1,0 +1,164 @@
+"""R x C elements, the columns' sums of B, and the chains that drain them."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import ArrayConfig
+from .contract.packets import WORD_BITS
+from .element import Accumulator, Control, Element, add_fields, segment_bits, segment_count, spread
+
+
+class StepControl(data.Struct):
+    """What one array step means; see `element.Control`. `last` ends the pass."""
+
+    valid: 1
+    first: 1
+    double: 1
+    negative: 1
+    last: 1
+
+
+class Array(wiring.Component):
+    """The array: each step multiplies R words of A digits with C words of B bits.
+
+    Parameters
+    ----------
+    config : ArrayConfig
+
+    Members
+    -------
+    a : In(64) x a_row_words
+        One row of the A memory: L digits for each array row.
+    b : In(64) x b_row_words
+        One row of the B memory: L bits for each array column.
+    control : In(StepControl)
+        Of this step; `last` steps are at least `config.drain_cycles` cycles apart.
+    drain_valid : Out(1)
+        High in the R cycles in which a pass shifts out, array row 0 first.
+    sums : Out(accumulator_bits) x C
+        The drained row's dot products, two's complement.
+    column_sums : Out(column_sum_bits) x C
+        Sums of B of the same pass (planes weighted and signed alike), in each of these R cycles.
+    ones : Out(range(C * L + 1))
+        One bits in one step's B words, `ones_latency` cycles after the step; 0 otherwise.
+
+    Latency: the first row of sums comes `latency` cycles after the last step of the pass. No back-pressure.
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "a": In(WORD_BITS).array(config.a_row_words),
+                "b": In(WORD_BITS).array(config.b_row_words),
+                "control": In(StepControl),
+                "drain_valid": Out(1),
+                "sums": Out(config.accumulator_bits).array(config.columns),
+                "column_sums": Out(config.column_sum_bits).array(config.columns),
+                "ones": Out(range(config.columns * config.lanes + 1)),
+            }
+        )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the last step of a pass to its first row of sums: tree, accumulator, shadow register."""
+        return self.config.tree_cycles + 2
+
+    @property
+    def ones_latency(self) -> int:
+        """Cycles from a step to the count of its ones."""
+        return self.config.tree_cycles + 1 + self.config.columns.bit_length() // 2
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        step, load = self._delayed_control(m)
+
+        elements = [[Element(config) for _ in range(config.columns)] for _ in range(config.rows)]
+        counts = []
+        for column in range(config.columns):
+            plane = Signal(config.lanes, name=f"plane_{column}")
+            m.d.comb += plane.eq(self._cut(self.b, column * config.lanes, config.lanes))
+            masks = [Signal(segment_bits(config), name=f"mask_{column}_{i}") for i in range(segment_count(config))]
+            m.d.comb += [mask.eq(value) for mask, value in zip(masks, spread(config, plane), strict=True)]
+            for row in range(config.rows):
+                m.submodules[f"element_{row}_{column}"] = element = elements[row][column]
+                place = row * config.lanes * config.slice_bits
+                for index, mask in enumerate(masks):
+                    size = segment_bits(config)
+                    m.d.comb += element.a[index].eq(self._cut(self.a, place + index * size, size))
+                    m.d.comb += element.mask[index].eq(mask)
+                self._control(m, element.control, step, load)
+                if row + 1 < config.rows:
+                    m.d.comb += element.chain_in.eq(elements[row + 1][column].chain_out)
+            m.d.comb += self.sums[column].eq(elements[0][column].chain_out)
+            counts.append(self._column(m, column, plane, step, load))
+        self._count_ones(m, counts, step.valid)
+        self._time_drain(m, load)
+        return m
+
+    @staticmethod
+    def _cut(words: list, place: int, width: int):
+        """`width` bits from bit `place` of the words laid side by side, without making one wide signal."""
+        if width > WORD_BITS:
+            return Cat(words[place // WORD_BITS : (place + width) // WORD_BITS])
+        return words[place // WORD_BITS][place % WORD_BITS :][:width]
+
+    def _delayed_control(self, m: Module):
+        """The step whose terms reach the accumulators now, and `load` for the pass that has just ended."""
+        step = self.control
+        for index in range(self.config.tree_cycles):
+            later = Signal(StepControl, name=f"control_{index}")
+            m.d.sync += later.eq(step)
+            step = later
+        load = Signal()
+        m.d.sync += load.eq(step.valid & step.last)
+        return step, load
+
+    @staticmethod
+    def _control(m: Module, control: Control, step, load: Signal) -> None:
+        m.d.comb += [getattr(control, name).eq(step[name]) for name in ("valid", "first", "double", "negative")]
+        m.d.comb += control.load.eq(load)
+
+    def _column(self, m: Module, column: int, plane: Signal, step, load: Signal):
+        """Sum of one column's B; returns the count of ones of the step that `step` describes."""
+        config = self.config
+        width = min(WORD_BITS, config.lanes)
+        words = [plane[place : place + width] for place in range(0, config.lanes, width)]
+        ones, latency = add_fields(m, words, 1, 1, f"ones_{column}")
+        assert latency == config.tree_cycles
+        m.submodules[f"column_sum_{column}"] = column_sum = Accumulator(len(ones), config.column_sum_bits)
+        m.d.comb += column_sum.term.eq(ones)
+        self._control(m, column_sum.control, step, load)
+        m.d.comb += column_sum.chain_in.eq(column_sum.chain_out)  # no chain: it holds until the next pass
+        m.d.comb += self.column_sums[column].eq(column_sum.chain_out)
+        return ones
+
+    def _count_ones(self, m: Module, counts: list, valid) -> None:
+        """Sum of the columns' counts, four to one a cycle."""
+        stage = 0
+        masked = []
+        for column, count in enumerate(counts):
+            kept = Signal.like(count, name=f"count_{column}")
+            m.d.sync += kept.eq(count & valid.replicate(len(count)))
+            masked.append(kept)
+        while len(masked) > 1:
+            sums = []
+            for index in range(0, len(masked), 4):
+                total = sum(masked[index + 1 : index + 4], masked[index])
+                kept = Signal(len(masked[0]) + 2, name=f"counts_{stage}_{index}")
+                m.d.sync += kept.eq(total)
+                sums.append(kept)
+            masked, stage = sums, stage + 1
+        assert self.ones_latency == self.config.tree_cycles + 1 + stage
+        m.d.comb += self.ones.eq(masked[0])
+
+    def _time_drain(self, m: Module, load: Signal) -> None:
+        """High for R cycles after `load`: a one travels behind it."""
+        rows_left = Signal(range(self.config.rows + 1))
+        m.d.comb += self.drain_valid.eq(rows_left != 0)
+        with m.If(load):
+            m.d.sync += rows_left.eq(self.config.rows)
+        with m.Elif(self.drain_valid):
+            m.d.sync += rows_left.eq(rows_left - 1)

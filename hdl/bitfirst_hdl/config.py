@@ -1,0 +1,233 @@
+"""Validated array configurations, and what follows from them: widths, depths, cycles."""
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+from .contract.packets import WORD_BITS
+
+MAX_BITS = 16  #: widest operand, both sides
+DATAPATHS = {"serial": 1}
+
+# latencies of the engine's parts, in cycles
+SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
+OPERAND_CYCLES = 2  #: operand memory: block RAM and its output register
+ACCUMULATE_CYCLES = 1  #: the tree's sum to the accumulator
+SUM_CYCLES = 4  #: drained row to partial sum stored: correct, shift, add, write
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built; the message says what would mend it."""
+
+
+@dataclass(frozen=True)
+class ArrayConfig:
+    """One array and its buffers.
+
+    slice_bits  S, bits of operand A taken in parallel (1, 2, 4 or 8)
+    lanes       L, products per element and cycle (a power of two)
+    rows        R, array rows (operand A)
+    columns     C, array columns (operand B)
+    a_depth     rows of the A operand memory (each rows * lanes * slice_bits bits)
+    b_depth     rows of the B operand memory (each columns * lanes bits)
+    sum_tiles   tiles of rows * columns partial sums, 48 bits each
+    rx_words    receive buffer, 64-bit words
+    link_bits   width of the byte stream (8, 16, 32 or 64)
+    clock_khz   nominal clock, for time stamps; no effect on behaviour
+    """
+
+    datapath: str = "serial"
+    slice_bits: int = 4
+    lanes: int = 32
+    rows: int = 8
+    columns: int = 8
+    a_depth: int = 512
+    b_depth: int = 1024
+    sum_tiles: int = 64
+    rx_words: int = 2048
+    link_bits: int = 64
+    clock_khz: int = 100_000
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.datapath, str) or self.datapath not in DATAPATHS:
+            raise ConfigError(f"datapath {self.datapath!r} is unknown; choose from {', '.join(DATAPATHS)}")
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{field.name} = {value!r} must be a positive integer")
+        self._one_of("slice_bits", (1, 2, 4, 8))
+        self._one_of("link_bits", (8, 16, 32, 64))
+        self._power_of_two("lanes", max(4, self.slice_bits), 256)
+        self._power_of_two("rows", 1, 64)
+        self._power_of_two("columns", 1, 64)
+        self._power_of_two("a_depth", 16, 32768)
+        self._power_of_two("b_depth", 16, 32768)
+        self._power_of_two("sum_tiles", 2, 4096)
+        self._power_of_two("rx_words", 1024, 32768)
+        for name, bits in ("rows * lanes * slice_bits", self.a_row_bits), ("columns * lanes", self.b_row_bits):
+            if bits % WORD_BITS:
+                raise ConfigError(f"{name} = {bits} must be a multiple of {WORD_BITS}; raise lanes or the count")
+        if self.a_row_words > 256:
+            raise ConfigError(f"rows * lanes * slice_bits = {self.a_row_bits} must be at most {256 * WORD_BITS}")
+        if self.sum_rows > 2**16:
+            raise ConfigError(f"rows * sum_tiles = {self.sum_rows} must be at most {2**16}; lower sum_tiles")
+        if self.clock_khz >= 2**32:
+            raise ConfigError(f"clock_khz = {self.clock_khz} must be below 2**32")
+
+    def _one_of(self, name: str, allowed: tuple[int, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise ConfigError(f"{name} = {getattr(self, name)} must be one of {', '.join(map(str, allowed))}")
+
+    def _power_of_two(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if not low <= value <= high or value & (value - 1):
+            raise ConfigError(f"{name} = {value} must be a power of two, {low} .. {high}")
+
+    # widths
+    @property
+    def a_row_bits(self) -> int:
+        return self.rows * self.lanes * self.slice_bits
+
+    @property
+    def b_row_bits(self) -> int:
+        return self.columns * self.lanes
+
+    @property
+    def a_row_words(self) -> int:
+        return self.a_row_bits // WORD_BITS
+
+    @property
+    def b_row_words(self) -> int:
+        return self.b_row_bits // WORD_BITS
+
+    @property
+    def sum_rows(self) -> int:
+        return self.sum_tiles * self.rows
+
+    @property
+    def max_slices(self) -> int:
+        return MAX_BITS // self.slice_bits
+
+    @property
+    def bit_macs_per_cycle(self) -> int:
+        """1 x 1 bit multiply-accumulates in one array step: R * C * L * S."""
+        return self.rows * self.columns * self.lanes * self.slice_bits
+
+    def max_chunks(self, planes: int) -> int:
+        """Most K chunks that one MATMUL can take: what both operand memories can hold."""
+        return min(self.a_depth, self.b_depth // planes)
+
+    @cached_property
+    def accumulator_bits(self) -> int:
+        """Signed width of an element's sum over the longest pass; it cannot overflow.
+
+        Largest magnitude: (2**S - 1) * (2**planes - 1) * lanes * chunks.
+        """
+        widest = max(
+            (2**self.slice_bits - 1) * (2**planes - 1) * self.lanes * self.max_chunks(planes)
+            for planes in range(1, MAX_BITS + 1)
+        )
+        return widest.bit_length() + 1
+
+    @property
+    def column_sum_bits(self) -> int:
+        """Signed width of a column's sum of B over the longest pass."""
+        widest = max((2**planes - 1) * self.lanes * self.max_chunks(planes) for planes in range(1, MAX_BITS + 1))
+        return widest.bit_length() + 1
+
+    def lane_of_bit(self, bit: int) -> int:
+        """Lane of A that meets bit `bit` of a B plane word (see `bitfirst_hdl.element`)."""
+        return (bit % self.slice_bits) * (self.lanes // self.slice_bits) + bit // self.slice_bits
+
+    # cycles of one MATMUL; the engine is built to these, benches hold it to them
+    @property
+    def drain_cycles(self) -> int:
+        """Least cycles between the ends of two passes: the shadow registers shift out R rows."""
+        return max(self.rows, 4)
+
+    def stall_cycles(self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
+        """Cycles in which the array waits for its shadow registers, in one MATMUL."""
+        return (row_tiles * col_tiles * slices - 1) * max(0, self.drain_cycles - planes * chunks)
+
+    @staticmethod
+    def array_steps(slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
+        """Cycles in which the array works, in one MATMUL."""
+        return row_tiles * col_tiles * slices * planes * chunks
+
+    @property
+    def tree_cycles(self) -> int:
+        """Latency of an element's adder tree: log2(L) levels, a register after every two."""
+        return self.lanes.bit_length() // 2
+
+    @property
+    def matmul_tail_cycles(self) -> int:
+        """Cycles from the last step of a MATMUL to its last sum stored."""
+        last_row = OPERAND_CYCLES + self.tree_cycles + ACCUMULATE_CYCLES + self.rows  # step to last row drained
+        return last_row + SUM_CYCLES - 1  # the last step itself is in `array_steps`
+
+    def matmul_cycles(self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
+        """Cycles in which the engine is busy with one MATMUL: set up, steps and stalls, tail."""
+        shape = slices, planes, chunks, row_tiles, col_tiles
+        return SETUP_CYCLES + self.array_steps(*shape) + self.stall_cycles(*shape) + self.matmul_tail_cycles
+
+    def as_dict(self) -> dict[str, int | str]:
+        return asdict(self)
+
+    def identity(self, fingerprint: int = 0) -> dict[str, int]:
+        """The identity block's fields, for `codec.encode(Identity, ...)`."""
+        from .contract.packets import CONTRACT_VERSION
+        from .contract.registers import MAGIC
+
+        return {
+            "magic": MAGIC,
+            "contract_version": CONTRACT_VERSION,
+            "datapath": DATAPATHS[self.datapath],
+            "slice_bits": self.slice_bits,
+            "lanes": self.lanes,
+            "rows": self.rows,
+            "columns": self.columns,
+            "a_depth": self.a_depth,
+            "b_depth": self.b_depth,
+            "sum_tiles": self.sum_tiles,
+            "rx_words": self.rx_words,
+            "features": 0,
+            "clock_khz": self.clock_khz,
+            "fingerprint": fingerprint,
+        }
+
+
+#: Named configurations. `tiny` and `small` compile in seconds; `slice1` and `slice8` are there to compare S.
+CONFIGS = {
+    "default": ArrayConfig(),
+    "small": ArrayConfig(lanes=16, rows=4, columns=4, a_depth=256, b_depth=512, sum_tiles=32),
+    "tiny": ArrayConfig(lanes=8, rows=2, columns=8, a_depth=64, b_depth=128, sum_tiles=8, rx_words=1024),
+    "slice1": ArrayConfig(slice_bits=1, lanes=64),
+    "slice8": ArrayConfig(slice_bits=8, lanes=16),
+}
+
+
+def load(name: str) -> ArrayConfig:
+    """A named configuration, or a TOML file with `ArrayConfig` keys (and optionally `base = NAME`).
+
+    Raises `ConfigError` with one line that names the mend.
+    """
+    if name in CONFIGS:
+        return CONFIGS[name]
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise ConfigError(f"configuration {name!r} is unknown; choose from {', '.join(CONFIGS)}, or give a .toml file")
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {name} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"configuration file {name} cannot be read: {error}") from None
+    base = values.pop("base", "default")
+    if not isinstance(base, str) or base not in CONFIGS:
+        raise ConfigError(f"base = {base!r} in {name} is unknown; choose from {', '.join(CONFIGS)}")
+    known = {field.name for field in fields(ArrayConfig)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"key {key!r} in {name} is unknown; known keys: {', '.join(sorted(known))}")
+    return ArrayConfig(**(CONFIGS[base].as_dict() | values))

@@ -1,0 +1,244 @@
+"""The dot-product element: S-bit digits of A in parallel against one bit of B per lane.
+
+Everything works on whole words with several fields side by side ("SIMD within a register"): that is fast in a
+simulator (native 64-bit operations) and gives carry chains that many small adders share in an FPGA.
+"""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import ArrayConfig
+from .contract.packets import WORD_BITS
+
+LEVELS_PER_REGISTER = 2
+
+
+def repeated(pattern: int, period: int, width: int) -> int:
+    """`pattern` at every multiple of `period` bits below `width`."""
+    return sum(pattern << place for place in range(0, width, period))
+
+
+def segment_bits(config: ArrayConfig) -> int:
+    """Width of the segments in which an element's operand word travels: at most one 64-bit word."""
+    return min(WORD_BITS, config.lanes * config.slice_bits)
+
+
+def segment_count(config: ArrayConfig) -> int:
+    """Number of segments in an element's operand word of L * S bits."""
+    return config.lanes * config.slice_bits // segment_bits(config)
+
+
+def spread(config: ArrayConfig, plane: Value) -> list[Value]:
+    """One column's B plane word (L bits) as masks over the segments of A: S equal bits for each lane.
+
+    Bit j of the plane lands on lane `config.lane_of_bit(j)`. Wires only, no logic.
+    """
+    lowest = repeated(1, config.slice_bits, config.lanes)
+    parts = []
+    for place in range(config.slice_bits):
+        part, filled = plane[place:] & lowest, 1
+        while filled < config.slice_bits:
+            part, filled = (part | part << filled)[: config.lanes], 2 * filled
+        parts.append(part[: config.lanes] | 0)
+    word, size = Cat(parts), segment_bits(config)
+    return [word[place : place + size] for place in range(0, len(word), size)]
+
+
+def _halve(words: Sequence[Value]) -> list[Value]:
+    """Sum fields pairwise, keeping their width; the fields' top bits are still free."""
+    if len(words) > 1:
+        return [(low[:-1] + high[:-1])[: len(low)] for low, high in zip(words[::2], words[1::2], strict=True)]
+    (word,) = words
+    half = len(word) // 2
+    return [(word[: half - 1] + word[half:-1])[:half]]
+
+
+def _widen(words: Sequence[Value], field_bits: int) -> list[Value]:
+    """Sum neighbouring fields into fields of twice the width."""
+    width = len(words[0])
+    even = repeated(2**field_bits - 1, 2 * field_bits, width)
+    used = width - field_bits  # the even fields end here: no operand is as wide as the word, no sum wider
+    return [((word & even)[:used] + (word[field_bits:] & even)[:used]) | Const(0, width) for word in words]
+
+
+def add_fields(m: Module, words: Sequence[Value], field_bits: int, largest: int, name: str) -> tuple[Value, int]:
+    """Sum of all unsigned fields of `words`, with a register after every two levels of adders.
+
+    `words` have one width, a power of two times `field_bits`; each field holds at most `largest`. Returns the
+    sum and its latency in cycles. No enable, no reset: it computes in each cycle.
+    """
+    level = 0
+    while len(words) > 1 or len(words[0]) > field_bits:
+        if 2 * largest < 2**field_bits:
+            words = _halve(words)
+        else:
+            words, field_bits = _widen(words, field_bits), 2 * field_bits
+        largest, level = 2 * largest, level + 1
+        done = len(words) == 1 and len(words[0]) == field_bits
+        registered = done or level % LEVELS_PER_REGISTER == 0
+        used = repeated(2 ** largest.bit_length() - 1, field_bits, len(words[0]))
+        sums = [Signal(len(word), name=f"{name}_{level}_{index}", reset_less=True) for index, word in enumerate(words)]
+        # the mask tells synthesis which bits are always 0, so that they cost no flip-flop
+        domain = m.d.sync if registered else m.d.comb
+        domain += [total.eq(word & used) for total, word in zip(sums, words, strict=True)]
+        words = sums
+    return words[0][: largest.bit_length()], -(-level // LEVELS_PER_REGISTER)
+
+
+class DotTree(wiring.Component):
+    """Dot product of L unsigned S-bit digits with L bits.
+
+    Parameters
+    ----------
+    config : ArrayConfig
+
+    Members
+    -------
+    a : In(segment_bits) x segment_count
+        Digits of A, lane 0 least significant.
+    mask : In(segment_bits) x segment_count
+        B over the fields of A, as `spread` makes it.
+    total : Out(bit length of L * (2**S - 1))
+        The dot product, `latency` cycles later. A new one each cycle; no back-pressure, no reset.
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        self.largest = config.lanes * (2**config.slice_bits - 1)
+        segments = In(segment_bits(config)).array(segment_count(config))
+        super().__init__({"a": segments, "mask": segments, "total": Out(self.largest.bit_length())})
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the operands to their dot product."""
+        return self.config.tree_cycles
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        size = self.config.slice_bits
+        products = [Signal.like(a, name=f"product_{index}") for index, a in enumerate(self.a)]
+        m.d.comb += [p.eq(a & mask) for p, a, mask in zip(products, self.a, self.mask, strict=True)]
+        total, latency = add_fields(m, products, size, 2**size - 1, "sum")
+        assert latency == self.latency
+        m.d.comb += self.total.eq(total)
+        return m
+
+
+class Control(wiring.Signature):
+    """What a term that arrives at the accumulators means.
+
+    valid     out(1)  there is a term
+    first     out(1)  it starts a pass: the sum before counts as 0
+    double    out(1)  it starts a plane: the sum before is doubled
+    negative  out(1)  its plane counts negative
+    load      out(1)  copy the accumulator (as it is before this term) to the shadow register, to shift out
+    """
+
+    def __init__(self) -> None:
+        names = "valid", "first", "double", "negative", "load"
+        super().__init__({name: Out(1) for name in names})
+
+
+class Accumulator(wiring.Component):
+    """Horner accumulator with a shadow register that shifts along a chain.
+
+    total = (0 if first else 2 * total if double else total) +- term, when `control.valid`. The width is that
+    of the longest pass, so it cannot overflow. Two's complement.
+
+    Parameters
+    ----------
+    term_bits : int
+        Width of the unsigned term.
+    bits : int
+        Width of the signed sum.
+
+    Members
+    -------
+    term : In(term_bits)
+    control : In(Control())
+        Aligned with `term`.
+    chain_in : In(bits)
+        Neighbour's `chain_out`; taken in each cycle without `load`.
+    chain_out : Out(bits)
+        The shadow register: this sum in the cycle after `load`, then what the chain brings.
+
+    Latency: one cycle from term to sum, one from `load` to `chain_out`. No back-pressure. `first` clears, so
+    the sum needs no reset.
+    """
+
+    def __init__(self, term_bits: int, bits: int) -> None:
+        super().__init__(
+            {"term": In(term_bits), "control": In(Control()), "chain_in": In(bits), "chain_out": Out(bits)}
+        )
+        self.total = Signal(bits, reset_less=True)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits = len(self.total)
+        base = Signal(bits)
+        step = self.control
+        m.d.comb += base.eq(Mux(step.first, 0, Mux(step.double, self.total << 1, self.total)))
+        # base - term as base + ~term + 1, the 1 carried in from a bit below: one adder instead of two and a multiplexer
+        flipped = self.term ^ step.negative.replicate(len(self.term))
+        term = Cat(step.negative, flipped, step.negative.replicate(bits - len(flipped)))
+        with m.If(step.valid):
+            m.d.sync += self.total.eq((Cat(step.negative, base) + term)[1:])
+        m.d.sync += self.chain_out.eq(Mux(step.load, self.total, self.chain_in))
+        return m
+
+
+class Element(wiring.Component):
+    """One element of the array: `DotTree` and `Accumulator`.
+
+    Members
+    -------
+    a, mask : In(segment_bits) x segment_count
+        As in `DotTree`; a new pair each cycle.
+    control : In(Control())
+        For the operands given `latency` cycles earlier.
+    chain_in, chain_out
+        As in `Accumulator`; `config.accumulator_bits` wide.
+
+    `latency` cycles from operands to the accumulator's input, one more to the sum. No back-pressure.
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        segments = In(segment_bits(config)).array(segment_count(config))
+        chain = config.accumulator_bits
+        super().__init__(
+            {"a": segments, "mask": segments, "control": In(Control()), "chain_in": In(chain), "chain_out": Out(chain)}
+        )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the operands to the accumulator's input."""
+        return self.config.tree_cycles
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.tree = tree = DotTree(self.config)
+        m.submodules.accumulator = accumulator = Accumulator(len(tree.total), self.config.accumulator_bits)
+        for index in range(segment_count(self.config)):
+            m.d.comb += [tree.a[index].eq(self.a[index]), tree.mask[index].eq(self.mask[index])]
+        wiring.connect(m, wiring.flipped(self.control), accumulator.control)
+        m.d.comb += [
+            accumulator.term.eq(tree.total),
+            accumulator.chain_in.eq(self.chain_in),
+            self.chain_out.eq(accumulator.chain_out),
+        ]
+        return m
+
+
+def dot_model(config: ArrayConfig, digits: Sequence[int], bits: Sequence[int]) -> int:
+    """What `DotTree` gives for digits of A by lane and bits of B by bit number."""
+    return sum(digits[config.lane_of_bit(j)] for j, bit in enumerate(bits) if bit)
+
+
+def accumulate_model(total: int, term: int, first: bool, double: bool, negative: bool) -> int:
+    """What `Accumulator` holds after one valid term."""
+    base = 0 if first else 2 * total if double else total
+    return base - term if negative else base + term

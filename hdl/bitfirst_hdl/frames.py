@@ -1,0 +1,395 @@
+"""The frame layer: frames in, with CRC-32, sequence, commit and rollback; frames out."""
+
+import zlib
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import ArrayConfig
+from .contract.packets import (
+    MAX_DATA_WORDS,
+    MAX_PAYLOAD_WORDS,
+    SYNC,
+    WORD_BITS,
+    Header,
+    Opcode,
+    Response,
+    Status,
+    Trailer,
+)
+from .crc import Crc32
+from .link import WidthConverter
+from .ports import word_stream
+
+POINTER_BITS = 16  # as `Response.credit`, so that the read pointer is the credit
+_CHECKED_BYTES = 6
+_CHECK_BITS = 16
+
+
+class FrameStart(data.Struct):
+    """The word that stands before each frame's payload in the receive buffer."""
+
+    sequence: 16
+    length: 15  # payload words that follow
+    reserved: 33
+
+
+class Reply(data.Struct):
+    """A frame to send: what is known of its `Response`, and the number of data words behind it."""
+
+    opcode: 8
+    status: Status
+    sequence: 16
+    words: range(MAX_DATA_WORDS + 1)
+
+
+def header_check(first_bits: Value) -> Value:
+    """`Header.check` of the header's first 48 bits, combinational (CRC-32 is linear, so XORs and a constant)."""
+    constant = zlib.crc32(bytes(_CHECKED_BYTES))
+    columns = [zlib.crc32((1 << i).to_bytes(_CHECKED_BYTES, "little")) ^ constant for i in range(8 * _CHECKED_BYTES)]
+    rows = [Cat(first_bits[i] for i, column in enumerate(columns) if column >> bit & 1) for bit in range(_CHECK_BITS)]
+    return Cat(row.xor() for row in rows) ^ Const(constant & (1 << _CHECK_BITS) - 1, _CHECK_BITS)
+
+
+class FrameReceiver(wiring.Component):
+    """Checks frames, stores them in the receive buffer, and hands the accepted ones on.
+
+    A frame is accepted when its CRC-32 is right and its sequence number is `next_sequence`, or any with
+    `restart`. Other frames are rolled back and answered: damaged ones with BAD_FRAME, others with BAD_SEQUENCE.
+    After an answer, frames ahead of `next_sequence` are passed over in silence until a frame is accepted; frames
+    at or behind it are always answered. A word that should be a header but is none is dropped with `slide`.
+
+    rx               in, stream of words
+    slide            out, with `rx.valid` and `rx.ready`: only the first unit of `rx.payload` is dropped, not all of it
+    frames           out, stream of words: `FrameStart` and payload of each accepted frame
+    answers          out, stream of `Reply` without data. One that waits gives way to a later one, except to
+                     one for a repeated frame (the host goes back on the others)
+    next_sequence    out(16)  sequence number of the frame expected next
+    credit           out(16)  words taken out of the buffer since reset, modulo 2**16
+    accepted         out(1)   high for one cycle per accepted frame
+    restarted        out(1)   high with `accepted` when the frame had `restart`
+    received         out(1)   high for one cycle per word taken, except words dropped with `slide`
+    frame_error      out(1)   high for one cycle per damaged frame
+    sequence_error   out(1)   high for one cycle per frame out of sequence
+    idle             out(1)   buffer and answers are empty; the start of a frame may be in
+
+    Takes one word a cycle while the buffer (`rx_words`) has room; a frame's first word comes out two cycles after
+    its trailer is taken, the others one a cycle. Reset empties everything, expects sequence 0, credit 0.
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "rx": In(word_stream()),
+                "slide": Out(1),
+                "frames": Out(word_stream()),
+                "answers": Out(stream.Signature(Reply)),
+                "next_sequence": Out(16),
+                "credit": Out(POINTER_BITS),
+                "accepted": Out(1),
+                "restarted": Out(1),
+                "received": Out(1),
+                "frame_error": Out(1),
+                "sequence_error": Out(1),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.buffer = buffer = memory.Memory(shape=WORD_BITS, depth=self.config.rx_words, init=[])
+        committed = Signal(POINTER_BITS)
+        self._receive(m, buffer.write_port(), committed)
+        self._fetch(m, buffer.read_port(), committed)
+        m.d.comb += self.idle.eq((committed == self.credit) & ~self.frames.valid & ~self.answers.valid)
+        return m
+
+    def _receive(self, m: Module, write_port, committed: Signal) -> None:
+        m.submodules.crc = checker = Crc32()
+        header, trailer, start = Header(self.rx.payload), Trailer(self.rx.payload), Signal(FrameStart)
+        write, left, sequence, restart = Signal(POINTER_BITS), Signal(15), Signal(16), Signal()
+        full, taken, header_right, crc_right = Signal(), Signal(), Signal(), Signal()
+        in_sequence = restart | (sequence == self.next_sequence)
+        m.d.comb += [
+            full.eq((write - self.credit)[:POINTER_BITS] == self.config.rx_words),
+            taken.eq(self.rx.valid & self.rx.ready),
+            self.received.eq(taken & ~self.slide),
+            checker.data.eq(self.rx.payload),
+            checker.valid.eq(taken),
+            header_right.eq(
+                (header.sync == SYNC)
+                & (header.length != 0)
+                & (header.length <= MAX_PAYLOAD_WORDS)
+                & (header.check == header_check(self.rx.payload[: 8 * _CHECKED_BYTES]))
+            ),
+            crc_right.eq((trailer.crc == checker.crc) & (trailer.reserved == 0)),
+            start.sequence.eq(header.sequence),
+            start.length.eq(header.length),
+            write_port.addr.eq(write),
+        ]
+        with m.If(write_port.en):
+            m.d.sync += write.eq(write + 1)
+        with m.FSM():
+            with m.State("HEADER"):
+                m.d.comb += [
+                    self.rx.ready.eq(~full),
+                    self.slide.eq(~header_right),
+                    checker.start.eq(1),
+                    write_port.data.eq(start),
+                    write_port.en.eq(taken & header_right),
+                ]
+                m.d.sync += [left.eq(header.length), sequence.eq(header.sequence), restart.eq(header.restart)]
+                with m.If(write_port.en):
+                    m.next = "PAYLOAD"
+            with m.State("PAYLOAD"):
+                m.d.comb += [self.rx.ready.eq(~full), write_port.data.eq(self.rx.payload), write_port.en.eq(taken)]
+                with m.If(taken):
+                    m.d.sync += left.eq(left - 1)
+                    with m.If(left == 1):
+                        m.next = "TRAILER"
+            with m.State("TRAILER"):
+                m.d.comb += [
+                    self.rx.ready.eq(1),
+                    self.accepted.eq(taken & crc_right & in_sequence),
+                    self.restarted.eq(self.accepted & restart),
+                    self.frame_error.eq(taken & ~crc_right),
+                    self.sequence_error.eq(taken & crc_right & ~in_sequence),
+                ]
+                with m.If(self.accepted):
+                    m.d.sync += [committed.eq(write), self.next_sequence.eq(sequence + 1)]
+                with m.Elif(taken):
+                    m.d.sync += write.eq(committed)
+                with m.If(taken):
+                    m.next = "HEADER"
+        self._answer(m, sequence)
+
+    def _answer(self, m: Module, sequence: Signal) -> None:
+        ahead, silent = Signal(16), Signal()
+        is_future, is_repeated, due, replaces = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            ahead.eq(sequence - self.next_sequence),
+            is_future.eq((ahead != 0) & ~ahead[-1]),
+            is_repeated.eq(ahead[-1] & self.sequence_error),
+            due.eq((self.frame_error | self.sequence_error) & ~(silent & is_future)),
+            replaces.eq(due & (~self.answers.valid | self.answers.ready | ~is_repeated)),
+        ]
+        with m.If(self.accepted):
+            m.d.sync += silent.eq(0)
+        with m.Elif(due & ~is_repeated):
+            m.d.sync += silent.eq(1)
+        with m.If(self.answers.ready):
+            m.d.sync += self.answers.valid.eq(0)
+        with m.If(replaces):
+            m.d.sync += [
+                self.answers.valid.eq(1),
+                self.answers.payload.opcode.eq(Opcode.LINK),
+                self.answers.payload.status.eq(Mux(self.frame_error, Status.BAD_FRAME, Status.BAD_SEQUENCE)),
+                self.answers.payload.sequence.eq(sequence),
+            ]
+
+    def _fetch(self, m: Module, read_port, committed: Signal) -> None:
+        """Keeps the buffer's read register full, one word a cycle; what is fetched is freed."""
+        waiting = committed != self.credit
+        m.d.comb += [
+            read_port.addr.eq(self.credit),
+            read_port.en.eq(~self.frames.valid | self.frames.ready),
+            self.frames.payload.eq(read_port.data),
+        ]
+        with m.If(read_port.en):
+            m.d.sync += [self.frames.valid.eq(waiting), self.credit.eq(self.credit + waiting)]
+
+
+class ReplyMerge(wiring.Component):
+    """Several sources of replies to one transmitter, the first one first; data follow their reply.
+
+    replies_in  in, array of `sources` streams of `Reply`
+    data_in     in, array of `sources` streams of words
+    replies     out, stream of `Reply`
+    data        out, stream of words, from the source of the reply taken last
+
+    No latency. `replies` may change to another source while it waits.
+    """
+
+    def __init__(self, sources: int) -> None:
+        self.sources = sources
+        super().__init__(
+            {
+                "replies_in": In(stream.Signature(Reply)).array(sources),
+                "data_in": In(word_stream()).array(sources),
+                "replies": Out(stream.Signature(Reply)),
+                "data": Out(word_stream()),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        chosen, source = Signal(range(self.sources)), Signal(range(self.sources))
+        for number in reversed(range(self.sources)):
+            with m.If(self.replies_in[number].valid):
+                m.d.comb += chosen.eq(number)
+        with m.If(self.replies.valid & self.replies.ready):
+            m.d.sync += source.eq(chosen)
+        with m.Switch(chosen):
+            for number, replies in enumerate(self.replies_in):
+                with m.Case(number):
+                    m.d.comb += [
+                        self.replies.valid.eq(replies.valid),
+                        self.replies.payload.eq(replies.payload),
+                        replies.ready.eq(self.replies.ready),
+                    ]
+        with m.Switch(source):
+            for number, words in enumerate(self.data_in):
+                with m.Case(number):
+                    m.d.comb += [
+                        self.data.valid.eq(words.valid),
+                        self.data.payload.eq(words.payload),
+                        words.ready.eq(self.data.ready),
+                    ]
+        return m
+
+
+class FrameTransmitter(wiring.Component):
+    """Makes frames of replies: header, `Response`, data words, trailer.
+
+    replies        in, stream of `Reply`; taken as the frame starts
+    data           in, stream of words: `words` of them for each reply
+    next_sequence  in(16)  sampled for each `Response`
+    credit         in(16)  sampled for each `Response`
+    restart        in(1)   the next frame that starts has sequence number 0
+    tx             out, stream of words
+    idle           out(1)  no frame under way
+
+    Sends one word a cycle, also from frame to frame, while data and `tx` keep up; a reply's header is valid in the
+    cycle after the reply was taken. Reset drops the frame under way; sequence numbers start at 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "replies": In(stream.Signature(Reply)),
+                "data": In(word_stream()),
+                "next_sequence": In(16),
+                "credit": In(16),
+                "restart": In(1),
+                "tx": Out(word_stream()),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.crc = checker = Crc32()
+        word, load, free = Signal(WORD_BITS), Signal(), Signal()
+        reply, left, sequence = Signal(Reply), Signal(range(MAX_DATA_WORDS + 1)), Signal(16)
+        header, response, trailer = Signal(Header), Signal(Response), Signal(Trailer)
+        m.d.comb += [
+            free.eq(~self.tx.valid | self.tx.ready),
+            checker.data.eq(word),
+            checker.valid.eq(load),
+            header.sync.eq(SYNC),
+            header.length.eq(self.replies.payload.words + 1),
+            header.sequence.eq(sequence),
+            header.check.eq(header_check(header.as_value()[: 8 * _CHECKED_BYTES])),
+            response.opcode.eq(reply.opcode),
+            response.status.eq(reply.status),
+            response.sequence.eq(reply.sequence),
+            response.next_sequence.eq(self.next_sequence),
+            response.credit.eq(self.credit),
+            trailer.crc.eq(checker.crc),
+        ]
+        with m.If(free):
+            m.d.sync += [self.tx.valid.eq(load), self.tx.payload.eq(word)]
+        with m.FSM() as fsm:
+            with m.State("HEADER"):
+                m.d.comb += [
+                    word.eq(header),
+                    checker.start.eq(1),
+                    load.eq(free & self.replies.valid),
+                    self.replies.ready.eq(free),
+                ]
+                with m.If(load):
+                    m.d.sync += [reply.eq(self.replies.payload), sequence.eq(sequence + 1)]
+                    m.next = "RESPONSE"
+            with m.State("RESPONSE"):
+                m.d.comb += [word.eq(response), load.eq(free)]
+                m.d.sync += left.eq(reply.words)
+                with m.If(load):
+                    m.next = "DATA"
+                    with m.If(reply.words == 0):
+                        m.next = "TRAILER"
+            with m.State("DATA"):
+                m.d.comb += [word.eq(self.data.payload), load.eq(free & self.data.valid), self.data.ready.eq(free)]
+                with m.If(load):
+                    m.d.sync += left.eq(left - 1)
+                    with m.If(left == 1):
+                        m.next = "TRAILER"
+            with m.State("TRAILER"):
+                m.d.comb += [word.eq(trailer), load.eq(free)]
+                with m.If(load):
+                    m.next = "HEADER"
+        with m.If(self.restart):
+            m.d.sync += sequence.eq(0)
+        m.d.comb += self.idle.eq(fsm.ongoing("HEADER") & ~self.tx.valid)
+        return m
+
+
+class FrameLink(wiring.Component):
+    """All between the link's units and the sequencer: width converter, receiver, merge and transmitter.
+
+    rx, tx          streams of `config.link_bits` bits
+    frames          out, stream of words, as of `FrameReceiver`
+    replies, data   in, arrays of `sources` streams, as of `ReplyMerge`; the receiver's answers go before them
+    received, frame_error, sequence_error  out(1) each, as of `FrameReceiver`
+    sent            out(1)  high for one cycle per word sent
+    idle            out(1)  nothing buffered, nothing to send; the start of a frame may be in
+    """
+
+    def __init__(self, config: ArrayConfig, sources: int) -> None:
+        self.config = config
+        self.sources = sources
+        super().__init__(
+            {
+                "rx": In(stream.Signature(config.link_bits)),
+                "tx": Out(stream.Signature(config.link_bits)),
+                "frames": Out(word_stream()),
+                "replies": In(stream.Signature(Reply)).array(sources),
+                "data": In(word_stream()).array(sources),
+                "received": Out(1),
+                "sent": Out(1),
+                "frame_error": Out(1),
+                "sequence_error": Out(1),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.converter = converter = WidthConverter(self.config.link_bits)
+        m.submodules.receiver = receiver = FrameReceiver(self.config)
+        m.submodules.merge = merge = ReplyMerge(1 + self.sources)
+        m.submodules.transmitter = transmitter = FrameTransmitter()
+        wiring.connect(m, wiring.flipped(self.rx), converter.rx)
+        wiring.connect(m, converter.rx_words, receiver.rx)
+        wiring.connect(m, receiver.frames, wiring.flipped(self.frames))
+        wiring.connect(m, receiver.answers, merge.replies_in[0])
+        for number in range(self.sources):
+            wiring.connect(m, wiring.flipped(self.replies[number]), merge.replies_in[1 + number])
+            wiring.connect(m, wiring.flipped(self.data[number]), merge.data_in[1 + number])
+        wiring.connect(m, merge.replies, transmitter.replies)
+        wiring.connect(m, merge.data, transmitter.data)
+        wiring.connect(m, transmitter.tx, converter.tx_words)
+        wiring.connect(m, converter.tx, wiring.flipped(self.tx))
+        m.d.comb += [
+            converter.slide.eq(receiver.slide),
+            transmitter.next_sequence.eq(receiver.next_sequence),
+            transmitter.credit.eq(receiver.credit),
+            transmitter.restart.eq(receiver.restarted),
+            self.received.eq(receiver.received),
+            self.sent.eq(transmitter.tx.valid & transmitter.tx.ready),
+            self.frame_error.eq(receiver.frame_error),
+            self.sequence_error.eq(receiver.sequence_error),
+            self.idle.eq(receiver.idle & transmitter.idle & converter.idle),
+        ]
+        return m

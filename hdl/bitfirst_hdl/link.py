@@ -1,0 +1,72 @@
+"""From the byte stream's width to 64-bit words and back."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .contract.packets import WORD_BITS
+from .ports import word_stream
+
+
+class WidthConverter(wiring.Component):
+    """Both directions between units of `link_bits` (8, 16, 32 or 64) and words, least significant unit first.
+
+    rx        in, stream of units
+    rx_words  out, stream of words
+    slide     in(1)   with a transfer of `rx_words`: drop the first unit only, the others begin the next word
+    tx_words  in, stream of words
+    tx        out, stream of units
+    idle      out(1)  no unit left to send, no whole word received
+
+    One unit a cycle each way, without gaps. A word is valid in the cycle after its last unit was taken, a unit in
+    the cycle after its word was taken; 64-bit links have no latency. Reset drops what has been taken in.
+    """
+
+    def __init__(self, link_bits: int) -> None:
+        self.link_bits = link_bits
+        super().__init__(
+            {
+                "rx": In(stream.Signature(link_bits)),
+                "rx_words": Out(word_stream()),
+                "slide": In(1),
+                "tx_words": In(word_stream()),
+                "tx": Out(stream.Signature(link_bits)),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        if self.link_bits == WORD_BITS:
+            wiring.connect(m, wiring.flipped(self.rx), wiring.flipped(self.rx_words))
+            wiring.connect(m, wiring.flipped(self.tx_words), wiring.flipped(self.tx))
+            m.d.comb += self.idle.eq(1)
+            return m
+        self._collect(m)
+        self._split(m)
+        return m
+
+    def _collect(self, m: Module) -> None:
+        units = WORD_BITS // self.link_bits
+        held, kept = Signal(range(units + 1)), Signal(range(units + 1))  # units at the word's upper end
+        word = self.rx_words.payload
+        m.d.comb += [self.rx_words.valid.eq(held == units), kept.eq(held), self.rx.ready.eq(kept != units)]
+        with m.If(self.rx_words.valid & self.rx_words.ready):
+            m.d.comb += kept.eq(Mux(self.slide, units - 1, 0))
+        m.d.sync += held.eq(kept)
+        with m.If(self.rx.valid & self.rx.ready):
+            m.d.sync += [held.eq(kept + 1), word.eq(Cat(word[self.link_bits :], self.rx.payload))]
+
+    def _split(self, m: Module) -> None:
+        units = WORD_BITS // self.link_bits
+        left, word = Signal(range(units + 1)), Signal(WORD_BITS)
+        m.d.comb += [
+            self.tx.valid.eq(left != 0),
+            self.tx.payload.eq(word[: self.link_bits]),
+            self.tx_words.ready.eq((left == 0) | ((left == 1) & self.tx.ready)),
+            self.idle.eq((left == 0) & ~self.rx_words.valid),
+        ]
+        with m.If(self.tx.valid & self.tx.ready):
+            m.d.sync += [left.eq(left - 1), word.eq(word >> self.link_bits)]
+        with m.If(self.tx_words.valid & self.tx_words.ready):
+            m.d.sync += [left.eq(units), word.eq(self.tx_words.payload)]

@@ -1,0 +1,133 @@
+"""The whole device: link, frames, sequencer, engine, readout, counters."""
+
+from dataclasses import replace
+
+from amaranth.hdl import Module
+from amaranth.lib import fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import ArrayConfig
+from .contract.packets import MAX_DATA_WORDS, WORD_BITS
+from .counters import Counters
+from .engine import MatmulEngine
+from .frames import FrameLink, Reply
+from .readout import Readout
+from .sequencer import Sequencer
+from .uart import UART, check_divisor
+
+REPLY_QUEUE = 16  # acknowledgements that may wait for the transmitter
+UART_BAUD = 1_000_000
+
+
+class Core(wiring.Component):
+    """The device between two streams of link units.
+
+    rx    in, stream of `config.link_bits` bits, least significant unit of each word first
+    tx    out, likewise
+    idle  out(1)  nothing buffered, running or to be sent: nothing changes (but `cycles`, `starved_cycles`) until
+                  the next unit comes. The start of a frame may be in.
+
+    Answers come in the order of the commands, except that those of READ of SUMS come when complete. `rx` is not
+    held up while the host keeps to its credit. Reset: as after switching on; memories keep what they hold.
+    """
+
+    def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
+        self.config = config
+        self.fingerprint = fingerprint
+        units = stream.Signature(config.link_bits)
+        super().__init__({"rx": In(units), "tx": Out(units), "idle": Out(1)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.link = link = FrameLink(config, sources=2)
+        m.submodules.sequencer = sequencer = Sequencer(config, self.fingerprint)
+        m.submodules.engine = engine = MatmulEngine(config)
+        m.submodules.readout = readout = Readout(config)
+        m.submodules.counters = counters = Counters(config)
+        m.submodules.replies = replies = fifo.SyncFIFO(width=Reply.as_shape().size, depth=REPLY_QUEUE)
+        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=MAX_DATA_WORDS)
+
+        wiring.connect(m, wiring.flipped(self.rx), link.rx)
+        wiring.connect(m, link.tx, wiring.flipped(self.tx))
+        wiring.connect(m, link.frames, sequencer.frames)
+        wiring.connect(m, sequencer.sum_replies, link.replies[0])
+        wiring.connect(m, sums.r_stream, link.data[0])
+        wiring.connect(m, replies.r_stream, link.replies[1])
+        wiring.connect(m, sequencer.data, link.data[1])
+        wiring.connect(m, sequencer.start, engine.start)
+        wiring.connect(m, sequencer.job, readout.start)
+        wiring.connect(m, readout.sum_read, engine.sum_read)
+        for name in ("a_write", "b_write", "sum_write"):
+            wiring.connect(m, getattr(sequencer, name), getattr(engine, name))
+        m.d.comb += [
+            replies.w_data.eq(sequencer.replies.payload),
+            replies.w_en.eq(sequencer.replies.valid),
+            sequencer.replies.ready.eq(replies.w_rdy),
+            sums.w_data.eq(readout.words.payload.data),
+            sums.w_en.eq(readout.words.valid),
+            readout.words.ready.eq(sums.w_rdy),
+            sequencer.engine_busy.eq(engine.busy),
+            sequencer.readout_busy.eq(readout.busy),
+            self.idle.eq(
+                link.idle & sequencer.idle & ~engine.busy & ~readout.busy & ~replies.r_rdy & (sums.level == 0)
+            ),
+        ]
+        self._count(m, counters, link, sequencer, engine, readout)
+        return m
+
+    def _count(self, m: Module, counters, link, sequencer, engine, readout) -> None:
+        wiring.connect(m, counters.words, sequencer.counters)
+        m.d.comb += [
+            counters.snapshot.eq(sequencer.snapshot),
+            counters.clear.eq(sequencer.clear),
+            counters.set_phase.eq(sequencer.set_phase),
+            counters.phase.eq(sequencer.phase),
+            counters.cycles.eq(1),
+            counters.starved_cycles.eq(self.idle & ~self.rx.valid),
+            counters.rx_words.eq(link.received),
+            counters.tx_words.eq(link.sent),
+            counters.frame_errors.eq(link.frame_error),
+            counters.sequence_errors.eq(link.sequence_error),
+            counters.commands.eq(sequencer.command),
+            counters.faults.eq(sequencer.fault),
+            counters.matmuls.eq(sequencer.matmul),
+            counters.matmul_cycles.eq(engine.events.busy),
+            counters.array_steps.eq(engine.events.step),
+            counters.stall_cycles.eq(engine.events.stall),
+            counters.serial_ones.eq(engine.events.serial_ones),
+            counters.words_written.eq(sequencer.word_written),
+            counters.elements_read.eq(readout.element),
+            counters.saturated.eq(readout.saturated),
+            counters.overflows.eq(engine.events.overflow),
+        ]
+
+
+def uart_divisor(config: ArrayConfig) -> int:
+    """Clock cycles a bit for `UART_BAUD`. Raises `ValueError` when the clock is too slow."""
+    return check_divisor(round(config.clock_khz * 1000 / UART_BAUD))
+
+
+class UartTop(wiring.Component):
+    """`Core` behind a UART; `config.link_bits` is taken as 8.
+
+    rx_pin  in(1)   asynchronous
+    tx_pin  out(1)
+
+    `divisor`: clock cycles a bit; by default 1 Mbaud at the configuration's clock. A byte that finds no room is
+    lost and shows as a damaged frame.
+    """
+
+    def __init__(self, config: ArrayConfig, fingerprint: int = 0, divisor: int | None = None) -> None:
+        self.divisor = uart_divisor(config) if divisor is None else check_divisor(divisor)
+        self.core = Core(replace(config, link_bits=8), fingerprint)
+        super().__init__({"rx_pin": In(1, init=1), "tx_pin": Out(1, init=1)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.core = self.core
+        m.submodules.uart = uart = UART(self.divisor)
+        wiring.connect(m, uart.tx, self.core.rx)
+        wiring.connect(m, self.core.tx, uart.rx)
+        m.d.comb += [uart.rx_pin.eq(self.rx_pin), self.tx_pin.eq(uart.tx_pin)]
+        return m
