@@ -1,0 +1,1 @@
+"""The compiled RTL as a board, and cocotb benches."""

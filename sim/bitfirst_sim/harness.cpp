@@ -1,0 +1,240 @@
+// Runs the compiled RTL as a board: bytes in on standard input, bytes out on standard output.
+//
+// Message, host to simulator: one byte kind, eight bytes argument (little endian), then, for SEND, that many bytes.
+//   SEND  bytes          queue bytes for the device; no time passes
+//   RECV  least bytes    run the clock until that many bytes have come out, or until the device is idle and has taken
+//                        every whole word of input; answer with all bytes that came out
+//   TRACE 0 or 1         stop or start writing waveforms
+//   QUIT  0              end; so does the end of standard input
+// Answer to RECV: one byte outcome, eight bytes clock cycles since reset, eight bytes count, then that many bytes.
+//
+// The clock runs inside RECV alone, so simulated time is a function of the messages.
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "Vcore.h"
+#if VM_TRACE
+#include "verilated_vcd_c.h"
+#endif
+
+namespace {
+
+constexpr uint64_t POLL_CYCLES = 1 << 16;
+constexpr uint64_t HALF_PERIOD_PS = 5000;
+constexpr int RESET_CYCLES = 4;
+enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4 };
+enum Outcome : uint8_t { DONE = 0, CYCLE_LIMIT = 1, HOST_GONE = 2 };
+
+using Word = std::remove_reference_t<decltype(Vcore::word)>;
+constexpr size_t WORD_BYTES = LINK_BITS / 8;
+static_assert(sizeof(Word) == WORD_BYTES);
+
+struct Options {
+    uint64_t cycle_limit;
+    uint64_t seed;
+    uint64_t input_idle;    // probability that no word is offered, in 2**-32
+    uint64_t output_stall;  // probability that no word is taken, in 2**-32
+    const char* trace_path;
+};
+
+bool read_all(void* to, size_t count) {
+    for (auto* bytes = static_cast<uint8_t*>(to); count;) {
+        const ssize_t got = read(STDIN_FILENO, bytes, count);
+        if (got <= 0) return false;
+        bytes += got;
+        count -= static_cast<size_t>(got);
+    }
+    return true;
+}
+
+bool write_all(const void* from, size_t count) {
+    for (auto* bytes = static_cast<const uint8_t*>(from); count;) {
+        const ssize_t put = write(STDOUT_FILENO, bytes, count);
+        if (put <= 0) return false;
+        bytes += put;
+        count -= static_cast<size_t>(put);
+    }
+    return true;
+}
+
+bool host_is_gone() {
+    pollfd in{STDIN_FILENO, 0, 0};
+    return poll(&in, 1, 0) > 0 && (in.revents & (POLLHUP | POLLERR));
+}
+
+// xorshift64* (Vigna 2016)
+class Random {
+public:
+    explicit Random(uint64_t seed) : state(seed * 2 + 1) {}
+    bool chance(uint64_t probability) {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        return ((state * 0x2545F4914F6CDD1DULL) >> 32) < probability;
+    }
+
+private:
+    uint64_t state;
+};
+
+class Board {
+public:
+    explicit Board(const Options& options) : options(options), random(options.seed) {
+        context.time(0);
+#if VM_TRACE
+        context.traceEverOn(true);
+        core.trace(&trace, 99);
+        trace.open(options.trace_path);
+        tracing = true;
+#endif
+        core.rst = 1;
+        for (int i = 0; i < RESET_CYCLES; ++i) tick();
+        core.rst = 0;
+        cycles = 0;
+    }
+
+    ~Board() {
+#if VM_TRACE
+        trace.close();
+#endif
+        core.final();
+    }
+
+    void queue(const std::vector<uint8_t>& bytes) {
+        input.erase(input.begin(), input.begin() + static_cast<ptrdiff_t>(taken));
+        taken = 0;
+        input.insert(input.end(), bytes.begin(), bytes.end());
+    }
+
+    void set_tracing(bool on) { tracing = on; }
+
+    Outcome run(size_t least_bytes) {
+        output.clear();
+        return options.input_idle || options.output_stall ? run_clock<true>(least_bytes) : run_clock<false>(least_bytes);
+    }
+
+    std::vector<uint8_t> output;
+    uint64_t cycles = 0;
+
+private:
+    template <bool Scheduled>
+    Outcome run_clock(size_t least_bytes) {
+        const uint64_t limit = cycles + options.cycle_limit;
+        uint64_t next_poll = std::min(limit, cycles + POLL_CYCLES);
+        while (output.size() < least_bytes) {
+            const bool waiting = input.size() - taken >= WORD_BYTES;
+            // A word once offered stays: a stream's valid never falls before the transfer.
+            offered = waiting && (offered || !Scheduled || !random.chance(options.input_idle));
+            const bool takes = !Scheduled || !random.chance(options.output_stall);
+            if (core.resting && !waiting) break;
+            core.rx_valid = offered;
+            if (offered) std::memcpy(&core.rx_payload, &input[taken], WORD_BYTES);
+            core.tx_ready = takes;
+            tick();
+            if (core.taken) {
+                taken += WORD_BYTES;
+                offered = false;
+            }
+            if (core.given) {
+                const Word word = core.word;
+                const auto* bytes = reinterpret_cast<const uint8_t*>(&word);
+                output.insert(output.end(), bytes, bytes + WORD_BYTES);
+            }
+            if (cycles < next_poll) continue;
+            if (cycles >= limit) return CYCLE_LIMIT;
+            if (host_is_gone()) return HOST_GONE;
+            next_poll = std::min(limit, cycles + POLL_CYCLES);
+        }
+        return DONE;
+    }
+
+    // One cycle. Without waveforms the device is clocked by both edges, so that this is one evaluation.
+    void tick() {
+        core.clk = !core.clk;
+        core.eval();
+        dump();
+#if VM_TRACE
+        core.clk = !core.clk;
+        core.eval();
+        dump();
+#endif
+        ++cycles;
+    }
+
+    void dump() {
+#if VM_TRACE
+        if (tracing) trace.dump(context.time());
+        context.timeInc(HALF_PERIOD_PS);
+#endif
+    }
+
+    const Options options;
+    Random random;
+    VerilatedContext context;
+    Vcore core{&context};
+#if VM_TRACE
+    VerilatedVcdC trace;
+#endif
+    std::vector<uint8_t> input;
+    size_t taken = 0;
+    bool offered = false;
+    bool tracing = false;
+};
+
+bool answer(const Board& board, Outcome outcome) {
+    uint8_t head[17];
+    const uint64_t count = board.output.size();
+    head[0] = outcome;
+    std::memcpy(head + 1, &board.cycles, 8);
+    std::memcpy(head + 9, &count, 8);
+    return write_all(head, sizeof head) && write_all(board.output.data(), board.output.size());
+}
+
+void serve(Board& board) {
+    uint8_t head[9];
+    std::vector<uint8_t> bytes;
+    while (read_all(head, sizeof head)) {
+        uint64_t argument;
+        std::memcpy(&argument, head + 1, 8);
+        switch (head[0]) {
+            case SEND:
+                bytes.resize(argument);
+                if (!read_all(bytes.data(), argument)) return;
+                board.queue(bytes);
+                break;
+            case RECV:
+                if (!answer(board, board.run(argument))) return;
+                break;
+            case TRACE:
+                board.set_tracing(argument != 0);
+                break;
+            case QUIT:
+                return;
+            default:
+                std::fprintf(stderr, "unknown message %u\n", head[0]);
+                std::exit(1);
+        }
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc != 6) {
+        std::fprintf(stderr, "usage: simulator CYCLE_LIMIT SEED INPUT_IDLE OUTPUT_STALL TRACE_PATH\n");
+        return 2;
+    }
+    const auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
+    Board board({number(1), number(2), number(3), number(4), argv[5]});
+    serve(board);
+    return 0;
+}

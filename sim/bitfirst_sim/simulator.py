@@ -1,0 +1,156 @@
+"""The compiled RTL as a board: a process that takes and gives the bytes of the link."""
+
+import struct
+import subprocess
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitfirst.errors import LinkError, UsageError
+from bitfirst_hdl.config import ArrayConfig
+
+from . import build
+
+SEND, RECV, TRACE, QUIT = 1, 2, 3, 4
+CYCLE_LIMIT = 200_000_000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Random idle cycles on the link, for verification; the same seed gives the same cycles.
+
+    input_idle    probability that a cycle offers the device no word although one waits
+    output_stall  probability that a cycle does not take a word from the device
+    """
+
+    seed: int = 0
+    input_idle: float = 0.0
+    output_stall: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("input_idle", "output_stall"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} = {getattr(self, name)} must be at least 0 and below 1")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed = {self.seed} must be at least 0 and below 2**63")
+
+    def arguments(self) -> list[str]:
+        return [str(self.seed), *(str(round(p * 2**32)) for p in (self.input_idle, self.output_stall))]
+
+
+def _check_trace(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"waveforms cannot be written to {path}: no such directory; create it first")
+    if path.is_dir():
+        raise UsageError(f"waveforms cannot be written to {path}: it is a directory; name a file")
+
+
+class Simulator:
+    """One simulated board, reset, with its clock standing.
+
+    Time passes in `receive` alone, so cycles are a function of the calls made. Not thread safe.
+
+    config       which device; compiled on first use, then taken from the cache
+    trace        file for waveforms (VCD); tracing starts on
+    schedule     idle and stall cycles on the link; none by default
+    cycle_limit  most cycles in one `receive`
+    verilog      other Verilog with the ports of `bitfirst_hdl.top.Core`
+    """
+
+    def __init__(
+        self,
+        config: ArrayConfig,
+        trace: Path | str | None = None,
+        schedule: Schedule | None = None,
+        cycle_limit: int = CYCLE_LIMIT,
+        verilog: str | None = None,
+    ) -> None:
+        if trace is not None:
+            _check_trace(Path(trace))  # before the minutes of compiling
+        text = build.core_verilog(config) if verilog is None else verilog
+        program = build.build_simulator(text, config.link_bits, trace=trace is not None)
+        arguments = [str(cycle_limit), *(schedule or Schedule()).arguments(), str(trace or "")]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+        )
+        self._cycles = 0
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles since reset, as of the last `receive`."""
+        return self._cycles
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes for the device. No time passes."""
+        self._message(SEND, len(data), data)
+
+    def receive(self, min_bytes: int = 2**40) -> bytes:
+        """Run the clock until `min_bytes` have come out or the device is idle with no input left; all that came.
+
+        Raises `LinkError` when the simulator died or its cycle limit passed.
+        """
+        try:
+            self._message(RECV, min_bytes)
+            outcome, cycles, count = struct.unpack("<BQQ", self._read(17))
+            data = self._read(count)
+        except BaseException:  # interrupted half way: what is left of the answer would be taken for the next one
+            self._process.kill()
+            self.close()
+            raise
+        self._cycles = cycles
+        if outcome:
+            raise LinkError(f"the device is neither done nor idle at cycle {cycles}; it hangs, or raise cycle_limit")
+        return data
+
+    def set_tracing(self, on: bool) -> None:
+        """Write waveforms from here on, or stop; only with `trace`."""
+        self._message(TRACE, int(on))
+
+    def close(self) -> None:
+        """End the process; harmless when it has ended already."""
+        if self._process.stdin.closed:
+            return
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def __enter__(self) -> "Simulator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_process"):
+            self.close()
+
+    def _message(self, kind: int, argument: int, data: bytes = b"") -> None:
+        if self._process.stdin.closed:
+            raise LinkError("the simulator is closed; open the device again")
+        try:
+            self._process.stdin.write(struct.pack("<BQ", kind, argument))
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._died()
+
+    def _read(self, count: int) -> bytes:
+        data = self._process.stdout.read(count)
+        if len(data) < count:
+            self._died()
+        return data
+
+    def _died(self) -> None:
+        code = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        reason = said[-1] if said else "without a message"
+        raise LinkError(f"the simulator ended (exit code {code}): {reason}; open the device again")
