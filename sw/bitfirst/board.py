@@ -1,0 +1,164 @@
+"""The driver: a device on a link, be it a board, simulated RTL or a recording."""
+
+import numpy as np
+import torch
+from bitfirst_hdl.config import DATAPATHS, ArrayConfig, ConfigError
+from bitfirst_hdl.contract import codec, packets, registers
+from bitfirst_hdl.contract.packets import Opcode, Phase, Space
+
+from . import packing, plan
+from .command import Command
+from .device import Device
+from .errors import DeviceError
+from .link import Link, LinkStatistics, Request
+from .lowering import MatrixProduct, Operation
+from .transports import Transport
+
+_VERSION_WORDS = 2  # enough of the identity to see who answers; the same in every contract version
+_NOT_IN_IDENTITY = ("link_bits",)
+
+
+class BoardDevice(Device):
+    """A device on a link. Opens it, checks who answers, clears the counters.
+
+    config      what the device must have been built with; None takes what it says
+    statistics  what happened on the link: bytes, frames, retransmissions
+
+    Raises `LinkError` when nothing answers, `DeviceError` when the contract or the configuration differs.
+    """
+
+    def __init__(self, url: str, transport: Transport, config: ArrayConfig | None = None) -> None:
+        self._link = Link(transport)
+        try:
+            self._link.restart()
+            identity = self._read_identity()
+            actual = _config_of(identity)
+            if config is not None:
+                _check_config(config, actual)
+            self._link.set_window(actual.rx_words)
+            self._link.reset_counters()
+        except BaseException:
+            transport.close()
+            raise
+        super().__init__(url, config or actual)
+        self.fingerprint = identity["fingerprint"]
+        self._opening_bytes = self._link_bytes()
+
+    @property
+    def transport(self) -> Transport:
+        """What carries the bytes; who speaks on it himself leaves the device to be opened anew."""
+        return self._link.transport
+
+    @property
+    def statistics(self) -> LinkStatistics:
+        return self._link.statistics
+
+    def counters(self) -> dict[str, int]:
+        return self._named(self.execute(Command(Opcode.COUNTERS)))
+
+    def close(self) -> None:
+        self._link.close()
+
+    def execute(self, command: Command) -> np.ndarray:
+        """One command on its own: the answer's data words (uint64). Raises `DeviceError` when it is refused."""
+        data = self._link.call(command)
+        self._link.drain()
+        self._note_bytes()
+        return data
+
+    def _mark(self, phase: Phase) -> dict[str, int]:
+        return self._named(self.execute(Command(Opcode.MARK, {"phase": phase})))
+
+    def _execute(self, operation: Operation) -> torch.Tensor:
+        run = _Run(self._link, self.config)
+        results = [run.submit(product) for product in operation.products]
+        run.finish()
+        self._note_bytes()
+        return operation.assemble(results)
+
+    def _link_bytes(self) -> int:
+        return self.statistics.sent_bytes + self.statistics.received_bytes
+
+    def _note_bytes(self) -> None:
+        self.bytes_moved = self._link_bytes() - self._opening_bytes
+
+    @staticmethod
+    def _named(words: np.ndarray) -> dict[str, int]:
+        return {name: int(words[index]) for name, index in registers.COUNTER_INDEX.items()}
+
+    def _read_identity(self) -> dict[str, int]:
+        words = self._read_registers(0, _VERSION_WORDS)
+        start = codec.decode(registers.Identity, [*words, *[0] * (registers.IDENTITY_WORDS - _VERSION_WORDS)])
+        if start["magic"] != registers.MAGIC:
+            raise DeviceError("what answers is no Bitfirst device; check the port, and that the bitstream is loaded")
+        theirs, ours = start["contract_version"], packets.CONTRACT_VERSION
+        if theirs != ours:
+            mend = "rebuild the bitstream" if theirs < ours else "update this software"
+            raise DeviceError(f"the device speaks contract version {theirs}, this software {ours}; {mend}")
+        words += self._read_registers(_VERSION_WORDS, registers.IDENTITY_WORDS - _VERSION_WORDS)
+        return codec.decode(registers.Identity, words)
+
+    def _read_registers(self, first: int, count: int) -> list[int]:
+        place = {"space": Space.REGISTERS, "first": first, "count": count}
+        return [int(word) for word in self._link.call(Command(Opcode.READ, place))]
+
+
+class _Run:
+    """The matrix products of one operation: commands as far as the credit allows, answers stored as they come."""
+
+    def __init__(self, link: Link, config: ArrayConfig) -> None:
+        self._link = link
+        self._config = config
+        self._reads: list[tuple[Request, plan.Fetch, np.ndarray]] = []
+        self._stored_reads = 0
+
+    def submit(self, product: MatrixProduct) -> np.ndarray:
+        """Send the product's commands; its result [rows, columns], int64, complete after `finish`."""
+        shape = product.shape
+        result = np.empty((shape.rows, shape.columns), dtype=np.int64)
+        a = packing.pack_a(self._config, product.a(), shape.a_bits, shape.a_signed)
+        b = packing.pack_b(self._config, product.b(), shape.b_bits)
+        earlier_reads = len(self._reads)
+        for step in plan.plan(self._config, shape).commands(a, b):
+            if step.command.opcode == Opcode.MATMUL:  # a lost answer is asked for again: its sums must still be there
+                self._store(earlier_reads + step.reads_before)
+            request = self._link.submit(step.command)
+            if step.fetch is not None:
+                self._reads.append((request, step.fetch, result))
+        return result
+
+    def finish(self) -> None:
+        """Wait until everything is done and stored."""
+        self._store(len(self._reads))
+        self._link.drain()
+
+    def _store(self, count: int) -> None:
+        """Wait for the first `count` READs and put their data into the results."""
+        while self._stored_reads < count:
+            request, fetch, result = self._reads[self._stored_reads]
+            self._link.wait(request)
+            fetch.store(request.data, result)
+            self._stored_reads += 1
+
+
+def _config_of(identity: dict[str, int]) -> ArrayConfig:
+    datapaths = {number: name for name, number in DATAPATHS.items()}
+    names = [name for name in ArrayConfig().as_dict() if name in identity and name != "datapath"]
+    try:
+        datapath = datapaths.get(identity["datapath"], f"number {identity['datapath']}")
+        return ArrayConfig(datapath=datapath, **{name: identity[name] for name in names})
+    except ConfigError as error:
+        raise DeviceError(f"this software cannot drive the device: {error}; update the software") from None
+
+
+def _check_config(wanted: ArrayConfig, actual: ArrayConfig) -> None:
+    differences = [
+        f"{name} {value} instead of {wanted.as_dict()[name]}"
+        for name, value in actual.as_dict().items()
+        if name not in _NOT_IN_IDENTITY and value != wanted.as_dict()[name]
+    ]
+    if differences:
+        raise DeviceError(
+            f"the device was built with {', '.join(differences)}; rebuild the bitstream with the configuration asked "
+            "for, or open the device with its own"
+        )

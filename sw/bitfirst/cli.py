@@ -1,0 +1,428 @@
+"""The command line.
+
+Every command prints for people, or with `--json` one JSON object; progress always goes to standard error.
+Exit codes: 0 done, 1 a check failed, 2 bad input (one line on standard error), 130 interrupted.
+What takes long to import is imported inside the commands.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+
+from .errors import BitfirstError, UsageError
+
+Result = dict[str, Any]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Device = Annotated[str, typer.Option(help="model, rtl, rtl:CONFIG, serial:///PATH?baud=.., tcp://HOST:PORT.")]
+Config = Annotated[str, typer.Argument(help="A named configuration, or a .toml file.")]
+
+app = typer.Typer(
+    help="Generates FPGA hardware that trains neural networks most significant bits first, simulates it, drives it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench_app = typer.Typer(help="Measure and check, and print the figures.")
+study_app = typer.Typer(help="Train many times, and compare.")
+app.add_typer(bench_app, name="bench")
+app.add_typer(study_app, name="study")
+
+
+# results
+
+
+@contextmanager
+def _standard_output_kept() -> Iterator[None]:
+    """What anything here writes to standard output, child processes too, goes to standard error meanwhile."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _plain(value: Any) -> Any:
+    """`value` for JSON: paths as text, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _report(as_json: bool, work: Callable[[], Result], show: Callable[[Result], Any]) -> Result:
+    """Do the work, then print its result: as one JSON object, or as `show` renders it."""
+    with _standard_output_kept():
+        result = work()
+    Console(stderr=as_json).print(show(result))
+    if as_json:
+        print(json.dumps(_plain(result), allow_nan=False), flush=True)
+    return result
+
+
+def _pairs(result: Result) -> Table:
+    """One row for each key of the result."""
+    table = Table(show_header=False, box=None)
+    for key, value in result.items():
+        table.add_row(key.replace("_", " "), escape(_text(value)))
+    return table
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+
+
+def _flat(result: Result) -> Result:
+    """Without the keys that hold further objects."""
+    return {key: value for key, value in result.items() if not isinstance(value, dict)}
+
+
+def _rows(rows: list[Result]) -> Table:
+    """One column for each key of the first row."""
+    table = Table(*(key.replace("_", " ") for key in rows[0]))
+    for row in rows:
+        table.add_row(*(escape(_text(value)) for value in row.values()))
+    return table
+
+
+def _check_directory(path: Path, option: str) -> None:
+    """Before the work, not after it."""
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no such directory; create it, or choose another {option}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; name a file with {option}")
+
+
+# commands
+
+
+@app.command()
+def train(
+    device: Device = "rtl",
+    seed: Annotated[int, typer.Option(help="Initial weights and order of the images.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
+    batch: Annotated[int, typer.Option(help="Images in one step.")] = 32,
+    lr: Annotated[float, typer.Option(help="Peak of the one-cycle learning rate.")] = 0.1,
+    momentum: Annotated[float, typer.Option(help="Of stochastic gradient descent.")] = 0.9,
+    bits_x: Annotated[int, typer.Option(help="Width of activations.")] = 8,
+    bits_w: Annotated[int, typer.Option(help="Width of weights.")] = 8,
+    bits_g: Annotated[int, typer.Option(help="Width of the output's gradient.")] = 16,
+    out: Annotated[Path, typer.Option(help="Directory for checkpoint, result and report.")] = Path("runs/digits"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    trace: Annotated[Path | None, typer.Option(help="File for waveforms (VCD); rtl only.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of PyTorch; a part of what makes runs identical.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a residual network on handwritten digits, its matrix products on a device; compare with fp32."""
+
+    def work() -> Result:
+        from . import training
+        from .nn import Bits
+
+        options = training.TrainOptions(
+            device=device,
+            seed=seed,
+            epochs=epochs,
+            batch=batch,
+            lr=lr,
+            momentum=momentum,
+            bits=Bits(activation=bits_x, weight=bits_w, gradient=bits_g),
+            out=out,
+            resume=resume,
+            trace=trace,
+            threads=threads,
+        )
+        if trace is not None:
+            _check_directory(trace, "--trace")
+        console = Console(stderr=True)
+        if device.startswith("rtl") and console.is_terminal:
+            console.print(f"opening {device}: the first time it is generated and compiled, which takes some minutes")
+        kept, started_ns = out / training.CHECKPOINT, time.time_ns()
+        try:
+            return training.train(options, console=console)
+        except KeyboardInterrupt:
+            if kept.exists() and (resume or kept.stat().st_mtime_ns >= started_ns):
+                raise Interrupted(f"{kept} is kept; go on with the same command and --resume") from None
+            raise
+
+    _report(as_json, work, lambda result: f"report: {escape(str(result['report']))}")
+
+
+@app.command()
+def info(url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl", as_json: Json = False) -> None:
+    """Who answers at a device URL, how it is built, and whether it was built from these sources."""
+
+    def work() -> Result:
+        from bitfirst_hdl import verilog
+        from bitfirst_hdl.config import MAX_BITS
+        from bitfirst_hdl.contract.packets import CONTRACT_VERSION
+
+        from .opening import open as open_device
+
+        with Console(stderr=True).status(f"opening {url}"), open_device(url) as device:
+            config = device.config
+            found = getattr(device, "fingerprint", None)  # the golden model has no gateware
+            counters = device.counters()
+        # the identity block does not tell the width of the link
+        expected = [verilog.fingerprint(replace(config, link_bits=bits)) for bits in (8, 16, 32, 64)]
+        return {
+            "url": url,
+            "contract_version": CONTRACT_VERSION,
+            "fingerprint": None if found is None else f"{found:016x}",
+            "fingerprint_matches": None if found is None else found in expected,
+            "operand_a_bits": list(range(config.slice_bits, MAX_BITS + 1, config.slice_bits)),
+            "operand_b_bits": list(range(1, MAX_BITS + 1)),
+            "bit_macs_per_cycle": config.bit_macs_per_cycle,
+            "parameters": config.as_dict(),
+            "counters": counters,
+        }
+
+    _report(as_json, work, lambda result: _pairs(_flat(result) | result["parameters"]))
+
+
+@app.command()
+def generate(
+    config: Config = "default",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; CONFIG.v by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the Verilog of a configuration, byte by byte the same everywhere."""
+
+    def work() -> Result:
+        import hashlib
+
+        from bitfirst_hdl import verilog
+        from bitfirst_hdl.config import load
+
+        parameters = load(config)
+        target = out or Path(f"{Path(config).stem}.v")
+        _check_directory(target, "--out")
+        text = verilog.generate(parameters)
+        target.write_text(text)
+        return {
+            "config": config,
+            "file": target,
+            "lines": text.count("\n"),
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "fingerprint": f"{verilog.fingerprint(parameters):016x}",
+            "parameters": parameters.as_dict(),
+            "bit_macs_per_cycle": parameters.bit_macs_per_cycle,
+        }
+
+    _report(as_json, work, _pairs)
+
+
+@app.command()
+def boards(as_json: Json = False) -> None:
+    """List the boards that `build` knows."""
+
+    def work() -> Result:
+        from bitfirst_boards.catalogue import BOARDS
+
+        rows = [
+            {
+                "name": board.name,
+                "device": board.platform.device,
+                "clock_mhz": board.clock_khz / 1000,
+                "baud": board.baud,
+                "bit_macs_per_cycle": board.config.bit_macs_per_cycle,
+            }
+            for board in BOARDS.values()
+        ]
+        return {"boards": rows}
+
+    _report(as_json, work, lambda result: _rows(result["boards"]))
+
+
+@app.command()
+def build(
+    board: Annotated[str, typer.Argument(help="As listed by `bitfirst boards`.")],
+    config: Annotated[str | None, typer.Option(help="A named configuration, or a .toml file; the board's own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New directory; build/BOARD by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a bitstream: synthesis, placement and routing. Fails when it misses the board's clock."""
+
+    def work() -> Result:
+        from bitfirst_boards import flow
+        from bitfirst_boards.catalogue import BOARDS
+        from bitfirst_hdl.config import load
+
+        if board not in BOARDS:
+            raise UsageError(f"board {board!r} is unknown; choose from {', '.join(BOARDS)}")
+        target = out or Path("build", board)
+        parameters = None if config is None else load(config)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Console(stderr=True).status(f"building {target}; this takes minutes"):
+            built = flow.build(BOARDS[board], target, parameters)
+        return vars(built) | {
+            "config": config or "the board's own",
+            "parameters": built.config.as_dict(),
+            "bit_macs_per_cycle": built.config.bit_macs_per_cycle,
+            "fingerprint": f"{built.fingerprint:016x}",
+        }
+
+    _report(as_json, work, lambda result: _pairs(_flat(result)))
+
+
+@bench_app.command("sim")
+def bench_sim(config: Config = "default", as_json: Json = False) -> None:
+    """Cycles per second of the simulated board under the command mix of a training step, and its compile time."""
+
+    def work() -> Result:
+        from bitfirst_sim.bench_sim import run
+
+        return run(config)
+
+    _report(as_json, work, _pairs)
+
+
+@bench_app.command("cycles")
+def bench_cycles(
+    device: Device = "rtl",
+    commands: Annotated[int, typer.Option(min=1, help="Random commands.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Random commands on a device and on the golden model: results and execution counters must be equal."""
+
+    def work() -> Result:
+        from .benches.cycles import bench_cycles
+
+        return bench_cycles(device, commands, seed)
+
+    result = _report(as_json, work, lambda result: _pairs(_flat(result) | result["coverage"]))
+    if result["result_mismatches"] or result["counter_mismatches"]:
+        raise typer.Exit(1)
+
+
+@bench_app.command("step")
+def bench_step(
+    batch: Annotated[int, typer.Option(min=2, help="Images in the step.")] = 32,
+    repetitions: Annotated[int, typer.Option(min=1, help="Steps timed; the median counts.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Time of one training step of ResNet-20 on `model`, over the same in fp32, qtorch and brevitas."""
+
+    def work() -> Result:
+        from .benches.step import bench_step
+
+        return bench_step(batch, repetitions)
+
+    _report(as_json, work, lambda result: _pairs(_flat(result)))
+
+
+@study_app.command("digits")
+def study_digits(
+    seeds: Annotated[int, typer.Option(min=2, help="How many seeds, from 0.")] = 5,
+    device: Device = "model",
+    control: Annotated[str | None, typer.Option(help="Negative control: labels or gradients; must fail.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train with several seeds; mean accuracy, and the interval of the paired difference to fp32."""
+
+    def work() -> Result:
+        from . import training
+
+        return training.train_many(list(range(seeds)), training.TrainOptions(device=device), control=control)
+
+    def show(result: Result) -> Group:
+        low, high = result["difference_interval"]
+        line = f"mean test accuracy {result['test_accuracy']:.2%}, fp32 {result['fp32_test_accuracy']:.2%}; "
+        line += f"difference {result['difference']:+.2%}, 95 % interval {low:+.2%} .. {high:+.2%}: "
+        return Group(_rows(result["seeds"]), line + ("passed" if result["passed"] else "[red]not passed[/]"))
+
+    if not _report(as_json, work, show)["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Try every part that Bitfirst needs on this machine; say what to do about those that are missing."""
+    from bitfirst import doctor as checks
+
+    def work() -> Result:
+        from bitfirst_sim import build
+
+        console, found = Console(stderr=True), []
+        with console.status("checking; a tool's first call may take a minute"):
+            for check in checks.run(build.find_compiler, build.cache_path()):
+                found.append(vars(check))
+        failed = [check["name"] for check in found if not check["ok"] and check["needed_for"] == checks.RTL]
+        return {"ok": not failed, "failed": failed, "checks": found}
+
+    def show(result: Result) -> Table:
+        table = Table("part", "needed for", "", "found", "what to do")
+        for check in result["checks"]:
+            mark = "[green]ok[/]" if check["ok"] else "[red]missing[/]"
+            table.add_row(check["name"], check["needed_for"], mark, escape(check["found"]), escape(check["mend"]))
+        return table
+
+    if not _report(as_json, work, show)["ok"]:
+        raise typer.Exit(1)
+
+
+# entry
+
+
+#: errors that a user can mend, in modules that are loaded only when needed
+_LAZY_ERRORS = (("bitfirst_hdl.config", "ConfigError"), ("bitfirst_boards.flow", "FlowError"))
+
+
+class Interrupted(Exception):
+    """Ctrl-C, with a word on how to go on."""
+
+
+def _mend(error: Exception) -> str | None:
+    """The one line for an error that the user can mend; None for any other."""
+    loaded = [getattr(sys.modules[module], name) for module, name in _LAZY_ERRORS if module in sys.modules]
+    if isinstance(error, (BitfirstError, *loaded)):
+        return str(error)
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        return f"{error.format_message().rstrip('.')}; see {context.command_path if context else 'bitfirst'} --help"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used ({error.strerror}); check the path and its permissions"
+    return None
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments or ["--help"], prog_name="bitfirst", standalone_mode=False) or 0
+        line = "interrupted" if code == 130 else None
+    except Interrupted as error:
+        code, line = 130, f"interrupted; {error}"
+    except Exception as error:
+        code, line = 2, _mend(error)
+        if line is None:
+            raise
+    if line is not None:
+        print(f"bitfirst: {' '.join(line.split())}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """Entry point of the `bitfirst` script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,192 @@
+"""What every device offers: the matrix products of convolutions and linear layers, and its counters."""
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+
+import torch
+from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.contract import numeric
+from bitfirst_hdl.contract.packets import Phase
+from bitfirst_hdl.contract.registers import COUNTERS
+
+from .errors import UsageError
+from .lowering import Forward, Geometry, InputGradient, MatrixProduct, Operation, Pair, WeightGradient
+from .quantised import Quantised
+
+#: counters that add up; all but `phase`
+ADDITIVE_COUNTERS = tuple(counter.name for counter in COUNTERS if counter.unit)
+
+
+class Device(ABC):
+    """A device, whatever answers: the golden model, simulated RTL, or a board.
+
+    Operations take integers (`Quantised`) and return a tensor of exact integers: float32 (below 2**24), float64
+    (below 2**53) or int64, on the device of the operands. Each belongs to a phase; when the phase changes, a MARK is
+    issued first, so that the counters can be told apart by phase. A product whose sums could leave 48 bits is refused:
+    16 x 16 bits signed may have 131,072 terms, 8 x 16 over 33 million.
+
+    url             as given to `bitfirst.open`
+    config          the array's configuration
+    bit_macs        useful bit multiply-accumulates so far: no padding, no inserted zeros, at the requested widths
+    bytes_moved     bytes of all frames on the link so far, both ways (`model`: what a link would carry)
+    phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
+    """
+
+    def __init__(self, url: str, config: ArrayConfig) -> None:
+        self.url = url
+        self.config = config
+        self.bit_macs = 0
+        self.bytes_moved = 0
+        self.phase_counters: dict[Phase, dict[str, int]] = {}
+        self._phase = Phase.OTHER
+        self._marked: dict[str, int] = {}
+
+    # operations
+    def conv2d(self, x: Quantised, w: Quantised, stride: int | Pair = 1, padding: int | Pair = 0) -> torch.Tensor:
+        """y [n, o, h, w] of x [n, c, h, w] and w [o, c, kh, kw]."""
+        geometry = self._geometry(x.values.shape, w.values.shape, stride, padding)
+        return self._run(Forward(x, w, geometry), a=w, b=x)
+
+    def conv2d_input_gradient(
+        self,
+        g: Quantised,
+        w: Quantised,
+        input_shape: tuple[int, ...],
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+    ) -> torch.Tensor:
+        """dX [n, c, h, w] (`input_shape`) of g = dL/dy [n, o, h, w] and w [o, c, kh, kw]."""
+        geometry = self._geometry(input_shape, w.values.shape, stride, padding)
+        self._check_gradient(g, geometry)
+        return self._run(InputGradient(g, w, geometry), a=w, b=g)
+
+    def conv2d_weight_gradient(
+        self,
+        g: Quantised,
+        x: Quantised,
+        weight_shape: tuple[int, ...],
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+    ) -> torch.Tensor:
+        """dW [o, c, kh, kw] (`weight_shape`) of g = dL/dy [n, o, h, w] and x [n, c, h, w]."""
+        geometry = self._geometry(x.values.shape, weight_shape, stride, padding)
+        self._check_gradient(g, geometry)
+        return self._run(WeightGradient(g, x, geometry), a=x, b=g)
+
+    def linear(self, x: Quantised, w: Quantised) -> torch.Tensor:
+        """y [..., o] of x [..., i] and w [o, i]."""
+        leading = x.values.shape[:-1]
+        return self.conv2d(_as_image(x), _as_kernel(w)).reshape(*leading, -1)
+
+    def linear_input_gradient(self, g: Quantised, w: Quantised) -> torch.Tensor:
+        """dX [..., i] of g = dL/dy [..., o] and w [o, i]."""
+        leading, features = g.values.shape[:-1], w.values.shape[1]
+        image = _as_image(g)
+        shape = (image.values.shape[0], features, 1, 1)
+        return self.conv2d_input_gradient(image, _as_kernel(w), shape).reshape(*leading, features)
+
+    def linear_weight_gradient(self, g: Quantised, x: Quantised) -> torch.Tensor:
+        """dW [o, i] of g = dL/dy [..., o] and x [..., i]."""
+        shape = (g.values.shape[-1], x.values.shape[-1])
+        return self.conv2d_weight_gradient(_as_image(g), _as_image(x), (*shape, 1, 1)).reshape(shape)
+
+    # counters
+    @abstractmethod
+    def counters(self) -> dict[str, int]:
+        """The counters by name (`bitfirst_hdl.contract.registers`) by a COUNTERS command, itself counted.
+
+        The execution counters always, the arrival counters where there is a link.
+        """
+
+    def mark(self, phase: Phase) -> None:
+        """Wait for all work, book the counters' growth to the phase that ends, and begin `phase`."""
+        counters = self._mark(phase)
+        booked = self.phase_counters.setdefault(self._phase, {})
+        for name in ADDITIVE_COUNTERS:
+            if name in counters:
+                booked[name] = booked.get(name, 0) + counters[name] - self._marked.get(name, 0)
+        self._marked = counters
+        self._phase = phase
+
+    # what a device must do
+    @abstractmethod
+    def _mark(self, phase: Phase) -> dict[str, int]:
+        """Execute a MARK; returns the counters it answers with."""
+
+    @abstractmethod
+    def _execute(self, operation: Operation) -> torch.Tensor:
+        """The operation's result, exact integers, by its products in their order."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the device holds; it cannot be used afterwards."""
+
+    # shared behaviour
+    def _run(self, operation: Operation, a: Quantised, b: Quantised) -> torch.Tensor:
+        for operand in a, b:
+            operand.check()
+        for product in operation.products:
+            _check_sums(product)
+        if operation.phase != self._phase:
+            self.mark(operation.phase)
+        result = self._execute(operation)
+        self.bit_macs += operation.bit_macs
+        return result.to(b.values.device)
+
+    @staticmethod
+    def _geometry(*arguments: object) -> Geometry:
+        try:
+            return Geometry.of(*arguments)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    @staticmethod
+    def _check_gradient(g: Quantised, geometry: Geometry) -> None:
+        if tuple(g.values.shape) != geometry.output_shape:
+            raise UsageError(
+                f"the output gradient must have the output's shape {list(geometry.output_shape)}, "
+                f"not {list(g.values.shape)}"
+            )
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Device":
+        return self  # a copied network shares its board
+
+    def __copy__(self) -> "Device":
+        return self
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            f"a device ({self.url}) cannot be pickled: save the network's state_dict, and open the device again"
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+
+def _as_image(x: Quantised) -> Quantised:
+    """[..., features] as [n, features, 1, 1]."""
+    return x.reshape(-1, x.values.shape[-1], 1, 1)
+
+
+def _as_kernel(w: Quantised) -> Quantised:
+    """[o, i] as [o, i, 1, 1]."""
+    return w.reshape(*w.values.shape, 1, 1)
+
+
+def _check_sums(product: MatrixProduct) -> None:
+    """Raises `UsageError` when a partial sum could leave its 48 bits, whatever the data."""
+    shape = product.shape
+    if shape.largest_sum > 2 ** (numeric.SUM_BITS - 1) - 1:
+        widths = f"{shape.a_bits} x {shape.b_bits} bits"
+        raise UsageError(
+            f"{shape.depth} products of {widths} may leave a sum of {numeric.SUM_BITS} bits: use fewer bits or a "
+            "smaller batch"
+        )

@@ -1,0 +1,89 @@
+"""The `model` device: whole operations at once, exact, with the counters that a board would show."""
+
+from collections import Counter
+
+import torch
+from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.contract import numeric, packets
+from bitfirst_hdl.contract.packets import Phase
+from bitfirst_hdl.contract.registers import COUNTERS, EXECUTION_COUNTERS
+
+from ..device import Device
+from ..errors import LinkError
+from ..lowering import Forward, InputGradient, MatrixProduct, Operation, WeightGradient
+from ..plan import FRAME_WORDS, plan
+from ..quantised import Quantised
+from . import exact
+
+_PLAIN_COMMAND_BYTES = (packets.COMMAND_WORDS + FRAME_WORDS) * packets.WORD_BYTES
+_COUNTERS_ANSWER_BYTES = (1 + len(COUNTERS) + FRAME_WORDS) * packets.WORD_BYTES
+
+
+class ModelDevice(Device):
+    """Computes each operation by exact kernels; counts by the plan that a board would execute.
+
+    Operands may lie on a GPU. There is no link: `counters` has the execution counters alone.
+    """
+
+    def __init__(self, config: ArrayConfig, url: str = "model") -> None:
+        super().__init__(url, config)
+        self._counters = Counter(dict.fromkeys(EXECUTION_COUNTERS, 0))
+        self._cut: tuple[Quantised, exact.Pieces] | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        self._cut = None
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LinkError(f"the device {self.url} is closed; open it again")
+
+    def counters(self) -> dict[str, int]:
+        return self._command()
+
+    def _mark(self, phase: Phase) -> dict[str, int]:
+        self._counters["phase"] = int(phase)
+        return self._command()
+
+    def _command(self) -> dict[str, int]:
+        """One command that answers with the counters, itself counted."""
+        self._check_open()
+        self._counters["commands"] += 1
+        self.bytes_moved += _PLAIN_COMMAND_BYTES + _COUNTERS_ANSWER_BYTES
+        return dict(self._counters)
+
+    def _execute(self, operation: Operation) -> torch.Tensor:
+        self._check_open()
+        result = self._evaluate(operation)
+        for product in operation.products:
+            self._count(product)
+        return result
+
+    def _count(self, product: MatrixProduct) -> None:
+        planned = plan(self.config, product.shape)
+        self._counters.update(planned.counters)
+        self._counters["serial_ones"] += product.b_ones() * planned.serial_uses
+        self.bytes_moved += planned.link_bytes
+
+    def _evaluate(self, operation: Operation) -> torch.Tensor:
+        geometry = operation.geometry
+        with exact.plain_kernels():
+            match operation:
+                case Forward(x=x, w=w):
+                    return exact.convolution(self._pieces(x), self._pieces(w), geometry)
+                case InputGradient(g=g, w=w):
+                    return exact.input_gradient(self._pieces(g), self._pieces(w), geometry)
+                case WeightGradient(g=g, x=x):
+                    return exact.weight_gradient(self._pieces(g), self._pieces(x), geometry)
+        raise TypeError(f"{type(operation).__name__} is no operation")
+
+    def _pieces(self, operand: Quantised) -> exact.Pieces:
+        """The operand, cut; the latest one that took work is kept: dX and dW have the same g."""
+        if self._cut is not None and self._cut[0] is operand:
+            return self._cut[1]
+        values = operand.values.detach().to(torch.float32)
+        pieces = exact.cut(values, numeric.limits(operand.bits, operand.signed)[1])
+        if len(pieces.pieces) > 1:
+            self._cut = operand, pieces
+        return pieces

@@ -1,0 +1,309 @@
+"""PyTorch layers whose matrix products (forward, dX, dW) a device computes, and `convert`, which puts them in.
+
+Each tensor is quantised when it is used: x and w in the forward pass, the output's gradient in the backward pass.
+Gradients are the ordinary ones, straight through the quantisers; the bias is added, and its gradient summed, on the
+host in float32.
+"""
+
+import copy
+import itertools
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from bitfirst_hdl.contract.packets import Phase
+from torch import nn
+
+from .device import Device
+from .errors import UsageError
+from .quantised import Quantised
+from .quantiser import check_bits, quantise, to_float
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Widths of x, w and of the output's gradient."""
+
+    activation: int = 8
+    weight: int = 8
+    gradient: int = 16
+
+    def __post_init__(self) -> None:
+        check_bits(self.activation, False, "activation")
+        check_bits(self.weight, True, "weight")
+        check_bits(self.gradient, True, "gradient")
+
+
+# The operators take a number in place of the device, so that a compiled graph holds no object.
+_numbers = itertools.count(1)
+_connections: "weakref.WeakValueDictionary[int, Connection]" = weakref.WeakValueDictionary()
+
+
+class Connection:
+    """A layer's way to its device: shared by copies, empty after unpickling."""
+
+    def __init__(self, device: Device | None = None) -> None:
+        self.device = device
+        self.measured: list[dict[str, Any]] | None = None  # rows of `layer_counters`, while it runs
+        self.number = next(_numbers)
+        _connections[self.number] = self
+
+    def __copy__(self) -> "Connection":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Connection":
+        return self
+
+    def __reduce__(self) -> tuple[type["Connection"], tuple[()]]:
+        return Connection, ()
+
+
+def _compute(number: int, name: str, phase: Phase, operation: str, *arguments: Any) -> torch.Tensor:
+    """Exact integers by the device's `operation`."""
+    connection = _connections.get(number)
+    if connection is None or connection.device is None:
+        raise UsageError(f"layer {name} has no device: give the loaded module to bitfirst.convert(module, device)")
+    device, rows = connection.device, connection.measured
+    if rows is None:
+        return getattr(device, operation)(*arguments)
+    device.mark(Phase.OTHER)
+    counters, bit_macs = dict(device.phase_counters.get(phase, {})), device.bit_macs
+    result = getattr(device, operation)(*arguments)
+    device.mark(Phase.OTHER)
+    grown = {key: count - counters.get(key, 0) for key, count in device.phase_counters[phase].items()}
+    rows.append({"layer": name, "phase": phase.name.lower(), "bit_macs": device.bit_macs - bit_macs, **grown})
+    return result
+
+
+# Operators: a linear layer is kernel_dims 0, a convolution 2. `meta` is what makes integers `Quantised` again:
+# [x signed, x exponent, w signed, w exponent].
+@torch.library.custom_op("bitfirst::product", mutates_args=())
+def _product(
+    x: torch.Tensor, w: torch.Tensor, connection: int, stride: list[int], padding: list[int], bits: list[int], name: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    xq = quantise(x, bits[0], name=f"layer {name}: input")
+    wq = quantise(w, bits[1], signed=True, name=f"layer {name}: weight")
+    meta = torch.tensor([xq.signed, xq.exponent, wq.signed, wq.exponent])
+    if x.numel() == 0:
+        return _empty_output(x, w, stride, padding), xq.values, wq.values, meta
+    operation, window = ("conv2d", (tuple(stride), tuple(padding))) if w.ndim == 4 else ("linear", ())
+    total = _compute(connection, name, Phase.FORWARD, operation, xq, wq, *window)
+    return to_float(total, xq.exponent + wq.exponent), xq.values, wq.values, meta
+
+
+def _empty_output(x: torch.Tensor, w: torch.Tensor, stride: list[int], padding: list[int]) -> torch.Tensor:
+    if w.ndim == 2:
+        return x.new_empty(*x.shape[:-1], w.shape[0])
+    size = [
+        (pixels + 2 * p - taps) // s + 1
+        for pixels, taps, s, p in zip(x.shape[2:], w.shape[2:], stride, padding, strict=True)
+    ]
+    return x.new_empty(x.shape[0], w.shape[0], *size)
+
+
+@_product.register_fake
+def _(x, w, connection, stride, padding, bits, name):
+    meta = torch.empty(4, dtype=torch.int64, device="cpu")
+    return _empty_output(x, w, stride, padding), torch.empty_like(x), torch.empty_like(w), meta
+
+
+@torch.library.custom_op("bitfirst::product_backward", mutates_args=())
+def _product_backward(
+    g: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    meta: torch.Tensor,
+    connection: int,
+    stride: list[int],
+    padding: list[int],
+    bits: list[int],
+    name: str,
+    needs: list[bool],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if g.numel() == 0:
+        return torch.zeros_like(x), torch.zeros_like(w)
+    x_signed, x_exponent, w_signed, w_exponent = meta.tolist()
+    xq = Quantised(x, bits[0], bool(x_signed), x_exponent)
+    wq = Quantised(w, bits[1], bool(w_signed), w_exponent)
+    gq = quantise(g, bits[2], signed=True, name=f"layer {name}: output gradient")
+    window = (tuple(stride), tuple(padding))
+    dx, dw = x.new_empty(0), w.new_empty(0)
+    if needs[0]:
+        operation, more = (
+            ("conv2d_input_gradient", (tuple(x.shape), *window)) if w.ndim == 4 else ("linear_input_gradient", ())
+        )
+        dx = _compute(connection, name, Phase.INPUT_GRADIENT, operation, gq, wq, *more)
+    if needs[1]:
+        operation, more = (
+            ("conv2d_weight_gradient", (tuple(w.shape), *window)) if w.ndim == 4 else ("linear_weight_gradient", ())
+        )
+        dw = _compute(connection, name, Phase.WEIGHT_GRADIENT, operation, gq, xq, *more)
+    return to_float(dx, gq.exponent + wq.exponent), to_float(dw, gq.exponent + xq.exponent)
+
+
+@_product_backward.register_fake
+def _(g, x, w, meta, connection, stride, padding, bits, name, needs):
+    return (
+        torch.empty_like(x) if needs[0] else x.new_empty(0),
+        torch.empty_like(w) if needs[1] else w.new_empty(0),
+    )
+
+
+def _remember(ctx, inputs, output) -> None:
+    ctx.arguments = inputs[2:]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output[1:])
+
+
+def _backward(ctx, g, *_):
+    needs = list(ctx.needs_input_grad[:2])
+    dx, dw = torch.ops.bitfirst.product_backward(g, *ctx.saved_tensors, *ctx.arguments, needs)
+    return dx if needs[0] else None, dw if needs[1] else None, None, None, None, None, None
+
+
+def _backward_twice(ctx, *_):
+    raise UsageError("bitfirst layers have first derivatives only: leave out create_graph=True")
+
+
+_product.register_autograd(_backward, setup_context=_remember)
+_product_backward.register_autograd(_backward_twice)
+for _kind in ("cpu", "cuda"):
+    _product.register_autocast(_kind, torch.float32)
+
+
+class _Layer:
+    """What both layers have: `bits` (settable for each layer), `connection`, and `fqn`, its name in messages."""
+
+    bits: Bits
+    connection: Connection
+    fqn: str
+
+    def _product(self, x: torch.Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> torch.Tensor:
+        bits = [self.bits.activation, self.bits.weight, self.bits.gradient]
+        number = self.connection.number
+        return torch.ops.bitfirst.product(x, self.weight, number, stride, padding, bits, self.fqn)[0]
+
+
+class Conv2d(_Layer, nn.Conv2d):
+    """`nn.Conv2d` (groups 1, dilation 1, zero padding) whose products a device computes. Made by `convert`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [n, c, h, w] or [c, h, w] -> [n, o, h', w'] or [o, h', w']."""
+        images = x if x.ndim == 4 else x.unsqueeze(0)
+        y = self._product(images, self.stride, _padding(self))
+        if self.bias is not None:
+            y = y + self.bias[:, None, None]
+        return y if x.ndim == 4 else y.squeeze(0)
+
+
+class Linear(_Layer, nn.Linear):
+    """`nn.Linear` whose products a device computes. Made by `convert`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [..., in_features] -> [..., out_features]."""
+        y = self._product(x, (), ())
+        return y if self.bias is None else y + self.bias
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    if layer.padding == "valid":
+        return (0, 0)
+    if layer.padding == "same":  # stride 1 and odd kernels, as checked by `refusal`
+        return tuple((taps - 1) // 2 for taps in layer.kernel_size)
+    return layer.padding
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why `convert` leaves this convolution or linear layer on the host; None when it takes it."""
+    if type(module) in (nn.Linear, Linear):
+        return None
+    if type(module) not in (nn.Conv2d, Conv2d):
+        return f"{type(module).__name__} is not nn.Conv2d or nn.Linear itself"
+    if module.groups != 1:
+        return f"groups = {module.groups}; only 1 is supported"
+    if module.dilation != (1, 1):
+        return f"dilation = {module.dilation}; only 1 is supported"
+    if module.padding_mode != "zeros":
+        return f"padding_mode = {module.padding_mode!r}; only 'zeros' is supported"
+    if module.padding == "same" and not all(taps % 2 for taps in module.kernel_size):
+        return "padding = 'same' with an even kernel is not symmetric"
+    return None
+
+
+_KINDS = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def left_on_host(module: nn.Module) -> dict[str, str]:
+    """Name -> reason, of each convolution and linear layer in `module` that runs on the host."""
+    return {
+        name: refusal(layer) or "not chosen by filter_fn"
+        for name, layer in module.named_modules()
+        if isinstance(layer, _KINDS) and not isinstance(layer, _Layer)
+    }
+
+
+def convert(
+    module: nn.Module,
+    device: Device,
+    method: object | None = None,
+    filter_fn: Callable[[nn.Module, str], bool] | None = None,
+    inplace: bool = False,
+    bits: Bits = Bits(),
+) -> nn.Module:
+    """`module` with its `nn.Conv2d` and `nn.Linear` computing on `device`; a copy unless `inplace`.
+
+    `filter_fn(layer, name)` chooses among the layers that can be converted; `left_on_host` lists the others. Names,
+    parameters and hooks stay, so float checkpoints load both ways. A converted module is connected again, to
+    another device or after unpickling, by converting it again; its layers then take the new `bits`.
+
+    Raises `UsageError` when no layer is converted.
+    """
+    if method is not None:
+        raise UsageError("method: there are none yet, only ordinary gradients; leave it out")
+    chosen = {
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, _KINDS) and refusal(layer) is None and (filter_fn is None or filter_fn(layer, name))
+    }
+    if not chosen:
+        raise UsageError(_nothing_to_convert(module))
+    converted = module if inplace else copy.deepcopy(module)
+    connection = Connection(device)
+    for name, layer in converted.named_modules():
+        if name in chosen:
+            layer.__class__ = Conv2d if isinstance(layer, nn.Conv2d) else Linear  # keeps parameters, hooks and name
+            layer.bits, layer.connection, layer.fqn = bits, connection, name or "(whole module)"
+    for name, reason in left_on_host(converted).items():
+        logger.info("%s stays on the host: %s", name, reason)
+    return converted
+
+
+def _nothing_to_convert(module: nn.Module) -> str:
+    layers = left_on_host(module)
+    if not layers:
+        return f"{type(module).__name__} has no nn.Conv2d or nn.Linear to convert: give a module that has one"
+    name, reason = next(iter(layers.items()))
+    return f"no layer of {type(module).__name__} can be converted (first: {name or 'the module itself'}: {reason})"
+
+
+def layer_counters(net: nn.Module, step: Callable[[nn.Module], object]) -> list[dict[str, Any]]:
+    """Runs `step` on a copy of the converted `net` with a MARK around each product.
+
+    Rows in the order of execution: "layer", "phase", "bit_macs" and how much each counter grew.
+    """
+    net = copy.deepcopy(net)
+    connections = {layer.connection for layer in net.modules() if isinstance(layer, _Layer)}
+    rows: list[dict[str, Any]] = []
+    for connection in connections:
+        connection.measured = rows
+    try:
+        step(net)
+    finally:
+        for connection in connections:
+            connection.measured = None
+    return rows

@@ -1,0 +1,119 @@
+"""`bitfirst.open`: a device from its URL."""
+
+import difflib
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from bitfirst_hdl.config import ArrayConfig, ConfigError, load
+
+from .device import Device
+from .errors import UsageError
+from .transports import RecordingTransport, ReplayTransport, RtlTransport, SerialTransport, TcpTransport, Transport
+
+KINDS = {
+    "model": "model or model:CONFIG, the golden model",
+    "rtl": "rtl or rtl:CONFIG, the simulated hardware",
+    "serial": "serial:///dev/ttyUSB0?baud=1000000, a board",
+    "tcp": "tcp://HOST:PORT, a board behind a TCP server",
+    "replay": "replay:FILE, a recording",
+}
+_OPTIONS = {
+    "model": (),
+    "rtl": ("record",),
+    "serial": ("record", "baud", "config"),
+    "tcp": ("record", "config"),
+    "replay": ("config",),
+}
+DEFAULT_CONFIG = "default"
+DEFAULT_BAUD = 1_000_000
+
+
+def open(url: str, trace: str | Path | None = None, record: str | Path | None = None) -> Device:
+    """Open a device.
+
+    url     `model`, `model:CONFIG`, `rtl`, `rtl:CONFIG`, `serial:///PATH?baud=..`, `tcp://HOST:PORT` or
+            `replay:FILE`; CONFIG is the name of a configuration or a .toml file. Boards take `config=CONFIG` too
+            and are refused when they were built with another one; all but `model` take `record=FILE`
+    trace   file for waveforms (`rtl` only)
+    record  file that gets all bytes of the link, for `replay:`
+
+    Raises `UsageError` for a URL that makes no sense, `LinkError` when nothing answers, `DeviceError` when what
+    answers does not fit.
+    """
+    kind, rest, options = _split(url)
+    if trace is not None and kind != "rtl":
+        raise UsageError(f"waveforms come from the simulator alone, not from {url}; open rtl with them")
+    record = record if record is not None else options.get("record")
+    if kind == "model":
+        if record is not None:
+            raise UsageError("model has no link to record; record rtl instead")
+        from .golden.model import ModelDevice
+
+        return ModelDevice(_config(rest or DEFAULT_CONFIG), url)
+    from .board import BoardDevice
+
+    wanted = rest or DEFAULT_CONFIG if kind == "rtl" else options.get("config")
+    config = None if wanted is None else _config(wanted)
+    if record is not None:
+        _check_recording(Path(record))
+    transport = _transport(kind, url, rest, options, config, trace)
+    if record is not None:
+        transport = RecordingTransport(transport, record)
+    return BoardDevice(url, transport, config)
+
+
+def _split(url: str) -> tuple[str, str, dict[str, str]]:
+    """Kind, what stands behind the colon, options."""
+    address, _, query = str(url).partition("?")
+    kind, _, rest = address.partition(":")
+    if kind not in KINDS:
+        nearest = difflib.get_close_matches(kind.lower(), KINDS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise UsageError(f"device {url!r} is unknown{hint or '.'} Kinds: {'; '.join(KINDS.values())}")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for name in options:
+        if name not in _OPTIONS[kind]:
+            known = ", ".join(_OPTIONS[kind]) or "none"
+            raise UsageError(f"option {name!r} in {url} is unknown; options of {kind}: {known}")
+    return kind, rest, options
+
+
+def _transport(
+    kind: str, url: str, rest: str, options: dict[str, str], config: ArrayConfig | None, trace: str | Path | None
+) -> Transport:
+    if kind == "rtl":
+        return RtlTransport(config, trace)
+    if kind == "replay":
+        return ReplayTransport(_required(rest, url, kind))
+    if kind == "serial":
+        baud = options.get("baud", str(DEFAULT_BAUD))
+        if not baud.isdecimal() or int(baud) == 0:
+            raise UsageError(f"baud = {baud!r} in {url} must be a positive integer, such as {DEFAULT_BAUD}")
+        return SerialTransport(_required(rest.removeprefix("//"), url, kind), int(baud))
+    try:
+        address = urlsplit(url)
+        host, port = address.hostname, address.port
+    except ValueError:
+        host = port = None
+    if not host or port is None:
+        raise UsageError(f"{url} must name a host and a port, such as tcp://localhost:5000")
+    return TcpTransport(host, port)
+
+
+def _required(path: str, url: str, kind: str) -> str:
+    if not path:
+        raise UsageError(f"{url} names no path; write {KINDS[kind]}")
+    return path
+
+
+def _check_recording(path: Path) -> None:
+    """Before the simulator is compiled or the board is touched."""
+    if path.is_dir() or not path.absolute().parent.is_dir():  # an empty path is the directory itself
+        raise UsageError(f"recording {str(path)!r} cannot be written; give record= a file in an existing directory")
+
+
+def _config(name: str) -> ArrayConfig:
+    try:
+        return load(name)
+    except ConfigError as error:
+        raise UsageError(str(error)) from None

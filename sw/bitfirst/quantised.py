@@ -1,0 +1,54 @@
+"""A tensor of integers with its width and power-of-two scale."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from bitfirst_hdl.config import MAX_BITS
+from bitfirst_hdl.contract.numeric import limits
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """`values` are integers of `bits` bits held in float32 (exact); the real numbers are values * 2**exponent.
+
+    Signed values lie in -(2**(bits-1)-1) .. 2**(bits-1)-1, unsigned in 0 .. 2**bits-1. The tensor must not be
+    changed afterwards.
+    """
+
+    values: torch.Tensor
+    bits: int
+    signed: bool
+    exponent: int
+
+    @cached_property
+    def integers(self) -> np.ndarray:
+        """The values as numpy integers of the smallest type that holds them. Raises as `check` does."""
+        if not 1 <= self.bits <= MAX_BITS:
+            raise UsageError(f"an operand has 1 to {MAX_BITS} bits, not {self.bits}: choose a width in this range")
+        values = self.values.detach()
+        low, high = limits(self.bits, self.signed)
+        whole = values.to("cpu", torch.int32 if high > 32767 else torch.int16 if high > 127 else torch.int8)
+        integers = whole.numpy()
+        fits = torch.equal(whole.to(values.dtype), values.cpu())
+        if not (fits and low <= integers.min(initial=0) and integers.max(initial=0) <= high):
+            raise UsageError(f"values must be integers from {low} to {high}; quantise them first")
+        return integers.astype(f"{'i' if self.signed else 'u'}{1 if self.bits <= 8 else 2}", copy=False)
+
+    def check(self) -> None:
+        """Raises `UsageError` when a value is not an integer of `bits` bits, or `bits` is not 1 .. `MAX_BITS`."""
+        _ = self.integers
+
+    @cached_property
+    def ones(self) -> np.ndarray:
+        """uint8 array: how many bits are set in each value's two's complement of `bits` bits."""
+        whole = self.integers
+        unsigned = whole.view(f"u{whole.dtype.itemsize}")
+        return np.bitwise_count(unsigned & unsigned.dtype.type(2**self.bits - 1))
+
+    def reshape(self, *shape: int) -> "Quantised":
+        """The same numbers in another shape."""
+        return replace(self, values=self.values.reshape(shape))

@@ -1,0 +1,232 @@
+"""report.html of a training: self-contained, plots inlined; the plots also as PNG files beside it."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PHASES = {"forward": "forward", "input_gradient": "dX", "weight_gradient": "dW", "other": "other"}
+COLOURS = {"forward": "#0969da", "input_gradient": "#bf8700", "weight_gradient": "#1a7f37", "other": "#8c959f"}
+DEVICE, FP32 = "#0969da", "#bc4c00"
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6eaee",
+    "figure.constrained_layout.use": True,
+}
+
+
+def write(result: dict[str, Any], out: Path) -> Path:
+    """Writes report.html and its plots (accuracy.png, cycles.png, layers.png) into `out`; returns the report's path.
+
+    `result` as `training.train` makes it.
+    """
+    with matplotlib.rc_context(STYLE):
+        figures = {
+            "accuracy": accuracy_figure(result),
+            "cycles": cycles_figure(result),
+            "layers": layers_figure(result),
+        }
+        plots = {name: _save(figure, out / f"{name}.png") for name, figure in figures.items()}
+    environment = Environment(
+        loader=PackageLoader("bitfirst"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.jinja").render(
+        result=result,
+        plots=plots,
+        computed_by=computed_by(result["device"]),
+        cards=cards(result),
+        comparison=comparison(result),
+        phase_columns=list(PHASE_COLUMNS),
+        phases=phase_rows(result),
+        layers=layer_rows(result),
+        energy=energy_line(result["energy"]),
+        settings=settings(result),
+    )
+    path = out / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _save(figure: Figure, path: Path) -> str:
+    """Writes the PNG; returns it as a data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    path.write_bytes(buffer.getvalue())
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+# figures
+def accuracy_figure(result: dict[str, Any]) -> Figure:
+    """Training loss and validation accuracy over the epochs, device and fp32."""
+    figure = Figure(figsize=(9, 3.4))
+    loss, accuracy = figure.subplots(1, 2)
+    runs = (result["device"], result["history"], DEVICE, "o-"), ("fp32", result["fp32_history"], FP32, "s--")
+    for name, history, colour, style in runs:
+        epochs = [row["epoch"] for row in history]
+        loss.plot(epochs, [row["loss"] for row in history], style, color=colour, label=name)
+        percent = [100 * row["validation_accuracy"] for row in history]
+        accuracy.plot(epochs, percent, style, color=colour, label=name)
+    loss.set(title="Training loss", xlabel="epoch", ylabel="cross entropy, labels smoothed")
+    accuracy.set(title="Validation accuracy", xlabel="epoch", ylabel="%")
+    for axes in loss, accuracy:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False)
+    return figure
+
+
+def cycle_shares(counters: dict[str, int]) -> dict[str, int]:
+    """Where the cycles of one phase went: array steps, stalls, fill and drain, and those outside matrix products."""
+    product = counters["matmul_cycles"]
+    shares = {
+        "array steps": counters["array_steps"],
+        "stalls": counters["stall_cycles"],
+        "fill and drain": product - counters["array_steps"] - counters["stall_cycles"],
+    }
+    if "cycles" in counters:
+        starved = min(counters["starved_cycles"], counters["cycles"] - product)
+        shares["link, array idle"] = counters["cycles"] - product - starved
+        shares["nothing to do"] = starved
+    return shares
+
+
+SHARE_COLOURS = {
+    "array steps": "#1a7f37",
+    "stalls": "#8250df",
+    "fill and drain": "#d4a72c",
+    "link, array idle": "#bc4c00",
+    "nothing to do": "#d0d7de",
+}
+
+
+def cycles_figure(result: dict[str, Any]) -> Figure:
+    """Device cycles by phase, each split by what the array did."""
+    figure = Figure(figsize=(9, 2.9))
+    axes = figure.subplots()
+    phases = [phase for phase in reversed(PHASES) if phase in result["phases"]]
+    shares = [cycle_shares(result["phases"][phase]) for phase in phases]
+    left = [0.0] * len(phases)
+    for name in shares[0]:
+        widths = [share[name] / 1e6 for share in shares]
+        axes.barh([PHASES[phase] for phase in phases], widths, left=left, color=SHARE_COLOURS[name], label=name)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    unit = "million device cycles" if result["cycles"] else "million cycles of matrix products"
+    axes.set(title="Cycles by phase", xlabel=unit, xlim=(0, 1.04 * max(left) or 1))
+    axes.grid(axis="y", visible=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def layers_figure(result: dict[str, Any]) -> Figure:
+    """Utilisation of each layer in forward, dX and dW."""
+    figure = Figure(figsize=(9, 3.2))
+    axes: Axes = figure.subplots()
+    names = list(dict.fromkeys(row["layer"] for row in result["layers"]))
+    for offset, phase in (-0.27, "forward"), (0.0, "input_gradient"), (0.27, "weight_gradient"):
+        rows = [row for row in result["layers"] if row["phase"] == phase]
+        places = [names.index(row["layer"]) + offset for row in rows]
+        heights = [100 * row["utilisation"] for row in rows]
+        axes.bar(places, heights, 0.25, color=COLOURS[phase], label=PHASES[phase])
+    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set(title="Utilisation by layer", ylabel="% of the array's bit-MACs")
+    axes.grid(axis="x", visible=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+# text
+def computed_by(url: str) -> str:
+    """Who computed, as the end of a sentence."""
+    kind = url.partition(":")[0]
+    known = {
+        "model": "by the golden model, which is bit-exact",
+        "rtl": "by the generated hardware, simulated cycle by cycle",
+        "replay": "from a recording of a device",
+    }
+    return known.get(kind, "by a board")
+
+
+def _number(value: float | None, pattern: str = "{:,}") -> str:
+    return "n/a" if value is None else pattern.format(value)
+
+
+def cards(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("test accuracy", f"{result['test_accuracy']:.2%}"),
+        ("fp32 test accuracy", f"{result['fp32_test_accuracy']:.2%}"),
+        ("device cycles", _number(result["cycles"])),
+        ("utilisation", _number(result["utilisation"] or result["array_utilisation"], "{:.1%}")),
+        ("bytes on the link", _number(result["bytes_moved"])),
+        ("wall time", f"{result['wall_s']:.0f} s"),
+    ]
+
+
+def comparison(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    ours, theirs = result["history"][-1], result["fp32_history"][-1]
+    bits = result["options"]["bits"]
+    return [
+        ("test accuracy", f"{result['test_accuracy']:.2%}", f"{result['fp32_test_accuracy']:.2%}"),
+        ("validation accuracy", f"{ours['validation_accuracy']:.2%}", f"{theirs['validation_accuracy']:.2%}"),
+        ("training loss, last epoch", f"{ours['loss']:.4f}", f"{theirs['loss']:.4f}"),
+        ("bits of x, w, gradient", f"{bits['activation']}, {bits['weight']}, {bits['gradient']}", "32, 32, 32"),
+    ]
+
+
+PHASE_COLUMNS = {
+    "cycles": "cycles",
+    "array steps": "array_steps",
+    "stalls": "stall_cycles",
+    "matrix products": "matmul_cycles",
+    "MATMULs": "matmuls",
+    "words received": "rx_words",
+    "words sent": "tx_words",
+    "sums read": "elements_read",
+}
+
+
+def phase_rows(result: dict[str, Any]) -> list[list[str]]:
+    phases = [phase for phase in PHASES if phase in result["phases"]]
+    rows = [
+        [PHASES[phase], *(_number(result["phases"][phase].get(key)) for key in PHASE_COLUMNS.values())]
+        for phase in phases
+    ]
+    sums = [[result["phases"][phase].get(key) for phase in phases] for key in PHASE_COLUMNS.values()]
+    return [*rows, ["all", *(_number(None if None in counts else sum(counts)) for counts in sums)]]
+
+
+def layer_rows(result: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            row["layer"],
+            PHASES[row["phase"]],
+            f"{row['bit_macs']:,}",
+            f"{row.get('cycles') or row['matmul_cycles']:,}",
+            f"{row['utilisation']:.1%}",
+        ]
+        for row in result["layers"]
+    ]
+
+
+def energy_line(energy: dict[str, Any]) -> str:
+    if energy["total_j"] is None:
+        return f"No figure: provenance {energy['provenance']}; this device has no power sensor."
+    kind = "extrapolated" if energy["extrapolated"] else "not extrapolated"
+    return (
+        f"{energy['total_j']:.4g} J ± {energy['uncertainty_j']:.2g} J "
+        f"({energy['provenance']}, scope {energy['scope']}, {kind})."
+    )
+
+
+def settings(result: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows = [("device", result["device"]), *result["identity"].items(), *result["config"].items()]
+    rows += [("bit-MACs per cycle", result["bit_macs_per_cycle"]), ("useful bit-MACs", f"{result['bit_macs']:,}")]
+    rows += [(name, value) for name, value in result["options"].items() if name != "bits"]
+    return [*rows, ("weights sha256", result["weights_sha256"])]

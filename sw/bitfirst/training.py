@@ -1,0 +1,597 @@
+"""The main job: trains a small residual CNN on handwritten digits, on a device and in fp32, and compares them."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitfirst_hdl.contract.packets import CONTRACT_VERSION, Phase
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import nn
+from torch.nn import functional
+
+import bitfirst
+
+from . import checkpoint, data, models
+from .device import Device
+from .errors import DeviceError, LinkError, UsageError
+from .nn import Bits, convert, layer_counters
+
+CHECKPOINT = "checkpoint.safetensors"
+MAX_THREADS = 256
+EVALUATION_BATCH = 60
+WARM_UP = 0.25  #: share of all steps in which the learning rate rises
+WEIGHT_DECAY = 1e-3
+LABEL_SMOOTHING = 0.1
+NO_ENERGY = {
+    "total_j": None,
+    "uncertainty_j": None,
+    "provenance": "unavailable",
+    "scope": "board",
+    "extrapolated": False,
+}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """device   URL for `bitfirst.open`
+    seed     initial weights and order of the images
+    lr       peak of the one-cycle learning rate
+    bits     widths of x, w and of the output's gradient
+    out      directory for checkpoint, result.json and report.html
+    resume   continue from the checkpoint in `out`
+    trace    file for waveforms (simulated boards only)
+    threads  of PyTorch on the host; a part of what makes runs identical
+    """
+
+    device: str = "rtl"
+    seed: int = 0
+    epochs: int = 6
+    batch: int = 32
+    lr: float = 0.1
+    momentum: float = 0.9
+    bits: Bits = field(default_factory=Bits)
+    out: Path = Path("runs/digits")
+    resume: bool = False
+    trace: Path | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in "epochs", "batch", "threads":
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} = {getattr(self, name)} must be at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"seed = {self.seed} must be 0 to {2**31 - 1}")
+        if self.threads > MAX_THREADS:
+            raise UsageError(f"threads = {self.threads} must be at most {MAX_THREADS}")
+        if not 2 <= self.batch <= 1024:
+            raise UsageError(f"batch = {self.batch} must be 2 to 1024: batch norm needs two images")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"lr = {self.lr} must be positive")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"momentum = {self.momentum} must be 0 or more and below 1")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same in a checkpoint to continue from it."""
+        names = "seed", "epochs", "batch", "lr", "momentum", "threads"
+        return {name: getattr(self, name) for name in names} | {"bits": asdict(self.bits)}
+
+
+class Meter:
+    """Counters of a device since the meter was made, plus those that a checkpoint brought."""
+
+    def __init__(self, device: Device, earlier: dict[str, int] | None = None) -> None:
+        self.device = device
+        self.earlier = earlier or {}
+        device.mark(Phase.OTHER)
+        self._start = self._totals()
+
+    def _totals(self) -> dict[str, int]:
+        totals = {"bit_macs": self.device.bit_macs, "bytes_moved": self.device.bytes_moved}
+        for phase, counters in self.device.phase_counters.items():
+            totals |= {f"{Phase(phase).name.lower()}/{name}": count for name, count in counters.items()}
+        return totals
+
+    def latest(self) -> dict[str, int]:
+        """As of the latest MARK: costs the device nothing."""
+        now = self._totals()
+        keys = [*self.earlier, *(key for key in now if key not in self.earlier)]
+        return {key: self.earlier.get(key, 0) + now.get(key, 0) - self._start.get(key, 0) for key in keys}
+
+    def read(self) -> dict[str, int]:
+        """As of now, by a MARK. "bit_macs", "bytes_moved", and "PHASE/COUNTER" for each phase and counter."""
+        self.device.mark(Phase.OTHER)
+        return self.latest()
+
+
+def total(counters: dict[str, int], name: str) -> int | None:
+    """A counter summed over the phases; None when the device does not have it."""
+    counts = [count for key, count in counters.items() if key.endswith("/" + name)]
+    return sum(counts) if counts else None
+
+
+def utilisation(counters: dict[str, int], device: Device, cycles: str = "cycles") -> float | None:
+    """Useful bit-MACs over what the array could have done in those cycles; None without such a counter."""
+    count = total(counters, cycles)
+    return counters["bit_macs"] / (device.config.bit_macs_per_cycle * count) if count else None
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """One cycle: linearly from peak / 10 to `peak` in the first quarter, then by a half cosine to 0."""
+    rise = WARM_UP * steps
+    if step < rise:
+        return peak * (0.1 + 0.9 * step / rise)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
+
+
+@dataclass
+class Run:
+    """A network in training: what a checkpoint holds. `meter` is None for fp32 on the host."""
+
+    name: str
+    net: nn.Module
+    optimizer: torch.optim.SGD
+    meter: Meter | None = None
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def new_run(options: TrainOptions, device: Device | None) -> Run:
+    """The network and its optimiser, before the first step. The same weights with and without a device."""
+    torch.manual_seed(options.seed)
+    net = models.digits_resnet()
+    if device is not None:
+        convert(net, device, bits=options.bits, inplace=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=WEIGHT_DECAY)
+    return Run("fp32" if device is None else device.url, net, optimizer, Meter(device) if device is not None else None)
+
+
+def fit(
+    run: Run,
+    splits: data.Digits,
+    options: TrainOptions,
+    on_step: Callable[[Run, int, int, float], None] | None = None,
+    on_epoch: Callable[[Run], None] | None = None,
+) -> None:
+    """Trains `run` to its last epoch. Raises `UsageError`, naming the layer, when it diverges."""
+    net, optimizer = run.net, run.optimizer
+    per_epoch = len(splits.train) // options.batch
+    steps = per_epoch * options.epochs
+    while run.epoch < options.epochs:
+        started = time.monotonic()
+        net.train()
+        losses, right = [], 0
+        for index, (images, labels) in enumerate(data.batches(splits.train, options.batch, options.seed, run.epoch)):
+            step = run.epoch * per_epoch + index
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, options.lr)
+            scores = net(images)
+            loss = functional.cross_entropy(scores, labels, label_smoothing=LABEL_SMOOTHING)
+            if not math.isfinite(loss.item()):
+                raise UsageError(diverged(net))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            right += int((scores.argmax(1) == labels).sum())
+            if on_step is not None:
+                on_step(run, step + 1, steps, losses[-1])
+        validation_accuracy = evaluate(net, splits.validation)
+        run.epoch += 1
+        run.history.append(
+            {
+                "epoch": run.epoch,
+                "loss": sum(losses) / len(losses),
+                "train_accuracy": right / (per_epoch * options.batch),
+                "validation_accuracy": validation_accuracy,
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "wall_s": time.monotonic() - started,
+            }
+        )
+        if run.meter is not None:
+            counters = run.meter.read()
+            run.history[-1] |= {"cycles": total(counters, "cycles"), "bit_macs": counters["bit_macs"]}
+        if on_epoch is not None:
+            on_epoch(run)
+
+
+def evaluate(net: nn.Module, split: data.Split) -> float:
+    """Share of `split` that `net` classifies correctly."""
+    net.eval()
+    with torch.no_grad():
+        right = sum(
+            int((net(images).argmax(1) == labels).sum()) for images, labels in data.in_order(split, EVALUATION_BATCH)
+        )
+    return right / len(split)
+
+
+def diverged(net: nn.Module) -> str:
+    """One line that names the first parameter or statistic that is not finite."""
+    for name, tensor in net.state_dict().items():
+        if not tensor.isfinite().all():
+            return f"the loss is not finite, nor is {name}: training has diverged; lower the learning rate"
+    *_, last = (name for name, module in net.named_modules() if not list(module.children()))
+    return f"the loss is not finite after layer {last}: training has diverged; lower the learning rate"
+
+
+def weights_sha256(net: nn.Module) -> str:
+    """Over names, types, shapes and bytes of parameters and statistics."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def keep(run: Run, options: TrainOptions) -> None:
+    """Writes the checkpoint: network, momentum, random state, counters."""
+    tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
+    for name, parameter in run.net.named_parameters():
+        tensors[f"momentum.{name}"] = run.optimizer.state[parameter]["momentum_buffer"]
+    tensors["random"] = torch.get_rng_state()
+    state = {"options": options.identity(), "epoch": run.epoch, "history": run.history, "counters": run.meter.latest()}
+    checkpoint.save(options.out / CHECKPOINT, tensors, state)
+
+
+def restore(run: Run, options: TrainOptions) -> None:
+    """Puts the checkpoint into a new run. The order of the images follows from seed and epoch.
+
+    Raises `UsageError` when it was made with other options, or lacks something.
+    """
+    path = options.out / CHECKPOINT
+    tensors, state = checkpoint.load(path)
+    try:
+        wanted, found = options.identity(), state["options"]
+        for name in wanted:
+            if wanted[name] != found.get(name):
+                raise UsageError(f"{path} was made with {name} = {found.get(name)}, not {wanted[name]}: use the same")
+        run.net.load_state_dict(checkpoint.strip(tensors, "net."))
+        for name, parameter in run.net.named_parameters():
+            run.optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"]
+        torch.set_rng_state(tensors["random"])
+        run.epoch, run.history, run.meter.earlier = state["epoch"], state["history"], state["counters"]
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"checkpoint {path} is not whole ({reason}): delete it and start without --resume") from None
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """Raises `UsageError` when `path` is the checkpoint of a run that did not finish."""
+    if not path.exists():
+        return
+    _, state = checkpoint.load(path)
+    try:
+        epoch, epochs = state["epoch"], state["options"]["epochs"]
+        unfinished = epoch < epochs
+    except (KeyError, TypeError):
+        raise UsageError(f"checkpoint {path} is not whole: delete it, or choose another --out") from None
+    if unfinished:
+        raise UsageError(
+            f"{path} holds {epoch} of {epochs} epochs of a run that did not finish: continue it with --resume, or "
+            "choose another --out"
+        )
+
+
+@contextmanager
+def host_settings(threads: int) -> Iterator[None]:
+    """Fixed thread count and a random state of our own; both as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Watch:
+    """Progress for people: a bar with loss, accuracy, cycles a second and utilisation; one line for each epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        self.tasks: dict[str, Any] = {}
+        self.started: dict[str, tuple[float, int]] = {}
+
+    def __enter__(self) -> "Watch":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def step(self, run: Run, step: int, steps: int, loss: float) -> None:
+        cycles = total(run.meter.latest(), "cycles") or 0 if run.meter else 0
+        if run.name not in self.tasks:
+            self.tasks[run.name] = self.progress.add_task(run.name, total=steps, note="")
+            self.started[run.name] = time.monotonic(), cycles
+        note = f"epoch {run.epoch + 1}  loss {loss:.3f}"
+        if run.history:
+            note += f"  accuracy {run.history[-1]['validation_accuracy']:.1%}"
+        if cycles:
+            then, cycles_then = self.started[run.name]
+            rate = (cycles - cycles_then) / max(time.monotonic() - then, 1e-9)
+            note += (
+                f"  {rate / 1e3:,.0f} k cycles/s  utilisation {utilisation(run.meter.latest(), run.meter.device):.1%}"
+            )
+        self.progress.update(self.tasks[run.name], completed=step, note=note)
+
+    def epoch(self, run: Run) -> None:
+        row = run.history[-1]
+        line = f"{run.name}: epoch {row['epoch']}, loss {row['loss']:.4f}"
+        line += f", validation accuracy {row['validation_accuracy']:.2%}, {row['wall_s']:.1f} s"
+        if row.get("cycles"):
+            line += f", {row['cycles']:,} cycles"
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Comparison:
+    """One network trained on a device and in fp32, from the same weights, on the same batches."""
+
+    run: Run
+    fp32: Run
+    test_accuracy: float
+    fp32_test_accuracy: float
+    counters: dict[str, int]
+
+
+@contextmanager
+def saying_what_is_kept(run: Run, options: TrainOptions, checkpoints: bool = True) -> Iterator[None]:
+    """Adds to the message of a device that fails how the run can be continued."""
+    try:
+        yield
+    except (DeviceError, LinkError) as error:
+        if not (checkpoints and run.epoch):
+            raise
+        raise type(error)(
+            f"{error}; {run.epoch} of {options.epochs} epochs are kept in {options.out / CHECKPOINT}: "
+            "continue with the same command and --resume"
+        ) from error
+
+
+def compare(
+    options: TrainOptions,
+    device: Device,
+    splits: data.Digits,
+    watch: Watch | None = None,
+    checkpoints: bool = False,
+    spoil: Callable[[nn.Module], None] | None = None,
+) -> Comparison:
+    """Trains and tests both. `spoil` changes the converted network first, for negative controls."""
+    run = new_run(options, device)
+    if options.resume:
+        restore(run, options)
+    if spoil is not None:
+        spoil(run.net)
+
+    def on_epoch(run: Run) -> None:
+        if checkpoints and run.meter is not None:
+            keep(run, options)
+        if watch is not None:
+            watch.epoch(run)
+
+    on_step = watch.step if watch is not None else None
+    with saying_what_is_kept(run, options, checkpoints):
+        fit(run, splits, options, on_step, on_epoch)
+        test_accuracy = evaluate(run.net, splits.test)
+        counters = run.meter.read()
+    fp32 = new_run(options, None)
+    fit(fp32, splits, options, on_step, on_epoch)
+    return Comparison(run, fp32, test_accuracy, evaluate(fp32.net, splits.test), counters)
+
+
+def train(options: TrainOptions, device: Device | None = None, console: Console | None = None) -> dict[str, Any]:
+    """Trains on `options.device` (or on `device`, which stays open) and in fp32; writes checkpoint, result and report.
+
+    Returns the object that `bitfirst train --json` prints. Progress goes to `console`, standard error by default.
+    Raises `UsageError` for bad options and divergence, `LinkError` when the device dies (the checkpoint stays).
+    """
+    from . import report  # matplotlib is slow to import
+
+    console = console or Console(stderr=True)
+    started = time.monotonic()
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{options.out} cannot be made a directory ({error.strerror}): choose another --out") from None
+    if options.resume:
+        checkpoint.load(options.out / CHECKPOINT)  # fails before a device is opened
+    else:
+        refuse_to_overwrite(options.out / CHECKPOINT)
+    splits = data.digits()
+    board = device or bitfirst.open(options.device, trace=options.trace)
+    try:
+        with host_settings(options.threads), Watch(console) as watch:
+            comparison = compare(options, board, splits, watch, checkpoints=True)
+            with saying_what_is_kept(comparison.run, options):
+                layers = profile(comparison.run, splits, options)
+        result = summary(options, board, comparison, layers)
+    finally:
+        if device is None:
+            board.close()
+    result["wall_s"] = time.monotonic() - started
+    result["report"] = str(options.out / "report.html")
+    report.write(result, options.out)
+    (options.out / "result.json").write_text(json.dumps(result, indent=1))
+    console.print(comparison_table(result))
+    return result
+
+
+def profile(run: Run, splits: data.Digits, options: TrainOptions) -> list[dict[str, Any]]:
+    """Counters of each layer and phase in one training step more, whose results are dropped."""
+    images, labels = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
+    run.net.train()
+    rows = layer_counters(run.net, lambda net: functional.cross_entropy(net(images), labels).backward())
+    device = run.meter.device
+    for row in rows:
+        cycles = row.get("cycles") or row["matmul_cycles"]
+        row["utilisation"] = row["bit_macs"] / (device.config.bit_macs_per_cycle * cycles)
+    return rows
+
+
+def summary(
+    options: TrainOptions, device: Device, comparison: Comparison, layers: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The result, all but `wall_s` and `report`."""
+    counters = comparison.counters
+    phases: dict[str, dict[str, int]] = {}
+    for key, count in counters.items():
+        phase, _, name = key.partition("/")
+        if name:
+            phases.setdefault(phase, {})[name] = count
+    return {
+        "test_accuracy": comparison.test_accuracy,
+        "fp32_test_accuracy": comparison.fp32_test_accuracy,
+        "weights_sha256": weights_sha256(comparison.run.net),
+        "device": options.device,
+        "cycles": total(counters, "cycles"),
+        "bit_macs": counters["bit_macs"],
+        "bytes_moved": counters["bytes_moved"],
+        "utilisation": utilisation(counters, device),
+        "array_utilisation": utilisation(counters, device, "matmul_cycles"),
+        "energy": dict(NO_ENERGY),
+        "options": options.identity() | {"torch": torch.__version__},
+        "identity": identity(device),
+        "config": device.config.as_dict(),
+        "bit_macs_per_cycle": device.config.bit_macs_per_cycle,
+        "history": comparison.run.history,
+        "fp32_history": comparison.fp32.history,
+        "phases": phases,
+        "layers": layers,
+    }
+
+
+def identity(device: Device) -> dict[str, Any]:
+    """What the device says of itself beyond its configuration."""
+    fingerprint = getattr(device, "fingerprint", None)  # the golden model has none
+    contract = {"contract_version": CONTRACT_VERSION}
+    return contract if fingerprint is None else contract | {"fingerprint": f"{fingerprint:016x}"}
+
+
+def comparison_table(result: dict[str, Any]) -> Table:
+    """The end of a training, for people."""
+    table = Table(title="Handwritten digits, the same network twice")
+    bits = result["options"]["bits"]
+    table.add_column("")
+    table.add_column(result["device"], justify="right")
+    table.add_column("fp32 on the host", justify="right")
+    table.add_row("test accuracy", f"{result['test_accuracy']:.2%}", f"{result['fp32_test_accuracy']:.2%}")
+    for name, key in ("validation accuracy", "validation_accuracy"), ("last training loss", "loss"):
+        pattern = "{:.2%}" if key == "validation_accuracy" else "{:.4f}"
+        table.add_row(name, *(pattern.format(result[runs][-1][key]) for runs in ("history", "fp32_history")))
+    table.add_row("bits of x, w, g", f"{bits['activation']}, {bits['weight']}, {bits['gradient']}", "32, 32, 32")
+    table.add_row("device cycles", f"{result['cycles']:,}" if result["cycles"] else "-", "-")
+    table.add_row("utilisation", f"{result['utilisation']:.1%}" if result["utilisation"] else "-", "-")
+    table.add_row("array utilisation", f"{result['array_utilisation']:.1%}", "-")
+    table.add_row("bytes on the link", f"{result['bytes_moved']:,}", "-")
+    table.add_row("energy", result["energy"]["provenance"], "-")
+    table.caption = f"weights sha256 {result['weights_sha256'][:16]}, report {result['report']}"
+    return table
+
+
+# several seeds
+def shuffled(splits: data.Digits, seed: int) -> data.Digits:
+    """Negative control: the training labels in another order."""
+    order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(seed))
+    return replace(splits, train=replace(splits.train, labels=splits.train.labels[order]))
+
+
+def randomise_gradients(seed: int) -> Callable[[nn.Module], None]:
+    """Negative control: the gradient at each converted layer's output gets random signs."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randomise(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * (torch.randint(0, 2, gradient.shape, generator=generator) * 2 - 1)
+
+    def watch_output(_: nn.Module, __: object, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(randomise)
+
+    def spoil(net: nn.Module) -> None:
+        for layer in net.modules():
+            if hasattr(layer, "connection"):
+                layer.register_forward_hook(watch_output)
+
+    return spoil
+
+
+CONTROLS = ("labels", "gradients")
+ACCURACY_GOAL = 0.95
+DIFFERENCE_GOAL = 0.015
+
+
+def train_many(
+    seeds: list[int],
+    options: TrainOptions,
+    device: Device | None = None,
+    control: str | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """One comparison for each seed; the mean test accuracy and the 95 % interval of the paired difference to fp32.
+
+    `control`: "labels" (shuffled) or "gradients" (random signs) must make `passed` False.
+    """
+    from scipy import stats  # slow to import
+
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise UsageError("an interval needs at least two different seeds")
+    if control not in (None, *CONTROLS):
+        raise UsageError(f"control {control!r} is unknown; choose from {', '.join(CONTROLS)}")
+    splits = data.digits()
+    board = device or bitfirst.open(options.device, trace=None)
+    rows = []
+    try:
+        with host_settings(options.threads), Watch(console or Console(stderr=True)) as watch:
+            for seed in seeds:
+                comparison = compare(
+                    replace(options, seed=seed, resume=False),
+                    board,
+                    shuffled(splits, seed) if control == "labels" else splits,
+                    watch,
+                    spoil=randomise_gradients(seed) if control == "gradients" else None,
+                )
+                rows.append(
+                    {
+                        "seed": seed,
+                        "test_accuracy": comparison.test_accuracy,
+                        "fp32_test_accuracy": comparison.fp32_test_accuracy,
+                        "difference": comparison.test_accuracy - comparison.fp32_test_accuracy,
+                        "weights_sha256": weights_sha256(comparison.run.net),
+                    }
+                )
+    finally:
+        if device is None:
+            board.close()
+    differences = torch.tensor([row["difference"] for row in rows], dtype=torch.float64)
+    mean = differences.mean().item()
+    half = float(stats.t.ppf(0.975, len(rows) - 1)) * differences.std().item() / math.sqrt(len(rows))
+    test_accuracy = sum(row["test_accuracy"] for row in rows) / len(rows)
+    interval = [mean - half, mean + half]
+    return {
+        "device": options.device,
+        "control": control,
+        "options": options.identity() | {"seed": None},
+        "seeds": rows,
+        "test_accuracy": test_accuracy,
+        "fp32_test_accuracy": sum(row["fp32_test_accuracy"] for row in rows) / len(rows),
+        "difference": mean,
+        "difference_interval": interval,
+        "passed": test_accuracy >= ACCURACY_GOAL and interval[0] >= -DIFFERENCE_GOAL and interval[1] <= DIFFERENCE_GOAL,
+    }
