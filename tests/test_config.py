@@ -1,0 +1,144 @@
+"""Array configurations: bad ones give one line that names the mend; what follows from good ones."""
+
+from dataclasses import replace
+
+import pytest
+from bitfirst_hdl.config import CONFIGS, MAX_BITS, ArrayConfig, ConfigError, load
+from bitfirst_hdl.contract import codec
+from bitfirst_hdl.contract.registers import IDENTITY_WORDS, MAGIC, Identity
+
+BAD_VALUES = [
+    ({"datapath": "analog"}, "choose from serial"),
+    ({"datapath": 3}, "choose from serial"),
+    ({"datapath": ["serial"]}, "choose from serial"),
+    ({"lanes": 0}, "positive integer"),
+    ({"lanes": -8}, "positive integer"),
+    ({"lanes": "32"}, "positive integer"),
+    ({"lanes": 32.0}, "positive integer"),
+    ({"rows": True}, "positive integer"),
+    ({"slice_bits": 3}, "one of 1, 2, 4, 8"),
+    ({"slice_bits": 16}, "one of 1, 2, 4, 8"),
+    ({"link_bits": 24}, "one of 8, 16, 32, 64"),
+    ({"lanes": 24}, "power of two, 4 .. 256"),
+    ({"lanes": 512}, "power of two, 4 .. 256"),
+    ({"lanes": 4, "slice_bits": 8}, "power of two, 8 .. 256"),
+    ({"rows": 3}, "power of two, 1 .. 64"),
+    ({"rows": 128}, "power of two, 1 .. 64"),
+    ({"columns": 5}, "power of two, 1 .. 64"),
+    ({"columns": 128}, "power of two, 1 .. 64"),
+    ({"a_depth": 8}, "power of two, 16 .. 32768"),
+    ({"b_depth": 65536}, "power of two, 16 .. 32768"),
+    ({"sum_tiles": 1}, "power of two, 2 .. 4096"),
+    ({"rx_words": 512}, "power of two, 1024 .. 32768"),
+    ({"rows": 1, "lanes": 4, "columns": 16}, "multiple of 64"),
+    ({"columns": 1, "lanes": 32}, "multiple of 64"),
+    ({"rows": 64, "lanes": 256, "slice_bits": 8}, "at most"),
+    ({"rows": 64, "sum_tiles": 4096}, "lower sum_tiles"),
+    ({"clock_khz": 2**32}, "below 2**32"),
+]
+
+
+def one_line(error: pytest.ExceptionInfo, *names: str) -> None:
+    text = str(error.value)
+    assert text and "\n" not in text
+    for name in names:
+        assert name in text, text
+
+
+@pytest.mark.parametrize(("values", "mend"), BAD_VALUES, ids=[str(values) for values, _ in BAD_VALUES])
+def test_bad_values_name_the_mend(values, mend) -> None:
+    with pytest.raises(ConfigError) as error:
+        replace(CONFIGS["default"], **values)
+    one_line(error, mend)
+    assert any(name in str(error.value) for name in values)
+
+
+@pytest.mark.parametrize(("values", "mend"), [pair for pair in BAD_VALUES if pair[0].get("datapath") != 3])
+def test_bad_values_in_a_file_name_the_mend(tmp_path, values, mend) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(
+        "".join(f"{name} = {str(value).lower() if value is True else repr(value)}\n" for name, value in values.items())
+    )
+    with pytest.raises(ConfigError) as error:
+        load(str(file))
+    one_line(error, mend)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("lane = 32", ("'lane'", "known keys", "lanes")),
+        ("base = 'huge'", ("'huge'", "choose from", "tiny")),
+        ("base = ['tiny']", ("choose from", "tiny")),
+        ("base = 3", ("choose from", "tiny")),
+        ("lanes = ", ("cannot be read",)),
+        ("[array]\nlanes = 32", ("'array'", "known keys")),
+    ],
+)
+def test_bad_files_name_the_mend(tmp_path, text, names) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load(str(file))
+    one_line(error, *names)
+
+
+def test_unknown_names_and_files(tmp_path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load("tinny")
+    one_line(error, "'tinny'", "choose from", "tiny", ".toml")
+    with pytest.raises(ConfigError) as error:
+        load(str(tmp_path / "absent.toml"))
+    one_line(error, "does not exist")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ConfigError) as error:
+        load(str(tmp_path / "folder.toml"))
+    one_line(error, "cannot be read")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError) as error:
+        load(str(tmp_path / "binary.toml"))
+    one_line(error, "cannot be read")
+
+
+def test_files_start_from_a_base(tmp_path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("base = 'tiny'\nlanes = 16\n")
+    assert load(str(file)) == replace(CONFIGS["tiny"], lanes=16)
+    file.write_text("rows = 4\n")
+    assert load(str(file)) == replace(CONFIGS["default"], rows=4)
+    assert load("small") is CONFIGS["small"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_identity_holds_every_configuration(name) -> None:
+    config = CONFIGS[name]
+    words = codec.encode(Identity, **config.identity(fingerprint=2**64 - 1))
+    assert len(words) == IDENTITY_WORDS
+    fields = codec.decode(Identity, words)
+    assert fields["magic"] == MAGIC
+    assert bytes.fromhex(f"{fields['magic']:x}")[::-1] == b"BITFIRST"
+    for key in "slice_bits", "lanes", "rows", "columns", "a_depth", "b_depth", "sum_tiles", "rx_words", "clock_khz":
+        assert fields[key] == getattr(config, key)
+
+
+def test_identity_holds_the_largest_values() -> None:
+    largest = ArrayConfig(
+        slice_bits=1, lanes=256, rows=64, columns=64, a_depth=32768, b_depth=32768, sum_tiles=1024, rx_words=32768
+    )
+    codec.encode(Identity, **largest.identity())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_lanes_are_a_permutation(name) -> None:
+    config = CONFIGS[name]
+    assert sorted(config.lane_of_bit(bit) for bit in range(config.lanes)) == list(range(config.lanes))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_accumulators_hold_the_longest_pass(name) -> None:
+    config = CONFIGS[name]
+    for planes in range(1, MAX_BITS + 1):
+        chunks = config.max_chunks(planes)
+        assert chunks * planes <= config.b_depth and chunks <= config.a_depth
+        largest = (2**config.slice_bits - 1) * (2**planes - 1) * config.lanes * chunks
+        assert largest < 2 ** (config.accumulator_bits - 1)

@@ -1,0 +1,53 @@
+"""The default array, which `make train` uses, as RTL: random commands, and real training steps within the budget."""
+
+import bitfirst
+import pytest
+import torch
+from bitfirst import data, training
+from bitfirst.benches.cycles import bench_cycles
+from bitfirst.models import digits_resnet
+from bitfirst.nn import convert
+from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
+
+STEPS, BATCH = 2, 32
+MAX_TRAINING_CYCLES = 120_000_000
+
+
+def test_random_commands() -> None:
+    found = bench_cycles("rtl", commands=200, seed=0)
+    assert found["commands"] >= 200
+    assert found["coverage"]["precision_pairs"] == found["coverage"]["possible_precision_pairs"] == 4 * 16
+    assert found["result_mismatches"] == found["counter_mismatches"] == 0
+
+
+def steps(url: str) -> tuple[str, dict[str, int]]:
+    """Two training steps of the digits network: hash of the weights, counters."""
+    torch.manual_seed(0)
+    with bitfirst.open(url) as device, training.host_settings(threads=1):
+        net = convert(digits_resnet(), device)
+        optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        for images, labels in data.batches(data.digits().train, BATCH, seed=0, epoch=0)[:STEPS]:
+            torch.nn.functional.cross_entropy(net(images), labels).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        return training.weights_sha256(net), device.counters()
+
+
+@pytest.fixture(scope="module")
+def on_rtl() -> tuple[str, dict[str, int]]:
+    return steps("rtl")
+
+
+def test_training_steps_equal_the_golden_model(on_rtl: tuple[str, dict[str, int]]) -> None:
+    weights, counters = steps("model")
+    assert on_rtl[0] == weights
+    assert {name: on_rtl[1][name] for name in EXECUTION_COUNTERS} == {n: counters[n] for n in EXECUTION_COUNTERS}
+    assert counters["array_steps"] > 0
+
+
+def test_default_training_stays_within_its_cycles(on_rtl: tuple[str, dict[str, int]]) -> None:
+    """Training steps alone, times all steps, and a quarter more for evaluation: deterministic, so a hard limit."""
+    options = training.TrainOptions()
+    all_steps = options.epochs * len(data.batches(data.digits().train, options.batch, seed=0, epoch=0))
+    assert options.batch == BATCH and all_steps > 0
+    assert 0 < on_rtl[1]["cycles"] / STEPS * all_steps * 1.25 < MAX_TRAINING_CYCLES

@@ -1,0 +1,63 @@
+"""Element, array and engine: the cocotb benches on configurations of all kinds."""
+
+from math import ceil, log2
+
+import pytest
+from amaranth.back import rtlil
+from bitfirst_hdl.array import Array
+from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_hdl.element import DotTree, Element
+from bitfirst_hdl.engine import MatmulEngine
+from bitfirst_sim.bench import BenchError, run_bench
+
+SMALL = {"a_depth": 64, "b_depth": 64, "sum_tiles": 16}
+CONFIGURATIONS = {
+    "tiny": CONFIGS["tiny"],
+    "one_bit": ArrayConfig(slice_bits=1, lanes=16, rows=4, columns=4, **SMALL),
+    "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=4, **SMALL),
+    "tall_one_column": ArrayConfig(slice_bits=2, lanes=64, rows=8, columns=1, **SMALL),
+}
+configurations = pytest.mark.parametrize("name", CONFIGURATIONS)
+
+
+def run(component, name: str, bench: str):
+    parameters = {"config": CONFIGURATIONS[name].as_dict()}
+    return run_bench(component, f"{bench}_{name}", f"bitfirst_sim.benches.bench_{bench}", parameters=parameters)
+
+
+@configurations
+def test_element(name: str) -> None:
+    assert set(run(Element(CONFIGURATIONS[name]), name, "element").tests) == {"every_cycle", "idle_cycles"}
+
+
+@configurations
+def test_array(name: str) -> None:
+    assert set(run(Array(CONFIGURATIONS[name]), name, "array").tests) == {"every_cycle", "idle_cycles"}
+
+
+@configurations
+def test_engine(name: str) -> None:
+    tests = run(MatmulEngine(CONFIGURATIONS[name]), name, "engine").tests
+    assert len(tests) == len(set(tests)) == 6
+
+
+def test_tree_latency_is_half_its_levels() -> None:
+    for lanes in 4, 8, 16, 32, 64, 128, 256:
+        tree = DotTree(ArrayConfig(slice_bits=4, lanes=lanes, rows=16, columns=16))
+        assert tree.latency == ceil(log2(lanes) / 2)
+        rtlil.convert(tree)  # asserts that it is built so
+
+
+def test_a_wrong_lane_order_is_found(monkeypatch) -> None:
+    """The element's bench fails when the tree pairs lanes otherwise than the configuration says."""
+    monkeypatch.setattr("bitfirst_hdl.element.repeated", lambda pattern, period, width: pattern)
+    with pytest.raises(BenchError, match="chain_out"):
+        run(Element(CONFIGURATIONS["tiny"]), "tiny", "element")
+
+
+def test_a_wrong_cycle_count_is_found(monkeypatch) -> None:
+    """The engine's bench fails when the array waits a cycle longer than the configuration says."""
+    wrong = ArrayConfig.drain_cycles.fget
+    monkeypatch.setattr(ArrayConfig, "drain_cycles", property(lambda config: wrong(config) + 1))
+    with pytest.raises(BenchError, match="'stall'"):
+        run(MatmulEngine(CONFIGURATIONS["byte_one_row"]), "byte_one_row", "engine")

@@ -1,0 +1,34 @@
+"""The frame layer and the device behind a UART, in Verilog, held to their transaction models."""
+
+from dataclasses import replace
+
+import pytest
+from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.frames import FrameLink
+from bitfirst_hdl.top import UartTop, uart_divisor
+from bitfirst_sim.bench import run_bench
+
+FINGERPRINT = 0xFEDC_BA98_7654_3210
+
+
+@pytest.mark.parametrize("link_bits", [8, 16, 32, 64])
+def test_frame_link(link_bits: int) -> None:
+    config = replace(CONFIGS["tiny"], link_bits=link_bits)
+    component = FrameLink(config, sources=1)
+    parameters = {"config": config.as_dict()}
+    result = run_bench(component, "frame_link", "bitfirst_sim.benches.bench_frames", parameters=parameters)
+    assert len(result.tests) == 7
+
+
+def test_uart() -> None:
+    divisor = 8
+    component = UartTop(CONFIGS["tiny"], FINGERPRINT, divisor=divisor)
+    parameters = {"config": "tiny", "fingerprint": FINGERPRINT, "divisor": divisor}
+    result = run_bench(component, "uart", "bitfirst_sim.benches.bench_uart", parameters=parameters)
+    assert len(result.tests) == 3
+
+
+def test_uart_speed() -> None:
+    assert uart_divisor(replace(CONFIGS["tiny"], clock_khz=25_000)) == 25
+    with pytest.raises(ValueError, match="divisor = 3 must be at least 4; lower the baud rate"):
+        uart_divisor(replace(CONFIGS["tiny"], clock_khz=3_000))

@@ -1,0 +1,119 @@
+"""Requantiser and readout: the cocotb benches, the reference that they compare with, and the bench runner."""
+
+import concurrent.futures
+import shutil
+import uuid
+
+import numpy as np
+import pytest
+from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.contract import numeric
+from bitfirst_hdl.contract.packets import Rounding
+from bitfirst_hdl.readout import Readout
+from bitfirst_hdl.requantise import Hash, Requantiser
+from bitfirst_hdl.verilog import convert
+from bitfirst_sim import bench
+from bitfirst_sim.bench import BenchError, run_bench
+from bitfirst_sim.build import BuildError
+
+BENCH = "bitfirst_sim.benches.bench_requantise"
+
+
+def test_requantiser() -> None:
+    result = run_bench(Requantiser(), "requantiser", BENCH)
+    assert set(result.tests) == {"every_width", "every_shift", "back_pressure"}
+
+
+@pytest.mark.parametrize("config", ["tiny", "small"])
+def test_readout(config: str) -> None:
+    component = Readout(CONFIGS[config])
+    result = run_bench(component, "readout", "bitfirst_sim.benches.bench_readout", parameters={"config": config})
+    assert set(result.tests) == {"every_width", "latency", "one_column", "back_pressure"}
+
+
+def test_stochastic_rounding_is_unbiased() -> None:
+    """Over 2**20 elements the mean of the rounded numbers is the exact one, within 5 standard errors."""
+    count = 2**20
+    key = numeric.hash_key(seed=3, step=1, tensor=4)
+    random = mix_many(key, np.arange(count, dtype=np.uint32))
+    assert [int(value) for value in random[:200]] == [numeric.random_bits(key, index) for index in range(200)]
+    for shift in 1, 3, 9, 20, 32:
+        total = 12345678901 % 2 ** (shift + 7)
+        addend = (random >> np.uint32(32 - shift)).astype(np.int64)
+        rounded = (total + addend) >> shift
+        picked = [numeric.round_shift(total, shift, Rounding.STOCHASTIC, int(value)) for value in random[:100]]
+        assert picked == rounded[:100].tolist()
+        exact = total / 2**shift
+        fraction = exact % 1
+        tolerance = 5 * np.sqrt(fraction * (1 - fraction) / count) + 2.0**-32
+        assert set(np.unique(rounded)) <= {int(exact), int(exact) + 1}
+        assert abs(rounded.mean() - exact) < tolerance, shift
+
+
+def mix_many(key: int, index: np.ndarray) -> np.ndarray:
+    """`numeric.random_bits` for uint32 [n]."""
+    words = [np.full_like(index, key), index.copy(), np.full_like(index, numeric.HASH_INITIAL)]
+    for target, source, rotation in Hash.ROUNDS:
+        rotated = (words[source] << np.uint32(rotation)) | (words[source] >> np.uint32(32 - rotation))
+        words[target] = (words[target] ^ words[source]) - rotated
+    return words[2]
+
+
+# the bench runner
+
+
+@pytest.fixture(scope="module")
+def verilog() -> str:
+    return convert(Requantiser(), "requantiser")
+
+
+def test_a_bench_without_tests_fails(verilog) -> None:
+    with pytest.raises(BenchError, match="stopped before it wrote results"):
+        run_bench(verilog, "requantiser", "bitfirst_sim.benches.common")
+
+
+def test_a_bench_is_compiled_by_the_compiler_asked_for(verilog, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BuildError, match="CXX=no-such-compiler is not on PATH"):
+        run_bench(verilog, "requantiser", BENCH)
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$*" = "-flag --version" ] && echo 1 || { echo "asked: $*"; exit 1; }\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", f"{compiler} -flag")
+    with pytest.raises(BenchError, match="asked: -flag"):
+        run_bench(verilog, "requantiser", BENCH)
+
+
+def test_a_failing_bench_fails(verilog) -> None:
+    """The readout's bench finds none of its ports here."""
+    with pytest.raises(BenchError, match="cocotb tests failed: every_width"):
+        run_bench(verilog, "requantiser", "bitfirst_sim.benches.bench_readout", parameters={"config": "tiny"})
+
+
+def test_a_wrong_component_fails(monkeypatch) -> None:
+    """The bench sees one rotation of the hash that is off by one."""
+    monkeypatch.setattr(Hash, "ROUNDS", ((2, 1, 13), *Hash.ROUNDS[1:]))
+    with pytest.raises(BenchError, match="results: item"):
+        run_bench(Requantiser(), "requantiser", BENCH)
+
+
+def test_a_build_error_is_told(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path))
+    with pytest.raises(BenchError, match="syntax error"):
+        bench.build("module broken(a); input a; wire = ;\nendmodule\n", "broken")
+    assert not list((tmp_path / "benches").iterdir()), "a failed build leaves nothing"
+
+
+def test_builds_at_the_same_time_share_the_cache(verilog) -> None:
+    run_bench(verilog, "requantiser", BENCH)  # leaves Verilator's runtime in the cache, which saves a minute here
+    text = f"// {uuid.uuid4()}\nmodule wire_(a, b);\n  input a;\n  output b;\n  assign b = a;\nendmodule\n"
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: bench.build(text, "wire_"), range(2)))
+    try:
+        assert paths[0] == paths[1]
+        built = paths[0].stat().st_mtime_ns
+        assert bench.build(text, "wire_") == paths[0]
+        assert paths[0].stat().st_mtime_ns == built, "taken from the cache"
+    finally:
+        shutil.rmtree(paths[0].parent)

