@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from .contract.packets import WORD_BITS
+from .contract.packets import GROUP, OCTET_BITS, WORD_BITS
 
 MAX_BITS = 16  #: widest operand, both sides
 DATAPATHS = {"serial": 1}
@@ -14,6 +14,8 @@ DATAPATHS = {"serial": 1}
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
 OPERAND_CYCLES = 2  #: operand memory: block RAM and its output register
 ACCUMULATE_CYCLES = 1  #: the tree's sum to the accumulator
+LOAD_SETUP_CYCLES = 12  #: a LOAD's fields to addresses
+LOAD_TAIL_CYCLES = 6  #: last step of a LOAD to its last cell written
 SUM_CYCLES = 4  #: drained row to partial sum stored: correct, shift, add, write
 
 
@@ -29,9 +31,10 @@ class ArrayConfig:
     lanes       L, products per element and cycle (a power of two)
     rows        R, array rows (operand A)
     columns     C, array columns (operand B)
-    a_depth     rows of the A operand memory (each rows * lanes * slice_bits bits)
-    b_depth     rows of the B operand memory (each columns * lanes bits)
+    a_cells     cells of the A operand memory: one octet of one K chunk for every array row
+    b_cells     cells of the B operand memory: one octet of one K chunk for every array column
     sum_tiles   tiles of rows * columns partial sums, 48 bits each
+    store_words words of the tensor store, 8 planes of 16 elements each (16 bytes)
     rx_words    receive buffer, 64-bit words
     link_bits   width of the byte stream (8, 16, 32 or 64)
     clock_khz   nominal clock, for time stamps; no effect on behaviour
@@ -39,12 +42,13 @@ class ArrayConfig:
 
     datapath: str = "serial"
     slice_bits: int = 4
-    lanes: int = 32
+    lanes: int = 16
     rows: int = 8
-    columns: int = 8
-    a_depth: int = 512
-    b_depth: int = 1024
+    columns: int = 16
+    a_cells: int = 256
+    b_cells: int = 256
     sum_tiles: int = 64
+    store_words: int = 8192
     rx_words: int = 2048
     link_bits: int = 64
     clock_khz: int = 100_000
@@ -58,11 +62,12 @@ class ArrayConfig:
                 raise ConfigError(f"{field.name} = {value!r} must be a positive integer")
         self._one_of("slice_bits", (1, 2, 4, 8))
         self._one_of("link_bits", (8, 16, 32, 64))
-        self._power_of_two("lanes", max(4, self.slice_bits), 256)
+        self._power_of_two("lanes", GROUP, 256)
         self._power_of_two("rows", 1, 64)
         self._power_of_two("columns", 1, 64)
-        self._power_of_two("a_depth", 16, 32768)
-        self._power_of_two("b_depth", 16, 32768)
+        self._power_of_two("a_cells", 16, 4096)
+        self._power_of_two("b_cells", 16, 4096)
+        self._power_of_two("store_words", 64, 65536)
         self._power_of_two("sum_tiles", 2, 4096)
         self._power_of_two("rx_words", 1024, 32768)
         for name, bits in ("rows * lanes * slice_bits", self.a_row_bits), ("columns * lanes", self.b_row_bits):
@@ -102,6 +107,24 @@ class ArrayConfig:
         return self.b_row_bits // WORD_BITS
 
     @property
+    def slices_per_octet(self) -> int:
+        """Rows of the A memory in one cell."""
+        return OCTET_BITS // self.slice_bits
+
+    @property
+    def a_rows(self) -> int:
+        return self.a_cells * self.slices_per_octet
+
+    @property
+    def b_rows(self) -> int:
+        return self.b_cells * OCTET_BITS
+
+    @property
+    def lane_groups(self) -> int:
+        """Parts of `GROUP` lanes in one chunk."""
+        return self.lanes // GROUP
+
+    @property
     def sum_rows(self) -> int:
         return self.sum_tiles * self.rows
 
@@ -116,7 +139,7 @@ class ArrayConfig:
 
     def max_chunks(self, planes: int) -> int:
         """Most K chunks that one MATMUL can take: what both operand memories can hold."""
-        return min(self.a_depth, self.b_depth // planes)
+        return min(self.a_cells, self.b_cells // -(-planes // OCTET_BITS))
 
     @cached_property
     def accumulator_bits(self) -> int:
@@ -187,12 +210,14 @@ class ArrayConfig:
             "lanes": self.lanes,
             "rows": self.rows,
             "columns": self.columns,
-            "a_depth": self.a_depth,
-            "b_depth": self.b_depth,
+            "a_cells": self.a_cells,
+            "b_cells": self.b_cells,
             "sum_tiles": self.sum_tiles,
             "rx_words": self.rx_words,
             "features": 0,
             "clock_khz": self.clock_khz,
+            "store_words": self.store_words,
+            "reserved": 0,
             "fingerprint": fingerprint,
         }
 
@@ -200,10 +225,11 @@ class ArrayConfig:
 #: Named configurations. `tiny` and `small` compile in seconds; `slice1` and `slice8` are there to compare S.
 CONFIGS = {
     "default": ArrayConfig(),
-    "small": ArrayConfig(lanes=16, rows=4, columns=4, a_depth=256, b_depth=512, sum_tiles=32),
-    "tiny": ArrayConfig(lanes=8, rows=2, columns=8, a_depth=64, b_depth=128, sum_tiles=8, rx_words=1024),
+    "small": ArrayConfig(rows=4, columns=4, a_cells=128, b_cells=64, sum_tiles=32, store_words=2048),
+    "tiny": ArrayConfig(rows=2, columns=4, a_cells=32, b_cells=32, sum_tiles=8, store_words=512, rx_words=1024),
+    "square": ArrayConfig(lanes=32, columns=8),
     "slice1": ArrayConfig(slice_bits=1, lanes=64),
-    "slice8": ArrayConfig(slice_bits=8, lanes=16),
+    "slice8": ArrayConfig(slice_bits=8, columns=8),
 }
 
 

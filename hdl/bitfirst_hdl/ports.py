@@ -41,6 +41,89 @@ class SumRead(wiring.Signature):
         )
 
 
+class StoreRead(wiring.Signature):
+    """Reads two neighbouring words of the tensor store, in lockstep with whoever asks.
+
+    enable  out(1)   the memory takes a step: it takes `word`, and gives `data` of the request two steps before
+    word    out      first of the two words
+    ready   in(1)    the memory can take a step; `enable` only while high (block RAM: always)
+    data    in(128) x 2  the words: index 0 the one with an even number, index 1 the one with an odd number. Of the words
+                         `word` and `word` + 1, that is; behind the last word comes the first
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        super().__init__(
+            {
+                "enable": Out(1),
+                "word": Out(range(config.store_words)),
+                "ready": In(1),
+                "data": In(packets.GROUP * packets.OCTET_BITS).array(2),
+            }
+        )
+
+
+class CellWrite(wiring.Signature):
+    """Writes one octet of one chunk of one vector into an operand memory; taken in the cycle in which `valid` is high.
+
+    valid   out(1)
+    cell    out
+    vector  out          array row (A) or column (B)
+    part    out          A: which slice of the octet this cycle writes (0 = most significant); B: 0, all at once
+    groups  out(L / 16)  which groups of 16 lanes are written
+    data    out(L) x 8   planes, index i of weight 2**i; bit e is element e of the chunk
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        super().__init__(
+            {
+                "valid": Out(1),
+                "cell": Out(range(max(config.a_cells, config.b_cells))),
+                "vector": Out(range(max(config.rows, config.columns))),
+                "part": Out(range(config.slices_per_octet)),
+                "groups": Out(config.lane_groups),
+                "data": Out(config.lanes).array(packets.OCTET_BITS),
+            }
+        )
+
+
+class TensorPlace(data.Struct):
+    """A tensor as the gather unit needs it; a slot without one has `octets` = 0.
+
+    word         first store word
+    octet_words  store words from one octet to the next
+    octets       1 or 2
+    n, h         images and rows
+    c            elements of a pixel
+    row, image   elements of an image row (w * c) and of an image (h * w * c)
+    """
+
+    word: 16
+    octet_words: 16
+    octets: 2
+    n: 16
+    h: 16
+    c: 16
+    row: 16
+    image: 16
+
+
+class GatherJob(data.Struct):
+    """One LOAD with fields already checked, and its tensor."""
+
+    load: packets.Load
+    tensor: TensorPlace
+
+
+class GatherEvents(wiring.Signature):
+    """What the gather unit did in this cycle, for the counters.
+
+    busy, fetch_a, fetch_b  out(1) each; a fetch is one read of the store
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"busy": Out(1), "fetch_a": Out(1), "fetch_b": Out(1)})
+
+
 class EngineEvents(wiring.Signature):
     """What the array did in this cycle, for the counters.
 

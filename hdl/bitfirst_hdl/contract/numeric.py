@@ -74,4 +74,4 @@ def requantise(
 
 def container_bits(bits: int) -> int:
     """Width that a `bits`-bit number takes on the link."""
-    return next(width for width in (8, 16, 32, 64) if bits <= width)
+    return bits if bits == 64 else -(-bits // 4) * 4

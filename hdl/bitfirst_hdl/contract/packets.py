@@ -11,7 +11,7 @@ The structs here are the only definition: the gateware views its signals through
 
 from amaranth.lib import data, enum
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 
@@ -19,6 +19,11 @@ SYNC = 0xB17F  #: first 16 bits of each frame, both directions
 COMMAND_WORDS = 4
 MAX_DATA_WORDS = 512  #: data words in one frame, both directions
 MAX_PAYLOAD_WORDS = COMMAND_WORDS + MAX_DATA_WORDS
+
+GROUP = 16  #: elements side by side in one store word
+OCTET_BITS = 8  #: planes in one store word: bits 8 * i + 7 .. 8 * i of the elements
+STORE_WORD_WORDS = GROUP * OCTET_BITS // WORD_BITS  #: 64-bit words in one store word
+TENSOR_SLOTS = 16  #: tensor descriptors that the device holds
 
 
 class Header(data.Struct):
@@ -52,6 +57,8 @@ class Opcode(enum.IntEnum, shape=8):
     SYNC = 6
     PING = 7
     RESET = 8
+    TENSOR = 9
+    LOAD = 10
 
 
 class Status(enum.IntEnum, shape=8):
@@ -67,14 +74,18 @@ class Status(enum.IntEnum, shape=8):
 
 class Space(enum.IntEnum, shape=8):
     REGISTERS = 0  # read only; identity block from address 0, one word per address
-    A = 1  # operand A, write only; row = lanes of all array rows, one slice
-    B = 2  # operand B, write only; row = lanes of all array columns, one plane
+    STORE = 1  # the tensor store, write only; row = one store word: 8 planes of `GROUP` elements
     SUMS = 3  # partial sums; row = one array row of one tile, one 48-bit sum per column
 
 
 class Rounding(enum.IntEnum, shape=2):
     NEAREST_EVEN = 0
     STOCHASTIC = 1
+
+
+class Target(enum.IntEnum, shape=1):
+    A = 0  # rows of the array, parallel slices
+    B = 1  # columns of the array, serial planes
 
 
 class Phase(enum.IntEnum, shape=8):
@@ -88,9 +99,12 @@ class Phase(enum.IntEnum, shape=8):
 class Write(data.Struct):
     """Store data words, two-dimensionally: `rows` memory rows from `row`, in each `words` words from `word`.
 
-    Data: rows * words words, row by row. Operand rows are (rows or columns) * lane bits wide, cut in 64-bit
-    words; a SUMS row has one word per column, its low 48 bits the sum (row = tile * array rows + array row).
-    Waits while a running MATMUL still reads the same operand rows (or, for SUMS, while anything runs).
+    Data: rows * words words, row by row.
+
+    STORE: bit e + 16 * i of a store word is bit i of element e, so its 64-bit word 0 has the low four bits of its 16
+    elements, word 1 the high four: a tensor of at most 4 bits needs word 0 alone. Waits while a LOAD reads a tensor
+    that overlaps the rows. SUMS: one word per column, its low 48 bits the sum (row = tile * array rows + array row);
+    waits while anything computes.
     """
 
     opcode: 8
@@ -104,16 +118,96 @@ class Write(data.Struct):
     reserved2: 64
 
 
+class Tensor(data.Struct):
+    """Describe a tensor [n, h, w, c] in the store, for LOAD. `bits` = 0 forgets the slot's tensor instead.
+
+    Element ((i * h + y) * w + x) * c + j, in the first octet of planes (bits 7 .. 0 if `bits` <= 8, else 15 .. 8),
+    lies in store word `word` + index // 16, element index % 16 of it; the second octet (bits 7 .. 0) of more than 8
+    bits follows `octet_words` = ceil(n * h * w * c / 16) words later. Values are two's complement, extended by sign
+    (or zeros) up to a multiple of the slice width S. The device uses `word`, `bits` and the shape; `signed`,
+    `exponent`, `split` and `layout` (0) are kept for the host.
+
+    A slot may be described anew. Refused: a zero in the shape, n * h, w * c or h * w * c above 65535, an end behind
+    the store, an overlap with the tensor of another slot.
+    """
+
+    opcode: 8
+    slot: 8
+    bits: 8
+    signed: 1
+    layout: 7
+    exponent: 16
+    split: 8
+    reserved0: 8
+    word: 32
+    n: 16
+    c: 16
+    h: 16
+    w: 16
+    reserved1: 32
+    reserved2: 64
+
+
+class Load(data.Struct):
+    """Gather part of a tensor into operand cells.
+
+    Positions count through (n, y, x), x fastest; with `n_fast` through (y, x, n), n fastest. Position (i, Y, X), Y
+    below `y_count`, X below `x_count`, stands at row y_start + Y * y_step and pixel x_start + X * x_step of image i;
+    starts and steps are signed. The load takes `positions` of them from (`n_first`, `y_first`, `x_first`) on.
+    Taps count through (line, place), place fastest and below `run`: tap (t, o) of a position at (i, y, x) is the
+    element x * c + o of image row y + t of image i, or 0 where that row or element or image is not in the tensor. The
+    load takes `taps` of them from (`line_first`, `place_first`) on.
+
+    along (`across` = 0): vectors are positions, lanes are taps. `across`: vectors are taps, lanes are positions.
+    `target` A: vectors are rows of the array, in tiles of R; B: columns, in tiles of C. Lanes are cut in chunks of L.
+    What is missing in the last tile or chunk is filled with zeros.
+
+    One cell is one chunk of one octet of one tile's vectors. Vector v, chunk k of octet o (0 = most significant) goes
+    to cell `cell` + (v // tile * octets + o) * chunks + k. `flip` (A alone): bit s inverts the top bit of slice s
+    (0 = most significant, 8 / S of them in an octet) of every element, zeros too: two's complement to offset binary.
+
+    Runs beside later commands; waits for the LOAD before it, and for a MATMUL that reads the cells. How many cycles it
+    takes is said in `bitfirst_hdl.gather`.
+    """
+
+    opcode: 8
+    slot: 4
+    target: Target
+    across: 1
+    n_fast: 1
+    reserved0: 1
+    flip: 16
+    y_start: 16
+    x_start: 16
+    y_step: 8
+    x_step: 8
+    y_count: 16
+    x_count: 16
+    n_first: 16
+    y_first: 16
+    x_first: 16
+    positions: 16
+    line_first: 8
+    reserved1: 8
+    place_first: 16
+    run: 16
+    taps: 16
+    cell: 16
+
+
 class Matmul(data.Struct):
     """Multiply row_tiles x col_tiles tiles over `chunks` K chunks of L lanes into partial sums.
 
-    Slice s (0 = most significant) of row tile i, chunk k is A row a_row + (i * slices + s) * chunks + k.
-    Plane p (0 = most significant) of column tile j, chunk k is B row b_row + (j * planes + p) * chunks + k.
+    Row tile i occupies the A cells a_cell + (i * a_octets + o) * chunks + k, column tile j the B cells
+    b_cell + (j * b_octets + o) * chunks + k, as LOAD fills them. Used are `slices` slices from `a_first` on (0 = the
+    most significant of octet 0, 8 / S in each octet), and `planes` planes from `b_first` on (8 in each octet).
     Tile (i, j) adds to (or, without `accumulate`, replaces) sum tile sum_tile + i * col_tiles + j.
 
-    Bit s of `a_offset`: digits of slice s are stored in offset binary (digit + 2**(S-1)), so signed.
-    Bit p of `b_negative`: plane p counts negative. Weights: slice s 2**(S*(slices-1-s)), plane p
-    2**(planes-1-p). Plain two's complement A: a_offset = 1 if signed else 0; B: b_negative likewise.
+    Bit s of `a_offset`: digits of used slice s are in offset binary (digit + 2**(S-1)), so signed. Bit p of
+    `b_negative`: used plane p counts negative. Weights: slice s 2**(S*(slices-1-s)), plane p 2**(planes-1-p). Plain
+    two's complement A: a_offset = 1 if signed else 0, and LOAD's `flip` = 1 << a_first; B: b_negative likewise.
+
+    Waits for the MATMUL before it, for a LOAD that fills the cells, and for a READ of the sums.
     """
 
     opcode: 8
@@ -127,9 +221,13 @@ class Matmul(data.Struct):
     row_tiles: 16
     col_tiles: 16
     sum_tile: 16
-    a_row: 16
-    b_row: 16
-    reserved1: 32
+    a_cell: 16
+    b_cell: 16
+    a_octets: 4
+    b_octets: 4
+    a_first: 8
+    b_first: 8
+    reserved1: 8
     reserved2: 64
 
 
@@ -139,9 +237,10 @@ class Read(data.Struct):
     SUMS: elements come tile by tile, row-major, only the first `rows` rows and `cols` columns of each tile.
     `bits` = 64 gives the sum as it is, one word each. `bits` = 2 .. 32 requantises (see `numeric`) with
     `multiplier`, `shift`, `rounding`, saturates to `bits` (`signed` or not) and packs into containers of
-    8, 16 or 32 bits, the smallest that holds `bits`; least significant first, zeros after the last.
+    a multiple of 4 bits, the smallest that holds `bits`, without gaps; least significant first, zeros after the last.
     Stochastic rounding hashes (`key`, index + tile * C * col_stride + row * row_stride + col * col_stride),
-    modulo 2**32, where tile counts from 0 in this command. Waits for every earlier MATMUL.
+    modulo 2**32, where tile counts from 0 in this command. Waits for the READ before it, and for a MATMUL that computes
+    these tiles.
     """
 
     opcode: 8
@@ -222,4 +321,6 @@ COMMANDS = {
     Opcode.SYNC: Plain,
     Opcode.PING: Ping,
     Opcode.RESET: Plain,
+    Opcode.TENSOR: Tensor,
+    Opcode.LOAD: Load,
 }

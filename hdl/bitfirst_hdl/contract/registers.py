@@ -17,16 +17,18 @@ class Identity(data.Struct):
     lanes: 16  # L
     rows: 8  # R
     columns: 8  # C
-    a_depth: 16
-    b_depth: 16
+    a_cells: 16
+    b_cells: 16
     sum_tiles: 16
     rx_words: 16
     features: 32
     clock_khz: 32
+    store_words: 32
+    reserved: 32
     fingerprint: 64
 
 
-IDENTITY_WORDS = 5
+IDENTITY_WORDS = 6
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ COUNTERS = (
     Counter("tx_words", "arrival", "words", "Words sent on the link."),
     Counter("frame_errors", "arrival", "frames", "Frames dropped for a wrong CRC-32."),
     Counter("sequence_errors", "arrival", "frames", "Frames dropped for their sequence number."),
+    Counter("load_wait_cycles", "arrival", "cycles", "Cycles in which the array waited for a LOAD under way."),
+    Counter("read_wait_cycles", "arrival", "cycles", "Cycles in which the array waited for a READ under way."),
     Counter("commands", "execution", "commands", "Commands executed, refused ones and this one included."),
     Counter("faults", "execution", "commands", "Commands refused with an error status."),
     Counter("matmuls", "execution", "commands", "MATMULs executed."),
@@ -57,6 +61,10 @@ COUNTERS = (
     Counter("array_steps", "execution", "cycles", "Cycles in which the array took one slice word and one plane word."),
     Counter("stall_cycles", "execution", "cycles", "Cycles in which the array waited for its shadow registers."),
     Counter("serial_ones", "execution", "bits", "One bits among the B planes fed, summed over columns and steps."),
+    Counter("loads", "execution", "commands", "LOADs executed."),
+    Counter("load_cycles", "execution", "cycles", "Cycles from the start of each LOAD to its last cell written."),
+    Counter("fetches_a", "execution", "reads", "Reads of the store for operand A, two store words each."),
+    Counter("fetches_b", "execution", "reads", "Reads of the store for operand B, two store words each."),
     Counter("words_written", "execution", "words", "Data words stored by WRITE."),
     Counter("elements_read", "execution", "elements", "Sums sent by READ."),
     Counter("saturated", "execution", "elements", "Requantised elements that were clipped."),
