@@ -172,9 +172,9 @@ def test_refused_command_names_itself_and_the_device_goes_on(rtl: BoardDevice) -
     ("change", "message"),
     [
         ({"magic": 0}, "no Bitfirst device"),
-        ({"contract_version": 0}, "contract version 0, this software 1; rebuild the bitstream"),
-        ({"contract_version": 9}, "contract version 9, this software 1; update this software"),
-        ({"lanes": 16}, "built with lanes 16 instead of 8; rebuild the bitstream"),
+        ({"contract_version": 0}, "contract version 0, this software 2; rebuild the bitstream"),
+        ({"contract_version": 9}, "contract version 9, this software 2; update this software"),
+        ({"lanes": 32}, "built with lanes 32 instead of 16; rebuild the bitstream"),
         ({"datapath": 77}, "update the software"),
     ],
 )

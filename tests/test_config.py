@@ -1,10 +1,12 @@
 """Array configurations: bad ones give one line that names the mend; what follows from good ones."""
 
 from dataclasses import replace
+from math import ceil
 
 import pytest
 from bitfirst_hdl.config import CONFIGS, MAX_BITS, ArrayConfig, ConfigError, load
 from bitfirst_hdl.contract import codec
+from bitfirst_hdl.contract.packets import OCTET_BITS
 from bitfirst_hdl.contract.registers import IDENTITY_WORDS, MAGIC, Identity
 
 BAD_VALUES = [
@@ -19,18 +21,21 @@ BAD_VALUES = [
     ({"slice_bits": 3}, "one of 1, 2, 4, 8"),
     ({"slice_bits": 16}, "one of 1, 2, 4, 8"),
     ({"link_bits": 24}, "one of 8, 16, 32, 64"),
-    ({"lanes": 24}, "power of two, 4 .. 256"),
-    ({"lanes": 512}, "power of two, 4 .. 256"),
-    ({"lanes": 4, "slice_bits": 8}, "power of two, 8 .. 256"),
+    ({"lanes": 24}, "power of two, 16 .. 256"),
+    ({"lanes": 512}, "power of two, 16 .. 256"),
+    ({"lanes": 8}, "power of two, 16 .. 256"),
     ({"rows": 3}, "power of two, 1 .. 64"),
     ({"rows": 128}, "power of two, 1 .. 64"),
     ({"columns": 5}, "power of two, 1 .. 64"),
     ({"columns": 128}, "power of two, 1 .. 64"),
-    ({"a_depth": 8}, "power of two, 16 .. 32768"),
-    ({"b_depth": 65536}, "power of two, 16 .. 32768"),
+    ({"a_cells": 8}, "power of two, 16 .. 4096"),
+    ({"b_cells": 8192}, "power of two, 16 .. 4096"),
+    ({"store_words": 96}, "power of two, 64 .. 65536"),
+    ({"store_words": 32}, "power of two, 64 .. 65536"),
+    ({"store_words": 131072}, "power of two, 64 .. 65536"),
     ({"sum_tiles": 1}, "power of two, 2 .. 4096"),
     ({"rx_words": 512}, "power of two, 1024 .. 32768"),
-    ({"rows": 1, "lanes": 4, "columns": 16}, "multiple of 64"),
+    ({"rows": 1, "slice_bits": 1}, "multiple of 64"),
     ({"columns": 1, "lanes": 32}, "multiple of 64"),
     ({"rows": 64, "lanes": 256, "slice_bits": 8}, "at most"),
     ({"rows": 64, "sum_tiles": 4096}, "lower sum_tiles"),
@@ -117,13 +122,22 @@ def test_identity_holds_every_configuration(name) -> None:
     fields = codec.decode(Identity, words)
     assert fields["magic"] == MAGIC
     assert bytes.fromhex(f"{fields['magic']:x}")[::-1] == b"BITFIRST"
-    for key in "slice_bits", "lanes", "rows", "columns", "a_depth", "b_depth", "sum_tiles", "rx_words", "clock_khz":
+    sizes = "slice_bits", "lanes", "rows", "columns", "a_cells", "b_cells", "sum_tiles", "store_words", "rx_words"
+    for key in *sizes, "clock_khz":
         assert fields[key] == getattr(config, key)
 
 
 def test_identity_holds_the_largest_values() -> None:
     largest = ArrayConfig(
-        slice_bits=1, lanes=256, rows=64, columns=64, a_depth=32768, b_depth=32768, sum_tiles=1024, rx_words=32768
+        slice_bits=1,
+        lanes=256,
+        rows=64,
+        columns=64,
+        a_cells=4096,
+        b_cells=4096,
+        sum_tiles=1024,
+        store_words=65536,
+        rx_words=32768,
     )
     codec.encode(Identity, **largest.identity())
 
@@ -139,6 +153,21 @@ def test_accumulators_hold_the_longest_pass(name) -> None:
     config = CONFIGS[name]
     for planes in range(1, MAX_BITS + 1):
         chunks = config.max_chunks(planes)
-        assert chunks * planes <= config.b_depth and chunks <= config.a_depth
+        assert chunks * ceil(planes / OCTET_BITS) <= config.b_cells and chunks <= config.a_cells
         largest = (2**config.slice_bits - 1) * (2**planes - 1) * config.lanes * chunks
         assert largest < 2 ** (config.accumulator_bits - 1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_operand_rows_hold_the_cells(name) -> None:
+    config = CONFIGS[name]
+    assert config.a_rows * config.a_row_bits == config.a_cells * config.rows * config.lanes * OCTET_BITS
+    assert config.b_rows * config.b_row_bits == config.b_cells * config.columns * config.lanes * OCTET_BITS
+
+
+def test_cycles_of_a_matmul() -> None:
+    """Two set-up cycles, one per step, and waits for the shadow registers between passes shorter than R."""
+    config = CONFIGS["default"]
+    assert config.matmul_cycles(slices=2, planes=8, chunks=9, row_tiles=3, col_tiles=4) == 2 + 2 * 8 * 9 * 12
+    assert config.stall_cycles(slices=2, planes=3, chunks=1, row_tiles=1, col_tiles=4) == 7 * 5
+    assert config.matmul_cycles(slices=2, planes=3, chunks=1, row_tiles=1, col_tiles=4) == 2 + 8 * 3 + 7 * 5

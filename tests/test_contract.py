@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bitfirst_hdl.contract import codec, numeric, packets, registers, render
-from bitfirst_hdl.contract.packets import Opcode, Rounding, Space
+from bitfirst_hdl.contract.packets import Opcode, Rounding, Space, Target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,18 +115,102 @@ def test_counters_are_named_once() -> None:
 
 GOLDEN_WRITE = bytes.fromhex(
     "7fb1068002015b29"  # header: sync, length 6, restart, sequence 0x0102, check
-    "0101020003000100"  # WRITE to A, 2 rows from word 3, 1 word each
+    "0101020001000100"  # WRITE to STORE, 2 rows from word 1, 1 word each
     "0500000000000000"  # from row 5
     "0000000000000000"
     "0000000000000000"
     "efcdab8967452301"  # row 5
     "1032547698badcfe"  # row 6
-    "10a9553c00000000"  # trailer: CRC-32
+    "d4d9056800000000"  # trailer: CRC-32
 )
 
 
+GOLDEN_COMMANDS = {
+    Opcode.TENSOR: (
+        {
+            "slot": 3,
+            "bits": 12,
+            "signed": 1,
+            "exponent": 0xFFFC,
+            "split": 4,
+            "word": 0x1234,
+            "n": 2,
+            "c": 5,
+            "h": 7,
+            "w": 9,
+        },
+        (
+            "09030c01fcff0400"  # slot, bits, signed and layout, exponent, split
+            "3412000002000500"  # word, n, c
+            "0700090000000000"  # h, w
+            "0000000000000000"
+        ),
+    ),
+    Opcode.LOAD: (
+        {
+            "slot": 3,
+            "target": Target.B,
+            "n_fast": 1,
+            "flip": 0x8001,
+            "y_start": 0xFFFF,
+            "x_start": 0xFFFE,
+            "y_step": 2,
+            "x_step": 0xFF,
+            "y_count": 7,
+            "x_count": 8,
+            "n_first": 1,
+            "y_first": 5,
+            "x_first": 6,
+            "positions": 0x0304,
+            "line_first": 9,
+            "place_first": 10,
+            "run": 11,
+            "taps": 12,
+            "cell": 0x0D0E,
+        },
+        (
+            "0a530180fffffeff"  # slot, target, n_fast; flip, y_start, x_start
+            "02ff070008000100"  # y_step, x_step, y_count, x_count, n_first
+            "0500060004030900"  # y_first, x_first, positions, line_first
+            "0a000b000c000e0d"  # place_first, run, taps, cell
+        ),
+    ),
+    Opcode.MATMUL: (
+        {
+            "accumulate": 1,
+            "slices": 2,
+            "planes": 3,
+            "a_offset": 0x0102,
+            "b_negative": 0x0304,
+            "chunks": 4,
+            "row_tiles": 5,
+            "col_tiles": 6,
+            "sum_tile": 7,
+            "a_cell": 8,
+            "b_cell": 9,
+            "a_octets": 1,
+            "b_octets": 2,
+            "a_first": 10,
+            "b_first": 11,
+        },
+        (
+            "0301020302010403"  # accumulate, slices, planes, a_offset, b_negative
+            "0400050006000700"  # chunks, row_tiles, col_tiles, sum_tile
+            "08000900210a0b00"  # a_cell, b_cell, octets, a_first, b_first
+            "0000000000000000"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("opcode", GOLDEN_COMMANDS)
+def test_golden_commands(opcode) -> None:
+    fields, golden = GOLDEN_COMMANDS[opcode]
+    assert to_bytes(codec.encode(packets.COMMANDS[opcode], opcode=opcode, **fields)).hex() == golden
+
+
 def test_golden_bytes() -> None:
-    command = codec.encode(packets.Write, opcode=Opcode.WRITE, space=Space.A, rows=2, word=3, words=1, row=5)
+    command = codec.encode(packets.Write, opcode=Opcode.WRITE, space=Space.STORE, rows=2, word=1, words=1, row=5)
     payload = [*command, 0x0123456789ABCDEF, 0xFEDCBA9876543210]
     fields = {"sync": packets.SYNC, "length": len(payload), "restart": 1, "sequence": 0x0102}
     check = zlib.crc32(to_bytes(codec.encode(packets.Header, **fields))[:6]) & 0xFFFF
@@ -139,7 +223,7 @@ def test_the_driver_sends_the_golden_bytes() -> None:
     from bitfirst.link import encode_frame
 
     data = np.array([0x0123456789ABCDEF, 0xFEDCBA9876543210], dtype=np.uint64)
-    command = Command(Opcode.WRITE, {"space": Space.A, "rows": 2, "word": 3, "words": 1, "row": 5}, data)
+    command = Command(Opcode.WRITE, {"space": Space.STORE, "rows": 2, "word": 1, "words": 1, "row": 5}, data)
     assert encode_frame(command.payload(), 0x0102, restart=True) == GOLDEN_WRITE
 
 
@@ -217,7 +301,17 @@ def test_zero_is_exact(multiplier, shift, rounding, bits, signed, random) -> Non
 def test_limits() -> None:
     assert numeric.limits(8, True) == (-127, 127)
     assert numeric.limits(8, False) == (0, 255)
-    assert [numeric.container_bits(bits) for bits in (2, 8, 9, 16, 17, 32, 64)] == [8, 8, 16, 16, 32, 32, 64]
+    assert [numeric.container_bits(bits) for bits in (2, 4, 5, 8, 9, 17, 31, 32, 64)] == [
+        4,
+        4,
+        8,
+        8,
+        12,
+        20,
+        32,
+        32,
+        64,
+    ]
 
 
 # hash

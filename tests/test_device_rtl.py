@@ -11,4 +11,4 @@ def test_device() -> None:
     component = Core(CONFIGS["tiny"], FINGERPRINT)
     parameters = {"config": "tiny", "fingerprint": FINGERPRINT}
     result = run_bench(component, "core", "bitfirst_sim.benches.bench_device", parameters=parameters)
-    assert len(result.tests) == 6
+    assert len(result.tests) == 9

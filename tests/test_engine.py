@@ -10,12 +10,13 @@ from bitfirst_hdl.element import DotTree, Element
 from bitfirst_hdl.engine import MatmulEngine
 from bitfirst_sim.bench import BenchError, run_bench
 
-SMALL = {"a_depth": 64, "b_depth": 64, "sum_tiles": 16}
+SMALL = {"a_cells": 32, "b_cells": 32, "sum_tiles": 16, "store_words": 64}
 CONFIGURATIONS = {
     "tiny": CONFIGS["tiny"],
     "one_bit": ArrayConfig(slice_bits=1, lanes=16, rows=4, columns=4, **SMALL),
     "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=4, **SMALL),
     "tall_one_column": ArrayConfig(slice_bits=2, lanes=64, rows=8, columns=1, **SMALL),
+    "wide_one_row": ArrayConfig(slice_bits=2, lanes=32, rows=1, columns=16, **SMALL),
 }
 configurations = pytest.mark.parametrize("name", CONFIGURATIONS)
 
@@ -38,11 +39,11 @@ def test_array(name: str) -> None:
 @configurations
 def test_engine(name: str) -> None:
     tests = run(MatmulEngine(CONFIGURATIONS[name]), name, "engine").tests
-    assert len(tests) == len(set(tests)) == 6
+    assert len(tests) == len(set(tests)) == 8
 
 
 def test_tree_latency_is_half_its_levels() -> None:
-    for lanes in 4, 8, 16, 32, 64, 128, 256:
+    for lanes in 16, 32, 64, 128, 256:
         tree = DotTree(ArrayConfig(slice_bits=4, lanes=lanes, rows=16, columns=16))
         assert tree.latency == ceil(log2(lanes) / 2)
         rtlil.convert(tree)  # asserts that it is built so

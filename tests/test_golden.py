@@ -18,7 +18,7 @@ from bitfirst.quantised import Quantised
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract import numeric as contract
-from bitfirst_hdl.contract.packets import Opcode, Phase, Rounding, Space, Status
+from bitfirst_hdl.contract.packets import Opcode, Phase, Rounding, Space, Status, Target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -78,29 +78,27 @@ def test_ties_and_carries_at_every_shift() -> None:
 
 
 # packing, read back by the documented place of each bit
-@pytest.mark.parametrize("name", ["tiny", "default", "slice1", "slice8"])
 @pytest.mark.parametrize("signed", [False, True])
-def test_packed_operands_lie_where_the_array_looks(name: str, signed: bool) -> None:
-    config, generator = CONFIGS[name], np.random.default_rng(1)
-    lanes = [config.lane_of_bit(element) for element in range(config.lanes)]
-    for bits in range(1, 17):
-        depth = 2 * config.lanes + 3
-        a = random_integers(generator, (config.rows + 1, depth), bits, signed)
-        b = random_integers(generator, (config.columns + 1, depth), bits, signed)
-        size = config.slice_bits
-        slices = -(-bits // size)
-        a_bits = np.unpackbits(packing.pack_a(config, a, bits, signed).view(np.uint8), axis=-1, bitorder="little")
-        digits = a_bits.reshape(2, slices, 3, config.rows, config.lanes, size) @ (1 << np.arange(size))
-        if signed:
-            digits[:, 0] -= 1 << (size - 1)
-        read = np.tensordot(1 << size * np.arange(slices)[::-1], digits, axes=(0, 1))[..., lanes]
-        assert np.array_equal(read.swapaxes(1, 2).reshape(2 * config.rows, -1)[: config.rows + 1, :depth], a)
-        assert not read.swapaxes(1, 2).reshape(2 * config.rows, -1)[config.rows + 1 :].any()
-        b_bits = np.unpackbits(packing.pack_b(config, b, bits).view(np.uint8), axis=-1, bitorder="little")
-        weights = 1 << np.arange(bits)[::-1]
-        weights[0] *= -1 if signed else 1
-        read = np.tensordot(weights, b_bits.reshape(2, bits, 3, config.columns, config.lanes), axes=(0, 1))
-        assert np.array_equal(read.swapaxes(1, 2).reshape(2 * config.columns, -1)[: config.columns + 1, :depth], b)
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_packed_tensors_lie_where_the_device_looks(bits: int, signed: bool) -> None:
+    generator = np.random.default_rng(bits)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    for shape in ((1,), (2, 8), (3, 5, 7), (16, 1, 1)):
+        values = generator.integers(low, high, shape, endpoint=True)
+        narrow = next(
+            kind for kind in (np.int8, np.uint8, np.int16, np.uint16) if np.array_equal(values.astype(kind), values)
+        )
+        for kind in (np.int64, np.int32, narrow):
+            words = packing.pack_store(values.astype(kind), bits)
+            octets, count = -(-bits // 8), -(-values.size // 16)
+            assert (words.dtype, words.shape) == (np.uint64, (octets, count, 2))
+            for index in range(count * 16):
+                value = int(values.reshape(-1)[index]) if index < values.size else 0
+                for octet in range(octets):
+                    word = sum(int(words[octet, index // 16, half]) << 64 * half for half in range(2))
+                    code = sum((word >> (index % 16 + 16 * bit) & 1) << bit for bit in range(8))
+                    assert code == value >> 8 * (octets - 1 - octet) & 0xFF
+            assert np.array_equal(packing.unpack_store(words, values.size, signed), values.reshape(-1))
 
 
 # operations
@@ -277,99 +275,190 @@ def test_identity_and_ping() -> None:
     assert (status, token.tolist()) == (Status.OK, [2**64 - 1])
 
 
+TENSOR = {"slot": 3, "bits": 9, "word": 10, "n": 2, "h": 2, "w": 3, "c": 4}  # two octets of three words
+LOAD = {"slot": 3, "positions": 2, "taps": 4, "run": 4, "y_count": 1, "x_count": 2, "x_step": 1}
+MATMUL = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "a_octets": 1, "b_octets": 1}
+READ = {"space": Space.SUMS, "bits": 64, "rows": 1, "cols": 1, "count": 1}
+ROW = np.arange(1, 3, dtype=np.uint64)
+STORE_ROW = {"space": Space.STORE, "rows": 1, "words": 2, "row": 3}
+
+
+def done(device: GoldenDevice, opcode: Opcode, fields: dict[str, int], data: np.ndarray | None = None) -> np.ndarray:
+    status, words = device.execute(Command(opcode, fields) if data is None else Command(opcode, fields, data))
+    assert status == Status.OK, (opcode, fields)
+    return words
+
+
+def memories(device: GoldenDevice) -> list[np.ndarray]:
+    return [device.store.copy(), *(cells.copy() for cells in device.cells.values()), device.sums.copy()]
+
+
 def test_refused_commands_change_nothing_but_two_counters() -> None:
     device = golden()
-    row = np.arange(TINY.a_row_words, dtype=np.uint64)
-    place = {"space": Space.A, "rows": 1, "words": TINY.a_row_words, "row": 3}
-    assert device.execute(Command(Opcode.WRITE, place, row))[0] == Status.OK
-    before = {space: memory.copy() for space, memory in device.memories.items()}
-    read = {"space": Space.SUMS, "bits": 64, "rows": 1, "cols": 1, "count": 1}
-    matmul = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1}
+    done(device, Opcode.WRITE, STORE_ROW, ROW)
+    done(device, Opcode.TENSOR, TENSOR)
+    done(device, Opcode.TENSOR, TENSOR | {"slot": 4, "bits": 8, "word": 16})
+    before, tensors = memories(device), dict(device.tensors)
     refused = [
-        (Status.BAD_SPACE, Command(Opcode.WRITE, place | {"space": Space.REGISTERS}, row)),
-        (Status.BAD_LENGTH, Command(Opcode.WRITE, place | {"rows": 2}, row)),
-        (Status.BAD_LENGTH, Command(Opcode.SYNC, {}, row)),
-        (Status.BAD_RANGE, Command(Opcode.WRITE, place | {"row": TINY.a_depth}, row)),
-        (Status.BAD_RANGE, Command(Opcode.WRITE, place | {"word": 1}, row)),
-        (Status.BAD_VALUE, Command(Opcode.WRITE, place | {"reserved1": 1}, row)),
-        (Status.BAD_SPACE, Command(Opcode.READ, read | {"space": Space.B})),
-        (Status.BAD_VALUE, Command(Opcode.READ, read | {"bits": 33})),
-        (Status.BAD_VALUE, Command(Opcode.READ, read | {"shift": 64})),
-        (Status.BAD_RANGE, Command(Opcode.READ, read | {"cols": TINY.columns + 1})),
-        (Status.BAD_RANGE, Command(Opcode.READ, read | {"first": TINY.sum_tiles})),
-        (Status.BAD_RANGE, Command(Opcode.READ, {"space": Space.REGISTERS, "first": 1, "count": 5})),
-        (Status.BAD_VALUE, Command(Opcode.MATMUL, matmul | {"slices": 5})),
-        (Status.BAD_VALUE, Command(Opcode.MATMUL, matmul | {"a_offset": 2})),
-        (Status.BAD_VALUE, Command(Opcode.MATMUL, matmul | {"b_negative": 2})),
-        (Status.BAD_RANGE, Command(Opcode.MATMUL, matmul | {"chunks": 0})),
-        (Status.BAD_RANGE, Command(Opcode.MATMUL, matmul | {"a_row": TINY.a_depth})),
-        (Status.BAD_RANGE, Command(Opcode.MATMUL, matmul | {"b_row": TINY.b_depth})),
-        (Status.BAD_RANGE, Command(Opcode.MATMUL, matmul | {"sum_tile": TINY.sum_tiles})),
+        (Status.BAD_SPACE, Command(Opcode.WRITE, STORE_ROW | {"space": Space.REGISTERS}, ROW)),
+        (Status.BAD_SPACE, Command(Opcode.WRITE, STORE_ROW | {"space": 2}, ROW)),
+        (Status.BAD_LENGTH, Command(Opcode.WRITE, STORE_ROW | {"rows": 2}, ROW)),
+        (Status.BAD_LENGTH, Command(Opcode.SYNC, {}, ROW)),
+        (Status.BAD_RANGE, Command(Opcode.WRITE, STORE_ROW | {"row": TINY.store_words}, ROW)),
+        (Status.BAD_RANGE, Command(Opcode.WRITE, STORE_ROW | {"word": 1}, ROW)),
+        (Status.BAD_VALUE, Command(Opcode.WRITE, STORE_ROW | {"reserved1": 1}, ROW)),
+        (Status.BAD_SPACE, Command(Opcode.READ, READ | {"space": Space.STORE})),
+        (Status.BAD_VALUE, Command(Opcode.READ, READ | {"bits": 33})),
+        (Status.BAD_VALUE, Command(Opcode.READ, READ | {"shift": 64})),
+        (Status.BAD_RANGE, Command(Opcode.READ, READ | {"cols": TINY.columns + 1})),
+        (Status.BAD_RANGE, Command(Opcode.READ, READ | {"first": TINY.sum_tiles})),
+        (Status.BAD_RANGE, Command(Opcode.READ, {"space": Space.REGISTERS, "first": 1, "count": 6})),
         (Status.BAD_VALUE, Command(Opcode.MARK, {"phase": 5})),
     ]
+    changes = {
+        Opcode.TENSOR: [
+            *[(Status.BAD_VALUE, {"slot": 16}), (Status.BAD_VALUE, {"bits": 17}), (Status.BAD_VALUE, {"layout": 1})],
+            *[(Status.BAD_VALUE, {"bits": 0, "slot": 255}), (Status.BAD_VALUE, {"bits": 0, "reserved1": 1})],
+            *[(Status.BAD_RANGE, {name: 0}) for name in "nhwc"],
+            *[(Status.BAD_RANGE, {"n": 2**15, "h": 2}), (Status.BAD_RANGE, {"w": 2**8, "c": 2**8})],
+            *[(Status.BAD_RANGE, {"h": 2**6, "w": 2**5, "c": 2**5}), (Status.BAD_RANGE, {"word": 2**32 - 1})],
+            *[(Status.BAD_RANGE, {"word": TINY.store_words - 5}), (Status.BAD_RANGE, {"word": 11})],
+        ],
+        Opcode.LOAD: [
+            *[(Status.BAD_VALUE, {"flip": 1 << 4}), (Status.BAD_VALUE, {"flip": 1, "target": Target.B})],
+            *[(Status.BAD_VALUE, {"flip": 1, "slot": 5}), (Status.BAD_VALUE, {"reserved0": 1, "taps": 0})],
+            *[(Status.BAD_RANGE, {name: 0}) for name in ("positions", "taps", "run", "y_count", "x_count")],
+            *[(Status.BAD_RANGE, {"slot": 5}), (Status.BAD_RANGE, {"x_first": 2}), (Status.BAD_RANGE, {"y_first": 1})],
+            *[(Status.BAD_RANGE, {"place_first": 4}), (Status.BAD_RANGE, {"cell": TINY.a_cells - 1})],
+            *[(Status.BAD_RANGE, {"taps": 17, "cell": TINY.a_cells - 3}), (Status.BAD_RANGE, {"positions": 65535})],
+            (Status.BAD_RANGE, {"target": Target.B, "positions": 5, "cell": TINY.b_cells - 3}),
+        ],
+        Opcode.MATMUL: [
+            *[(Status.BAD_VALUE, {"slices": 5}), (Status.BAD_VALUE, {"slices": 0}), (Status.BAD_VALUE, {"planes": 17})],
+            *[(Status.BAD_VALUE, {"a_offset": 2}), (Status.BAD_VALUE, {"b_negative": 2})],
+            *[(Status.BAD_VALUE, {name: octets}) for name in ("a_octets", "b_octets") for octets in (0, 3)],
+            *[(Status.BAD_VALUE, {"a_first": 2}), (Status.BAD_VALUE, {"b_first": 8, "chunks": 0})],
+            *[(Status.BAD_RANGE, {name: 0}) for name in ("chunks", "row_tiles", "col_tiles")],
+            *[(Status.BAD_RANGE, {"a_cell": TINY.a_cells}), (Status.BAD_RANGE, {"b_cell": TINY.b_cells})],
+            *[(Status.BAD_RANGE, {"a_octets": 2, "a_cell": TINY.a_cells - 1})],
+            (Status.BAD_RANGE, {"sum_tile": TINY.sum_tiles}),
+        ],
+    }
+    good = {Opcode.TENSOR: TENSOR | {"slot": 2, "word": 100}, Opcode.LOAD: LOAD, Opcode.MATMUL: MATMUL}
+    for opcode, cases in changes.items():
+        refused += [(status, Command(opcode, good[opcode] | change)) for status, change in cases]
     for expected, command in refused:
         status, data = device.execute(command)
         assert (status, len(data)) == (expected, 0), command
     assert device.execute_payload(np.array([99], dtype=np.uint64))[0] == Status.BAD_OPCODE
     assert device.execute_payload(np.array([int(Opcode.SYNC)] * 3, dtype=np.uint64))[0] == Status.BAD_LENGTH
-    assert all(np.array_equal(before[space], memory) for space, memory in device.memories.items())
+    assert all(np.array_equal(*pair) for pair in zip(before, memories(device), strict=True))
+    assert device.tensors == tensors
     counters = device.counters
-    assert (counters["commands"], counters["faults"]) == (1 + len(refused) + 2, len(refused) + 2)
-    assert counters["matmuls"] == counters["elements_read"] == counters["phase"] == 0
+    assert (counters["commands"], counters["faults"]) == (3 + len(refused) + 2, len(refused) + 2)
+    assert counters["matmuls"] == counters["loads"] == counters["elements_read"] == counters["phase"] == 0
+    for opcode, fields in good.items():
+        done(device, opcode, fields)
+
+
+def test_tensors_may_be_described_anew_and_forgotten() -> None:
+    device = golden()
+    done(device, Opcode.TENSOR, TENSOR)
+    done(device, Opcode.TENSOR, TENSOR | {"word": 11})  # overlaps only what it replaces
+    assert device.execute(Command(Opcode.TENSOR, TENSOR | {"slot": 4, "word": 5}))[0] == Status.OK  # ends before 11
+    assert device.execute(Command(Opcode.TENSOR, TENSOR | {"slot": 5, "word": 16}))[0] == Status.BAD_RANGE
+    done(device, Opcode.TENSOR, TENSOR | {"bits": 0, "n": 0, "word": 2**32 - 1})
+    assert device.execute(Command(Opcode.LOAD, LOAD))[0] == Status.BAD_RANGE
+    done(device, Opcode.TENSOR, TENSOR | {"slot": 5, "word": 16})
+    assert [place.word for place in device.tensors.values()] == [5, 16]
+    done(device, Opcode.RESET, {})
+    done(device, Opcode.LOAD, LOAD | {"slot": 5})  # the table outlives a reset
+
+
+def test_half_a_store_word_is_written_alone() -> None:
+    device = golden()
+    done(device, Opcode.WRITE, STORE_ROW, np.array([2**64 - 1, 0], dtype=np.uint64))
+    assert (device.store[3] == 0x0F).all()
+    done(device, Opcode.WRITE, STORE_ROW | {"word": 1, "words": 1}, np.array([1 << 5 + 16], dtype=np.uint64))
+    assert device.store[3].tolist() == [0x0F] * 5 + [0x2F] + [0x0F] * 10
+    assert not device.store[[2, 4]].any()
+
+
+def hold(device: GoldenDevice, values: list[int], bits: int, slot: int) -> None:
+    """A tensor of one pixel, at word 8 * `slot`."""
+    words = packing.pack_store(np.array(values), bits)
+    fields = {"slot": slot, "bits": bits, "word": 8 * slot, "n": 1, "h": 1, "w": 1, "c": len(values)}
+    done(device, Opcode.TENSOR, fields)
+    place = {"space": Space.STORE, "rows": len(words), "words": 2, "row": 8 * slot}
+    done(device, Opcode.WRITE, place, words.reshape(-1))
+
+
+def one_pixel(slot: int, taps: int) -> dict[str, int]:
+    return {"slot": slot, "positions": 1, "taps": taps, "run": taps, "y_count": 1, "x_count": 1}
 
 
 def test_a_dot_product_by_hand() -> None:
-    """3 * -2 + -5 * 7 with A in one slice of 4 bits, B in four planes, on lanes placed by hand."""
+    """3 * -2 + -5 * 7 with A in one slice of 4 bits, B in four planes, both at the low end of their octets."""
     device = golden()
-    a_row = [8] * TINY.lanes  # offset binary zero
-    a_row[TINY.lane_of_bit(0)], a_row[TINY.lane_of_bit(1)] = 3 + 8, -5 + 8
-    a_word = sum(digit << 4 * lane for lane, digit in enumerate(a_row))
-    write = {"rows": 1, "words": 1}
-    data = np.array([a_word], dtype=np.uint64)
-    assert device.execute(Command(Opcode.WRITE, write | {"space": Space.A, "row": 2}, data))[0] == Status.OK
-    for plane in range(4):
-        bits = (-2 >> (3 - plane) & 1) | (7 >> (3 - plane) & 1) << 1
-        data = np.array([bits], dtype=np.uint64)
-        assert device.execute(Command(Opcode.WRITE, write | {"space": Space.B, "row": plane}, data))[0] == Status.OK
-    matmul = {"slices": 1, "planes": 4, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "a_row": 2}
+    hold(device, [3, -5], 4, 0)
+    hold(device, [-2, 7], 4, 1)
+    done(device, Opcode.LOAD, one_pixel(0, 2) | {"cell": 2, "flip": 0b10})
+    done(device, Opcode.LOAD, one_pixel(1, 2) | {"target": Target.B})
+    assert device.cells[Target.A][2, 0, :3].tolist() == [0x0B, 0xF3, 0x08]  # offset binary, zero too
+    assert device.cells[Target.B][0, 0, :3].tolist() == [0xFE, 0x07, 0]
+    matmul = MATMUL | {"planes": 4, "a_cell": 2, "a_first": 1, "b_first": 4}
     matmul |= {"a_offset": 1, "b_negative": 1, "accumulate": 1}
     for times in (1, 2):
-        assert device.execute(Command(Opcode.MATMUL, matmul))[0] == Status.OK
-        read = {"space": Space.SUMS, "bits": 64, "rows": 1, "cols": 2, "count": 1}
-        _, words = device.execute(Command(Opcode.READ, read))
+        done(device, Opcode.MATMUL, matmul)
+        words = done(device, Opcode.READ, READ | {"cols": 2})
         assert words.view(np.int64).tolist() == [times * (3 * -2 + -5 * 7), 0]
     assert device.counters["serial_ones"] == 2 * (3 + 3)
     assert device.counters["array_steps"] == 2 * 4
-    read |= {"bits": 5, "signed": 1, "multiplier": 1, "shift": 1, "cols": 1}
-    _, words = device.execute(Command(Opcode.READ, read))
+    words = done(device, Opcode.READ, READ | {"bits": 5, "signed": 1, "multiplier": 1, "shift": 1})
     assert (words.view(np.int8)[0], device.counters["saturated"]) == (-15, 1)
 
 
 def test_sums_wrap_at_48_bits_and_are_counted() -> None:
     device = golden()
     sums = np.array([2**47 - 1] * TINY.columns, dtype=np.uint64)
-    place = {"space": Space.SUMS, "rows": 1, "words": TINY.columns}
-    assert device.execute(Command(Opcode.WRITE, place, sums))[0] == Status.OK
-    ones = {"rows": 1, "words": 1}
-    assert device.execute(Command(Opcode.WRITE, ones | {"space": Space.A}, np.array([1], dtype=np.uint64)))[0] == 0
-    assert device.execute(Command(Opcode.WRITE, ones | {"space": Space.B}, np.array([1], dtype=np.uint64)))[0] == 0
-    matmul = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "accumulate": 1}
-    assert device.execute(Command(Opcode.MATMUL, matmul))[0] == Status.OK
-    read = {"space": Space.SUMS, "bits": 64, "rows": 1, "cols": 2, "count": 1}
-    _, words = device.execute(Command(Opcode.READ, read))
+    done(device, Opcode.WRITE, {"space": Space.SUMS, "rows": 1, "words": TINY.columns}, sums)
+    hold(device, [1], 1, 0)
+    for target in Target:
+        done(device, Opcode.LOAD, one_pixel(0, 1) | {"target": target})
+    done(device, Opcode.MATMUL, MATMUL | {"a_first": 1, "b_first": 7, "accumulate": 1})
+    words = done(device, Opcode.READ, READ | {"cols": 2})
     assert words.view(np.int64).tolist() == [-(2**47), 2**47 - 1]
     assert device.counters["overflows"] == 1
 
 
+@pytest.mark.parametrize("bits", [*range(2, 33), 64])
+def test_answers_are_packed_without_gaps(bits: int) -> None:
+    device, generator = golden("small"), np.random.default_rng(bits)
+    config = CONFIGS["small"]
+    sums = generator.integers(*contract.limits(min(bits, 48), True), (3, config.rows, config.columns), endpoint=True)
+    place = {"space": Space.SUMS, "rows": 3 * config.rows, "words": config.columns, "row": 5 * config.rows}
+    done(device, Opcode.WRITE, place, sums.astype(np.uint64).reshape(-1) & np.uint64(2**48 - 1))
+    read = READ | {"bits": bits, "signed": 1, "multiplier": 1, "first": 5, "count": 3, "rows": 3, "cols": 3}
+    words = done(device, Opcode.READ, read)
+    width = contract.container_bits(bits)
+    assert len(words) == -(-27 * width // 64)
+    stream = int.from_bytes(words.astype("<u8").tobytes(), "little")
+    for index, value in enumerate(sums[:, :3, :3].reshape(-1).tolist()):
+        assert stream >> index * width & (1 << width) - 1 == value & (1 << width) - 1
+    assert stream >> 27 * width == 0
+    assert (device.counters["elements_read"], device.counters["saturated"]) == (27, 0)
+
+
 def test_reset_clears_counters_and_keeps_memories() -> None:
     device = golden()
-    data = np.array([5], dtype=np.uint64)
-    assert device.execute(Command(Opcode.WRITE, {"space": Space.A, "rows": 1, "words": 1}, data))[0] == Status.OK
-    _, words = device.execute(Command(Opcode.MARK, {"phase": Phase.FORWARD}))
+    done(device, Opcode.WRITE, STORE_ROW, ROW)
+    words = done(device, Opcode.MARK, {"phase": Phase.FORWARD})
     assert words[registers.COUNTER_INDEX["commands"]] == 2
     assert words[registers.COUNTER_INDEX["phase"]] == Phase.FORWARD
     assert len(words) == len(registers.COUNTERS)
-    assert device.execute(Command(Opcode.RESET))[0] == Status.OK
+    before = memories(device)
+    done(device, Opcode.RESET, {})
     assert not any(device.counters.values())
-    assert device.memories[Space.A][0, 0] == 5
+    assert all(np.array_equal(*pair) for pair in zip(before, memories(device), strict=True))
+    assert before[0].any()
     assert len(Command(Opcode.RESET).payload()) == packets.COMMAND_WORDS

@@ -142,7 +142,7 @@ def test_commands_arrive_once_and_in_order(link: Link, device: EmulatedDevice) -
 
 def test_credit_is_used_and_never_exceeded(link: Link, device: EmulatedDevice) -> None:
     data = np.zeros(8, dtype=np.uint64)
-    command = Command(Opcode.WRITE, {"space": Space.SUMS, "rows": 1, "words": 8}, data)
+    command = Command(Opcode.WRITE, {"space": Space.STORE, "rows": 4, "words": 2}, data)
     for _ in range(1000):
         link.submit(command)
     link.drain()

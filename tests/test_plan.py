@@ -1,212 +1,335 @@
-"""Plans: what they promise without the data is what their commands do."""
+"""Plans and schedules: exact results by every choice, and what they promise without data is what the commands do."""
 
+import random
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from bitfirst import packing
+import torch
 from bitfirst.errors import UsageError
-from bitfirst.golden.commands import GoldenDevice
-from bitfirst.link import response_words
-from bitfirst.plan import FRAME_WORDS, Plan, Shape, plan
+from bitfirst.golden.model import ModelDevice
+from bitfirst.lowering import Forward, Geometry, InputGradient, Operation, Variant, WeightGradient, width_of_sums
+from bitfirst.plan import Plan, Shape, plan, unpack_sums
+from bitfirst.quantised import Quantised
+from bitfirst.schedule import Schedule, arrange, schedule
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
-from bitfirst_hdl.contract import numeric, packets
-from bitfirst_hdl.contract.packets import Opcode, Space, Status
+from bitfirst_hdl.contract.numeric import limits
+from bitfirst_hdl.contract.packets import Opcode, Phase, Target
+from golden_board import GoldenBoard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_board import check_convolution, check_random, random_convolution, random_tensor
 
 TINY = CONFIGS["tiny"]
-UNTOUCHED = -(2**62)
 
 
-def operands(shape: Shape, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    sides = ((shape.rows, shape.a_bits, shape.a_signed), (shape.columns, shape.b_bits, shape.b_signed))
-    a, b = (
-        generator.integers(*numeric.limits(bits, signed), (rows, shape.depth), endpoint=True)
-        for rows, bits, signed in sides
-    )
-    return a, b
+def tensors(
+    x_shape: tuple[int, ...], outputs: int, kernel: int, bits: tuple[int, int, int] = (8, 8, 16), **window: int
+) -> tuple[Quantised, Quantised, Quantised, dict[str, int]]:
+    """x, w and g of a convolution, random."""
+    generator = random.Random(1)
+    w_shape = (outputs, x_shape[1], kernel, kernel)
+    geometry = Geometry.of(x_shape, w_shape, window.get("stride", 1), window.get("padding", 0))
+    shapes = ((x_shape, False), (w_shape, True), (geometry.output_shape, True))
+    return *(
+        random_tensor(generator, shape, width, signed) for (shape, signed), width in zip(shapes, bits, strict=True)
+    ), window
 
 
-def execute(chosen: Plan, seed: int = 0) -> tuple[GoldenDevice, int]:
-    """Run a plan on the command-level model and check result and promises; returns it and the READs' count."""
-    config, shape = chosen.config, chosen.shape
-    a, b = operands(shape, seed)
-    packed = packing.pack_a(config, a, shape.a_bits, shape.a_signed), packing.pack_b(config, b, shape.b_bits)
-    device, result = GoldenDevice(config), np.full((shape.rows, shape.columns), UNTOUCHED)
-    to_device = from_device = reads = 0
-    pending: list = []
-    region_reads: dict[int, int] = {}
-    for step in chosen.commands(*packed):
-        command = step.command
-        status, data = device.execute(command)
-        assert status == Status.OK, command
-        assert len(command.data) <= packets.MAX_DATA_WORDS
-        assert len(data) == response_words(command) <= packets.MAX_DATA_WORDS
-        to_device += len(command.payload()) + FRAME_WORDS
-        from_device += 1 + len(data) + FRAME_WORDS
-        if command.opcode == Opcode.MATMUL and not command.fields["accumulate"]:
-            tiles = command.fields["row_tiles"] * command.fields["col_tiles"]
-            first = command.fields["sum_tile"]
-            needed = max((region_reads.get(tile, 0) for tile in range(first, first + tiles)), default=0)
-            assert step.reads_before >= needed
-        if command.opcode == Opcode.READ:
-            reads += 1
-            first, count = command.fields["first"], command.fields["count"]
-            region_reads.update(dict.fromkeys(range(first, first + count), reads))
-            pending.append((step.fetch, data))
-        assert (step.fetch is not None) == (command.opcode == Opcode.READ)
-    for fetch, data in pending:
-        assert fetch.words == len(data)
-        fetch.store(data, result)
-    assert reads > 0
-    assert np.array_equal(result, a @ b.T)
-    assert {name: device.counters[name] for name in chosen.counters} == chosen.counters
-    ones = np.bitwise_count((b & (2**shape.b_bits - 1)).astype(np.uint64)).sum()
-    assert device.counters["serial_ones"] == ones * chosen.serial_uses
-    assert (chosen.words_to_device, chosen.words_from_device) == (to_device, from_device)
-    assert chosen.link_bytes == 8 * (to_device + from_device)
-    assert device.counters["elements_read"] == shape.rows * shape.columns
-    assert not device.counters["saturated"] and not device.counters["overflows"]
-    return device, reads
+def operations(
+    x: Quantised, w: Quantised, g: Quantised, window: dict[str, int]
+) -> tuple[Forward, InputGradient, WeightGradient]:
+    geometry = Geometry.of(x.values.shape, w.values.shape, window.get("stride", 1), window.get("padding", 0))
+    return Forward(x, w, geometry), InputGradient(g, w, geometry), WeightGradient(g, x, geometry)
 
 
-bits = st.integers(2, 16)
-shapes = st.builds(
-    Shape, st.integers(1, 40), st.integers(1, 70), st.integers(1, 90), bits, bits, st.booleans(), st.booleans()
-)
-EDGES = [
-    Shape(1, 1, 1, 1, 1, False, False),
-    Shape(2, 8, 8, 4, 4, True, True),  # exactly one tile
-    Shape(3, 9, 9, 5, 5, True, False),  # one more everywhere
-    Shape(40, 3, 500, 16, 16, True, True),  # K in many blocks
-    Shape(5, 200, 17, 8, 8, True, False),  # many columns
-    Shape(150, 9, 20, 2, 3, False, True),  # many rows
+LAYERS = [
+    tensors((2, 3, 5, 6), 4, 3, padding=1),
+    tensors((3, 5, 7, 7), 3, 3, (4, 3, 5), stride=2, padding=1),
+    tensors((5, 20, 4, 4), 9, 1, (12, 16, 2)),
+    tensors((2, 2, 9, 9), 2, 5, (1, 8, 9), stride=3, padding=2),
+    tensors((9, 33, 1, 1), 7, 1),
+    tensors((1, 1, 1, 1), 1, 1, (1, 2, 2)),
+    tensors((2, 2, 1, 1), 2, 2, padding=3),  # most windows see zeros alone
+    tensors((2, 3, 4, 5), 3, 2, stride=3),  # some pixels are in no window
 ]
+NAMES = ["3x3", "stride", "1x1", "5x5", "linear", "one", "far", "gaps"]
 
 
-@pytest.mark.parametrize("shape", EDGES, ids=str)
-@pytest.mark.parametrize("name", ["tiny", "small", "slice1", "slice8"])
-def test_edges(shape: Shape, name: str) -> None:
-    execute(plan(CONFIGS[name], shape))
+# exact, with the counters promised
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=NAMES)
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_layers_are_exact_and_count_as_promised(name: str, layer: tuple) -> None:
+    board, model = GoldenBoard(CONFIGS[name]), ModelDevice(CONFIGS[name])
+    check_convolution(board, *layer)
+    check_convolution(model, *layer)
+    assert board.counters() == {key: model.counters()[key] for key in board.golden.counters} | {
+        "commands": board.golden.counters["commands"]
+    }
+    assert board.golden.counters["saturated"] == board.golden.counters["overflows"] == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32))
+def test_random_layers(seed: int) -> None:
+    board, model = GoldenBoard(TINY), ModelDevice(TINY)
+    assert check_random(board, 1, seed) == check_random(model, 1, seed)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=NAMES)
+def test_every_variant_is_exact(layer: tuple) -> None:
+    chosen: list[Variant] = []
+
+    def planned(number: int, config: ArrayConfig, operation: Operation) -> Schedule:
+        task = operation.task
+        variant = task.variants[min(number, len(task.variants) - 1)]
+        chosen.append(variant)
+        products = task.products(config, variant)
+        plans = tuple(plan(config, Shape.of(product, task.sum_bits)) for product in products)
+        made = arrange(config, task, products, plans)
+        check_waste(made)
+        return made
+
+    for number in range(4):
+        check_convolution(GoldenBoard(TINY, partial(planned, number)), *layer)
+    assert {(variant.swapped, variant.chained) for variant in chosen} == {
+        (swapped, chained) for swapped in (False, True) for chained in (False, True)
+    }
 
 
 @settings(max_examples=40, deadline=None)
-@given(shapes, st.integers(0, 2**16))
-def test_chosen_plans(shape: Shape, seed: int) -> None:
-    execute(plan(TINY, shape), seed)
-
-
-@settings(max_examples=60, deadline=None)
-@given(shapes, st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.booleans())
-def test_any_block_size_that_fits_is_right(
-    shape: Shape, row_tiles: int, col_tiles: int, chunks: int, rows_outer: bool
-) -> None:
-    """Also those that the planner would not choose: both loop orders, single buffers, blocks sent again."""
-    candidate = Plan(TINY, shape, row_tiles, col_tiles, chunks, rows_outer)
-    if candidate.fits(1):
-        execute(candidate)
-
-
-def test_resending_is_seen() -> None:
-    """The loop order decides which side stays in its memory."""
-    shape = Shape(16, 64, 64, 8, 8, True, True)
-    orders = [Plan(TINY, shape, 2, 2, 2, rows_outer) for rows_outer in (True, False)]
-    for order in orders:
-        execute(order)
-    written = [order.counters["words_written"] for order in orders]
-    once = sum(array.size for array in _packed(shape))
-    assert min(written) > once
-
-
-def _packed(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    a, b = operands(shape)
-    return packing.pack_a(TINY, a, shape.a_bits, shape.a_signed), packing.pack_b(TINY, b, shape.b_bits)
-
-
-def test_what_fits_is_sent_once_in_few_commands() -> None:
-    shape = Shape(16, 64, 64, 8, 8, True, True)
-    chosen = plan(CONFIGS["default"], shape)
-    device, _ = execute(chosen)
-    a, b = operands(shape)
-    packed = packing.pack_a(chosen.config, a, 8, True).size + packing.pack_b(chosen.config, b, 8).size
-    assert device.counters["words_written"] == packed
-    assert chosen.counters["commands"] <= 8
-
-
-@pytest.mark.parametrize(
-    ("shape", "bits"),
-    [
-        (Shape(3, 3, 2, 4, 4, True, True), 8),  # 2 * 7 * 7 = 98
-        (Shape(3, 3, 3, 4, 4, True, True), 16),  # 147
-        (Shape(3, 3, 2, 8, 8, True, True), 16),  # 32258
-        (Shape(3, 3, 3, 8, 8, True, True), 32),
-        (Shape(3, 3, 516, 8, 16, True, True), 32),  # 516 * 127 * 32767 < 2**31
-        (Shape(3, 3, 517, 8, 16, True, True), 64),
-    ],
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.booleans(),
+    st.integers(0, 3),
 )
-def test_sums_come_back_in_the_least_width_that_holds_them(shape: Shape, bits: int) -> None:
-    chosen = plan(TINY, shape)
-    assert shape.sum_bits == bits
-    limit = shape.largest_sum
-    assert limit == shape.depth * (2 ** (shape.a_bits - 1) - 1) * (2 ** (shape.b_bits - 1) - 1)
-    extreme = (
-        np.full((3, shape.depth), 2 ** (shape.a_bits - 1) - 1),
-        np.full((3, shape.depth), -(2 ** (shape.b_bits - 1) - 1)),
-    )
-    result = np.zeros((3, 3), dtype=np.int64)
-    device = GoldenDevice(TINY)
-    packed = packing.pack_a(TINY, extreme[0], shape.a_bits, True), packing.pack_b(TINY, extreme[1], shape.b_bits)
-    for step in chosen.commands(*packed):
-        _, data = device.execute(step.command)
-        if step.fetch is not None:
-            step.fetch.store(data, result)
-    assert (result == -limit).all()
-    assert device.counters["saturated"] == 0
+def test_any_block_size_that_fits_is_right(
+    seed: int, row_tiles: int, col_tiles: int, chunks: int, rows_outer: bool, number: int
+) -> None:
+    """Also those that the planner would not choose: both loop orders, single buffers, blocks loaded again."""
+
+    def planned(config: ArrayConfig, operation: Operation) -> Schedule:
+        task = operation.task
+        products = task.products(config, task.variants[min(number, len(task.variants) - 1)])
+        shapes = [Shape.of(product, task.sum_bits) for product in products]
+        forced = [Plan(config, shape, row_tiles, col_tiles, chunks, rows_outer) for shape in shapes]
+        plans = tuple(own if own.fits(1) else plan(config, shape) for own, shape in zip(forced, shapes, strict=True))
+        made = arrange(config, task, products, plans)
+        check_waste(made)
+        return made
+
+    check_convolution(GoldenBoard(TINY, planned), *random_convolution(random.Random(seed)))
 
 
-def test_unused_lanes_are_written_too() -> None:
-    """Whatever was in the memories before, counters and results are the same."""
-    shape = Shape(3, 9, 9, 8, 8, True, True)
-    chosen = plan(TINY, shape)
+def check_waste(made: Schedule) -> None:
+    """The account of the array's steps adds up, and is that of single plans."""
+    waste = made.waste
+    assert sum(waste.values()) == made.counters["array_steps"] * made.config.bit_macs_per_cycle
+    assert min(waste.values()) >= 0
+    task = made.task
+    assert waste["useful"] == task.geometry.useful_macs * task.a.bits * task.b.bits
+    totals: Counter[str] = Counter()
+    for planned in made.plans:
+        totals.update(planned.multiplications)
+    assert totals == {name: made.counters[name] for name in totals}
+    assert min(made.idle.values()) >= 0
+    assert made.counters["elements_read"] == sum(product.rows * product.columns for product in made.products)
+
+
+def test_waste_by_hand() -> None:
+    """5 outputs in 3 row tiles of 2, 2 x 9 pixels in 5 column tiles of 4, 3 x 3 taps in one chunk of 16."""
+    x, w, g, window = tensors((2, 1, 3, 3), 5, 3, (3, 6, 8), padding=1)
+    operation = operations(x, w, g, window)[0]
+    products = operation.task.products(TINY, Variant())
+    plans = tuple(plan(TINY, Shape.of(product, 16)) for product in products)
+    made = arrange(TINY, operation.task, products, plans)
+    real = 4 * 4 + 4 * 6 + 9  # taps of the 9 pixels in the image
+    assert made.counters["array_steps"] == 3 * 5 * 2 * 3
+    assert made.waste == {
+        "useful": 2 * real * 5 * 18,
+        "halo": 2 * (81 - real) * 5 * 18,
+        "digits": 5 * 18 * 9 * (8 * 3 - 18),
+        "lanes": 5 * 18 * 7 * 24,
+        "columns": 5 * 2 * 16 * 24,
+        "rows": 1 * 20 * 16 * 24,
+    }
+
+
+def test_border_strips_leave_out_the_halo() -> None:
+    x, w, g, window = tensors((4, 16, 4, 4), 8, 3, padding=1)
+    operation = operations(x, w, g, window)[0]
+    config = CONFIGS["default"]
+    halo = {}
+    for borders in ((False, False), (True, False), (True, True)):
+        products = operation.task.products(config, Variant(borders))
+        plans = tuple(plan(config, Shape.of(product, 24)) for product in products)
+        halo[borders] = arrange(config, operation.task, products, plans).waste["halo"]
+        assert len(products) == 3 ** sum(borders)
+    assert halo[False, False] > halo[True, False] > halo[True, True] == 0
+
+
+# order
+
+
+def kinds(board: GoldenBoard) -> list[Opcode]:
+    return [command.opcode for command, _ in board.commands]
+
+
+def test_loads_run_one_block_ahead_and_reads_one_behind() -> None:
+    x, w, *_ = tensors((4, 8, 8, 8), 4, 1)
+    board = GoldenBoard(TINY)
+    board.conv2d(x, w)
+    order = [kind for kind in kinds(board) if kind in (Opcode.LOAD, Opcode.MATMUL, Opcode.READ)]
+    first, last = order.index(Opcode.MATMUL), len(order) - 1 - order[::-1].index(Opcode.MATMUL)
+    assert order[:first].count(Opcode.LOAD) >= 3  # A and B of the first block, B of the second
+    assert Opcode.LOAD in order[first:last]
+    reads = [index for index, kind in enumerate(order) if kind == Opcode.READ]
+    assert order[: reads[0]].count(Opcode.MATMUL) >= 2
+    assert order[last:].count(Opcode.READ) >= 2
+
+
+def test_later_tensors_are_sent_while_the_array_works() -> None:
+    config = CONFIGS["default"]
+    x, w, *_ = tensors((32, 16, 8, 8), 16, 3, padding=1)
+    board = GoldenBoard(config)
+    board.conv2d(x, w, padding=1)
+    order = kinds(board)
+    first, last = order.index(Opcode.MATMUL), len(order) - 1 - order[::-1].index(Opcode.MATMUL)
+    before, between = order[:first].count(Opcode.WRITE), order[first:last].count(Opcode.WRITE)
+    assert between > before > 0
+    runs = "".join("w" if kind == Opcode.WRITE else "m" for kind in order if kind in (Opcode.WRITE, Opcode.MATMUL))
+    assert max(map(len, runs[before:].split("m"))) <= 4
+
+
+def test_what_is_in_its_cells_is_not_loaded_again() -> None:
+    config = CONFIGS["default"]
+    x, w, *_ = tensors((16, 16, 8, 8), 16, 3)
+    board = GoldenBoard(config)
+    board.conv2d(x, w)
+    loads = [command.fields for command, _ in board.commands if command.opcode == Opcode.LOAD]
+    places = [tuple(sorted((name, fields[name]) for name in fields if name != "cell")) for fields in loads]
+    assert len(places) == len(set(places))
+    assert sum(fields["taps"] for fields in loads if fields["target"] == Target.A) == 16 * 9
+
+
+def test_old_contents_of_the_memories_do_not_matter() -> None:
+    layer = LAYERS[0]
     counters = []
-    for old in (0, 2**64 - 1):
-        device = GoldenDevice(TINY)
-        for space in (Space.A, Space.B):
-            device.memories[space][:] = old
-        a, b = operands(shape)
-        for step in chosen.commands(packing.pack_a(TINY, a, 8, True), packing.pack_b(TINY, b, 8)):
-            assert device.execute(step.command)[0] == Status.OK
-        counters.append(device.counters)
+    for old in (0, 255):
+        board = GoldenBoard(TINY)
+        board.golden.store[:] = old
+        for cells in board.golden.cells.values():
+            cells[:] = old
+        check_convolution(board, *layer)
+        counters.append(board.counters())
     assert counters[0] == counters[1]
     assert counters[0]["serial_ones"] > 0
 
 
-def test_loading_overlaps_computing() -> None:
-    """W M W R M W R M ...: before each READ, the next block is already on its way."""
-    chosen = plan(TINY, Shape(4, 400, 8, 8, 8, True, True))
-    a, b = operands(chosen.shape)
-    kinds = [
-        step.command.opcode for step in chosen.commands(packing.pack_a(TINY, a, 8, True), packing.pack_b(TINY, b, 8))
-    ]
-    assert Counter(kinds)[Opcode.MATMUL] > 3
-    first = kinds.index(Opcode.MATMUL)
-    assert kinds[first + 1] == Opcode.WRITE
-    last = len(kinds) - 1 - kinds[::-1].index(Opcode.MATMUL)
-    assert kinds[last - 1] == Opcode.READ
+# sums
 
 
-def test_memories_that_hold_one_block_only() -> None:
-    """Sixteen planes in a memory of sixteen rows: no double buffering, but right."""
-    small = replace(TINY, a_depth=16, b_depth=16, sum_tiles=2)
-    execute(plan(small, Shape(9, 20, 40, 16, 16, True, True)))
+@pytest.mark.parametrize("bits", [*range(4, 33, 4), 64])
+def test_dense_sums_unpack(bits: int) -> None:
+    generator = np.random.default_rng(bits)
+    low, high = -(2 ** (min(bits, 48) - 1)), 2 ** (min(bits, 48) - 1) - 1
+    for count in (1, 2, 7, 64):
+        numbers = generator.integers(low, high, count, endpoint=True)
+        numbers[0], numbers[-1] = low, high
+        packed = sum((int(number) & (2**bits - 1)) << index * bits for index, number in enumerate(numbers))
+        words = -(-count * bits // 64)
+        octets = np.frombuffer(packed.to_bytes(words * 8, "little"), dtype="<u8")
+        assert unpack_sums(octets, bits)[:count].tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize(
+    ("bound", "bits"), [(0, 4), (7, 4), (8, 8), (127, 8), (128, 12), (2**31 - 1, 32), (2**31, 64), (2**47, 64)]
+)
+def test_sums_come_back_in_the_least_width_that_holds_them(bound: int, bits: int) -> None:
+    assert width_of_sums(bound) == bits
+
+
+@pytest.mark.parametrize("depth", [1, 2, 9, 130, 600])
+@pytest.mark.parametrize("widths", [(2, 2), (8, 8), (16, 16)])
+def test_the_largest_sums_are_not_clipped(widths: tuple[int, int], depth: int) -> None:
+    low, high = (limits(bits, True) for bits in widths)
+    x = Quantised(torch.full((3, depth), float(low[0])), widths[0], True, 0)
+    w = Quantised(torch.full((2, depth), float(high[1])), widths[1], True, 0)
+    board = GoldenBoard(TINY)
+    assert (board.linear(x, w) == low[0] * high[1] * depth).all()
+    assert board.golden.counters["saturated"] == 0
+
+
+def test_width_of_sums_follows_the_data() -> None:
+    """Small numbers, though their type is wide, come back narrow; the bound is that of rows of w, not of all of it."""
+    x = Quantised(torch.ones(2, 64), 8, False, 0)
+    w = Quantised(torch.ones(3, 64), 8, True, 0)
+    image, kernel = x.reshape(2, 64, 1, 1), w.reshape(3, 64, 1, 1)
+    geometry = Geometry.of(image.values.shape, kernel.values.shape, 1, 0)
+    assert Forward(image, kernel, geometry).sum_bound == 64
+    assert Forward(image, kernel, geometry).task.sum_bits == 8
+    g = Quantised(torch.ones(2, 3, 1, 1), 16, True, 0)
+    assert InputGradient(g, kernel, geometry).sum_bound == 3
+    assert WeightGradient(g, image, geometry).sum_bound == 2
+
+
+# what does not fit
+
+
+def test_cells_that_hold_one_block_only() -> None:
+    """Two octets in 16 cells, a handful of sums: no double buffering, but right."""
+    small = replace(TINY, a_cells=16, b_cells=16, sum_tiles=2)
+    check_convolution(GoldenBoard(small), *tensors((2, 40, 3, 3), 9, 3, (16, 16, 16), padding=1))
+
+
+SMALL_STORE = replace(TINY, store_words=64)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        tensors((2, 3, 24, 20), 2, 3, padding=1),  # an image is too large
+        tensors((1, 200, 2, 2), 3, 1),  # a pixel is too large
+        tensors((3, 40, 1, 1), 60, 1),  # weights are too large
+        tensors((2, 6, 9, 40), 5, 3, (16, 16, 16), stride=2, padding=1),
+        tensors((1, 2, 2, 9), 3, 2, stride=3, padding=3),
+    ],
+    ids=["image", "pixel", "weights", "all", "far"],
+)
+def test_what_does_not_fit_the_store_is_cut(layer: tuple) -> None:
+    board, model = GoldenBoard(SMALL_STORE), ModelDevice(SMALL_STORE)
+    check_convolution(board, *layer)
+    check_convolution(model, *layer)
+    assert board.golden.counters["loads"] == model.counters()["loads"]
+    assert board.golden.counters["words_written"] == model.counters()["words_written"]
+    assert board.store.refetched_bytes == model.store.refetched_bytes
 
 
 def test_what_cannot_be_planned_is_refused() -> None:
-    with pytest.raises(UsageError, match="nothing to compute"):
-        plan(TINY, Shape(0, 1, 1, 8, 8, True, True))
-    huge = ArrayConfig(rows=64, columns=64, a_depth=64)
+    huge = ArrayConfig(rows=64, columns=64, a_cells=64)
+    row = Quantised(torch.full((64, 64), 32767.0), 16, True, 0)
     with pytest.raises(UsageError, match="fewer rows or columns"):
-        plan(huge, Shape(64, 64, 64, 16, 16, True, True))
+        GoldenBoard(huge).linear(row, row)
+    with pytest.raises(UsageError, match="stride of 200 is more than the 127"):
+        GoldenBoard(TINY).conv2d(*tensors((1, 1, 401, 1), 1, 1)[:2], stride=200)
+    with pytest.raises(UsageError, match="kernel of 300 rows is more than the 256"):
+        operation = operations(*tensors((1, 1, 300, 300), 1, 300))[0]
+        schedule(TINY, operation.task)
+    with pytest.raises(UsageError, match="raise store_words"):
+        operation = operations(*tensors((1, 1, 60, 60), 1, 60))[0]
+        schedule(SMALL_STORE, operation.task)
+
+
+def test_phases_have_their_operations() -> None:
+    assert [operation.phase for operation in operations(*LAYERS[0])] == [
+        Phase.FORWARD,
+        Phase.INPUT_GRADIENT,
+        Phase.WEIGHT_GRADIENT,
+    ]

@@ -24,7 +24,7 @@ def test_requantiser() -> None:
     assert set(result.tests) == {"every_width", "every_shift", "back_pressure"}
 
 
-@pytest.mark.parametrize("config", ["tiny", "small"])
+@pytest.mark.parametrize("config", ["tiny", "default"])
 def test_readout(config: str) -> None:
     component = Readout(CONFIGS[config])
     result = run_bench(component, "readout", "bitfirst_sim.benches.bench_readout", parameters={"config": config})

@@ -173,6 +173,7 @@ def test_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["config"] == "tiny"
     assert result["cycles_per_second"] > 0 and result["compile_s"] > 0.5
     assert result["commands"] > 100 and result["cycles"] > 10_000
+    assert min(result["matmuls"], result["loads"]) > 0
     assert 0 < result["array_utilisation"] < 1
 
 

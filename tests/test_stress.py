@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from bitfirst.benches.cycles import Program, fill
 from bitfirst.command import Command
 from bitfirst.errors import DeviceError
+from bitfirst.golden import loads
 from bitfirst.golden.commands import GoldenDevice
 from bitfirst.link import FrameDecoder, Link, encode_frame
 from bitfirst.transports import RtlTransport
@@ -19,17 +21,21 @@ from bitfirst_hdl.contract.registers import COUNTER_INDEX, EXECUTION_COUNTERS, I
 from bitfirst_hdl.verilog import fingerprint
 from bitfirst_sim.simulator import Schedule, Simulator
 
-AT_ONCE = ("commands", "faults", "matmuls", "words_written", "phase")  # exact at every moment
+AT_ONCE = ("commands", "faults", "matmuls", "loads", "words_written", "phase")  # exact at every moment
 SETTLED = (Opcode.MARK, Opcode.RESET, Opcode.SYNC)
-WEIGHTS = {"a": 14, "b": 14, "sums": 8, "matmul": 24, "read": 24, "registers": 4, "mark": 2, "plain": 6, "wrong": 8}
+WEIGHTS = {"store": 10, "sums": 6, "tensor": 8, "load": 26, "matmul": 24, "read": 24, "registers": 4, "mark": 2}
+WEIGHTS |= {"plain": 6, "wrong": 8}
 
 
 class Commands:
-    """Payloads of random commands, right and wrong."""
+    """Payloads of random commands, right and wrong, for a device that holds what `golden` holds."""
 
-    def __init__(self, config: ArrayConfig, rng: random.Random) -> None:
-        self.config, self.rng = config, rng
-        self.last_matmul = {"a_row": 0, "b_row": 0, "sum_tile": 0}
+    def __init__(self, golden: GoldenDevice, rng: random.Random) -> None:
+        self.config, self.rng = golden.config, rng
+        self.program = Program(golden.config, rng)
+        self.program.tensors = golden.tensors
+        self.last_matmul = {"a_cell": 0, "b_cell": 0, "sum_tile": 0}
+        self.last_row = 0  # of the tensor that was loaded last
 
     def payload(self) -> np.ndarray:
         kind = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
@@ -49,40 +55,41 @@ class Commands:
         )
 
     def _write(self, space: Space, depth: int, width: int, near: int) -> np.ndarray:
-        rows, words = self.rng.randint(1, self.rng.choice((2, 8, depth))), self.rng.randint(1, width)
+        words = self.rng.randint(1, width)
+        rows = self.rng.randint(1, self.rng.choice((2, 8, min(depth, packets.MAX_DATA_WORDS // words))))
         row, word = self._place(depth, rows, near), self.rng.randint(0, width - words)
         fields = {"space": space, "rows": rows, "words": words, "row": row, "word": word}
         return Command(Opcode.WRITE, fields, self._numbers(rows * words)).payload()
 
-    def _a(self) -> np.ndarray:
-        return self._write(Space.A, self.config.a_depth, self.config.a_row_words, self.last_matmul["a_row"])
-
-    def _b(self) -> np.ndarray:
-        return self._write(Space.B, self.config.b_depth, self.config.b_row_words, self.last_matmul["b_row"])
+    def _store(self) -> np.ndarray:
+        return self._write(Space.STORE, self.config.store_words, packets.STORE_WORD_WORDS, self.last_row)
 
     def _sums(self) -> np.ndarray:
         near = self.last_matmul["sum_tile"] * self.config.rows
         return self._write(Space.SUMS, self.config.sum_rows, self.config.columns, near)
 
+    def _tensor(self) -> np.ndarray:
+        return self.program.tensor().payload()
+
+    def _load(self) -> np.ndarray:
+        command = self.program.load()
+        if command.opcode != Opcode.LOAD:
+            return command.payload()
+        place = self.program.tensors[command.fields["slot"]]
+        self.last_row = place.word
+        size = loads.load_cells(self.config, command.fields, place.octets)
+        name, cells = ("b_cell", self.config.b_cells) if command.fields["target"] else ("a_cell", self.config.a_cells)
+        cell = self._place(cells, size, self.last_matmul[name])
+        return Command(Opcode.LOAD, command.fields | {"cell": cell}).payload()
+
     def _matmul(self) -> np.ndarray:
-        rng, config = self.rng, self.config
-        slices, planes = rng.randint(1, MAX_BITS // config.slice_bits), rng.randint(1, MAX_BITS)
-        chunks = rng.randint(1, min(config.a_depth // slices, config.b_depth // planes, rng.choice((2, 64))))
-        row_tiles = rng.randint(1, min(config.a_depth // (slices * chunks), config.sum_tiles))
-        col_tiles = rng.randint(1, max(1, min(config.b_depth // (planes * chunks), config.sum_tiles // row_tiles)))
-        last = self.last_matmul
-        fields = {
-            "accumulate": rng.getrandbits(1),
-            "slices": slices,
-            "planes": planes,
-            "a_offset": rng.choice((1, rng.getrandbits(slices))),
-            "b_negative": rng.choice((1, rng.getrandbits(planes))),
-            "chunks": chunks,
-            "row_tiles": row_tiles,
-            "col_tiles": col_tiles,
-            "sum_tile": self._place(config.sum_tiles, row_tiles * col_tiles, last["sum_tile"]),
-            "a_row": self._place(config.a_depth, row_tiles * slices * chunks, last["a_row"]),
-            "b_row": self._place(config.b_depth, col_tiles * planes * chunks, last["b_row"]),
+        rng, config, last = self.rng, self.config, self.last_matmul
+        fields = self.program.matmul(rng.randint(1, config.max_slices), rng.randint(1, MAX_BITS)).fields
+        a_cells, b_cells = (fields[side + "_octets"] * fields["chunks"] for side in "ab")
+        fields |= {
+            "sum_tile": self._place(config.sum_tiles, fields["row_tiles"] * fields["col_tiles"], last["sum_tile"]),
+            "a_cell": self._place(config.a_cells, fields["row_tiles"] * a_cells, last["a_cell"]),
+            "b_cell": self._place(config.b_cells, fields["col_tiles"] * b_cells, last["b_cell"]),
         }
         self.last_matmul = fields
         return Command(Opcode.MATMUL, fields).payload()
@@ -166,7 +173,7 @@ class Pipeline:
         status, data = self.golden.execute_payload(payload)
         if opcode in SETTLED:
             self.settled = True
-        elif opcode in (Opcode.MATMUL, Opcode.READ) and status == Status.OK:
+        elif opcode in (Opcode.MATMUL, Opcode.LOAD, Opcode.READ) and status == Status.OK:
             self.settled = False
         reset = opcode == Opcode.RESET and status == Status.OK
         self.expected[self.sequence] = Expected(payload, opcode, status, data, self.settled, reset)
@@ -229,16 +236,10 @@ def stress(seed: int, commands: int, schedule: Schedule | None = None, config_na
     """What happened how often. Raises `AssertionError` at the first difference."""
     rng, config = random.Random(seed), CONFIGS[config_name]
     with Simulator(config, schedule=schedule, cycle_limit=2_000_000) as simulator:
-        source = Commands(config, rng)
         pipeline = Pipeline(simulator, config, rng, sequence=(-commands // 2) & 0xFFFF)
-        for space, depth, width in (
-            (Space.A, config.a_depth, config.a_row_words),
-            (Space.B, config.b_depth, config.b_row_words),
-            (Space.SUMS, config.sum_rows, config.columns),
-        ):
-            fields = {"space": space, "rows": depth, "words": width}
-            data = np.zeros(depth * width, dtype=np.uint64)
-            pipeline.submit(Command(Opcode.WRITE, fields, data).payload())
+        source = Commands(pipeline.golden, rng)
+        for payload in fill(config, rng):
+            pipeline.submit(payload)
         for _ in range(commands):
             pipeline.submit(source.payload())
             if rng.random() < 0.03:
@@ -257,7 +258,8 @@ SCHEDULES = [None, Schedule(1, 0.0, 0.9), Schedule(2, 0.5, 0.5), Schedule(3, 0.0
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_raw_commands_in_a_pipeline(schedule: Schedule | None) -> None:
     seen = stress(7, 3000, schedule)
-    for name in ("WRITE", "READ", "MATMUL", "MARK", "COUNTERS", "SYNC", "PING", "RESET", "overtaken", "exact counters"):
+    kinds = [opcode.name for opcode in Opcode if opcode != Opcode.LINK]
+    for name in (*kinds, "overtaken", "exact counters"):
         assert seen[name] > 0, name
     for status in ("BAD_OPCODE", "BAD_LENGTH", "BAD_SPACE", "BAD_RANGE", "BAD_VALUE"):
         assert seen[status] > 0, status
@@ -272,10 +274,18 @@ class ScheduledTransport(RtlTransport):
         self._outbox: list[bytes] = []
 
 
+def _as_command(payload: np.ndarray) -> Command:
+    opcode = Opcode(int(payload[0]) & 0xFF)
+    fields = codec.decode(packets.COMMANDS[opcode], payload)
+    del fields["opcode"]
+    return Command(opcode, fields, payload[packets.COMMAND_WORDS :])
+
+
 def stress_link(seed: int, commands: int, schedule: Schedule | None = None) -> Counter:
     """The same through `Link`: refusals are raised in between, restarts come while work is under way."""
     rng, config, seen = random.Random(seed), CONFIGS["tiny"], Counter()
-    golden, source = GoldenDevice(config, fingerprint(config)), Commands(config, rng)
+    golden = GoldenDevice(config, fingerprint(config))
+    source = Commands(golden, rng)
     link = Link(ScheduledTransport(config, schedule))
     requests: list[tuple] = []
 
@@ -306,15 +316,9 @@ def stress_link(seed: int, commands: int, schedule: Schedule | None = None) -> C
     try:
         link.restart(first_sequence=65536 - commands // 3)
         link.set_window(config.rx_words)
-        for space, depth, width in (
-            (Space.A, config.a_depth, config.a_row_words),
-            (Space.B, config.b_depth, config.b_row_words),
-            (Space.SUMS, config.sum_rows, config.columns),
-        ):
-            fields = {"space": space, "rows": depth, "words": width}
-            write = Command(Opcode.WRITE, fields, np.zeros(depth * width, dtype=np.uint64))
-            golden.execute(write)
-            link.call(write)
+        for payload in fill(config, rng):
+            golden.execute_payload(payload)
+            link.call(_as_command(payload))
         golden.execute(Command(Opcode.RESET))
         link.reset_counters()
         for _ in range(commands):
@@ -322,11 +326,9 @@ def stress_link(seed: int, commands: int, schedule: Schedule | None = None) -> C
             opcode = int(payload[0]) & 0xFF
             if opcode not in packets.COMMANDS or len(payload) < packets.COMMAND_WORDS or opcode == Opcode.RESET:
                 continue
-            fields = codec.decode(packets.COMMANDS[opcode], payload)
-            if opcode == Opcode.READ and fields["bits"] > 64:  # `response_words` cannot
+            command = _as_command(payload)
+            if opcode == Opcode.READ and command.fields["bits"] > 64:  # `response_words` cannot
                 continue
-            del fields["opcode"]
-            command = Command(Opcode(opcode), fields, payload[packets.COMMAND_WORDS :])
             status, data = golden.execute(command)
             requests.append((attempt(link.submit, command), status, data))
             if rng.random() < 0.02:
@@ -346,16 +348,17 @@ def stress_link(seed: int, commands: int, schedule: Schedule | None = None) -> C
 @pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=str)
 def test_commands_through_the_link(schedule: Schedule | None) -> None:
     seen = stress_link(8, 2000, schedule)
-    for name in ("WRITE", "READ", "MATMUL", "MARK", "COUNTERS", "SYNC", "PING", "refused"):
+    kinds = [opcode.name for opcode in packets.COMMANDS if opcode != Opcode.RESET]
+    for name in (*kinds, "refused"):
         assert seen[name] > 0, name
     assert 0 < seen["refusals raised"] <= seen["refused"]
 
 
 def test_what_was_under_way_before_a_restart_is_done() -> None:
     """A READ whose answer comes late must not be taken for one of the same number after the restart."""
-    read = Command(Opcode.READ, {"space": Space.SUMS, "bits": 64, "rows": 2, "cols": 8, "count": 8})
-    place = {"space": Space.SUMS, "rows": 16, "words": 8}
-    before, after = (np.arange(first, first + 128, dtype=np.uint64) for first in (100, 500))
+    read = Command(Opcode.READ, {"space": Space.SUMS, "bits": 64, "rows": 2, "cols": 4, "count": 8})
+    place = {"space": Space.SUMS, "rows": 16, "words": 4}
+    before, after = (np.arange(first, first + 64, dtype=np.uint64) for first in (100, 500))
     old = Link(RtlTransport(CONFIGS["tiny"]))
     old.restart()
     old.call(Command(Opcode.WRITE, place, before))
@@ -375,7 +378,7 @@ def test_a_refused_read_is_answered_before_the_next_one() -> None:
     link = Link(RtlTransport(CONFIGS["tiny"]))
     link.restart()
     link.reset_counters()
-    whole = {"space": Space.SUMS, "bits": 64, "rows": 2, "cols": 8, "count": 8}
+    whole = {"space": Space.SUMS, "bits": 64, "rows": 2, "cols": 4, "count": 8}
     for fields in (whole, whole | {"count": 9}, whole | {"rows": 1, "cols": 1, "count": 1}):
         link.submit(Command(Opcode.READ, fields))
     with pytest.raises(DeviceError, match=r"count=9.*BAD_RANGE"):

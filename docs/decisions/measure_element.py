@@ -90,7 +90,7 @@ class RowSum(wiring.Component):
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
         segments = In(segment_bits(config)).array(segment_count(config))
-        bits = (config.lanes * (2**config.slice_bits - 1) * config.a_depth).bit_length()
+        bits = (config.lanes * (2**config.slice_bits - 1) * config.a_cells).bit_length()
         super().__init__({"a": segments, "valid": In(1), "first": In(1), "load": In(1), "shadow": Out(bits)})
 
     def elaborate(self, platform: object) -> Module:
@@ -110,7 +110,7 @@ class RowCorrection(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         bits = config.accumulator_bits
-        row_bits = (config.lanes * (2**config.slice_bits - 1) * config.a_depth).bit_length()
+        row_bits = (config.lanes * (2**config.slice_bits - 1) * config.a_cells).bit_length()
         super().__init__({"total": In(bits), "row": In(row_bits), "planes": In(4), "out": Out(bits)})
 
     def elaborate(self, platform: object) -> Module:

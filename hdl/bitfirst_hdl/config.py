@@ -12,10 +12,10 @@ DATAPATHS = {"serial": 1}
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
-OPERAND_CYCLES = 2  #: operand memory: block RAM and its output register
+OPERAND_CYCLES = 4  #: operand memory: block RAM and three steps of rotation
 ACCUMULATE_CYCLES = 1  #: the tree's sum to the accumulator
-LOAD_SETUP_CYCLES = 12  #: a LOAD's fields to addresses
-LOAD_TAIL_CYCLES = 6  #: last step of a LOAD to its last cell written
+LOAD_SETUP_CYCLES = 11  #: a LOAD's fields to its first fetch
+LOAD_TAIL_CYCLES = 8  #: last step of a LOAD to its last cell written
 SUM_CYCLES = 4  #: drained row to partial sum stored: correct, shift, add, write
 
 
@@ -178,6 +178,15 @@ class ArrayConfig:
         """Cycles in which the array works, in one MATMUL."""
         return row_tiles * col_tiles * slices * planes * chunks
 
+    def matmul_cycles(self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
+        """Cycles that one MATMUL takes of the engine's time: set up, steps and stalls.
+
+        The next MATMUL begins in the cycle after these; the last sums are stored meanwhile, `matmul_tail_cycles` later.
+        Not counted are the cycles in which a short first pass waits for the shadow registers of the MATMUL before.
+        """
+        shape = slices, planes, chunks, row_tiles, col_tiles
+        return SETUP_CYCLES + self.array_steps(*shape) + self.stall_cycles(*shape)
+
     @property
     def tree_cycles(self) -> int:
         """Latency of an element's adder tree: log2(L) levels, a register after every two."""
@@ -188,11 +197,6 @@ class ArrayConfig:
         """Cycles from the last step of a MATMUL to its last sum stored."""
         last_row = OPERAND_CYCLES + self.tree_cycles + ACCUMULATE_CYCLES + self.rows  # step to last row drained
         return last_row + SUM_CYCLES - 1  # the last step itself is in `array_steps`
-
-    def matmul_cycles(self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
-        """Cycles in which the engine is busy with one MATMUL: set up, steps and stalls, tail."""
-        shape = slices, planes, chunks, row_tiles, col_tiles
-        return SETUP_CYCLES + self.array_steps(*shape) + self.stall_cycles(*shape) + self.matmul_tail_cycles
 
     def as_dict(self) -> dict[str, int | str]:
         return asdict(self)

@@ -10,6 +10,7 @@ from .config import ArrayConfig
 from .contract.packets import WORD_BITS
 from .contract.registers import COUNTER_INDEX, COUNTERS
 from .ports import word_stream
+from .readout import ABREAST
 
 PHASE_BITS = 8
 
@@ -17,7 +18,7 @@ PHASE_BITS = 8
 class Counters(wiring.Component):
     """64-bit counters, which wrap.
 
-    NAME       in     one per counter but `phase`: what to add in this cycle; 1 bit, `serial_ones` more
+    NAME       in     one per counter but `phase`: what to add in this cycle; 1 bit, or more for those that grow faster
     set_phase  in(1)  high for one cycle: take over `phase`
     phase      in(8)
     clear      in(1)  all counters and the phase to zero; wins over everything counted in that cycle
@@ -26,7 +27,11 @@ class Counters(wiring.Component):
     """
 
     def __init__(self, config: ArrayConfig) -> None:
-        wide = {"serial_ones": range(config.columns * config.lanes + 1)}
+        wide = {
+            "serial_ones": range(config.columns * config.lanes + 1),
+            "elements_read": range(ABREAST + 1),
+            "saturated": range(ABREAST + 1),
+        }
         counted = {counter.name: In(wide.get(counter.name, 1)) for counter in COUNTERS if counter.name != "phase"}
         super().__init__(
             counted

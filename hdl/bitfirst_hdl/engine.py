@@ -1,15 +1,25 @@
 """The matrix-product engine: operand memories, array, partial sums, and the loops over them."""
 
-from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .array import Array, StepControl
 from .config import ArrayConfig
 from .contract import packets
-from .operands import OperandMemory
-from .ports import EngineEvents, MemoryWrite, SumRead
+from .contract.packets import OCTET_BITS
+from .operands import AMemory, BMemory
+from .ports import CellWrite, EngineEvents, MemoryWrite, SumRead
 from .sums import PartialSums
+
+PASSES_UNDER_WAY = 8  # ended and not yet drained, at most
+
+
+def pass_layout(config: ArrayConfig) -> data.StructLayout:
+    """Where one pass's sums go: first row of sums, and the fields of `sums.Drain`."""
+    return data.StructLayout(
+        {"row": range(config.sum_rows), "offset": 1, "replace": 1, "slices_left": range(config.max_slices)}
+    )
 
 
 class _Countdown:
@@ -36,6 +46,67 @@ class _Countdown:
             self.m.d.sync += [self.left.eq(self.left - 1), self.last.eq(self.left == 1)]
 
 
+class _Cells:
+    """Address of one step's row in an operand memory: a cell, and a part of it (slice of A or plane of B)."""
+
+    def __init__(self, m: Module, name: str, cells: int, parts: int, command: Value, side: str) -> None:
+        """`command` must hold still from a cycle before the first `restart`."""
+        self.m = m
+        self.cell = Signal(range(cells), name=f"{name}_cell")
+        self.part = Signal(range(parts), name=f"{name}_part")
+        first, chunks = command[f"{side}_first"], command.chunks
+        self._first_part = first[: len(self.part)]
+        self._last = Signal(name=f"{name}_last")
+        self._octet = Signal.like(self.cell, name=f"{name}_octet")  # first chunk of the octet at hand
+        self._tile = Signal.like(self.cell, name=f"{name}_tile")  # first chunk of the first octet used in the tile
+        self._first_tile = Signal.like(self.cell, name=f"{name}_first_tile")
+        self._next_tile = Signal.like(self.cell, name=f"{name}_next_tile")
+        self._next = Signal.like(self.cell, name=f"{name}_next")
+        self._stride = Signal.like(self.cell, name=f"{name}_stride")
+        m.d.comb += [
+            self._next.eq(self.cell + 1),
+            self._last.eq(self.part == parts - 1),
+            self._stride.eq(Mux(command[f"{side}_octets"][1], chunks << 1, chunks)),
+        ]
+        m.d.sync += [
+            self._first_tile.eq(command[f"{side}_cell"] + Mux(first[len(self.part)], chunks, 0)),
+            self._next_tile.eq(self._tile + self._stride),
+        ]
+
+    @property
+    def row(self) -> Value:
+        return Cat(self.part, self.cell)
+
+    def _begin(self, tile: Value) -> None:
+        places = self.cell, self._octet, self._tile
+        self.m.d.sync += [self.part.eq(self._first_part), *(place.eq(tile) for place in places)]
+
+    def first_tile(self) -> None:
+        self._begin(self._first_tile)
+        self.m.d.sync += self._next_tile.eq(self._first_tile + self._stride)
+
+    def same_tile(self) -> None:
+        self._begin(self._tile)
+
+    def next_tile(self) -> None:
+        """At least two cycles after the one before."""
+        self._begin(self._next_tile)
+
+    def next_chunk(self) -> None:
+        self.m.d.sync += self.cell.eq(self._next)
+
+    def same_part(self) -> None:
+        """The part at hand again, from its first chunk on."""
+        self.m.d.sync += self.cell.eq(self._octet)
+
+    def next_part(self) -> None:
+        """After the last chunk: the next part's first chunk, in the next octet after the last part."""
+        with self.m.If(self._last):
+            self.m.d.sync += [self.cell.eq(self._next), self._octet.eq(self._next), self.part.eq(0)]
+        with self.m.Else():
+            self.m.d.sync += [self.cell.eq(self._octet), self.part.eq(self.part + 1)]
+
+
 class Walk(wiring.Component):
     """The loops: row tile, column tile, slice, plane, K chunk (innermost); one array step a cycle.
 
@@ -46,21 +117,29 @@ class Walk(wiring.Component):
     Members
     -------
     load : In(1)
-        Take `command` and begin; not while `busy`.
+        Take `command` and begin; not while `walking`.
     command : In(packets.Matmul)
-        Already validated.
-    busy : Out(1)
-        From the cycle after `load`, `config.matmul_cycles` cycles long.
-    set_up : Out(1)
-        Second busy cycle: the counters start.
+        Already validated; it holds from the cycle after `load` until `walking` falls.
+    walking : Out(1)
+        From the cycle after `load` to the last step.
+    counted : Out(1)
+        High in `config.matmul_cycles` of these cycles: all but those in which the first pass, where it is short, waits
+        for the drain of the MATMUL before. That waiting alone depends on when commands arrive.
     step : Out(1)
         An operand row pair is read in this cycle.
     stall : Out(1)
-        The array waits for its shadow registers: passes end at least `config.drain_cycles` cycles apart.
+        The array waits for its shadow registers in a later pass than the first.
+    ends : Out(1)
+        This step is the last.
     a_row, b_row : Out
         Rows to read.
     control : Out(StepControl)
         What this step means.
+    sums : Out(pass_layout(config))
+        Where the sums of the pass at hand go.
+
+    Passes end at least `config.drain_cycles` cycles apart, also across MATMULs: there one cycle more, in which the
+    drain leaves the sums to a read.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -69,15 +148,21 @@ class Walk(wiring.Component):
             {
                 "load": In(1),
                 "command": In(packets.Matmul),
-                "busy": Out(1),
-                "set_up": Out(1),
+                "walking": Out(1),
+                "counted": Out(1),
                 "step": Out(1),
                 "stall": Out(1),
-                "a_row": Out(range(config.a_depth)),
-                "b_row": Out(range(config.b_depth)),
+                "ends": Out(1),
+                "a_row": Out(range(config.a_rows)),
+                "b_row": Out(range(config.b_rows)),
                 "control": Out(StepControl),
+                "sums": Out(pass_layout(config)),
             }
         )
+        self._set_up = Signal()  # the counters start
+        # end_pass: this step, if it is taken, ends its pass; turn_x: it is taken, and ends its x
+        self._running, self._end_pass, self._turn_plane, self._turn_pass = Signal(), Signal(), Signal(), Signal()
+        self._turn_tile, self._turn_columns = Signal(), Signal()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -88,101 +173,124 @@ class Walk(wiring.Component):
         column = _Countdown(m, command.col_tiles, "column")
         row = _Countdown(m, command.row_tiles, "row")
 
-        # end_x: this step, if it is taken, is the last of its x; turn_x: it is taken, too
-        running, end_pass, turn_plane, turn_pass = Signal(), Signal(), Signal(), Signal()
-        turn_tile, turn_columns, turn_all = Signal(), Signal(), Signal()
-        may_end = self._pass_spacing(m, turn_pass)
+        may_end = self._pass_spacing(m)
         m.d.comb += [
-            end_pass.eq(chunk.last & plane.last),
-            self.step.eq(running & (may_end | ~end_pass)),
-            self.stall.eq(running & ~self.step),
-            turn_plane.eq(self.step & chunk.last),
-            turn_pass.eq(running & may_end & end_pass),
-            turn_tile.eq(turn_pass & slice_.last),
-            turn_columns.eq(turn_tile & column.last),
-            turn_all.eq(turn_columns & row.last),
+            self._end_pass.eq(chunk.last & plane.last),
+            self.step.eq(self._running & (may_end | ~self._end_pass)),
+            self._turn_plane.eq(self.step & chunk.last),
+            self._turn_pass.eq(self._running & may_end & self._end_pass),
+            self._turn_tile.eq(self._turn_pass & slice_.last),
+            self._turn_columns.eq(self._turn_tile & column.last),
+            self.ends.eq(self._turn_columns & row.last),
         ]
-        self._time_busy(m, running, turn_all)
-        self._rows(m, turn_plane, turn_pass, turn_tile, turn_columns)
-        self._meaning(m, turn_plane, turn_pass)
-        m.d.comb += self.control.last.eq(turn_pass)
+        self._time(m)
+        self._rows(m)
+        self._meaning(m)
+        self._sums(m, slice_.left)
 
-        turns = (chunk, self.step), (plane, turn_plane), (slice_, turn_pass), (column, turn_tile), (row, turn_columns)
+        turns = (
+            (chunk, self.step),
+            (plane, self._turn_plane),
+            (slice_, self._turn_pass),
+            (column, self._turn_tile),
+            (row, self._turn_columns),
+        )
         for loop, turn in turns:
-            with m.If(self.set_up):
+            with m.If(self._set_up):
                 loop.restart()
             with m.Elif(turn):
                 loop.advance()
         return m
 
-    def _pass_spacing(self, m: Module, turn_pass: Signal) -> Signal:
+    def _pass_spacing(self, m: Module) -> Signal:
         """High when enough cycles have gone by since the last pass ended."""
-        wait = Signal(range(self.config.drain_cycles))
+        wait = Signal(range(self.config.drain_cycles + 1))
         may_end = Signal(init=1)
-        with m.If(turn_pass):
-            m.d.sync += [wait.eq(self.config.drain_cycles - 1), may_end.eq(0)]
+        with m.If(self._turn_pass):
+            m.d.sync += [wait.eq(self.config.drain_cycles - 1 + self.ends), may_end.eq(0)]
         with m.Elif(wait != 0):
             m.d.sync += [wait.eq(wait - 1), may_end.eq(wait == 1)]
         return may_end
 
-    def _time_busy(self, m: Module, running: Signal, turn_all: Signal) -> None:
-        tail = Signal(range(self.config.matmul_tail_cycles))
-        finishing = Signal()
-        loaded = Signal()
-        m.d.sync += [loaded.eq(self.load), self.set_up.eq(loaded)]
+    def _time(self, m: Module) -> None:
+        loaded, first_pass, waits = Signal(), Signal(), Signal()
+        m.d.sync += [loaded.eq(self.load), self._set_up.eq(loaded)]
+        m.d.comb += [
+            waits.eq(self._running & ~self.step),
+            self.stall.eq(waits & ~first_pass),
+            self.counted.eq(self.walking & ~(waits & first_pass)),
+        ]
         with m.If(self.load):
-            m.d.sync += self.busy.eq(1)
-        with m.If(self.set_up):
-            m.d.sync += running.eq(1)
-        with m.If(turn_all):
-            m.d.sync += [running.eq(0), finishing.eq(1), tail.eq(self.config.matmul_tail_cycles - 1)]
-        with m.If(finishing):
-            m.d.sync += tail.eq(tail - 1)
-            with m.If(tail == 0):
-                m.d.sync += [finishing.eq(0), self.busy.eq(0)]
+            m.d.sync += self.walking.eq(1)
+        with m.If(self._set_up):
+            m.d.sync += [self._running.eq(1), first_pass.eq(1)]
+        with m.If(self._turn_pass):
+            m.d.sync += first_pass.eq(0)
+        with m.If(self.ends):
+            m.d.sync += [self._running.eq(0), self.walking.eq(0)]
 
-    def _rows(self, m: Module, turn_plane: Signal, turn_pass: Signal, turn_tile: Signal, turn_columns: Signal) -> None:
-        """Row addresses. Both memories are walked in order, but for going back over what is used again."""
-        command, a, b = self.command, self.a_row, self.b_row
-        a_slice, a_tile, b_tile = Signal.like(a), Signal.like(a), Signal.like(b)
-        a_next, b_next = Signal.like(a), Signal.like(b)
-        m.d.comb += [a_next.eq(a + 1), b_next.eq(b + 1)]
-        with m.If(self.set_up):
-            m.d.sync += [a.eq(command.a_row), a_slice.eq(command.a_row), a_tile.eq(command.a_row)]
-            m.d.sync += [b.eq(command.b_row), b_tile.eq(command.b_row)]
+    def _rows(self, m: Module) -> None:
+        """Row addresses: both memories are walked in order, but for going back over what is used again."""
+        config = self.config
+        a = _Cells(m, "a", config.a_cells, config.slices_per_octet, self.command, "a")
+        b = _Cells(m, "b", config.b_cells, OCTET_BITS, self.command, "b")
+        m.d.comb += [self.a_row.eq(a.row), self.b_row.eq(b.row)]
+        with m.If(self._set_up):
+            a.first_tile()
+            b.first_tile()
+        with m.Elif(self._turn_columns):
+            a.next_tile()
+            b.first_tile()
+        with m.Elif(self._turn_tile):
+            a.same_tile()
+            b.next_tile()
+        with m.Elif(self._turn_pass):
+            a.next_part()
+            b.same_tile()
+        with m.Elif(self._turn_plane):
+            a.same_part()
+            b.next_part()
         with m.Elif(self.step):
-            m.d.sync += [a.eq(a_next), b.eq(b_next)]
-            with m.If(turn_columns):  # next row tile: new A, all of B again
-                m.d.sync += [a_slice.eq(a_next), a_tile.eq(a_next), b.eq(command.b_row), b_tile.eq(command.b_row)]
-            with m.Elif(turn_tile):  # next column tile: the row tile's A again, new B
-                m.d.sync += [a.eq(a_tile), a_slice.eq(a_tile), b_tile.eq(b_next)]
-            with m.Elif(turn_pass):  # next slice: new A, the column tile's B again
-                m.d.sync += [a_slice.eq(a_next), b.eq(b_tile)]
-            with m.Elif(turn_plane):  # next plane: the slice's A again, new B
-                m.d.sync += a.eq(a_slice)
+            a.next_chunk()
+            b.next_chunk()
 
-    def _meaning(self, m: Module, turn_plane: Signal, turn_pass: Signal) -> None:
+    def _meaning(self, m: Module) -> None:
         """What the step means to the accumulators: registered a step ahead, `b_negative` shifted plane by plane."""
         first, double = Signal(), Signal()
         negative = Signal.like(self.command.b_negative)
-        with m.If(self.set_up):
+        with m.If(self._set_up):
             m.d.sync += [first.eq(1), double.eq(0), negative.eq(self.command.b_negative)]
         with m.Elif(self.step):
-            m.d.sync += [first.eq(turn_pass), double.eq(turn_plane)]
-            with m.If(turn_pass):
+            m.d.sync += [first.eq(self._turn_pass), double.eq(self._turn_plane)]
+            with m.If(self._turn_pass):
                 m.d.sync += negative.eq(self.command.b_negative)
-            with m.Elif(turn_plane):
+            with m.Elif(self._turn_plane):
                 m.d.sync += negative.eq(negative >> 1)
         m.d.comb += [
             self.control.valid.eq(self.step),
             self.control.first.eq(first),
             self.control.double.eq(double),
             self.control.negative.eq(negative[0]),
+            self.control.last.eq(self._turn_pass),
         ]
+
+    def _sums(self, m: Module, slices_left: Value) -> None:
+        """Sums of the pass at hand: tiles in order, `a_offset` shifted slice by slice, replaced by the first slice."""
+        command, sums = self.command, self.sums
+        offsets = Signal.like(command.a_offset)
+        m.d.comb += [sums.offset.eq(offsets[0]), sums.slices_left.eq(slices_left)]
+        with m.If(self._set_up | self._turn_tile):
+            m.d.sync += [offsets.eq(command.a_offset), sums.replace.eq(~command.accumulate)]
+        with m.Elif(self._turn_pass):
+            m.d.sync += [offsets.eq(offsets >> 1), sums.replace.eq(0)]
+        with m.If(self._set_up):
+            m.d.sync += sums.row.eq(command.sum_tile * self.config.rows)
+        with m.Elif(self._turn_tile):
+            m.d.sync += sums.row.eq(sums.row + self.config.rows)
 
 
 class MatmulEngine(wiring.Component):
-    """Executes one MATMUL at a time.
+    """Executes MATMULs in order: it walks over the operands of one while the sums of the one before are stored.
 
     Parameters
     ----------
@@ -191,18 +299,27 @@ class MatmulEngine(wiring.Component):
     Members
     -------
     start : In(stream.Signature(packets.Matmul))
-        Ready when idle; the fields must already be validated.
-    a_write, b_write : In(MemoryWrite())
-        At any time, but not to rows that the running MATMUL reads.
+        The fields must already be validated. Ready when not `walking` and, of all MATMULs before, at most the last has
+        sums still to be stored.
+    a_write, b_write : In(CellWrite(config))
+        At any time, but not to cells that a MATMUL reads, while `walking` and in the cycle after. A MATMUL started in
+        the cycle after a write reads what was written.
     sum_write : In(MemoryWrite())
-        Only when idle. `word` is the column.
+        Only when not `busy`. `word` is the column.
     sum_read : In(SumRead(config))
-        At any time; rows of sums that a running MATMUL adds to are in between.
+        At any time; rows of sums that a MATMUL under way adds to are in between. A row changes as a whole. The drain
+        goes first: it takes R cycles from one pass to the next. Where passes are no longer than that, a read waits for
+        the end of the MATMUL; behind each MATMUL there is a cycle without a drain.
     events : Out(EngineEvents(config))
-        `serial_ones` is 0 but for one cycle per step, a fixed delay later; all are out before `busy` falls.
+        `busy` is high for `config.matmul_cycles(...)` cycles for each MATMUL, however close the one before it was.
+        `serial_ones` is 0 but for one cycle per step, a fixed delay later. All are out before `busy` (below) falls.
+    walking : Out(1)
+        From the cycle after `start` is taken to the MATMUL's last step: its cells are being read.
+    storing : Out(1)
+        Sums of some MATMUL whose steps are all done are not stored yet: `config.matmul_tail_cycles` cycles from its
+        last step on. The MATMUL started last is under way while `busy`, the one before it at most while `storing`.
     busy : Out(1)
-        From the cycle after `start` is taken, `config.matmul_cycles(...)` cycles long; then all sums are stored,
-        and the next MATMUL is taken in the first cycle in which `busy` is low.
+        `walking` or `storing`: not all sums are stored.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -210,11 +327,13 @@ class MatmulEngine(wiring.Component):
         super().__init__(
             {
                 "start": In(stream.Signature(packets.Matmul)),
-                "a_write": In(MemoryWrite()),
-                "b_write": In(MemoryWrite()),
+                "a_write": In(CellWrite(config)),
+                "b_write": In(CellWrite(config)),
                 "sum_write": In(MemoryWrite()),
                 "sum_read": In(SumRead(config)),
                 "events": Out(EngineEvents(config)),
+                "walking": Out(1),
+                "storing": Out(1),
                 "busy": Out(1),
             }
         )
@@ -223,19 +342,23 @@ class MatmulEngine(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.walk = walk = Walk(config)
-        m.submodules.a_memory = a_memory = OperandMemory(config.a_row_words, config.a_depth)
-        m.submodules.b_memory = b_memory = OperandMemory(config.b_row_words, config.b_depth)
+        m.submodules.a_memory = a_memory = AMemory(config)
+        m.submodules.b_memory = b_memory = BMemory(config)
         m.submodules.array = array = Array(config)
         m.submodules.partial_sums = partial_sums = PartialSums(config)
+        assert a_memory.latency == b_memory.latency
         assert walk_tail(array, a_memory, partial_sums) == config.matmul_tail_cycles
         assert a_memory.latency + array.ones_latency <= config.matmul_tail_cycles
+        assert config.drain_cycles >= max(config.rows, partial_sums.latency)
 
         command = Signal(packets.Matmul)
+        crowded = self._time_storing(m, walk.ends)
         m.d.comb += [
-            self.start.ready.eq(~walk.busy),
+            self.start.ready.eq(~walk.walking & ~crowded),
             walk.load.eq(self.start.valid & self.start.ready),
             walk.command.eq(command),
-            self.busy.eq(walk.busy),
+            self.walking.eq(walk.walking),
+            self.busy.eq(self.walking | self.storing),
         ]
         with m.If(walk.load):
             m.d.sync += command.eq(self.start.payload)
@@ -259,9 +382,9 @@ class MatmulEngine(wiring.Component):
             control = later
         m.d.comb += array.control.eq(control)
 
-        self._drain(m, command, walk.set_up, array, partial_sums)
+        self._drain(m, walk, array, partial_sums, a_memory.latency + array.latency)
         m.d.comb += [
-            self.events.busy.eq(walk.busy),
+            self.events.busy.eq(walk.counted),
             self.events.step.eq(walk.step),
             self.events.stall.eq(walk.stall),
             self.events.overflow.eq(partial_sums.overflow),
@@ -269,43 +392,60 @@ class MatmulEngine(wiring.Component):
         ]
         return m
 
-    def _drain(self, m: Module, command: data.View, set_up: Signal, array: Array, partial_sums: PartialSums) -> None:
-        """Follow the passes out of the array: which sums, which weight, which slice's offset."""
-        drain = partial_sums.drain
-        slice_ = _Countdown(m, command.slices, "drain_slice")
-        offsets = Signal.like(command.a_offset)
-        last_row = Signal()
-        row_in_tile = Signal(range(self.config.rows))
-        tile_row = Signal.like(drain.row)  # first row of sums of the tile
-        m.d.comb += [
-            last_row.eq(row_in_tile == self.config.rows - 1),
-            drain.valid.eq(array.drain_valid),
-            drain.row.eq(tile_row | row_in_tile),
-            drain.offset.eq(offsets[0]),
-            drain.slices_left.eq(slice_.left),
-        ]
-        m.d.comb += [drain.sums[i].eq(array.sums[i]) for i in range(self.config.columns)]
-        m.d.comb += [drain.column_sums[i].eq(array.column_sums[i]) for i in range(self.config.columns)]
-        with m.If(set_up):
-            slice_.restart()
+    def _time_storing(self, m: Module, ends: Signal) -> Signal:
+        """Time `storing`; returns whether two MATMULs still store."""
+        tail = Signal(range(self.config.matmul_tail_cycles))
+        crowded = Signal()
+        # the one before ended at least drain_cycles + 1 cycles earlier, so it is done when the last has these to go
+        apart = self.config.drain_cycles + 1
+        assert apart < self.config.matmul_tail_cycles
+        with m.If(self.storing):
+            m.d.sync += tail.eq(tail - 1)
+            with m.If(tail == apart):
+                m.d.sync += crowded.eq(0)
+            with m.If(tail == 0):
+                m.d.sync += self.storing.eq(0)
+        with m.If(ends):
             m.d.sync += [
-                offsets.eq(command.a_offset),
-                tile_row.eq(command.sum_tile * self.config.rows),
-                drain.replace.eq(~command.accumulate),
+                self.storing.eq(1),
+                crowded.eq(self.storing),
+                tail.eq(self.config.matmul_tail_cycles - 1),
             ]
-        with m.Elif(drain.valid):
-            m.d.sync += row_in_tile.eq(Mux(last_row, 0, row_in_tile + 1))
-            with m.If(last_row):
-                slice_.advance()
-                m.d.sync += [offsets.eq(offsets >> 1), drain.replace.eq(0)]
-                with m.If(slice_.last):
-                    m.d.sync += [
-                        offsets.eq(command.a_offset),
-                        tile_row.eq(tile_row + self.config.rows),
-                        drain.replace.eq(~command.accumulate),
-                    ]
+        return crowded
+
+    def _drain(self, m: Module, walk: Walk, array: Array, partial_sums: PartialSums, latency: int) -> None:
+        """Follow the passes out of the array: a queue holds where their sums go, `latency` cycles or more."""
+        config, drain = self.config, partial_sums.drain
+        assert (latency + config.rows) // config.drain_cycles + 1 <= PASSES_UNDER_WAY
+        m.submodules.passes = passes = memory.Memory(shape=pass_layout(config), depth=PASSES_UNDER_WAY, init=[])
+        write_port, read_port = passes.write_port(), passes.read_port(domain="comb")
+        m.d.comb += [
+            write_port.en.eq(walk.control.last),
+            write_port.data.eq(walk.sums),
+            drain.valid.eq(array.drain_valid),
+        ]
+        with m.If(write_port.en):
+            m.d.sync += write_port.addr.eq(write_port.addr + 1)
+
+        place = Signal(pass_layout(config))  # of the pass that drains; between passes, of the next
+        row, last_row = Signal(range(config.rows)), Signal()
+        m.d.comb += [
+            last_row.eq(row == config.rows - 1),
+            drain.row.eq(place.row | row),
+            drain.offset.eq(place.offset),
+            drain.replace.eq(place.replace),
+            drain.slices_left.eq(place.slices_left),
+        ]
+        m.d.comb += [drain.sums[i].eq(array.sums[i]) for i in range(config.columns)]
+        m.d.comb += [drain.column_sums[i].eq(array.column_sums[i]) for i in range(config.columns)]
+        with m.If(drain.valid):
+            m.d.sync += row.eq(Mux(last_row, 0, row + 1))
+            with m.If(row == 0):
+                m.d.sync += read_port.addr.eq(read_port.addr + 1)
+        with m.If(~drain.valid | last_row):
+            m.d.sync += place.eq(read_port.data)
 
 
-def walk_tail(array: Array, operands: OperandMemory, sums: PartialSums) -> int:
-    """Cycles that the engine stays busy after its last step: the parts' latencies, and the rows that shift out."""
+def walk_tail(array: Array, operands: AMemory, sums: PartialSums) -> int:
+    """Cycles from the last step of a MATMUL to its last sum stored: latencies of the parts, and rows that shift out."""
     return operands.latency + array.latency + array.config.rows - 1 + sums.latency - 1

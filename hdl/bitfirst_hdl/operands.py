@@ -1,76 +1,246 @@
-"""An operand memory: whole rows out, single 64-bit words in."""
+"""The operand memories: cells in, one row of slices (A) or planes (B) out in each array step."""
 
-from amaranth.hdl import Module, Signal
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
-from .config import OPERAND_CYCLES
-from .contract.packets import WORD_BITS
-from .ports import MemoryWrite
+from .config import OPERAND_CYCLES, ArrayConfig
+from .contract.packets import GROUP, OCTET_BITS, WORD_BITS
+from .ports import CellWrite
 
 #: Tells synthesis that no address is read and written in one cycle: otherwise it adds a bypass around each block
 #: RAM. It takes effect on an asynchronous read port with a register behind it, which becomes a synchronous one.
 NO_COLLISIONS = {"no_rw_check": True}
 
+TURN_BITS = exact_log2(OCTET_BITS)
 
-class OperandMemory(wiring.Component):
-    """`row_words` memories of 64-bit words side by side, with one row address.
+
+class _Bank:
+    """A memory of `width` bits a row, built of words of at most 64 bits; it is written in parts of 16 bits.
+
+    row, enable  read port; `words` holds the row a cycle later, until the next one
+    write_row, write_enable (a bit for each 16 bits), write_data
+    """
+
+    def __init__(self, m: Module, name: str, width: int, depth: int) -> None:
+        size = min(WORD_BITS, width)
+        self.enable = Signal(name=f"{name}_enable")
+        self.row = Signal(range(depth), name=f"{name}_row")
+        self.write_row = Signal(range(depth), name=f"{name}_write_row")
+        self.write_enable = Signal(width // GROUP, name=f"{name}_write_enable")
+        self.write_data = [Signal(size, name=f"{name}_write_data_{place}") for place in range(0, width, size)]
+        self.words = [Signal(size, name=f"{name}_word_{place}", reset_less=True) for place in range(0, width, size)]
+        for index, (word, write_data) in enumerate(zip(self.words, self.write_data, strict=True)):
+            store = memory.Memory(shape=size, depth=depth, init=[], attrs=NO_COLLISIONS)
+            m.submodules[f"{name}_{index}"] = store
+            read_port, write_port = store.read_port(domain="comb"), store.write_port(granularity=GROUP)
+            m.d.comb += [
+                write_port.en.eq(self.write_enable.word_select(index, size // GROUP)),
+                write_port.addr.eq(self.write_row),
+                write_port.data.eq(write_data),
+                read_port.addr.eq(self.row),
+            ]
+            with m.If(self.enable):
+                m.d.sync += word.eq(read_port.data)
+
+
+def _side_by_side(words: Sequence[Value]) -> list[Value]:
+    """Words of one width, at most 64 bits, as words of 64 bits."""
+    count = WORD_BITS // len(words[0])
+    return [Cat(words[place : place + count]) for place in range(0, len(words), count)]
+
+
+class AMemory(wiring.Component):
+    """Operand A: for each array row a bank of `config.a_rows` rows, each of L digits of S bits.
 
     Parameters
     ----------
-    row_words : int
-        64-bit words in a row.
-    depth : int
-        Rows.
+    config : ArrayConfig
 
     Members
     -------
-    write : In(MemoryWrite())
-        Stores a word; readable in the next cycle. Rows and words outside the memory must not be given.
+    write : In(CellWrite(config))
+        Stores slice `part` of the octets in `data`, in row cell * 8 / S + part of bank `vector`: element e as the digit
+        on lane `config.lane_of_bit(e)`. Readable two cycles later.
     enable, row : In
-        Reads a row. Who writes keeps away from rows that are being read: a word written in the same cycle is
-        undefined in hardware.
-    data : Out(64) x row_words
-        The row, `latency` cycles after `enable`; it stays until the next one.
+        Reads a row of all banks. Who writes keeps away from rows that are being read: a word written in the same cycle
+        is undefined in hardware.
+    data : Out(64) x a_row_words
+        The banks' rows side by side, `latency` cycles after `enable`; they stay until the next ones.
 
     One read and one write each cycle, no back-pressure. The contents survive reset.
     """
 
-    def __init__(self, row_words: int, depth: int) -> None:
-        self.row_words = row_words
-        self.depth = depth
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
         super().__init__(
             {
-                "write": In(MemoryWrite()),
+                "write": In(CellWrite(config)),
                 "enable": In(1),
-                "row": In(range(depth)),
-                "data": Out(WORD_BITS).array(row_words),
+                "row": In(range(config.a_rows)),
+                "data": Out(WORD_BITS).array(config.a_row_words),
             }
         )
 
     @property
     def latency(self) -> int:
-        """Cycles from `enable` to `data`: block RAM and its output register."""
+        """Cycles from `enable` to `data`."""
         return OPERAND_CYCLES
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        fetched = Signal()
-        m.d.sync += fetched.eq(self.enable)
-        for word in range(self.row_words):
-            store = memory.Memory(shape=WORD_BITS, depth=self.depth, init=[], attrs=NO_COLLISIONS)
-            m.submodules[f"word_{word}"] = store
-            write_port = store.write_port()
-            read_port = store.read_port(domain="comb")
+        config = self.config
+        enable, row = self.enable, self.row
+        for index in range(self.latency - 2):  # B takes longer, for its rotation
+            enable, row = _registered(m, f"later_{index}", enable, row)
+        (fetched,) = _registered(m, "fetched", enable)
+        write_row, digits, parts = self._arrange(m)
+        words = []
+        for number in range(config.rows):
+            bank = _Bank(m, f"bank_{number}", config.lanes * config.slice_bits, config.a_rows)
+            wanted = self.write.valid & (self.write.vector == number)
+            m.d.comb += [bank.enable.eq(enable), bank.row.eq(row), bank.write_row.eq(write_row)]
             m.d.comb += [
-                write_port.en.eq(self.write.valid & (self.write.word == word)),
-                write_port.addr.eq(self.write.row),
-                write_port.data.eq(self.write.data),
-                read_port.addr.eq(self.row),
+                place.eq(digits[index * len(place) :][: len(place)]) for index, place in enumerate(bank.write_data)
             ]
-            latched = Signal(WORD_BITS, name=f"latched_{word}", reset_less=True)
-            with m.If(self.enable):
-                m.d.sync += latched.eq(read_port.data)
-            with m.If(fetched):
-                m.d.sync += self.data[word].eq(latched)
+            m.d.sync += bank.write_enable.eq(parts & wanted.replicate(len(parts)))
+            words += bank.words
+        with m.If(fetched):
+            m.d.sync += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
         return m
+
+    def _arrange(self, m: Module) -> tuple[Signal, Signal, Value]:
+        """The row and the word to write, registered, and which parts of 16 bits of it, not registered."""
+        config, write = self.config, self.write
+        size, elements = config.slice_bits, [0] * config.lanes
+        for element in range(config.lanes):
+            elements[config.lane_of_bit(element)] = element
+        row, digits = Signal.like(self.row), Signal(config.lanes * size, reset_less=True)
+        m.d.sync += row.eq(write.cell * config.slices_per_octet + write.part)
+        with m.Switch(write.part):
+            for part in range(config.slices_per_octet):
+                lowest = OCTET_BITS - size * (part + 1)
+                with m.Case(part):
+                    m.d.sync += digits.eq(
+                        Cat(write.data[lowest + bit][element] for element in elements for bit in range(size))
+                    )
+        parts = [write.groups[elements[place // size] // GROUP] for place in range(0, len(digits), GROUP)]
+        return row, digits, Cat(parts)
+
+
+class BMemory(wiring.Component):
+    """Operand B: `config.b_rows` rows, each a plane of L bits for every array column.
+
+    The eight planes of a column are written at once although one plane of all columns is read at once. So the columns
+    stand in groups of eight, and each group has eight banks: plane row r of column c lies in bank (c + r) % 8. A row is
+    read from all banks at one address, then rotated by r.
+
+    Parameters
+    ----------
+    config : ArrayConfig
+
+    Members
+    -------
+    write : In(CellWrite(config))
+        Stores all planes of `data` in rows cell * 8 (weight 2**7) to cell * 8 + 7 of column `vector`. Readable four
+        cycles later.
+    enable, row : In
+        Reads a row; as in `AMemory`.
+    data : Out(64) x b_row_words
+        The columns' planes side by side, `latency` cycles after `enable`; they stay until the next ones.
+
+    One read and one write each cycle, no back-pressure. The contents survive reset.
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "write": In(CellWrite(config)),
+                "enable": In(1),
+                "row": In(range(config.b_rows)),
+                "data": Out(WORD_BITS).array(config.b_row_words),
+            }
+        )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from `enable` to `data`: block RAM and rotation."""
+        return OPERAND_CYCLES
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        groups = range(-(-config.columns // OCTET_BITS))
+        banks = [
+            [_Bank(m, f"bank_{group}_{number}", config.lanes, config.b_rows) for number in range(OCTET_BITS)]
+            for group in groups
+        ]
+        self._write(m, banks)
+        fetched, turn = _registered(m, "fetched", self.enable, self.row[:TURN_BITS])
+        words = []
+        for group in groups:
+            for bank in banks[group]:
+                m.d.comb += [bank.enable.eq(self.enable), bank.row.eq(self.row)]
+            rows = [bank.words for bank in banks[group]]
+            columns = _rotate(m, f"columns_{group}", rows, turn, fetched)
+            for column in columns[: config.columns]:
+                words += column
+        m.d.comb += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
+        return m
+
+    def _write(self, m: Module, banks: list[list[_Bank]]) -> None:
+        """Rotates the planes by the column's number, and stores them in one group of banks."""
+        write = self.write
+        size = len(banks[0][0].write_data[0])
+        planes = [
+            [write.data[OCTET_BITS - 1 - row][place : place + size] for place in range(0, self.config.lanes, size)]
+            for row in range(OCTET_BITS)
+        ]
+        column = Signal(max(TURN_BITS, len(write.vector)))
+        m.d.comb += column.eq(write.vector)
+        rotated = _rotate(m, "planes", planes, (-column)[:TURN_BITS], write.valid)
+        fields = write.valid, write.groups, write.cell[: exact_log2(self.config.b_cells)], column
+        for stage in range(TURN_BITS):
+            fields = _registered(m, f"write_{stage}", *fields)
+        valid, lane_groups, cell, column = fields
+        for group, members in enumerate(banks):
+            enable = (valid & (column[TURN_BITS:] == group)).replicate(len(lane_groups)) & lane_groups
+            for number, bank in enumerate(members):
+                row = (number - column)[:TURN_BITS]
+                m.d.comb += [bank.write_row.eq(Cat(row, cell)), bank.write_enable.eq(enable)]
+                m.d.comb += [place.eq(word) for place, word in zip(bank.write_data, rotated[number], strict=True)]
+
+
+def _registered(m: Module, name: str, *values: Value) -> list[Signal]:
+    """The values, a cycle later."""
+    later = [Signal(len(value), name=f"{name}_{index}") for index, value in enumerate(values)]
+    m.d.sync += [new.eq(value) for new, value in zip(later, values, strict=True)]
+    return later
+
+
+def _rotate(m: Module, name: str, rows: list[list[Value]], turn: Value, enable: Value) -> list[list[Value]]:
+    """Row i of the result is row (i + turn) % 8, three cycles later; a row is a list of words.
+
+    It holds until the next `enable`. A register behind each stage costs nothing, and keeps synthesis from building one
+    large multiplexer for each bit.
+    """
+    for stage in range(TURN_BITS):
+        turned = []
+        for number, row in enumerate(rows):
+            away = rows[(number + 2**stage) % len(rows)]
+            words = [
+                Signal(len(word), name=f"{name}_{stage}_{number}_{index}", reset_less=True)
+                for index, word in enumerate(row)
+            ]
+            with m.If(enable):
+                m.d.sync += [
+                    new.eq(Mux(turn[stage], other, word)) for new, word, other in zip(words, row, away, strict=True)
+                ]
+            turned.append(words)
+        rows = turned
+        turn, enable = _registered(m, f"{name}_turn_{stage}", turn, enable)
+    return rows

@@ -1,14 +1,14 @@
 """Requantisation: one 48-bit sum a cycle becomes a rounded, saturated number (`contract.numeric.requantise`)."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .contract.numeric import HASH_INITIAL, SUM_BITS
-from .contract.packets import WORD_BITS, Rounding
+from .contract.packets import Rounding
 
 RANDOM_BITS = 32
-RAW_BITS = WORD_BITS  #: the value of `bits` that passes a sum as it is
+RESULT_BITS = 32
 
 
 class Hash(wiring.Component):
@@ -43,13 +43,13 @@ class Hash(wiring.Component):
 
 
 class Settings(data.Struct):
-    """How to requantise: the fields of `packets.Read` of the same names."""
+    """How to requantise: fields of `packets.Read`, and the largest number of its `bits` and `signed`."""
 
     multiplier: 16
     shift: 6
     rounding: Rounding
-    bits: 7  # 2 .. 32, or RAW_BITS
     signed: 1
+    limit: RESULT_BITS  # ones; the smallest number is -limit, or 0
     key: 32
 
 
@@ -62,17 +62,15 @@ class Element(data.Struct):
 
 
 class Result(data.Struct):
-    """One number, sign- or zero-extended; `clipped` if it did not fit `bits`; `last` of its element."""
+    """One number; `clipped` if it did not fit; `last` of its element."""
 
-    value: WORD_BITS
+    value: RESULT_BITS
     clipped: 1
     last: 1
 
 
 class Requantiser(wiring.Component):
     """Multiply, shift, round once and saturate: exactly `contract.numeric.requantise`, one element a cycle.
-
-    `bits` = RAW_BITS gives the sum sign-extended to 64 bits, never clipped.
 
     settings   in; must hold still from the cycle in which the first element is taken until its last result left
     elements   in, stream of `Element`
@@ -107,17 +105,10 @@ class Requantiser(wiring.Component):
             hash_.c.eq(HASH_INITIAL),
         ]
 
-        # what follows from the settings; they are still while anything is in flight
-        raw = Signal()
-        multiplier, shift = Signal(16), Signal(6)
-        high, low = Signal(signed(34)), Signal(signed(34))
-        magnitude = Cat((settings.bits > bit + settings.signed) for bit in range(32))
+        low, high = Signal(signed(34)), Signal(signed(34))
         m.d.sync += [
-            raw.eq(settings.bits == RAW_BITS),
-            multiplier.eq(Mux(settings.bits == RAW_BITS, 1, settings.multiplier)),
-            shift.eq(Mux(settings.bits == RAW_BITS, 0, settings.shift)),
-            high.eq(magnitude),
-            low.eq(Mux(settings.signed, -Cat(magnitude, C(0, 1)).as_signed(), 0)),
+            high.eq(settings.limit),
+            low.eq(Mux(settings.signed, -settings.limit, 0)),
         ]
 
         valid, last = Signal(self.latency), Signal(self.latency)
@@ -126,8 +117,8 @@ class Requantiser(wiring.Component):
                 valid.eq(Cat(self.elements.valid, valid)),
                 last.eq(Cat(self.elements.payload.last, last)),
             ]
-            quotient, fraction, sticky = self._divide(m, multiplier, shift)
-            result = self._round(m, quotient, fraction, sticky, hash_.random, raw, low, high)
+            quotient, fraction, sticky = self._divide(m, settings.multiplier, settings.shift)
+            result = self._round(m, quotient, fraction, sticky, hash_.random, low, high)
         m.d.comb += [
             self.results.valid.eq(valid[-1]),
             self.results.payload.last.eq(last[-1]),
@@ -135,7 +126,7 @@ class Requantiser(wiring.Component):
         ]
         return m
 
-    def _divide(self, m: Module, multiplier: Signal, shift: Signal) -> tuple[Signal, Signal, Signal]:
+    def _divide(self, m: Module, multiplier: Value, shift: Value) -> tuple[Signal, Signal, Signal]:
         """total * multiplier / 2**shift in `Hash.latency` cycles: quotient, 32 bits of fraction, OR of the rest."""
         total = Signal(signed(SUM_BITS))
         parts = [Signal(32, name="part0"), Signal(32, name="part1"), Signal(signed(32), name="part2")]
@@ -166,35 +157,33 @@ class Requantiser(wiring.Component):
             quotient, fraction, sticky = registers
         return quotient, fraction, sticky
 
-    def _round(self, m: Module, quotient, fraction, sticky, random, raw, low, high) -> Signal:
+    def _round(self, m: Module, quotient, fraction, sticky, random, low, high) -> Signal:
         """Rounding and saturation, in four cycles: the number, and `clipped`."""
-        whole = [Signal(signed(SUM_BITS), name=f"whole{stage}") for stage in range(3)]
+        whole = Signal(signed(33))
         rounded = [Signal(signed(34), name=f"rounded{stage}") for stage in range(2)]
         # quotients that need more than 33 bits
         huge = [Signal(name=f"huge{stage}") for stage in range(2)]
         tiny = [Signal(name=f"tiny{stage}") for stage in range(2)]
         carry, above, below = Signal(), Signal(), Signal()
-        result = Signal(signed(SUM_BITS))
+        result = Signal(RESULT_BITS)
         to_even = fraction[-1] & (fraction[:-1].any() | sticky | quotient[0])
         # below its top 32 bits the stochastic addend is zero, so those bits alone make the carry
         stochastic = (fraction + random)[RANDOM_BITS]
         m.d.sync += [
             carry.eq(Mux(self.settings.rounding == Rounding.STOCHASTIC, stochastic, to_even)),
-            whole[0].eq(quotient),
+            whole.eq(quotient),
             huge[0].eq(~quotient[-1] & quotient[32:].any()),
             tiny[0].eq(quotient[-1] & ~quotient[32:].all()),
             # next cycle
-            rounded[0].eq(whole[0][:33].as_signed() + carry),
-            whole[1].eq(whole[0]),
+            rounded[0].eq(whole + carry),
             huge[1].eq(huge[0]),
             tiny[1].eq(tiny[0]),
             # next cycle
             above.eq(huge[1] | (~tiny[1] & (rounded[0] > high))),
             below.eq(tiny[1] | (~huge[1] & (rounded[0] < low))),
             rounded[1].eq(rounded[0]),
-            whole[2].eq(whole[1]),
             # next cycle
-            result.eq(Mux(raw, whole[2], Mux(above, high, Mux(below, low, rounded[1])))),
-            self.results.payload.clipped.eq(~raw & (above | below)),
+            result.eq(Mux(above, high, Mux(below, low, rounded[1]))),
+            self.results.payload.clipped.eq(above | below),
         ]
         return result

@@ -8,48 +8,82 @@ The first that fails gives the status; the golden model does the same.
 2. `BAD_LENGTH`  fewer than `COMMAND_WORDS` words; or data words (those after the command): WRITE has other than
    rows * words of them, any other command has some.
 3. `BAD_VALUE`   a reserved field is not zero.
-4. `BAD_SPACE`   WRITE to other than A, B, SUMS; READ of other than REGISTERS, SUMS.
-5. `BAD_VALUE`   MATMUL: slices or planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of
-   `b_negative` at or above `planes`. READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also
-   where `bits` = 64). MARK: `phase` not in `packets.Phase`. READ of REGISTERS looks at no field but `first`, `count`.
-6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles) is zero, or what is addressed ends
-   behind the memory: WRITE row + rows, word + words; MATMUL a_row + row_tiles * slices * chunks,
-   b_row + col_tiles * planes * chunks, sum_tile + row_tiles * col_tiles; READ first + count (`IDENTITY_WORDS` or
-   `sum_tiles`), rows > R, cols > C, or an answer of more than `MAX_DATA_WORDS` words.
+4. `BAD_SPACE`   WRITE to other than STORE, SUMS; READ of other than REGISTERS, SUMS.
+5. `BAD_VALUE`   TENSOR: slot > 15, bits > 16, `layout` not 0. LOAD: `flip` has a bit at or above octets * 8 / S (octets
+   of the slot's tensor, 0 without one), or is not zero for target B. MATMUL: slices or planes 0, slices * S > 16,
+   planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or above `planes`, a_octets or b_octets
+   other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes > b_octets * 8. READ of SUMS: `bits` other
+   than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64). MARK: `phase` not in `packets.Phase`. READ
+   of REGISTERS looks at no field but `first`, `count`.
+6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles; n, h, w, c; positions, taps, run,
+   y_count, x_count) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words; TENSOR
+   word + octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL
+   a_cell + row_tiles * a_octets * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles;
+   READ first + count (`IDENTITY_WORDS` or `sum_tiles`). READ of SUMS: rows > R, cols > C, an answer of more than
+   `MAX_DATA_WORDS` words. TENSOR: n * h, w * c or h * w * c > 65535, an overlap with the tensor of another slot. LOAD:
+   a slot without tensor, x_first >= x_count, y_first >= y_count, place_first >= run. TENSOR with bits = 0 forgets the
+   slot's tensor, and no field is checked for its range.
 
 The response repeats the opcode byte, also an unknown one. MARK answers with the counters after the phase is set and
 with itself counted.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import MAX_BITS, ArrayConfig
 from .contract import codec, packets
 from .contract.numeric import MAX_SHIFT
-from .contract.packets import COMMAND_WORDS, COMMANDS, MAX_DATA_WORDS, WORD_BITS, Opcode, Phase, Rounding, Space, Status
+from .contract.packets import (
+    COMMAND_WORDS,
+    COMMANDS,
+    GROUP,
+    MAX_DATA_WORDS,
+    OCTET_BITS,
+    STORE_WORD_WORDS,
+    TENSOR_SLOTS,
+    WORD_BITS,
+    Opcode,
+    Phase,
+    Rounding,
+    Space,
+    Status,
+    Target,
+)
 from .contract.registers import COUNTERS, IDENTITY_WORDS, Identity
 from .counters import PHASE_BITS
 from .frames import FrameStart, Reply
-from .ports import MemoryWrite, word_stream
+from .ports import GatherJob, MemoryWrite, TensorPlace, word_stream
 from .readout import Job
 
 _FACTOR_BITS = 16
 _RAW_BITS = 64
 _COMMAND_BITS = COMMAND_WORDS * WORD_BITS
+_MAX_EXTENT = 2**16 - 1  # of n * h, w * c and h * w * c of a tensor
+_FIRST_COMPARED = 6  # step in which TENSOR is compared with the tensor of slot 0
 _WAITS_FOR_ALL = (Opcode.SYNC, Opcode.MARK, Opcode.RESET)
 
 
-class Rows(data.Struct):
-    """Rows (or tiles) `first` to `end` - 1 of a memory."""
+class Slot(data.Struct):
+    """A tensor descriptor as it is kept; `end` is the store word behind the tensor."""
 
-    first: 16
+    place: TensorPlace
     end: 17
 
 
-def _overlap(rows: Rows, others: Rows) -> Value:
+def rows_of(count: int) -> data.StructLayout:
+    """Rows `first` to `end` - 1 of a memory of `count` rows."""
+    return data.StructLayout({"first": range(count), "end": range(count + 1)})
+
+
+def _overlap(rows: data.View, others: data.View) -> Value:
     return (rows.first < others.end) & (others.first < rows.end)
+
+
+def _parts(count: Value, size: int) -> Value:
+    """count / size, rounded up; `size` is a power of two."""
+    return (count + (size - 1)) >> (size.bit_length() - 1)
 
 
 class CommandCheck(wiring.Component):
@@ -59,14 +93,18 @@ class CommandCheck(wiring.Component):
     data_words  in(15)   data words behind it
     short       in(1)    it has fewer than `COMMAND_WORDS` words
     go          in(1)    high for one cycle, one cycle after which the check begins
+    slot_read   out      slot of the tensor table that is looked up
+    slot        in       `Slot`: what it held in the cycle before
     done        out(1)   high for one cycle, when the outputs below are valid; they hold until the next `go`
     status      out      `Status`
-    a, b        out      `Rows` of A and B that MATMUL reads or WRITE writes
-    sums        out      `Rows`: tiles of SUMS that MATMUL or READ uses
+    a, b        out      cells of A and B that MATMUL reads or LOAD writes; none: `end` is 0
+    sums        out      tiles of SUMS that MATMUL or READ uses
+    store       out      words of STORE that WRITE writes or LOAD may read
+    described   out      `Slot`: what TENSOR describes
     read_words  out      data words of READ's answer
 
     Products are made by one 16 x 16 bit multiplier, one a cycle. `done` comes 2 cycles after `go`, plus one per
-    product: WRITE 1, READ 2, MATMUL 5.
+    product: WRITE 1, LOAD 2 (its tiles and chunks among them), READ and MATMUL 3; TENSOR 21, with 16 comparisons.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -77,15 +115,19 @@ class CommandCheck(wiring.Component):
                 "data_words": In(15),
                 "short": In(1),
                 "go": In(1),
+                "slot_read": Out(range(TENSOR_SLOTS)),
+                "slot": In(Slot),
                 "done": Out(1),
                 "status": Out(Status),
-                "a": Out(Rows),
-                "b": Out(Rows),
-                "sums": Out(Rows),
+                "a": Out(rows_of(config.a_cells)),
+                "b": Out(rows_of(config.b_cells)),
+                "sums": Out(rows_of(config.sum_tiles)),
+                "store": Out(rows_of(config.store_words)),
+                "described": Out(Slot),
                 "read_words": Out(range(MAX_DATA_WORDS + 1)),
             }
         )
-        self._active, self._step = Signal(), Signal(range(6))
+        self._active, self._step = Signal(), Signal(range(_FIRST_COMPARED + TENSOR_SLOTS))
         self._left, self._right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
         self._product = Signal(2 * _FACTOR_BITS)
         self._ends = Signal()  # the last step is reached
@@ -103,7 +145,11 @@ class CommandCheck(wiring.Component):
             self._was_bad_range.eq(self._active & (self._was_bad_range | self._bad_range)),
             self.done.eq(self._active & self._ends),
         ]
-        m.d.comb += [self._ends.eq(1), self._wrong_length.eq(self.data_words != 0)]
+        m.d.comb += [
+            self._ends.eq(1),
+            self._wrong_length.eq(self.data_words != 0),
+            self.slot_read.eq(packets.Load(self.command).slot),
+        ]
         with m.If(self._active):
             with m.Switch(self.command[:8]):
                 for opcode, struct in COMMANDS.items():
@@ -138,6 +184,10 @@ class CommandCheck(wiring.Component):
             self._read(m, packets.Read(self.command))
         elif opcode == Opcode.MATMUL:
             self._matmul(m, packets.Matmul(self.command))
+        elif opcode == Opcode.TENSOR:
+            self._tensor(m, packets.Tensor(self.command))
+        elif opcode == Opcode.LOAD:
+            self._load(m, packets.Load(self.command))
         elif opcode == Opcode.MARK:
             m.d.comb += self._bad_value.eq(packets.Mark(self.command).phase > max(Phase))
 
@@ -147,8 +197,7 @@ class CommandCheck(wiring.Component):
     def _write(self, m: Module, write: packets.Write) -> None:
         config = self.config
         shapes = {
-            Space.A: (config.a_depth, config.a_row_words),
-            Space.B: (config.b_depth, config.b_row_words),
+            Space.STORE: (config.store_words, STORE_WORD_WORDS),
             Space.SUMS: (config.sum_rows, config.columns),
         }
         rows, words = Signal(17), Signal(17)
@@ -168,26 +217,34 @@ class CommandCheck(wiring.Component):
             | (write.row + write.rows > rows)
             | (write.word + write.words > words)
         )
-        for used in (self.a, self.b):
-            m.d.sync += [used.first.eq(write.row), used.end.eq(write.row + write.rows)]
+        m.d.sync += [self.store.first.eq(write.row), self.store.end.eq(write.row + write.rows)]
 
     def _read(self, m: Module, read: packets.Read) -> None:
         config = self.config
-        needed, end = Signal(32), Signal(17)
-        m.d.comb += [end.eq(read.first + read.count), self._bad_range.eq(read.count == 0)]
-        m.d.sync += [self.read_words.eq(needed), self.sums.first.eq(read.first), self.sums.end.eq(end)]
-        with m.If(self._step == 0):
-            self._multiply(m, read.rows, read.cols)
-        with m.Else():
-            self._multiply(m, self._product, read.count)
+        end, nibbles = Signal(17), Signal(range(17))
+        m.d.comb += [
+            end.eq(read.first + read.count),
+            nibbles.eq((read.bits[:7] + 3) >> 2),
+            self._bad_range.eq(read.count == 0),
+        ]
+        m.d.sync += [self.sums.first.eq(read.first), self.sums.end.eq(end)]
+        with m.Switch(self._step):
+            with m.Case(0):
+                self._multiply(m, read.rows, read.cols)
+            with m.Case(1):
+                self._multiply(m, self._product, read.count)
+            with m.Default():
+                self._multiply(m, self._product, nibbles)
         with m.Switch(read.space):
             with m.Case(Space.REGISTERS):
-                m.d.comb += needed.eq(read.count)
+                m.d.sync += self.read_words.eq(read.count)
                 with m.If(end > IDENTITY_WORDS):
                     m.d.comb += self._bad_range.eq(1)
             with m.Case(Space.SUMS):
+                needed = (self._product + WORD_BITS // 4 - 1) >> 4
+                m.d.sync += self.read_words.eq(needed)
                 m.d.comb += [
-                    self._ends.eq(self._step == 2),
+                    self._ends.eq(self._step == 3),
                     self._bad_value.eq(
                         (read.bits < 2)
                         | ((read.bits > 32) & (read.bits != _RAW_BITS))
@@ -195,14 +252,12 @@ class CommandCheck(wiring.Component):
                         | (read.shift > MAX_SHIFT)
                     ),
                 ]
-                for log2_bytes, most_bits in enumerate((8, 16, 32, _RAW_BITS)):
-                    log2_elements = 3 - log2_bytes
-                    with m.If((read.bits <= most_bits) & (read.bits > (most_bits // 2 if log2_bytes else 0))):
-                        m.d.comb += needed.eq((self._product + (1 << log2_elements) - 1) >> log2_elements)
                 outside = (read.rows > config.rows) | (read.cols > config.columns) | (end > config.sum_tiles)
                 with m.If((read.rows == 0) | (read.cols == 0) | outside):
                     m.d.comb += self._bad_range.eq(1)
-                with m.If((self._step == 2) & (needed > MAX_DATA_WORDS)):
+                with m.If((self._step == 2) & self._product[_FACTOR_BITS:].any()):  # more elements than nibbles fit
+                    m.d.comb += self._bad_range.eq(1)
+                with m.If((self._step == 3) & (needed > MAX_DATA_WORDS)):
                     m.d.comb += self._bad_range.eq(1)
             with m.Default():
                 m.d.comb += self._bad_space.eq(1)
@@ -210,7 +265,7 @@ class CommandCheck(wiring.Component):
     def _matmul(self, m: Module, matmul: packets.Matmul) -> None:
         config, product = self.config, self._product
         m.d.comb += [
-            self._ends.eq(self._step == 5),
+            self._ends.eq(self._step == 3),
             self._bad_value.eq(
                 (matmul.slices == 0)
                 | (matmul.slices > config.max_slices)
@@ -218,33 +273,112 @@ class CommandCheck(wiring.Component):
                 | (matmul.planes > MAX_BITS)
                 | (matmul.a_offset >> matmul.slices[:5]).any()
                 | (matmul.b_negative >> matmul.planes[:5]).any()
+                | (matmul.a_octets < 1)
+                | (matmul.a_octets > 2)
+                | (matmul.b_octets < 1)
+                | (matmul.b_octets > 2)
+                | (matmul.a_first + matmul.slices > matmul.a_octets * config.slices_per_octet)
+                | (matmul.b_first + matmul.planes > matmul.b_octets * OCTET_BITS)
             ),
         ]
         with m.Switch(self._step):
             with m.Case(0):
-                self._multiply(m, matmul.row_tiles, matmul.slices)
+                self._multiply(m, matmul.row_tiles, matmul.chunks)
                 zero = (matmul.row_tiles == 0) | (matmul.col_tiles == 0) | (matmul.chunks == 0)
                 m.d.comb += self._bad_range.eq(zero)
             with m.Case(1):
-                self._multiply(m, product, matmul.chunks)
-                m.d.comb += self._bad_range.eq(product > config.a_depth)
+                self._multiply(m, matmul.col_tiles, matmul.chunks)
+                self._use(m, self.a, matmul.a_cell, product << matmul.a_octets[1], config.a_cells)
             with m.Case(2):
-                self._multiply(m, matmul.col_tiles, matmul.planes)
-                self._use(m, self.a, matmul.a_row, config.a_depth)
-            with m.Case(3):
-                self._multiply(m, product, matmul.chunks)
-                m.d.comb += self._bad_range.eq(product > config.b_depth)
-            with m.Case(4):
                 self._multiply(m, matmul.row_tiles, matmul.col_tiles)
-                self._use(m, self.b, matmul.b_row, config.b_depth)
+                self._use(m, self.b, matmul.b_cell, product << matmul.b_octets[1], config.b_cells)
             with m.Default():
-                self._use(m, self.sums, matmul.sum_tile, config.sum_tiles)
+                self._use(m, self.sums, matmul.sum_tile, product, config.sum_tiles)
 
-    def _use(self, m: Module, rows: Rows, first: Value, depth: int) -> None:
-        """`product` rows from `first` are used."""
-        end = first + self._product
+    def _use(self, m: Module, rows: data.View, first: Value, count: Value, depth: int) -> None:
+        """`count` rows from `first` are used."""
+        end = first + count
         m.d.sync += [rows.first.eq(first), rows.end.eq(end)]
         m.d.comb += self._bad_range.eq(end > depth)
+
+    def _tensor(self, m: Module, tensor: packets.Tensor) -> None:
+        product, place = self._product, self.described.place
+        end = Signal(34)
+        extent_is_bad = product > _MAX_EXTENT
+        octet_words = (product + GROUP - 1) >> (GROUP.bit_length() - 1)
+        m.d.comb += [
+            self._ends.eq((tensor.bits == 0) | (self._step == _FIRST_COMPARED + TENSOR_SLOTS - 1)),
+            self._bad_value.eq((tensor.slot >= TENSOR_SLOTS) | (tensor.bits > MAX_BITS) | (tensor.layout != 0)),
+            self.slot_read.eq(self._step - (_FIRST_COMPARED - 1)),
+        ]
+        m.d.sync += [
+            place.octets.eq(Mux(tensor.bits == 0, 0, Mux(tensor.bits > OCTET_BITS, 2, 1))),
+            *(getattr(place, name).eq(getattr(tensor, name)) for name in ("word", "n", "h", "c")),
+        ]
+        with m.Switch(self._step):
+            with m.Case(0):
+                self._multiply(m, tensor.n, tensor.h)
+                zero = (tensor.n == 0) | (tensor.h == 0) | (tensor.w == 0) | (tensor.c == 0)
+                m.d.comb += self._bad_range.eq((tensor.bits != 0) & zero)
+            with m.Case(1):
+                self._multiply(m, tensor.w, tensor.c)
+                m.d.comb += self._bad_range.eq(extent_is_bad)
+            with m.Case(2):
+                self._multiply(m, product, tensor.h)
+                m.d.comb += self._bad_range.eq(extent_is_bad)
+                m.d.sync += place.row.eq(product)
+            with m.Case(3):
+                self._multiply(m, product, tensor.n)
+                m.d.comb += self._bad_range.eq(extent_is_bad)
+                m.d.sync += place.image.eq(product)
+            with m.Case(4):
+                m.d.sync += [
+                    place.octet_words.eq(octet_words),
+                    end.eq(tensor.word + (octet_words << place.octets[1])),
+                ]
+            with m.Case(5):
+                m.d.sync += self.described.end.eq(end)
+                m.d.comb += self._bad_range.eq(end > self.config.store_words)
+            with m.Default():
+                other = (self._step - _FIRST_COMPARED)[:4] != tensor.slot
+                meets = (place.word < self.slot.end) & (self.slot.place.word < self.described.end)
+                m.d.comb += self._bad_range.eq(other & (self.slot.place.octets != 0) & meets)
+
+    def _load(self, m: Module, load: packets.Load) -> None:
+        config, place = self.config, self.slot.place
+        vectors, lanes = Signal(16), Signal(16)
+        tiles, chunks = Signal(16), Signal(16)
+        end = load.cell + (self._product << place.octets[1])
+        m.d.comb += [
+            self._ends.eq(self._step == 2),
+            vectors.eq(Mux(load.across, load.taps, load.positions)),
+            lanes.eq(Mux(load.across, load.positions, load.taps)),
+            self._bad_range.eq(
+                (place.octets == 0)
+                | (load.positions == 0)
+                | (load.taps == 0)
+                | (load.x_first >= load.x_count)
+                | (load.y_first >= load.y_count)
+                | (load.place_first >= load.run)
+                | ((self._step == 2) & (end > Mux(load.target == Target.B, config.b_cells, config.a_cells)))
+            ),
+        ]
+        self._multiply(m, tiles, chunks)
+        m.d.sync += [
+            tiles.eq(Mux(load.target == Target.B, _parts(vectors, config.columns), _parts(vectors, config.rows))),
+            chunks.eq(_parts(lanes, config.lanes)),
+            self.store.first.eq(place.word),
+            self.store.end.eq(self.slot.end),
+            self.a.first.eq(load.cell),
+            self.a.end.eq(Mux(load.target == Target.A, end, 0)),
+            self.b.first.eq(load.cell),
+            self.b.end.eq(Mux(load.target == Target.B, end, 0)),
+        ]
+        flips = Signal(range(config.max_slices + 1))  # bits that `flip` may use
+        m.d.comb += [
+            flips.eq(Mux(load.target == Target.A, place.octets * config.slices_per_octet, 0)),
+            self._bad_value.eq((load.flip >> flips).any()),
+        ]
 
 
 class Sequencer(wiring.Component):
@@ -254,21 +388,33 @@ class Sequencer(wiring.Component):
     replies        out, stream of `Reply`: all answers but the data of SUMS, in order
     data           out, stream of words: the data words of `replies`
     sum_replies    out, stream of `Reply`: READ of SUMS, when all its data words have left the readout
+    load           out, stream of `GatherJob`, to the gather unit
+    gather_busy    in(1)  a LOAD is under way, from the cycle after it was taken
     start          out, stream of `packets.Matmul`, to the engine
-    engine_busy    in(1)
-    a_write, b_write, sum_write  out, `MemoryWrite`
+    engine_walking in(1)  a MATMUL reads its cells, from the cycle after it was taken
+    engine_storing in(1)  not all sums of a MATMUL that has walked are stored: the last but one at most while this
+    engine_busy    in(1)  either of them
+    store_write, sum_write  out, `MemoryWrite`
     job            out, stream of `readout.Job`
     readout_busy   in(1)
-    command, fault, matmul, word_written  out(1)  high for one cycle each, for the counters
+    command, fault, matmul, load_started, word_written  out(1)  high for one cycle each, for the counters
+    load_wait, read_wait  out(1)  LOAD, MATMUL or READ waits for a LOAD, or else for a READ, while the array has no work
     snapshot, clear, set_phase, phase     out, to the counters
     counters       in, stream of words: the snapshot
     idle           out(1)  no command at hand, no READ under way
 
-    READ waits until the answer of the READ before it is on its way to the host; SYNC, MARK and RESET wait for that and
-    for the engine; refused ones too, so that answers keep their order. A command takes 9 cycles from `FrameStart` to
-    `Reply`, both included, plus one per product (see `CommandCheck`), one to start a MATMUL or take a snapshot, one per
-    data word either way, and its waits. Replies that are not taken hold up later commands, never engine and readout.
-    Reset drops the command at hand.
+    Besides gather unit and readout, each with one command, up to two MATMULs are under way: one whose sums are being
+    stored, and one that walks. What a command waits for:
+
+    WRITE         STORE: a LOAD from a tensor that overlaps the rows. SUMS: engine and readout
+    LOAD          the LOAD before it; a MATMUL that walks over cells to be written
+    MATMUL        the engine; a LOAD into its cells; a READ of its sums
+    READ of SUMS  the answer of the READ before it being on its way to the host; MATMULs into the sums read
+    SYNC, MARK, RESET  all of it; refused ones too, so that answers keep their order
+
+    A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), one
+    to take a snapshot, one per data word either way, and its waits. Replies that are not taken hold up later commands,
+    never gather unit, engine and readout. Reset drops the command at hand; the tensor table keeps what it holds.
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
@@ -280,17 +426,23 @@ class Sequencer(wiring.Component):
                 "replies": Out(stream.Signature(Reply)),
                 "data": Out(word_stream()),
                 "sum_replies": Out(stream.Signature(Reply)),
+                "load": Out(stream.Signature(GatherJob)),
+                "gather_busy": In(1),
                 "start": Out(stream.Signature(packets.Matmul)),
+                "engine_walking": In(1),
+                "engine_storing": In(1),
                 "engine_busy": In(1),
-                "a_write": Out(MemoryWrite()),
-                "b_write": Out(MemoryWrite()),
+                "store_write": Out(MemoryWrite()),
                 "sum_write": Out(MemoryWrite()),
                 "job": Out(stream.Signature(Job)),
                 "readout_busy": In(1),
                 "command": Out(1),
                 "fault": Out(1),
                 "matmul": Out(1),
+                "load_started": Out(1),
                 "word_written": Out(1),
+                "load_wait": Out(1),
+                "read_wait": Out(1),
                 "snapshot": Out(1),
                 "clear": Out(1),
                 "set_phase": Out(1),
@@ -302,8 +454,9 @@ class Sequencer(wiring.Component):
         self._check = CommandCheck(config)
         self._bits = Signal(_COMMAND_BITS)  # the command at hand
         self._sequence, self._words_left = Signal(16), Signal(15)
-        self._reading, self._read_tiles = Signal(), Signal(Rows)  # the READ of SUMS under way
-        self._engine_a, self._engine_b = Signal(Rows), Signal(Rows)  # what the MATMUL started last reads
+        self._at_hand = Signal()  # a checked command waits or begins
+        self._reading = Signal()  # a READ of SUMS is under way
+        self._read_sums = Signal(rows_of(config.sum_tiles))  # what it reads
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -311,6 +464,8 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             check.command.eq(self._bits),
             check.data_words.eq(self._words_left),
+            self.load.payload.load.eq(packets.Load(self._bits)),
+            self.load.payload.tensor.eq(check.slot.place),
             self.start.payload.eq(packets.Matmul(self._bits)),
             self.job.payload.read.eq(packets.Read(self._bits)),
             self.job.payload.sequence.eq(self._sequence),
@@ -318,14 +473,13 @@ class Sequencer(wiring.Component):
         ]
         self._answer_read_of_sums(m)
         self._name_answer(m)
-        held, stores = self._held(m), Signal()
+        held, stores, describes = self._held(m), Signal(), Signal()
+        self._keep_tensors(m, describes)
         self._store(m, stores)
         with m.FSM() as fsm:
             self._take_command(m)
-            self._begin(m, held)
+            self._begin(m, held, describes)
             self._take_data(m, stores)
-            self._start_matmul(m)
-            self._start_read(m)
             self._answer(m)
         m.d.comb += self.idle.eq(fsm.ongoing("START") & ~self._reading)
         return m
@@ -361,52 +515,121 @@ class Sequencer(wiring.Component):
             m.d.comb += [self.command.eq(1), self.fault.eq(self._check.status != Status.OK)]
             m.next = "WAIT"
 
-    def _held(self, m: Module) -> Signal:
-        """Whether the command must wait for what is under way."""
-        held, check = Signal(), self._check
-        write, read = packets.Write(self._bits), packets.Read(self._bits)
-        good = check.status == Status.OK
-        with m.Switch(self._opcode):
-            with m.Case(Opcode.WRITE), m.If(good), m.Switch(write.space):
-                with m.Case(Space.A):
-                    m.d.comb += held.eq(self.engine_busy & _overlap(check.a, self._engine_a))
-                with m.Case(Space.B):
-                    m.d.comb += held.eq(self.engine_busy & _overlap(check.b, self._engine_b))
-                with m.Case(Space.SUMS):
-                    m.d.comb += held.eq(self.engine_busy | self.readout_busy)
-            with m.Case(Opcode.READ):
-                needs_engine = good & (read.space == Space.SUMS)
-                m.d.comb += held.eq(self._reading | (needs_engine & self.engine_busy))
-            with m.Case(Opcode.MATMUL), m.If(good):
-                reading = self.readout_busy & _overlap(check.sums, self._read_tiles)
-                m.d.comb += held.eq(self.engine_busy | reading)
-            with m.Case(*_WAITS_FOR_ALL):
-                m.d.comb += held.eq(self.engine_busy | self._reading)
-        return held
+    def _keep_tensors(self, m: Module, describes: Signal) -> None:
+        """The tensor table: TENSOR's slot is written while `describes`."""
+        check = self._check
+        m.submodules.slots = slots = memory.Memory(shape=Slot, depth=TENSOR_SLOTS, init=[])
+        read_port, write_port = slots.read_port(domain="comb"), slots.write_port()
+        m.d.comb += [
+            read_port.addr.eq(check.slot_read),
+            write_port.addr.eq(packets.Tensor(self._bits).slot),
+            write_port.data.eq(check.described),
+            write_port.en.eq(describes),
+        ]
+        m.d.sync += check.slot.eq(read_port.data)
 
-    def _begin(self, m: Module, held: Signal) -> None:
+    def _held(self, m: Module) -> Value:
+        """Whether the command must wait for what is under way."""
+        good, opcode = self._check.status == Status.OK, self._opcode
+        write, read = packets.Write(self._bits), packets.Read(self._bits)
+        by_load, by_matmul, by_read = Signal(), Signal(), Signal()
+        loading_words, loading_cells = self._meets_load(m)
+        walked_cells, unfinished_sums = self._meets_matmuls(m)
+        read_sums = Signal()
+        m.d.sync += read_sums.eq(_overlap(self._check.sums, self._read_sums))
+        with m.Switch(opcode):
+            with m.Case(Opcode.WRITE), m.If(good):
+                with m.If(write.space == Space.STORE):
+                    m.d.comb += by_load.eq(loading_words)
+                with m.Else():
+                    m.d.comb += [by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]
+            with m.Case(Opcode.LOAD), m.If(good):
+                m.d.comb += [by_load.eq(self.gather_busy), by_matmul.eq(walked_cells)]
+            with m.Case(Opcode.MATMUL), m.If(good):
+                m.d.comb += [by_load.eq(loading_cells), by_read.eq(self.readout_busy & read_sums)]
+            with m.Case(Opcode.READ):
+                of_sums = good & (read.space == Space.SUMS)
+                m.d.comb += [by_matmul.eq(of_sums & unfinished_sums), by_read.eq(self._reading)]
+            with m.Case(*_WAITS_FOR_ALL):
+                m.d.comb += [by_load.eq(self.gather_busy), by_matmul.eq(self.engine_busy), by_read.eq(self._reading)]
+        without_work = self._at_hand & ~self.engine_walking
+        m.d.comb += [
+            self.load_wait.eq(without_work & by_load & ((opcode == Opcode.LOAD) | (opcode == Opcode.MATMUL))),
+            self.read_wait.eq(
+                without_work & by_read & ((opcode == Opcode.READ) | ((opcode == Opcode.MATMUL) & ~by_load))
+            ),
+        ]
+        return by_load | by_matmul | by_read
+
+    def _meets_load(self, m: Module) -> tuple[Value, Value]:
+        """Whether the checked command uses words that the LOAD under way may read, and cells that it writes."""
+        check = self._check
+        store, a, b = (Signal.like(rows) for rows in (check.store, check.a, check.b))
+        words, cells = Signal(), Signal()
+        with m.If(self.load.valid & self.load.ready):
+            m.d.sync += [store.eq(check.store), a.eq(check.a), b.eq(check.b)]
+        m.d.sync += [
+            words.eq(_overlap(check.store, store)),
+            cells.eq(_overlap(check.a, a) | _overlap(check.b, b)),
+        ]
+        return self.gather_busy & words, self.gather_busy & cells
+
+    def _meets_matmuls(self, m: Module) -> tuple[Value, Value]:
+        """Whether the checked command uses cells that a MATMUL walks over, and sums that are not all stored."""
+        check = self._check
+        a, b, sums = (Signal.like(rows) for rows in (check.a, check.b, check.sums))
+        earlier_sums = Signal.like(check.sums)
+        cells, meets, meets_earlier = Signal(), Signal(), Signal()
+        with m.If(self.matmul):
+            m.d.sync += [a.eq(check.a), b.eq(check.b), sums.eq(check.sums), earlier_sums.eq(sums)]
+        m.d.sync += [
+            cells.eq(_overlap(check.a, a) | _overlap(check.b, b)),
+            meets.eq(_overlap(check.sums, sums)),
+            meets_earlier.eq(_overlap(check.sums, earlier_sums)),
+        ]
+        unfinished = (self.engine_busy & meets) | (self.engine_storing & meets_earlier)
+        return self.engine_walking & cells, unfinished
+
+    def _begin(self, m: Module, held: Value, describes: Signal) -> None:
         read = packets.Read(self._bits)
-        with m.State("WAIT"), m.If(~held):
-            m.next = "REPLY"
-            with m.If(self._check.status != Status.OK):
-                m.next = "DISCARD"
-            with m.Else(), m.Switch(self._opcode):
-                with m.Case(Opcode.WRITE):
-                    m.next = "WRITE"
-                with m.Case(Opcode.MATMUL):
-                    m.next = "MATMUL"
-                with m.Case(Opcode.READ), m.If(read.space == Space.SUMS):
-                    m.next = "READ"
-                with m.Case(Opcode.MARK):
-                    m.d.comb += self.set_phase.eq(1)
-                    m.next = "SNAPSHOT"
-                with m.Case(Opcode.COUNTERS):
-                    m.next = "SNAPSHOT"
-                with m.Case(Opcode.RESET):
-                    m.d.comb += self.clear.eq(1)
+        with m.State("WAIT"):
+            m.d.comb += self._at_hand.eq(1)
+            with m.If(~held):
+                m.next = "REPLY"
+                with m.If(self._check.status != Status.OK):
+                    m.next = "DISCARD"
+                with m.Else(), m.Switch(self._opcode):
+                    with m.Case(Opcode.WRITE):
+                        m.next = "WRITE"
+                    with m.Case(Opcode.TENSOR):
+                        m.d.comb += describes.eq(1)
+                    with m.Case(Opcode.LOAD):
+                        m.d.comb += [self.load.valid.eq(1), self.load_started.eq(self.load.ready)]
+                        self._stay_until(m, self.load.ready)
+                    with m.Case(Opcode.MATMUL):
+                        m.d.comb += [self.start.valid.eq(1), self.matmul.eq(self.start.ready)]
+                        self._stay_until(m, self.start.ready)
+                    with m.Case(Opcode.READ), m.If(read.space == Space.SUMS):
+                        m.d.comb += self.job.valid.eq(1)
+                        self._stay_until(m, self.job.ready)
+                        with m.If(self.job.ready):
+                            self._promise_read(m, words=self._check.read_words)
+                            m.next = "START"
+                    with m.Case(Opcode.MARK):
+                        m.d.comb += self.set_phase.eq(1)
+                        m.next = "SNAPSHOT"
+                    with m.Case(Opcode.COUNTERS):
+                        m.next = "SNAPSHOT"
+                    with m.Case(Opcode.RESET):
+                        m.d.comb += self.clear.eq(1)
         with m.State("SNAPSHOT"):
             m.d.comb += self.snapshot.eq(1)
             m.next = "REPLY"
+
+    @staticmethod
+    def _stay_until(m: Module, ready: Signal) -> None:
+        with m.If(~ready):
+            m.next = "WAIT"
 
     def _store(self, m: Module, stores: Signal) -> None:
         """WRITE: the data word at hand to its place, through one register, while `stores`."""
@@ -414,7 +637,7 @@ class Sequencer(wiring.Component):
         row, word, words_left = Signal(16), Signal(8), Signal(16)  # place of the next word; words left in its row
         stored_row, stored_word, stored = Signal(16), Signal(8), Signal(WORD_BITS)
         m.d.sync += [stored_row.eq(row), stored_word.eq(word), stored.eq(self.frames.payload)]
-        for space, port in ((Space.A, self.a_write), (Space.B, self.b_write), (Space.SUMS, self.sum_write)):
+        for space, port in ((Space.STORE, self.store_write), (Space.SUMS, self.sum_write)):
             m.d.comb += [port.row.eq(stored_row), port.word.eq(stored_word), port.data.eq(stored)]
             m.d.sync += port.valid.eq(stores & (write.space == space))
         with m.If(self._check.done):
@@ -441,26 +664,12 @@ class Sequencer(wiring.Component):
             with m.Elif(self.frames.valid):
                 m.d.sync += self._words_left.eq(self._words_left - 1)
 
-    def _start_matmul(self, m: Module) -> None:
-        with m.State("MATMUL"):
-            m.d.comb += [self.start.valid.eq(1), self.matmul.eq(self.start.ready)]
-            with m.If(self.start.ready):
-                m.d.sync += [self._engine_a.eq(self._check.a), self._engine_b.eq(self._check.b)]
-                m.next = "REPLY"
-
-    def _start_read(self, m: Module) -> None:
-        with m.State("READ"):
-            m.d.comb += self.job.valid.eq(1)
-            with m.If(self.job.ready):
-                self._promise_read(m, words=self._check.read_words)
-                m.next = "START"
-
     def _promise_read(self, m: Module, words: Value | int) -> None:
         """The answer to this READ comes once the readout is no longer busy."""
         reply = self.sum_replies.payload
         m.d.sync += [
             self._reading.eq(1),
-            self._read_tiles.eq(self._check.sums),
+            self._read_sums.eq(self._check.sums),
             reply.opcode.eq(Opcode.READ),
             reply.status.eq(self._check.status),
             reply.sequence.eq(self._sequence),

@@ -1,8 +1,8 @@
-"""The whole device: link, frames, sequencer, engine, readout, counters."""
+"""The whole device: link, frames, sequencer, store, gather unit, engine, readout, counters."""
 
 from dataclasses import replace
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,8 +11,10 @@ from .contract.packets import MAX_DATA_WORDS, WORD_BITS
 from .counters import Counters
 from .engine import MatmulEngine
 from .frames import FrameLink, Reply
+from .gather import Gather
 from .readout import Readout
 from .sequencer import Sequencer
+from .store import TensorStore
 from .uart import UART, check_divisor
 
 REPLY_QUEUE = 16  # acknowledgements that may wait for the transmitter
@@ -42,6 +44,8 @@ class Core(wiring.Component):
         config = self.config
         m.submodules.link = link = FrameLink(config, sources=2)
         m.submodules.sequencer = sequencer = Sequencer(config, self.fingerprint)
+        m.submodules.store = store = TensorStore(config)
+        m.submodules.gather = gather = Gather(config)
         m.submodules.engine = engine = MatmulEngine(config)
         m.submodules.readout = readout = Readout(config)
         m.submodules.counters = counters = Counters(config)
@@ -58,8 +62,13 @@ class Core(wiring.Component):
         wiring.connect(m, sequencer.start, engine.start)
         wiring.connect(m, sequencer.job, readout.start)
         wiring.connect(m, readout.sum_read, engine.sum_read)
-        for name in ("a_write", "b_write", "sum_write"):
-            wiring.connect(m, getattr(sequencer, name), getattr(engine, name))
+        wiring.connect(m, sequencer.store_write, store.write)
+        wiring.connect(m, sequencer.sum_write, engine.sum_write)
+        wiring.connect(m, sequencer.load, gather.start)
+        wiring.connect(m, gather.read, store.read)
+        wiring.connect(m, gather.a_write, engine.a_write)
+        wiring.connect(m, gather.b_write, engine.b_write)
+        working = Signal()
         m.d.comb += [
             replies.w_data.eq(sequencer.replies.payload),
             replies.w_en.eq(sequencer.replies.valid),
@@ -67,16 +76,18 @@ class Core(wiring.Component):
             sums.w_data.eq(readout.words.payload.data),
             sums.w_en.eq(readout.words.valid),
             readout.words.ready.eq(sums.w_rdy),
+            sequencer.gather_busy.eq(gather.busy),
+            sequencer.engine_walking.eq(engine.walking),
+            sequencer.engine_storing.eq(engine.storing),
             sequencer.engine_busy.eq(engine.busy),
             sequencer.readout_busy.eq(readout.busy),
-            self.idle.eq(
-                link.idle & sequencer.idle & ~engine.busy & ~readout.busy & ~replies.r_rdy & (sums.level == 0)
-            ),
+            working.eq(gather.busy | engine.busy | readout.busy),
+            self.idle.eq(link.idle & sequencer.idle & ~working & ~replies.r_rdy & (sums.level == 0)),
         ]
-        self._count(m, counters, link, sequencer, engine, readout)
+        self._count(m, counters, link, sequencer, gather, engine, readout)
         return m
 
-    def _count(self, m: Module, counters, link, sequencer, engine, readout) -> None:
+    def _count(self, m: Module, counters, link, sequencer, gather, engine, readout) -> None:
         wiring.connect(m, counters.words, sequencer.counters)
         m.d.comb += [
             counters.snapshot.eq(sequencer.snapshot),
@@ -89,6 +100,8 @@ class Core(wiring.Component):
             counters.tx_words.eq(link.sent),
             counters.frame_errors.eq(link.frame_error),
             counters.sequence_errors.eq(link.sequence_error),
+            counters.load_wait_cycles.eq(sequencer.load_wait),
+            counters.read_wait_cycles.eq(sequencer.read_wait),
             counters.commands.eq(sequencer.command),
             counters.faults.eq(sequencer.fault),
             counters.matmuls.eq(sequencer.matmul),
@@ -96,8 +109,12 @@ class Core(wiring.Component):
             counters.array_steps.eq(engine.events.step),
             counters.stall_cycles.eq(engine.events.stall),
             counters.serial_ones.eq(engine.events.serial_ones),
+            counters.loads.eq(sequencer.load_started),
+            counters.load_cycles.eq(gather.events.busy),
+            counters.fetches_a.eq(gather.events.fetch_a),
+            counters.fetches_b.eq(gather.events.fetch_b),
             counters.words_written.eq(sequencer.word_written),
-            counters.elements_read.eq(readout.element),
+            counters.elements_read.eq(readout.elements),
             counters.saturated.eq(readout.saturated),
             counters.overflows.eq(engine.events.overflow),
         ]

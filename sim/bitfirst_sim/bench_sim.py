@@ -73,7 +73,7 @@ def run(name: str = "default") -> dict[str, Any]:
                        the same over the simulator's processor time: what an idle machine reaches
     compile_s          Verilog to executable
     generate_s         configuration to Verilog; near 0 when it was in the cache
-    cycles, commands, array_utilisation
+    cycles, commands, loads, matmuls, array_utilisation
                        of one training step; array_utilisation = array steps over cycles
     """
     config = load(name)
@@ -96,6 +96,6 @@ def run(name: str = "default") -> dict[str, Any]:
         "compile_s": compiled - generated,
         "generate_s": generated - start,
         "cycles": runs[0][0],
-        "commands": counters["commands"],
+        **{name: counters[name] for name in ("commands", "loads", "matmuls")},
         "array_utilisation": counters["array_steps"] / counters["cycles"],
     }

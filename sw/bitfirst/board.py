@@ -6,12 +6,13 @@ from bitfirst_hdl.config import DATAPATHS, ArrayConfig, ConfigError
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.packets import Opcode, Phase, Space
 
-from . import packing, plan
 from .command import Command
 from .device import Device
 from .errors import DeviceError
 from .link import Link, LinkStatistics, Request
-from .lowering import MatrixProduct, Operation
+from .lowering import Operation
+from .residency import Store, forget, issue
+from .schedule import Step, schedule
 from .transports import Transport
 
 _VERSION_WORDS = 2  # enough of the identity to see who answers; the same in every contract version
@@ -36,11 +37,12 @@ class BoardDevice(Device):
             if config is not None:
                 _check_config(config, actual)
             self._link.set_window(actual.rx_words)
+            super().__init__(url, config or actual)
+            self._forget_store()
             self._link.reset_counters()
         except BaseException:
             transport.close()
             raise
-        super().__init__(url, config or actual)
         self.fingerprint = identity["fingerprint"]
         self._opening_bytes = self._link_bytes()
 
@@ -70,11 +72,20 @@ class BoardDevice(Device):
         return self._named(self.execute(Command(Opcode.MARK, {"phase": phase})))
 
     def _execute(self, operation: Operation) -> torch.Tensor:
-        run = _Run(self._link, self.config)
-        results = [run.submit(product) for product in operation.products]
-        run.finish()
+        try:
+            result = _Run(self._link, self.store, operation).result()
+        except DeviceError:
+            self._forget_store()
+            raise
         self._note_bytes()
-        return operation.assemble(results)
+        return result
+
+    def _forget_store(self) -> None:
+        """What the device's store holds is not known: it is to hold nothing."""
+        self.store = Store(self.config)
+        for slot in range(packets.TENSOR_SLOTS):
+            self._link.submit(forget(slot))
+        self._link.drain()
 
     def _link_bytes(self) -> int:
         return self.statistics.sent_bytes + self.statistics.received_bytes
@@ -104,40 +115,47 @@ class BoardDevice(Device):
 
 
 class _Run:
-    """The matrix products of one operation: commands as far as the credit allows, answers stored as they come."""
+    """One operation: commands as far as the credit allows, answers stored as they come."""
 
-    def __init__(self, link: Link, config: ArrayConfig) -> None:
+    def __init__(self, link: Link, store: Store, operation: Operation) -> None:
         self._link = link
-        self._config = config
-        self._reads: list[tuple[Request, plan.Fetch, np.ndarray]] = []
+        self._operation = operation
+        self._schedule = schedule(store.config, operation.task)
+        self._commands = issue(self._schedule, store, operation)
+        self._results = [
+            np.empty((product.rows, product.columns), dtype=np.int64) for product in self._schedule.products
+        ]
+        self._reads: list[tuple[Request, Step]] = []
         self._stored_reads = 0
+        self._reads_of_tile = [0] * store.config.sum_tiles  # so many READs must be answered before it is written anew
 
-    def submit(self, product: MatrixProduct) -> np.ndarray:
-        """Send the product's commands; its result [rows, columns], int64, complete after `finish`."""
-        shape = product.shape
-        result = np.empty((shape.rows, shape.columns), dtype=np.int64)
-        a = packing.pack_a(self._config, product.a(), shape.a_bits, shape.a_signed)
-        b = packing.pack_b(self._config, product.b(), shape.b_bits)
-        earlier_reads = len(self._reads)
-        for step in plan.plan(self._config, shape).commands(a, b):
-            if step.command.opcode == Opcode.MATMUL:  # a lost answer is asked for again: its sums must still be there
-                self._store(earlier_reads + step.reads_before)
-            request = self._link.submit(step.command)
-            if step.fetch is not None:
-                self._reads.append((request, step.fetch, result))
-        return result
-
-    def finish(self) -> None:
-        """Wait until everything is done and stored."""
+    def result(self) -> torch.Tensor:
+        """Execute everything and wait for it."""
+        for command, step in self._commands:
+            if step is not None and step.sums[1]:  # a lost answer is asked for again: its sums must still be there
+                first, count = step.sums
+                self._store(max(self._reads_of_tile[first : first + count]))
+            request = self._link.submit(command)
+            if step is not None and step.fetch is not None:
+                self._note_read(request, step)
         self._store(len(self._reads))
         self._link.drain()
+        out = self._operation.empty_result()
+        for product, result in zip(self._schedule.products, self._results, strict=True):
+            product.placement.add(result, out)
+        return torch.from_numpy(out)
+
+    def _note_read(self, request: Request, step: Step) -> None:
+        self._reads.append((request, step))
+        first, count = step.fields["first"], step.fields["count"]
+        self._reads_of_tile[first : first + count] = [len(self._reads)] * count
 
     def _store(self, count: int) -> None:
         """Wait for the first `count` READs and put their data into the results."""
         while self._stored_reads < count:
-            request, fetch, result = self._reads[self._stored_reads]
+            request, step = self._reads[self._stored_reads]
             self._link.wait(request)
-            fetch.store(request.data, result)
+            step.fetch.store(request.data, self._results[step.product])
             self._stored_reads += 1
 
 

@@ -10,8 +10,9 @@ from bitfirst_hdl.contract.packets import Phase
 from bitfirst_hdl.contract.registers import COUNTERS
 
 from .errors import UsageError
-from .lowering import Forward, Geometry, InputGradient, MatrixProduct, Operation, Pair, WeightGradient
+from .lowering import Forward, Geometry, InputGradient, Operation, Pair, WeightGradient
 from .quantised import Quantised
+from .residency import Store
 
 #: counters that add up; all but `phase`
 ADDITIVE_COUNTERS = tuple(counter.name for counter in COUNTERS if counter.unit)
@@ -29,12 +30,14 @@ class Device(ABC):
     config          the array's configuration
     bit_macs        useful bit multiply-accumulates so far: no padding, no inserted zeros, at the requested widths
     bytes_moved     bytes of all frames on the link so far, both ways (`model`: what a link would carry)
+    store           the book of the device's tensor store; `store.refetched_bytes` were sent again for want of room
     phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
     """
 
     def __init__(self, url: str, config: ArrayConfig) -> None:
         self.url = url
         self.config = config
+        self.store = Store(config)
         self.bit_macs = 0
         self.bytes_moved = 0
         self.phase_counters: dict[Phase, dict[str, int]] = {}
@@ -125,8 +128,7 @@ class Device(ABC):
     def _run(self, operation: Operation, a: Quantised, b: Quantised) -> torch.Tensor:
         for operand in a, b:
             operand.check()
-        for product in operation.products:
-            _check_sums(product)
+        _check_sums(operation)
         if operation.phase != self._phase:
             self.mark(operation.phase)
         result = self._execute(operation)
@@ -181,12 +183,11 @@ def _as_kernel(w: Quantised) -> Quantised:
     return w.reshape(*w.values.shape, 1, 1)
 
 
-def _check_sums(product: MatrixProduct) -> None:
+def _check_sums(operation: Operation) -> None:
     """Raises `UsageError` when a partial sum could leave its 48 bits, whatever the data."""
-    shape = product.shape
-    if shape.largest_sum > 2 ** (numeric.SUM_BITS - 1) - 1:
-        widths = f"{shape.a_bits} x {shape.b_bits} bits"
+    if operation.largest_sum > 2 ** (numeric.SUM_BITS - 1) - 1:
+        a_bits, b_bits = operation.bits
         raise UsageError(
-            f"{shape.depth} products of {widths} may leave a sum of {numeric.SUM_BITS} bits: use fewer bits or a "
-            "smaller batch"
+            f"{operation.depth} products of {a_bits} x {b_bits} bits may leave a sum of {numeric.SUM_BITS} bits: "
+            "use fewer bits or a smaller batch"
         )

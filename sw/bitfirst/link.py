@@ -9,6 +9,7 @@ given and checked against the device's `faults` counter.
 import zlib
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 
 import numpy as np
@@ -52,10 +53,21 @@ def encode_frame(payload: np.ndarray, sequence: int, restart: bool = False) -> b
     """The frame's bytes: header, `payload` (uint64 words), trailer. Raises `codec.FieldError` for a bad length."""
     if not 1 <= len(payload) <= packets.MAX_PAYLOAD_WORDS:
         raise codec.FieldError(f"a frame holds 1 .. {packets.MAX_PAYLOAD_WORDS} payload words, not {len(payload)}")
-    fields = {"sync": packets.SYNC, "length": len(payload), "restart": int(restart), "sequence": sequence}
-    start = codec.encode(packets.Header, **fields)[0].to_bytes(WORD_BYTES, "little")[:6]
+    if not 0 <= sequence < 1 << _SEQUENCE_BITS:
+        raise codec.FieldError(f"a sequence number has {_SEQUENCE_BITS} bits, not {sequence}")
+    header = _header_without_sequence(len(payload), restart) | sequence << _SEQUENCE_PLACE
+    start = header.to_bytes(WORD_BYTES, "little")[:6]
     body = start + _header_check(start).to_bytes(2, "little") + np.asarray(payload, dtype="<u8").tobytes()
-    return body + codec.encode(packets.Trailer, crc=zlib.crc32(body))[0].to_bytes(WORD_BYTES, "little")
+    return body + (zlib.crc32(body) << _CRC_PLACE).to_bytes(WORD_BYTES, "little")
+
+
+_SEQUENCE_PLACE, _SEQUENCE_BITS = codec.fields(packets.Header)["sequence"]
+_CRC_PLACE = codec.fields(packets.Trailer)["crc"][0]
+
+
+@cache
+def _header_without_sequence(length: int, restart: bool) -> int:
+    return codec.encode(packets.Header, sync=packets.SYNC, length=length, restart=int(restart))[0]
 
 
 class FrameDecoder:

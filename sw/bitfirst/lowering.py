@@ -1,29 +1,58 @@
-"""Convolutions as matrix products: forward, dX and dW, without zeros between strided pixels.
+"""Convolutions as matrix products over stored tensors: forward, dX and dW, without zeros between strided pixels.
 
-| operation | rows M (operand A)         | columns N (operand B)    | depth K                |
-| --------- | -------------------------- | ------------------------ | ---------------------- |
-| forward   | output channels (w)        | batch x output pixels (x) | input channels x taps  |
-| dX        | input channels (w)         | batch x input pixels (g)  | output channels x taps |
-| dW        | input channels x taps (x)  | output channels (g)       | batch x output pixels  |
+A product is `result[m, n] = sum over k of A[m, k] * B[n, k]`; A goes in slices, B in planes. Tensors are stored once,
+NHWC ([n, h, w, c], weights [o, kh, kw, c]); `Gather` says how LOAD finds an operand in its tensor.
 
-A product is `result[m, n] = sum over k of A[m, k] * B[n, k]`. dX with stride (s, t) is s * t products, one for
-each residue of the input pixel, each over the taps that reach it. A linear layer is a 1 x 1 convolution.
+| operation | rows M (operand A)      | columns N (operand B)  | depth K                   |
+| --------- | ----------------------- | ---------------------- | ------------------------- |
+| forward   | o: w along              | (n, y, x): x along     | (kh, kw, c)               |
+| dX        | c: w across, n fastest  | (n, y, x): g along     | (kh, kw, o), taps reversed |
+| dW        | (kh, kw, c): x across   | o: g across            | (n, y, x)                 |
+
+dW may change its sides. dX with stride (s, t) is s * t products, one for each residue of the input pixel, each over
+the taps that reach it. Forward and dX may be split further by image border: output pixels whose windows are clipped
+alike are a product over the real taps alone. A linear layer is a 1 x 1 convolution on [n, 1, 1, c].
+
+What does not fit the store or a descriptor is cut: batches into chunks of images, each a tensor of its own; operations
+with a single image, or weights, too large into boxes of channels and output pixels, whose results are added.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import product
 
 import numpy as np
-import torch
-from bitfirst_hdl.contract.packets import Phase
+from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.contract import numeric
+from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Phase
 
-from .plan import Shape
+from .errors import UsageError
 from .quantised import Quantised
 
 Pair = tuple[int, int]
+Range = tuple[int, int]  #: first, behind the last
+Shape4 = tuple[int, int, int, int]
+
+MAX_IMAGE = 65535  #: elements of an image, and of a row of it; rows of a tensor: what a descriptor can say
+MAX_STEP = 127  #: pixels between positions
+MAX_PADDING = 2**15
+MAX_LINES = 256  #: image rows in one position
+MOST_CHUNKS = 3  #: of a tensor that would fit as a whole, so that the first is computed with while the others are sent
+LEAST_CHUNK_WORDS = 256
+RAW_BITS = 64
 
 
+def tensor_words(elements: int, bits: int) -> int:
+    """Store words of a tensor."""
+    return -(-elements // GROUP) * octets_of(bits)
+
+
+def octets_of(bits: int) -> int:
+    return -(-bits // OCTET_BITS)
+
+
+# geometry
 @dataclass(frozen=True)
 class Axis:
     """`count` windows of `taps` pixels along one image axis; window i covers start + i * step + (0 .. taps - 1)."""
@@ -35,87 +64,14 @@ class Axis:
 
     def uses(self, size: int) -> np.ndarray:
         """int64 [size]: in how many windows each pixel of the image lies."""
-        pixels = self.start + np.arange(self.count)[:, None] * self.step + np.arange(self.taps)
-        inside = pixels[(pixels >= 0) & (pixels < size)]
-        return np.bincount(inside, minlength=size).astype(np.int64)
+        return _uses(self, size)
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Sliding windows over an image [n, c, h, w] as a matrix; zeros where a window leaves the image."""
-
-    image: Quantised
-    vertical: Axis
-    horizontal: Axis
-
-    def view(self) -> np.ndarray:
-        """[n, c, rows, columns, taps, taps], strided, over the padded integers of the image."""
-        image = self.image.integers
-        for axis, windows in (2, self.vertical), (3, self.horizontal):
-            image = _crop(image, axis, windows)
-        n, c, h, w = image.strides
-        down, right = self.vertical, self.horizontal
-        return np.lib.stride_tricks.as_strided(
-            image,
-            (*image.shape[:2], down.count, right.count, down.taps, right.taps),
-            (n, c, h * down.step, w * right.step, h, w),
-            writeable=False,
-        )
-
-    def pixels_by_taps(self) -> np.ndarray:
-        """[n * rows * columns, c * taps * taps]"""
-        view = self.view().transpose(0, 2, 3, 1, 4, 5)
-        return view.reshape(int(np.prod(view.shape[:3])), -1)
-
-    def taps_by_pixels(self) -> np.ndarray:
-        """[c * taps * taps, n * rows * columns]"""
-        view = self.view().transpose(1, 4, 5, 0, 2, 3)
-        return view.reshape(int(np.prod(view.shape[:3])), -1)
-
-    def ones(self) -> int:
-        """One bits in the matrix, as two's complement of the image's width."""
-        down, right = (axis.uses(size) for axis, size in zip(self._axes, self.image.values.shape[2:], strict=True))
-        ones = self.image.ones.sum(axis=(0, 1), dtype=np.int64)
-        return int(down @ ones @ right)
-
-    @property
-    def _axes(self) -> tuple[Axis, Axis]:
-        return self.vertical, self.horizontal
-
-
-def _crop(image: np.ndarray, axis: int, windows: Axis) -> np.ndarray:
-    """The pixels start .. last of `windows` along `axis`, zeros where there are none."""
-    size = image.shape[axis]
-    stop = windows.start + (windows.count - 1) * windows.step + windows.taps
-    first, last = max(windows.start, 0), min(stop, size)
-    if first >= last:
-        shape = list(image.shape)
-        shape[axis] = stop - windows.start
-        return np.zeros(shape, dtype=image.dtype)
-    index = [slice(None)] * image.ndim
-    index[axis] = slice(first, last)
-    margins = [(0, 0)] * image.ndim
-    margins[axis] = (first - windows.start, stop - last)
-    return np.pad(image[tuple(index)], margins) if any(margins[axis]) else image[tuple(index)]
-
-
-@dataclass(frozen=True)
-class MatrixProduct:
-    """One product of an operation: its shape, how to make its operands, and where its result belongs.
-
-    `a()` is an integer array [rows, depth], `b()` [columns, depth]; `b_ones()` counts the one bits of B in two's
-    complement; `store(result, out)` puts the integers [rows, columns] into the operation's result.
-    """
-
-    shape: Shape
-    a: Callable[[], np.ndarray]
-    b: Callable[[], np.ndarray]
-    b_ones: Callable[[], int]
-    store: Callable[[np.ndarray, np.ndarray], None]
-
-
-def _shape(rows: int, columns: int, depth: int, a: Quantised, b: Quantised) -> Shape:
-    return Shape(rows, columns, depth, a.bits, b.bits, a.signed, b.signed)
+@lru_cache(maxsize=4096)
+def _uses(axis: Axis, size: int) -> np.ndarray:
+    pixels = axis.start + np.arange(axis.count)[:, None] * axis.step + np.arange(axis.taps)
+    inside = pixels[(pixels >= 0) & (pixels < size)]
+    return np.bincount(inside, minlength=size).astype(np.int64)
 
 
 def _pair(value: int | Pair) -> Pair:
@@ -126,8 +82,8 @@ def _pair(value: int | Pair) -> Pair:
 class Geometry:
     """Sizes of one convolution: `input_shape` [n, c, h, w], `weight_shape` [o, c, kh, kw]."""
 
-    input_shape: tuple[int, int, int, int]
-    weight_shape: tuple[int, int, int, int]
+    input_shape: Shape4
+    weight_shape: Shape4
     stride: Pair
     padding: Pair
 
@@ -142,6 +98,8 @@ class Geometry:
             raise ValueError(f"stride {geometry.stride} must be positive and padding {geometry.padding} not negative")
         if min(geometry.output_size) < 1:
             raise ValueError(f"a {w[2]} x {w[3]} kernel does not fit into {x[2]} x {x[3]} pixels: raise the padding")
+        if min(*x, *w) < 1:
+            raise ValueError(f"a convolution of {list(x)} by {list(w)} has nothing to compute")
         return geometry
 
     @property
@@ -155,7 +113,7 @@ class Geometry:
         return down, right
 
     @property
-    def output_shape(self) -> tuple[int, int, int, int]:
+    def output_shape(self) -> Shape4:
         return (self.input_shape[0], self.weight_shape[0], *self.output_size)
 
     @cached_property
@@ -176,26 +134,507 @@ class Geometry:
         return self.input_shape[0] * self.input_shape[1] * self.weight_shape[0] * down * right
 
 
-class Operation:
-    """One operation of a layer. `products` in the order of execution; `empty` is the result's shape, all zero."""
+# tensors and how operands lie in them
+@dataclass(frozen=True)
+class Cut:
+    """The part of operand `role` ("x", "w" or "g") that is one tensor of the store: ranges of its [n, c, h, w]."""
+
+    role: str
+    n: Range
+    c: Range
+    rows: Range
+    cols: Range
+
+    @cached_property
+    def shape(self) -> Shape4:
+        """[n, h, w, c]"""
+        n, h, w, c = (stop - start for start, stop in (self.n, self.rows, self.cols, self.c))
+        return n, h, w, c
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """The part of `values` [n, c, h, w], contiguous."""
+        return np.ascontiguousarray(values[tuple(slice(*part) for part in (self.n, self.c, self.rows, self.cols))])
+
+
+@dataclass(frozen=True)
+class Gather:
+    """An operand matrix [vectors, lanes] in a tensor [n, h, w, c], as LOAD takes it (see `packets.Load`).
+
+    Positions are the windows' first pixels, of `images` images from `first_image` on; taps are `down.taps` lines of
+    `run` elements. `down.taps` and `right.taps` describe a position; `right.taps` only says which pixels `run` covers.
+    """
+
+    shape: Shape4
+    down: Axis
+    right: Axis
+    run: int
+    first_image: int
+    images: int
+    across: bool = False
+    n_fast: bool = False
+
+    @cached_property
+    def positions(self) -> int:
+        return self.images * self.down.count * self.right.count
+
+    @cached_property
+    def taps(self) -> int:
+        return self.down.taps * self.run
+
+    @property
+    def vectors(self) -> int:
+        return self.taps if self.across else self.positions
+
+    @property
+    def lanes(self) -> int:
+        return self.positions if self.across else self.taps
+
+    def fields(self, vector: int, vectors: int, lane: int, lanes: int) -> dict[str, int]:
+        """LOAD's fields for the vectors and lanes from `vector` and `lane` on."""
+        place, places, tap, taps = (lane, lanes, vector, vectors) if self.across else (vector, vectors, lane, lanes)
+        down, right = self.down, self.right
+        if self.n_fast:
+            pixel, image = divmod(place, self.images)
+        else:
+            image, pixel = divmod(place, down.count * right.count)
+        y, x = divmod(pixel, right.count)
+        line, start = divmod(tap, self.run)
+        return {
+            "across": int(self.across),
+            "n_fast": int(self.n_fast),
+            "y_start": down.start & 0xFFFF,
+            "x_start": right.start & 0xFFFF,
+            "y_step": (down.step if down.count > 1 else 0) & 0xFF,
+            "x_step": (right.step if right.count > 1 else 0) & 0xFF,
+            "y_count": down.count,
+            "x_count": right.count,
+            "n_first": self.first_image + image,
+            "y_first": y,
+            "x_first": x,
+            "positions": places,
+            "line_first": line,
+            "place_first": start,
+            "run": self.run,
+            "taps": taps,
+        }
+
+
+@dataclass(frozen=True)
+class Width:
+    """Which operand, and its integers."""
+
+    role: str
+    bits: int
+    signed: bool
+
+    @property
+    def octets(self) -> int:
+        return octets_of(self.bits)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Part of K: of which tensors, and where in them."""
+
+    a: Cut
+    a_gather: Gather
+    b: Cut
+    b_gather: Gather
+
+    @property
+    def depth(self) -> int:
+        return self.a_gather.lanes
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a result [rows, columns] belongs: out[index] += result.reshape(shape).transpose(axes)."""
+
+    index: tuple[slice, ...]
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def add(self, result: np.ndarray, out: np.ndarray) -> None:
+        out[self.index] += result.reshape(self.shape).transpose(self.axes)
+
+
+@dataclass(frozen=True)
+class MatrixProduct:
+    """One product: A [rows, K] and B [columns, K], K in segments that add up; `a` and `b` say which operands."""
+
+    a: Width
+    b: Width
+    segments: tuple[Segment, ...]
+    placement: Placement
+
+    @property
+    def rows(self) -> int:
+        return self.segments[0].a_gather.vectors
+
+    @property
+    def columns(self) -> int:
+        return self.segments[0].b_gather.vectors
+
+
+# boxes
+@dataclass(frozen=True)
+class Band:
+    """Output pixels `windows` along one axis; they look at the input pixels `pixels` by `axis`, counted from these."""
+
+    windows: Range
+    pixels: Range
+    axis: Axis
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a convolution: output channels, input channels, output rows and columns."""
+
+    outputs: Range
+    inputs: Range
+    down: Band
+    right: Band
+
+    def cut(self, role: str, images: Range) -> Cut:
+        if role == "w":
+            down, right = ((0, band.axis.taps) for band in (self.down, self.right))
+            return Cut("w", self.outputs, self.inputs, down, right)
+        if role == "x":
+            return Cut("x", images, self.inputs, self.down.pixels, self.right.pixels)
+        return Cut("g", images, self.outputs, self.down.windows, self.right.windows)
+
+
+def _length(part: Range) -> int:
+    return part[1] - part[0]
+
+
+def _pieces(total: int, count: int) -> list[Range]:
+    size = -(-total // count)
+    return [(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def _band(axis: Axis, size: int, windows: Range) -> Band:
+    if windows == (0, axis.count):
+        return Band(windows, (0, size), axis)
+    start = axis.start + windows[0] * axis.step
+    stop = axis.start + (windows[1] - 1) * axis.step + axis.taps
+    first, last = min(max(start, 0), size), max(min(stop, size), 0)
+    return Band(windows, (first, max(first, last)), Axis(start - first, _length(windows), axis.step, axis.taps))
+
+
+_DIMENSIONS = {"w": ("outputs", "inputs"), "x": ("down", "inputs", "right"), "g": ("down", "outputs", "right")}
+
+
+def boxes(config: ArrayConfig, geometry: Geometry, widths: tuple[Width, ...]) -> list[Box]:
+    """The fewest boxes (mostly one) in which weights and single images of these operands fit store and descriptors.
+
+    Raises `UsageError` when not even the smallest fits.
+    """
+    totals = {
+        "outputs": geometry.weight_shape[0],
+        "inputs": geometry.weight_shape[1],
+        "down": geometry.output_size[0],
+        "right": geometry.output_size[1],
+    }
+    counts = dict.fromkeys(totals, 1)
+    while True:
+        candidates = list(_cut_boxes(geometry, totals, counts))
+        problem = next(((width, why) for width in widths if (why := _misfit(config, width, candidates))), None)
+        if problem is None:
+            return candidates
+        width, why = problem
+        sizes = {name: -(-totals[name] // counts[name]) for name in _DIMENSIONS[width.role]}
+        if max(sizes.values()) == 1:
+            raise UsageError(why)
+        name = max(sizes, key=sizes.get) if width.role == "w" else next(name for name in sizes if sizes[name] > 1)
+        counts[name] = -(-totals[name] // (sizes[name] // 2))
+
+
+def _cut_boxes(geometry: Geometry, totals: dict[str, int], counts: dict[str, int]) -> Iterator[Box]:
+    parts = {name: _pieces(totals[name], counts[name]) for name in totals}
+    down, right = (
+        [band for windows in parts[name] if _length((band := _band(axis, size, windows)).pixels)]
+        for name, axis, size in zip(("down", "right"), geometry.axes, geometry.input_shape[2:], strict=True)
+    )
+    for outputs, inputs, upper, left in product(parts["outputs"], parts["inputs"], down, right):
+        yield Box(outputs, inputs, upper, left)
+
+
+def _misfit(config: ArrayConfig, width: Width, candidates: list[Box]) -> str | None:
+    """Why the operand's smallest tensor of some box does not fit; None when it does."""
+    share = config.store_words // (2 if width.role == "w" else 4)
+    for n, h, w, c in {box.cut(width.role, (0, 1)).shape for box in candidates}:
+        if tensor_words(n * h * w * c, width.bits) > share:
+            return (
+                f"{n} x {h} x {w} x {c} numbers of {width.bits} bits do not fit their share ({share} words of 16 "
+                "numbers) of the device's tensor store: raise store_words in the configuration"
+            )
+        if h * w * c > MAX_IMAGE or n * h > MAX_IMAGE:
+            return f"a window of {h} x {w} x {c} numbers is more than the {MAX_IMAGE} that a tensor can have"
+    return None
+
+
+def check_window(geometry: Geometry) -> None:
+    """Raises `UsageError` when LOAD has no fields wide enough for the convolution's windows."""
+    taps = geometry.weight_shape[2]
+    if taps > MAX_LINES:
+        raise UsageError(f"a kernel of {taps} rows is more than the {MAX_LINES} that the device takes")
+    for axis in geometry.axes:
+        if axis.count > 1 and axis.step > MAX_STEP:
+            raise UsageError(f"a stride of {axis.step} is more than the {MAX_STEP} pixels that the device takes")
+        if axis.start < -MAX_PADDING:
+            raise UsageError(f"a padding of {-axis.start} is more than the {MAX_PADDING} pixels that the device takes")
+
+
+def chunks(config: ArrayConfig, images: int, cut: Cut, bits: int) -> list[Range]:
+    """The images of each tensor of a batch, a function of tensor and device alone: so forward and dW have the same."""
+    _, h, w, c = cut.shape
+    each = -(-h * w * c * octets_of(bits) // GROUP)
+    whole = tensor_words(images * h * w * c, bits)
+    words = min(config.store_words // 8, max(LEAST_CHUNK_WORDS, -(-whole // MOST_CHUNKS)))
+    at_once = max(1, min(words // each, MAX_IMAGE // h))
+    return _pieces(images, -(-images // at_once))
+
+
+# strips: what one axis of forward or dX is made of
+@dataclass(frozen=True)
+class Strip:
+    """Windows of one axis: `axis` in the image of B, the kernel's taps from `tap` in steps, the result's pixels."""
+
+    axis: Axis
+    tap: int
+    tap_step: int
+    pixels: slice
+
+
+def _strips(axis: Axis, size: int, tap: int, tap_step: int, pixels: slice, split: bool) -> list[Strip]:
+    """One strip, or with `split` one for each stretch of windows that the image's border clips alike."""
+    if not split:
+        return [Strip(axis, tap, tap_step, pixels)]
+    strips, first = [], 0
+    clips = [_clip(axis, size, index) for index in range(axis.count)]
+    for index, clip in enumerate(clips):
+        if index + 1 < axis.count and clips[index + 1] == clip:
+            continue
+        low, high = clip
+        if low < high:
+            part = Axis(axis.start + first * axis.step + low, index + 1 - first, axis.step, high - low)
+            start = pixels.start + first * pixels.step
+            stop = pixels.start + index * pixels.step + 1
+            strips.append(Strip(part, tap + low * tap_step, tap_step, slice(start, stop, pixels.step)))
+        first = index + 1
+    return strips
+
+
+def _clip(axis: Axis, size: int, index: int) -> Range:
+    """The taps of a window that lie in the image."""
+    start = axis.start + index * axis.step
+    return min(max(0, -start), axis.taps), max(0, min(axis.taps, size - start))
+
+
+def _residue(residue: int, axis: Axis, size: int, windows: int, split: bool) -> list[Strip]:
+    """The input pixels i of `size` with (i - axis.start) % step == residue, in the gradient's `windows` pixels.
+
+    Tap residue + step * t of pixel i meets output (i - start) // step - t: with the taps reversed, the outputs of one
+    pixel are a window that runs upwards.
+    """
+    first = (residue + axis.start) % axis.step
+    count = len(range(first, size, axis.step))
+    if not count:
+        return []
+    reach = len(range(residue, axis.taps, axis.step))
+    gradient = Axis((first - axis.start) // axis.step - (reach - 1), count, 1, reach)
+    pixels = slice(first, first + (count - 1) * axis.step + 1, axis.step)
+    return _strips(gradient, windows, residue + axis.step * (reach - 1), -axis.step, pixels, split)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the planner may choose: strips by border, down and right; for dW: sides changed, segments added in place."""
+
+    borders: tuple[bool, bool] = (False, False)
+    swapped: bool = False
+    chained: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """An operation without its data: all that planning needs. `sum_bits`: width in which sums are read."""
 
     phase: Phase
     geometry: Geometry
-    products: tuple[MatrixProduct, ...]
-    bits: Pair
+    a: Width
+    b: Width
+    sum_bits: int
+
+    @cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        if self.phase == Phase.WEIGHT_GRADIENT:
+            return tuple(Variant(swapped=swap, chained=chain) for swap in (False, True) for chain in (False, True))
+        splits = (False, True) if any(self.geometry.padding) or max(self.geometry.stride) > 1 else (False,)
+        return tuple(Variant(borders=borders) for borders in product(splits, splits))
+
+    def products(self, config: ArrayConfig, variant: Variant) -> tuple[MatrixProduct, ...]:
+        """In the order of execution."""
+        check_window(self.geometry)
+        build = {
+            Phase.FORWARD: self._forward,
+            Phase.INPUT_GRADIENT: self._input_gradient,
+            Phase.WEIGHT_GRADIENT: self._weight_gradient,
+        }[self.phase]
+        parts = boxes(config, self.geometry, (self.a, self.b))
+        return tuple(made for box in parts for made in build(config, box, variant))
+
+    @property
+    def _images(self) -> int:
+        return self.geometry.input_shape[0]
+
+    def _forward(self, config: ArrayConfig, box: Box, variant: Variant) -> Iterator[MatrixProduct]:
+        bands = box.down, box.right
+        downs, rights = (
+            _strips(band.axis, _length(band.pixels), 0, 1, slice(0, band.axis.count, 1), split)
+            for band, split in zip(bands, variant.borders, strict=True)
+        )
+        w = box.cut("w", (0, 0))
+        outputs, inputs = w.shape[0], w.shape[3]
+        for images, down, right in product(self._chunks(config, box, self.b), downs, rights):
+            a = Gather(w.shape, _point(down), _point(right), right.axis.taps * inputs, 0, outputs)
+            rows, cols = (
+                _moved(strip.pixels, band.windows[0]) for strip, band in zip((down, right), bands, strict=True)
+            )
+            yield self._along(w, a, box.cut("x", images), down, right, (slice(*box.outputs), rows, cols))
+
+    def _input_gradient(self, config: ArrayConfig, box: Box, variant: Variant) -> Iterator[MatrixProduct]:
+        bands = box.down, box.right
+        downs, rights = (
+            [
+                strip
+                for residue in range(min(band.axis.step, band.axis.taps))
+                for strip in _residue(residue, band.axis, _length(band.pixels), _length(band.windows), split)
+            ]
+            for band, split in zip(bands, variant.borders, strict=True)
+        )
+        w = box.cut("w", (0, 0))
+        outputs, inputs = w.shape[0], w.shape[3]
+        for images, down, right in product(self._chunks(config, box, self.b), downs, rights):
+            taps = (Axis(strip.tap, strip.axis.taps, strip.tap_step, 1) for strip in (down, right))
+            a = Gather(w.shape, *taps, inputs, 0, outputs, across=True, n_fast=True)
+            rows, cols = (
+                _moved(strip.pixels, band.pixels[0]) for strip, band in zip((down, right), bands, strict=True)
+            )
+            yield self._along(w, a, box.cut("g", images), down, right, (slice(*box.inputs), rows, cols))
+
+    def _chunks(self, config: ArrayConfig, box: Box, width: Width) -> list[Range]:
+        return chunks(config, self._images, box.cut(width.role, (0, self._images)), width.bits)
+
+    def _along(
+        self, w: Cut, a: Gather, image: Cut, down: Strip, right: Strip, index: tuple[slice, slice, slice]
+    ) -> MatrixProduct:
+        """A product whose columns are pixels of a result."""
+        images, channels = image.shape[0], image.shape[3]
+        b = Gather(image.shape, down.axis, right.axis, right.axis.taps * channels, 0, images)
+        return MatrixProduct(
+            self.a,
+            self.b,
+            (Segment(w, a, image, b),),
+            Placement((slice(*image.n), *index), (a.vectors, images, down.axis.count, right.axis.count), (1, 0, 2, 3)),
+        )
+
+    def _weight_gradient(self, config: ArrayConfig, box: Box, variant: Variant) -> Iterator[MatrixProduct]:
+        widths = {width.role: width for width in (self.a, self.b)}
+        down, right = box.down.axis, box.right.axis
+        inputs, outputs = _length(box.inputs), _length(box.outputs)
+        pixels = Axis(0, down.count, 1, 1), Axis(0, right.count, 1, 1)
+        segments = []
+        for (x_images, g_images), (first, last) in _overlaps(
+            self._chunks(config, box, widths["x"]), self._chunks(config, box, widths["g"])
+        ):
+            x, g = box.cut("x", x_images), box.cut("g", g_images)
+            count = last - first
+            seen = Gather(x.shape, down, right, right.taps * inputs, first - x_images[0], count, across=True)
+            told = Gather(g.shape, *pixels, outputs, first - g_images[0], count, across=True)
+            segments.append(Segment(g, told, x, seen) if variant.swapped else Segment(x, seen, g, told))
+        index, taps = (slice(*box.outputs), slice(*box.inputs)), (down.taps, right.taps, inputs)
+        placement = (
+            Placement(index, (outputs, *taps), (0, 3, 1, 2))
+            if variant.swapped
+            else Placement(index, (*taps, outputs), (3, 2, 0, 1))
+        )
+        sides = (widths["g"], widths["x"]) if variant.swapped else (widths["x"], widths["g"])
+        groups = [tuple(segments)] if variant.chained else [(segment,) for segment in segments]
+        for group in groups:
+            yield MatrixProduct(*sides, group, placement)
+
+
+def _point(strip: Strip) -> Axis:
+    """The one window of a kernel that holds the strip's taps."""
+    return Axis(strip.tap, 1, 1, strip.axis.taps)
+
+
+def _moved(pixels: slice, distance: int) -> slice:
+    return slice(pixels.start + distance, pixels.stop + distance, pixels.step)
+
+
+def _overlaps(left: list[Range], right: list[Range]) -> Iterator[tuple[tuple[Range, Range], Range]]:
+    """Pairs of ranges that share something, and what they share."""
+    for one, other in product(left, right):
+        first, last = max(one[0], other[0]), min(one[1], other[1])
+        if first < last:
+            yield (one, other), (first, last)
+
+
+# operations with their data
+class Operation:
+    """One operation of a layer: operands, geometry, and the shape of its result.
+
+    `operands`: A and B, as (role, integers); the planner may change the sides of dW.
+    """
+
+    phase: Phase
+    geometry: Geometry
+    operands: tuple[tuple[str, Quantised], tuple[str, Quantised]]
     result_shape: tuple[int, ...]
+    depth: int  # products in one sum
+
+    @property
+    def bits(self) -> Pair:
+        return self.operands[0][1].bits, self.operands[1][1].bits
 
     @property
     def bit_macs(self) -> int:
         """Useful bit multiply-accumulates: no padding, no inserted zeros, at the requested widths."""
         return self.geometry.useful_macs * self.bits[0] * self.bits[1]
 
-    def assemble(self, results: list[np.ndarray]) -> torch.Tensor:
-        """The operation's result, int64, from those of its products ([rows, columns] each)."""
-        out = np.zeros(self.result_shape, dtype=np.int64)
-        for product, result in zip(self.products, results, strict=True):
-            product.store(result, out)
-        return torch.from_numpy(out)
+    @property
+    def largest_sum(self) -> int:
+        """The largest magnitude that an element of the result can have, whatever the data."""
+        (_, a), (_, b) = self.operands
+        return self.depth * numeric.limits(a.bits, a.signed)[1] * numeric.limits(b.bits, b.signed)[1]
+
+    @property
+    def sum_bound(self) -> int:
+        """No sum of these data, of part of the depth either, is larger in magnitude."""
+        return min(self.largest_sum, self._bound_by_data())
+
+    def _bound_by_data(self) -> int:
+        raise NotImplementedError
+
+    def operand(self, role: str) -> Quantised:
+        return dict(self.operands)[role]
+
+    @cached_property
+    def task(self) -> Task:
+        """Raises as `Quantised.check` does."""
+        a, b = (Width(role, operand.bits, operand.signed) for role, operand in self.operands)
+        return Task(self.phase, self.geometry, a, b, width_of_sums(self.sum_bound))
+
+    def empty_result(self) -> np.ndarray:
+        return np.zeros(self.result_shape, dtype=np.int64)
+
+
+def width_of_sums(bound: int) -> int:
+    """Width in which sums up to `bound` are read: a multiple of 4 that holds them, or raw."""
+    return next((bits for bits in range(4, 33, 4) if bound <= numeric.limits(bits, True)[1]), RAW_BITS)
 
 
 class Forward(Operation):
@@ -205,86 +644,28 @@ class Forward(Operation):
 
     def __init__(self, x: Quantised, w: Quantised, geometry: Geometry) -> None:
         self.x, self.w, self.geometry = x, w, geometry
-        self.bits = w.bits, x.bits
+        self.operands = ("w", w), ("x", x)
         self.result_shape = geometry.output_shape
-        n, outputs, height, width = geometry.output_shape
-        windows = Windows(x, *geometry.axes)
-        shape = (outputs, n, height, width)
-        self.products = (
-            MatrixProduct(
-                shape=_shape(outputs, n * height * width, int(np.prod(geometry.weight_shape[1:])), w, x),
-                a=lambda: w.integers.reshape(outputs, -1),
-                b=windows.pixels_by_taps,
-                b_ones=windows.ones,
-                store=lambda result, out: np.copyto(out, result.reshape(shape).swapaxes(0, 1)),
-            ),
-        )
+        self.depth = int(np.prod(geometry.weight_shape[1:]))
+
+    def _bound_by_data(self) -> int:
+        return int(self.w.totals(1, 2, 3).max()) * self.x.peak
 
 
 class InputGradient(Operation):
-    """dX from g = dL/dy: one product per residue of the input pixel modulo the stride."""
+    """dX from g = dL/dy."""
 
     phase = Phase.INPUT_GRADIENT
 
     def __init__(self, g: Quantised, w: Quantised, geometry: Geometry) -> None:
         self.g, self.w, self.geometry = g, w, geometry
-        self.bits = w.bits, g.bits
+        self.operands = ("w", w), ("g", g)
         self.result_shape = geometry.input_shape
-        residues = [
-            [_residue(residue, *sizes) for residue in range(min(sizes[0], sizes[3]))]
-            for sizes in zip(
-                geometry.stride, geometry.padding, geometry.input_shape[2:], geometry.weight_shape[2:], strict=True
-            )
-        ]
-        self.products = tuple(
-            self._product(down, right) for down in residues[0] for right in residues[1] if down.count and right.count
-        )
+        taps = (-(-taps // step) for taps, step in zip(geometry.weight_shape[2:], geometry.stride, strict=True))
+        self.depth = geometry.weight_shape[0] * int(np.prod(list(taps)))
 
-    def _product(self, down: "Residue", right: "Residue") -> MatrixProduct:
-        g, w = self.g, self.w
-        batch, inputs = self.geometry.input_shape[:2]
-        windows = Windows(g, down.axis, right.axis)
-        shape = (inputs, batch, down.count, right.count)
-        pixels = (slice(None), slice(None), down.pixels, right.pixels)
-        depth = self.geometry.weight_shape[0] * down.axis.taps * right.axis.taps
-
-        def a() -> np.ndarray:
-            return w.integers[:, :, down.taps, right.taps].swapaxes(0, 1).reshape(inputs, depth)
-
-        def store(result: np.ndarray, out: np.ndarray) -> None:
-            out[pixels] = result.reshape(shape).swapaxes(0, 1)
-
-        return MatrixProduct(
-            shape=_shape(inputs, batch * down.count * right.count, depth, w, g),
-            a=a,
-            b=windows.pixels_by_taps,
-            b_ones=windows.ones,
-            store=store,
-        )
-
-
-@dataclass(frozen=True)
-class Residue:
-    """The input pixels of one residue along one axis: which, by which taps, from which windows of the gradient."""
-
-    count: int
-    pixels: slice
-    taps: slice
-    axis: Axis
-
-
-def _residue(residue: int, stride: int, padding: int, size: int, taps: int) -> Residue:
-    """Pixels i with (i + padding) % stride == residue.
-
-    Tap residue + stride * t of pixel i meets output (i + padding) // stride - t: with the taps reversed, the outputs of
-    one pixel are a window that runs upwards.
-    """
-    first = (residue - padding) % stride
-    count = len(range(first, size, stride))
-    reach = len(range(residue, taps, stride))
-    last_tap = residue + stride * (reach - 1)
-    start = (first + padding) // stride - (reach - 1)
-    return Residue(count, slice(first, None, stride), slice(last_tap, None, -stride), Axis(start, count, 1, reach))
+    def _bound_by_data(self) -> int:
+        return int(self.w.totals(0, 2, 3).max()) * self.g.peak
 
 
 class WeightGradient(Operation):
@@ -294,15 +675,19 @@ class WeightGradient(Operation):
 
     def __init__(self, g: Quantised, x: Quantised, geometry: Geometry) -> None:
         self.g, self.x, self.geometry = g, x, geometry
-        self.bits = x.bits, g.bits
+        self.operands = ("x", x), ("g", g)
         self.result_shape = geometry.weight_shape
-        outputs, *taps = geometry.weight_shape
-        self.products = (
-            MatrixProduct(
-                shape=_shape(int(np.prod(taps)), outputs, g.values.numel() // outputs, x, g),
-                a=Windows(x, *geometry.axes).taps_by_pixels,
-                b=lambda: g.integers.swapaxes(0, 1).reshape(outputs, -1),
-                b_ones=lambda: int(g.ones.sum(dtype=np.int64)),
-                store=lambda result, out: np.copyto(out, result.T.reshape(geometry.weight_shape)),
-            ),
+        self.depth = g.values.numel() // geometry.weight_shape[0]
+
+    def _bound_by_data(self) -> int:
+        return min(
+            int(self.x.totals(0, 2, 3).max()) * self.g.peak,
+            int(self.g.totals(0, 2, 3).max()) * self.x.peak,
         )
+
+
+def serial_ones(operation: Operation, cut: Cut, gather: Gather) -> int:
+    """One bits in operand B, as two's complement of its width, when each of its elements is fed once."""
+    first = cut.n[0] + gather.first_image
+    ones = operation.operand(cut.role).ones_of_pixels((first, first + gather.images), cut.c, cut.rows, cut.cols)
+    return int(gather.down.uses(cut.shape[1]) @ ones @ gather.right.uses(cut.shape[2]))

@@ -1,63 +1,36 @@
-"""Integers to operand rows, as the array reads them (see docs/design.md, lane order). The hot path of a board.
+"""Integers to words of the tensor store, and back. The hot path of a board.
 
-A: slices of S bits, most significant first; signed A has its top digit in offset binary, so that the whole number is
-stored plus 2**(width - 1). B: bit planes, most significant first, in two's complement. Rows, columns and lanes that
-are not used hold zeros (for signed A: the offset), never old contents.
+A store word holds one octet of planes of 16 elements: bit e + 16 * i is bit i of element e, two's complement.
 """
 
 import numpy as np
-from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, STORE_WORD_WORDS
 
 
-def _grid(values: np.ndarray, tile: int, lanes: int, zero: np.integer) -> np.ndarray:
-    """[n, k] as [tiles, chunks, tile, lanes], filled up with `zero`."""
-    n, k = values.shape
-    tiles, chunks = -(-n // tile), -(-k // lanes)
-    if (n, k) != (tiles * tile, chunks * lanes):
-        filled = np.full((tiles * tile, chunks * lanes), zero, dtype=values.dtype)
-        filled[:n, :k] = values
-        values = filled
-    return values.reshape(tiles, tile, chunks, lanes).swapaxes(1, 2)
+def pack_store(values: np.ndarray, bits: int) -> np.ndarray:
+    """Integers of at most `bits` bits, in C order, as store words: uint64 [octets, octet words, 2].
+
+    The most significant octet comes first. Signed values keep their sign in all bits of their octets; elements behind
+    the last are zeros.
+    """
+    flat = values.reshape(-1)
+    octets = -(-bits // OCTET_BITS)
+    padded = np.zeros((octets, -(-flat.size // GROUP) * GROUP), dtype=np.uint8)
+    for octet in range(octets):
+        shift = OCTET_BITS * (octets - 1 - octet)
+        padded[octet, : flat.size] = flat >> shift if shift else flat
+    planes = _transpose_octets(padded).view(np.uint8)  # byte i of each eight elements: their bits i
+    halves = planes.reshape(octets, -1, GROUP // OCTET_BITS, OCTET_BITS).swapaxes(2, 3)
+    return halves.reshape(-1).view("<u8").reshape(octets, -1, STORE_WORD_WORDS)
 
 
-def pack_a(config: ArrayConfig, values: np.ndarray, bits: int, signed: bool) -> np.ndarray:
-    """Integers [m, k] as A rows: uint64 [row tiles, slices, chunks, a_row_words]."""
-    size = config.slice_bits
-    slices = -(-bits // size)
-    code_type = np.uint8 if slices * size <= 8 else np.uint16
-    codes = values.astype(code_type)  # two's complement, modulo the type
-    zero = code_type(1 << (slices * size - 1) if signed else 0)
-    if signed:
-        codes += zero
-    grid = _grid(codes, config.rows, config.lanes, zero)
-    tiles, chunks = grid.shape[:2]
-    # element e = i * S + j of a chunk sits on lane j * (L / S) + i: `config.lane_of_bit`
-    by_lane = grid.reshape(tiles, chunks, config.rows, config.lanes // size, size).swapaxes(3, 4)
-    by_lane = np.ascontiguousarray(by_lane).reshape(tiles, chunks, -1)
-    digit_mask = code_type((1 << size) - 1)
-    per_byte = 8 // size
-    packed = np.empty((tiles, slices, chunks, config.a_row_words * 8), dtype=np.uint8)
-    for index in range(slices):
-        digits = ((by_lane >> code_type(size * (slices - 1 - index))) & digit_mask).astype(np.uint8)
-        out = digits[..., ::per_byte].copy()
-        for lane in range(1, per_byte):
-            out |= digits[..., lane::per_byte] << np.uint8(size * lane)
-        packed[:, index] = out
-    return packed.view("<u8")
-
-
-def pack_b(config: ArrayConfig, values: np.ndarray, bits: int) -> np.ndarray:
-    """Integers [n, k] as B rows: uint64 [column tiles, planes, chunks, b_row_words]."""
-    grid = _grid(values, config.columns, config.lanes, values.dtype.type(0))
-    tiles, chunks = grid.shape[:2]
-    packed = np.empty((tiles, bits, chunks, config.b_row_words * 8), dtype=np.uint8)
-    for low in range(0, bits, 8):
-        part = grid if grid.dtype.itemsize == 1 else (grid >> low if low else grid)
-        octets = np.ascontiguousarray(part.astype(np.uint8)).reshape(tiles, chunks, -1)
-        planes = _transpose_octets(octets).view(np.uint8).reshape(tiles, chunks, -1, 8)
-        for bit in range(low, min(low + 8, bits)):
-            packed[:, bits - 1 - bit] = planes[..., bit - low]
-    return packed.view("<u8")
+def unpack_store(words: np.ndarray, count: int, signed: bool) -> np.ndarray:
+    """int64 [count]: the first elements of uint64 [octets, octet words, 2], as wide as their octets."""
+    octets = len(words)
+    halves = words.view(np.uint8).reshape(octets, -1, OCTET_BITS, GROUP // OCTET_BITS).swapaxes(2, 3)
+    codes = _transpose_octets(np.ascontiguousarray(halves).reshape(octets, -1)).view(np.uint8)[:, :count]
+    values = codes[0].astype(np.int8 if signed else np.uint8).astype(np.int64)
+    return values << OCTET_BITS | codes[1] if octets == 2 else values
 
 
 _SWAPS = (

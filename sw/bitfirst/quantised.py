@@ -49,6 +49,38 @@ class Quantised:
         unsigned = whole.view(f"u{whole.dtype.itemsize}")
         return np.bitwise_count(unsigned & unsigned.dtype.type(2**self.bits - 1))
 
+    @cached_property
+    def peak(self) -> int:
+        """The largest magnitude."""
+        return max(int(self.integers.max(initial=0)), -int(self.integers.min(initial=0)))
+
+    def totals(self, *axes: int) -> np.ndarray:
+        """Sums of the magnitudes over `axes`, int64."""
+        if axes not in self._totals:
+            magnitudes = np.abs(self.integers) if self.signed else self.integers  # never the most negative number
+            self._totals[axes] = magnitudes.sum(axis=axes, dtype=np.int64)
+        return self._totals[axes]
+
+    def ones_of_pixels(self, *parts: tuple[int, int]) -> np.ndarray:
+        """int64 [h, w]: `ones` summed over n and c, of the part of [n, c, h, w] between these (first, behind last)."""
+        if parts not in self._ones_of_pixels:
+            part = self.ones[tuple(slice(*ends) for ends in parts)]
+            self._ones_of_pixels[parts] = part.sum(axis=(0, 1), dtype=np.int64)
+        return self._ones_of_pixels[parts]
+
+    @cached_property
+    def _totals(self) -> dict[tuple[int, ...], np.ndarray]:
+        return {}
+
+    @cached_property
+    def _ones_of_pixels(self) -> dict[tuple[tuple[int, int], ...], np.ndarray]:
+        return {}
+
+    @cached_property
+    def keys(self) -> dict[object, bytes]:
+        """Names of parts of the tensor by their content, as `bitfirst.residency` makes them."""
+        return {}
+
     def reshape(self, *shape: int) -> "Quantised":
         """The same numbers in another shape."""
         return replace(self, values=self.values.reshape(shape))

@@ -1,6 +1,7 @@
 """Bench of `bitfirst_hdl.top.Core`: whole commands against the golden model."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,17 +9,33 @@ import cocotb
 import numpy as np
 from bitfirst.command import Command
 from bitfirst.golden.commands import GoldenDevice
+from bitfirst.golden.loads import Place, load_cost
 from bitfirst_hdl import config as configs
+from bitfirst_hdl.config import MAX_BITS
 from bitfirst_hdl.contract import codec, numeric, packets, registers
-from bitfirst_hdl.contract.packets import COMMAND_WORDS, MAX_DATA_WORDS, Opcode, Phase, Space, Status
+from bitfirst_hdl.contract.packets import (
+    COMMAND_WORDS,
+    GROUP,
+    MAX_DATA_WORDS,
+    OCTET_BITS,
+    STORE_WORD_WORDS,
+    TENSOR_SLOTS,
+    Opcode,
+    Phase,
+    Space,
+    Status,
+    Target,
+)
 from bitfirst_hdl.contract.registers import COUNTER_INDEX, EXECUTION_COUNTERS
 
-from . import bench_requantise, common
+from . import bench_gather, bench_readout, bench_requantise, common
 from .bench_frames import HostEnd, Received, frame
 
 SETTLING = (Opcode.SYNC, Opcode.MARK, Opcode.RESET)  # wait for everything before them
-AT_ONCE = ("commands", "faults", "matmuls", "words_written", "phase")  # exact at every moment
+UNDER_WAY = (Opcode.MATMUL, Opcode.READ, Opcode.LOAD)  # go on after their answer, or answer late
+AT_ONCE = ("commands", "faults", "matmuls", "loads", "words_written", "phase")  # exact at every moment
 PING_CYCLES = 12  # from the last word of a PING to its answer's header, on an idle device
+FIRST_HALF, SECOND_HALF = 0, 1  # slots of tensors that take half of the store each
 SHAPE = ("slices", "planes", "chunks", "row_tiles", "col_tiles")
 WRITE_OVERHEAD_CYCLES = 10  # of a WRITE in the sequencer, besides its data words
 
@@ -52,14 +69,14 @@ class DeviceBench:
     def send_payload(self, payload: np.ndarray) -> None:
         opcode = int(payload[0]) & 0xFF
         status, words = self.golden.execute_payload(payload)
-        self.settled = opcode in SETTLING or (self.settled and opcode not in (Opcode.MATMUL, Opcode.READ))
+        self.settled = opcode in SETTLING or (self.settled and opcode not in UNDER_WAY)
         data = [int(word) for word in words]
         self.expected.append(Expected(opcode, status, self.sequence, data, self.settled))
         self.statuses[status] += 1
         self.rx.send(*words_of(frame([int(word) for word in payload], self.sequence)))
         self.sequence = (self.sequence + 1) & 0xFFFF
 
-    async def quiet(self, limit_cycles: int = 40_000) -> None:
+    async def quiet(self, limit_cycles: int = 200_000) -> None:
         """Wait until everything is answered and the device idle."""
         done = lambda: self.rx.done and len(self.host.frames) == len(self.expected) and common.value(self.dut.idle)  # noqa: E731
         await common.until(self.dut, done, limit_cycles)
@@ -102,10 +119,7 @@ async def start(dut, idle: float = 0.0, tx_stall: float = 0.0) -> DeviceBench:
     """A device after reset with something in every memory (they keep what they hold)."""
     rng = await common.start(dut, rx__valid=0, tx__ready=0)
     bench = DeviceBench(dut, rng, idle=0.0, tx_stall=0.0)
-    maker = CommandMaker(bench.config, rng)
-    for space, depth, words in maker.spaces:
-        fields = {"space": space, "rows": depth, "words": words}
-        bench.send(Opcode.WRITE, maker.data(depth * words, fields), **fields)
+    fill(bench)
     await bench.quiet()
     bench.finish()
     bench.expected.clear()
@@ -114,25 +128,58 @@ async def start(dut, idle: float = 0.0, tx_stall: float = 0.0) -> DeviceBench:
     return bench
 
 
+def fill(bench: DeviceBench) -> None:
+    """Noise in the store and the sums; no tensor but those of `slots` 0 and 1; noise in all cells."""
+    maker, config = CommandMaker(bench), bench.config
+    for space, depth, words in maker.spaces:
+        most = MAX_DATA_WORDS // words
+        for row in range(0, depth, most):
+            maker.write_rows(space, row, min(most, depth - row))
+    for slot in range(TENSOR_SLOTS):
+        bench.send(Opcode.TENSOR, slot=slot)
+    maker.describe(FIRST_HALF, first=0)
+    maker.describe(SECOND_HALF, first=config.store_words // 2)
+    for half in range(2):
+        for target in Target:
+            bench.send(Opcode.LOAD, **load_half(config, target, half))
+
+
+def load_half(config: configs.ArrayConfig, target: Target, half: int, slot: int = 0) -> dict[str, int]:
+    """A LOAD of one tile's vectors that fills half of the target's cells."""
+    vectors, cells = (config.columns, config.b_cells) if target == Target.B else (config.rows, config.a_cells)
+    lanes = cells // 2 * config.lanes
+    places = {"positions": vectors, "x_count": vectors, "y_count": 1, "x_step": 1, "run": lanes, "taps": lanes}
+    return places | {"slot": slot, "target": int(target), "cell": half * cells // 2}
+
+
 def words_of(stream: bytes) -> list[int]:
     return [int(word) for word in np.frombuffer(stream, dtype="<u8")]
 
 
 class CommandMaker:
-    """Random commands; MATMULs and WRITEs like to meet in the same few rows."""
+    """Random commands for the device as the golden model has it at that moment."""
 
-    def __init__(self, config: configs.ArrayConfig, rng: random.Random) -> None:
-        self.config, self.rng = config, rng
+    def __init__(self, bench: DeviceBench) -> None:
+        self.bench, self.golden = bench, bench.golden
+        self.config, self.rng = bench.config, bench.rng
         self.spaces = (
-            (Space.A, config.a_depth, config.a_row_words),
-            (Space.B, config.b_depth, config.b_row_words),
-            (Space.SUMS, config.sum_rows, config.columns),
+            (Space.STORE, self.config.store_words, STORE_WORD_WORDS),
+            (Space.SUMS, self.config.sum_rows, self.config.columns),
         )
 
+    def write_rows(self, space: Space, row: int, rows: int) -> None:
+        words = dict((place, width) for place, _, width in self.spaces)[space]
+        fields = {"space": int(space), "row": row, "rows": rows, "words": words}
+        self.bench.send(Opcode.WRITE, self.data(rows * words, fields), **fields)
+
+    def describe(self, slot: int, first: int) -> None:
+        """An image of one row that takes half of the store, in 8 bits."""
+        self.bench.send(Opcode.TENSOR, slot=slot, bits=8, word=first, n=1, h=1, w=self.config.store_words // 2, c=GROUP)
+
     def command(self) -> tuple[Opcode, dict[str, int], int]:
-        """A valid one: opcode, fields, number of data words."""
-        makers = [self.write, self.matmul, self.read, self.registers, self.plain]
-        return self.rng.choices(makers, (30, 25, 20, 5, 12))[0]()
+        """A valid one, but for TENSORs that overlap: opcode, fields, number of data words."""
+        makers = [self.write, self.tensor, self.load, self.matmul, self.read, self.registers, self.plain]
+        return self.rng.choices(makers, (20, 10, 25, 25, 20, 5, 12))[0]()
 
     def _range(self, depth: int, most: int) -> tuple[int, int]:
         """First and count of a range in 0 .. depth - 1; the last row is a favourite."""
@@ -144,19 +191,53 @@ class CommandMaker:
         space, depth, width = self.rng.choice(self.spaces)
         row, rows = self._range(depth, self.rng.choice((2, 16, 64)))
         word, words = self._range(width, width)
-        fields = {"space": space, "row": row, "rows": rows, "word": word, "words": words}
+        fields = {"space": int(space), "row": row, "rows": rows, "word": word, "words": words}
         return Opcode.WRITE, fields, rows * words
+
+    def tensor(self) -> tuple[Opcode, dict[str, int], int]:
+        """Mostly in the slot's own part of the store."""
+        rng = self.rng
+        slot, part = rng.randrange(TENSOR_SLOTS), self.config.store_words // TENSOR_SLOTS
+        shape = {"n": rng.randint(1, 3), "h": rng.randint(1, 5), "w": rng.randint(1, 5), "c": rng.randint(1, 20)}
+        fields = {"slot": slot, "bits": rng.randint(0 if rng.random() < 0.2 else 1, MAX_BITS), **shape}
+        words = -(-fields["bits"] // OCTET_BITS) * -(-shape["n"] * shape["h"] * shape["w"] * shape["c"] // GROUP)
+        anywhere = rng.randint(0, self.config.store_words - min(words, self.config.store_words))
+        fields["word"] = anywhere if rng.random() < 0.2 else min(slot * part, anywhere)
+        fields |= {"signed": rng.randrange(2), "exponent": rng.getrandbits(16), "split": rng.getrandbits(8)}
+        return Opcode.TENSOR, fields, 0
+
+    def load(self) -> tuple[Opcode, dict[str, int], int]:
+        if not self.golden.tensors:
+            return self.tensor()
+        rng = self.rng
+        slot = rng.choice(sorted(self.golden.tensors))
+        place = place_fields(self.golden.tensors[slot])
+        kind = rng.choice(("forward", "backward", "near", "far"))
+        if kind in ("forward", "backward"):
+            wanted = bench_gather.windows(rng, place, 1 if kind == "forward" else -1)
+        else:
+            wanted = bench_gather.anything(rng, 4 if kind == "near" else 16)
+        wanted["run"], wanted["taps"] = min(wanted["run"], 2**16 - 1), min(wanted["taps"], 300)
+        fields = bench_gather.part(rng, self.config, wanted, place) | {"slot": slot}
+        widths = {name: width for name, (_, width) in codec.fields(packets.Load).items()}
+        return Opcode.LOAD, {name: value % 2 ** widths[name] for name, value in fields.items()}, 0
 
     def matmul(self) -> tuple[Opcode, dict[str, int], int]:
         config, rng = self.config, self.rng
-        slices, planes = rng.randint(1, config.max_slices), rng.randint(1, rng.choice((4, 16)))
-        chunks = rng.randint(1, min(config.a_depth // slices, config.b_depth // planes))
-        row_tiles = rng.randint(1, min(config.a_depth // slices // chunks, config.sum_tiles))
-        col_tiles = rng.randint(1, min(config.b_depth // planes // chunks, config.sum_tiles // row_tiles))
+        a_octets, b_octets = rng.choice((1, 1, 2)), rng.choice((1, 1, 2))
+        a_most, b_most = a_octets * config.slices_per_octet, b_octets * OCTET_BITS
+        slices, planes = rng.randint(1, a_most), rng.randint(1, rng.choice((4, b_most)))
+        chunks = rng.randint(1, min(config.a_cells // a_octets, config.b_cells // b_octets))
+        row_tiles = rng.randint(1, min(config.a_cells // a_octets // chunks, config.sum_tiles))
+        col_tiles = rng.randint(1, min(config.b_cells // b_octets // chunks, config.sum_tiles // row_tiles))
         sizes = {"slices": slices, "planes": planes, "chunks": chunks, "row_tiles": row_tiles, "col_tiles": col_tiles}
         places = {
-            "a_row": self._first(config.a_depth, row_tiles * slices * chunks),
-            "b_row": self._first(config.b_depth, col_tiles * planes * chunks),
+            "a_octets": a_octets,
+            "b_octets": b_octets,
+            "a_first": self._first(a_most, slices),
+            "b_first": self._first(b_most, planes),
+            "a_cell": self._first(config.a_cells, row_tiles * a_octets * chunks),
+            "b_cell": self._first(config.b_cells, col_tiles * b_octets * chunks),
             "sum_tile": self._first(config.sum_tiles, row_tiles * col_tiles),
         }
         signs = {"a_offset": rng.getrandbits(slices), "b_negative": rng.getrandbits(planes)}
@@ -167,17 +248,19 @@ class CommandMaker:
 
     def read(self) -> tuple[Opcode, dict[str, int], int]:
         config, rng = self.config, self.rng
-        bits = rng.choice((64, 8, 16, 32, rng.randint(2, 32)))
+        bits = rng.choice((64, 8, 16, 24, 32, rng.randint(2, 32)))
         fields = bench_requantise.random_settings(rng, bits=bits)
+        if rng.random() < 0.5:
+            fields |= bench_readout.EXACT
         first, count = self._range(config.sum_tiles, config.sum_tiles)
-        fields |= {"space": Space.SUMS, "first": first, "count": count}
+        fields |= {"space": int(Space.SUMS), "first": first, "count": count}
         fields |= {"rows": rng.randint(1, config.rows), "cols": rng.randint(1, config.columns)}
         fields |= {name: rng.getrandbits(32) for name in ("index", "row_stride", "col_stride")}
         return Opcode.READ, fields, 0
 
     def registers(self) -> tuple[Opcode, dict[str, int], int]:
         first, count = self._range(registers.IDENTITY_WORDS, registers.IDENTITY_WORDS)
-        return Opcode.READ, {"space": Space.REGISTERS, "first": first, "count": count}, 0
+        return Opcode.READ, {"space": int(Space.REGISTERS), "first": first, "count": count}, 0
 
     def plain(self) -> tuple[Opcode, dict[str, int], int]:
         opcode = self.rng.choices(
@@ -213,7 +296,7 @@ class CommandMaker:
             words = max(0, words + rng.choice((-1, 1, 40)))
         payload = Command(opcode, fields, self.data(min(words, MAX_DATA_WORDS), fields)).payload()
         if kind == "opcode":
-            payload[0] = int(payload[0]) & ~0xFF | rng.choice((0, 9, 255, rng.randrange(9, 256)))
+            payload[0] = int(payload[0]) & ~0xFF | rng.choice((0, 11, 255, rng.randrange(11, 256)))
         if kind == "short":
             payload = payload[: rng.randint(1, COMMAND_WORDS - 1)]
         if kind == "reserved":
@@ -234,7 +317,7 @@ class CommandMaker:
 
 async def random_run(dut, count: int, idle: float, tx_stall: float) -> None:
     bench = await start(dut, idle, tx_stall)
-    maker = CommandMaker(bench.config, bench.rng)
+    maker = CommandMaker(bench)
     for number in range(count):
         wrong = bench.rng.random() < 0.35
         bench.send_payload(maker.wrong_payload() if wrong else maker.payload())
@@ -242,15 +325,7 @@ async def random_run(dut, count: int, idle: float, tx_stall: float) -> None:
             bench.send(Opcode.MARK, phase=int(Phase.OTHER))
             await bench.quiet()
     for first in range(0, bench.config.sum_tiles, 4):
-        bench.send(
-            Opcode.READ,
-            space=Space.SUMS,
-            bits=64,
-            first=first,
-            count=4,
-            rows=bench.config.rows,
-            cols=bench.config.columns,
-        )
+        bench.send(Opcode.READ, **read_tile(bench.config, first, count=4))
     bench.send(Opcode.MARK, phase=int(Phase.OTHER))
     await bench.quiet()
     bench.finish()
@@ -272,83 +347,252 @@ async def random_commands_slow_link(dut) -> None:
     await random_run(dut, 200, idle=0.3, tx_stall=0.6)
 
 
+def place_fields(place: Place) -> dict[str, int]:
+    """The fields of `TensorPlace` that a window depends on."""
+    n, h, w, c = place.shape
+    return {"n": n, "h": h, "c": c, "row": w * c, "image": h * w * c, "octets": place.octets}
+
+
 def big_matmul(config: configs.ArrayConfig, half: int, sum_tile: int) -> dict[str, int]:
-    """A MATMUL that reads all of one half of A and B."""
-    chunks = config.a_depth // 2
-    planes = config.b_depth // 2 // chunks
+    """A MATMUL of one tile that reads all 8 bits of one half of A and B."""
+    chunks = min(config.a_cells, config.b_cells) // 2
+    sizes = {"slices": config.slices_per_octet, "planes": OCTET_BITS, "chunks": chunks, "row_tiles": 1, "col_tiles": 1}
+    cells = {"a_cell": half * config.a_cells // 2, "b_cell": half * config.b_cells // 2}
+    return sizes | cells | {"a_octets": 1, "b_octets": 1, "sum_tile": sum_tile}
+
+
+def read_tile(config: configs.ArrayConfig, tile: int, count: int = 1) -> dict[str, int]:
+    """A READ of whole tiles as they are."""
     return {
-        "slices": 1,
-        "planes": planes,
-        "chunks": chunks,
-        "row_tiles": 1,
-        "col_tiles": 1,
-        "a_row": half * config.a_depth // 2,
-        "b_row": half * config.b_depth // 2,
-        "sum_tile": sum_tile,
+        "space": int(Space.SUMS),
+        "bits": 64,
+        "first": tile,
+        "count": count,
+        "rows": config.rows,
+        "cols": config.columns,
     }
 
 
-def write_half(bench: DeviceBench, maker: CommandMaker, half: int) -> None:
-    for space, depth, words in maker.spaces[:2]:
-        fields = {"space": space, "row": half * depth // 2, "rows": depth // 2, "words": words}
-        bench.send(Opcode.WRITE, maker.data(depth // 2 * words, fields), **fields)
+def counters_of(answer: Received) -> dict[str, int]:
+    return dict(zip((counter.name for counter in registers.COUNTERS), answer.data, strict=True))
 
 
 @cocotb.test()
 async def overlap(dut) -> None:
-    """W0 M0 W1 R0 M1 W0 R1 M0 ...: loading, computing and reading at the same time, and still exact."""
+    """LA0 LB0 M0 LA1 LB1 M1 R0 LA0 ...: loading, computing and reading at the same time, and still exact."""
     bench = await start(dut)
-    config, maker = bench.config, CommandMaker(bench.config, bench.rng)
+    config = bench.config
     rounds = 12
     bench.send(Opcode.RESET)
     for number in range(rounds):
         half = number % 2
-        write_half(bench, maker, half)
-        if number:
-            bench.send(
-                Opcode.READ, space=Space.SUMS, bits=64, first=1 - half, count=1, rows=config.rows, cols=config.columns
-            )
+        for target in Target:
+            bench.send(Opcode.LOAD, **load_half(config, target, half, slot=half))
         bench.send(Opcode.MATMUL, **big_matmul(config, half, sum_tile=half))
+        if number:
+            bench.send(Opcode.READ, **read_tile(config, 1 - half))
     bench.send(Opcode.MARK, phase=int(Phase.FORWARD))
     await bench.quiet()
     bench.finish()
-    counters = dict(zip((counter.name for counter in registers.COUNTERS), bench.host.frames[-1].data, strict=True))
-    assert counters["matmuls"] == rounds
-    words_in = counters["words_written"] + counters["commands"] * (COMMAND_WORDS + 2)
-    one_after_another = words_in + counters["matmul_cycles"] + counters["elements_read"]
-    assert counters["cycles"] < 0.75 * one_after_another, (counters["cycles"], one_after_another)
-    reads = [place for place, answer in enumerate(bench.host.frames) if answer.response["opcode"] == Opcode.READ]
+    counters = counters_of(bench.host.frames[-1])
+    assert counters["matmuls"] == rounds and counters["loads"] == 2 * rounds
+    first_loads = counters["load_cycles"] // rounds
+    assert counters["cycles"] < 1.06 * counters["matmul_cycles"] + 1.5 * first_loads + 60, counters
+    assert first_loads / 2 < counters["load_wait_cycles"] < 1.5 * first_loads
     assert any(answer.response["sequence"] != place for place, answer in enumerate(bench.host.frames)), "none overtook"
-    assert len(reads) == rounds - 1
+
+
+def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, int], Status]]:
+    """Each bound of TENSOR, LOAD, MATMUL and READ, just kept and just broken, on a device after `fill`."""
+    half, last = config.store_words // 2, config.store_words - 1
+    good, value, place = Status.OK, Status.BAD_VALUE, Status.BAD_RANGE
+    free = {"slot": 2, "bits": 8, "n": 1, "h": 1, "w": 1, "c": 1}
+    yield Opcode.TENSOR, {"slot": SECOND_HALF}, good
+    for fields, status in (
+        ({"slot": TENSOR_SLOTS}, value),
+        ({"bits": MAX_BITS + 1}, value),
+        ({"layout": 1}, value),
+        ({"layout": 1, "bits": 0}, value),
+        ({"n": 0, "bits": 0}, good),
+        *(({name: 0}, place) for name in "nhwc"),
+        ({"n": 2, "h": 2**15}, place),
+        ({"w": 2**8, "c": 2**8}, place),
+        ({"h": 2, "w": 2**8, "c": 2**7}, place),
+        ({"word": config.store_words}, place),
+        ({"word": 2**16 + half}, place),
+        ({"word": last, "c": GROUP + 1}, place),
+        ({"word": last, "bits": 9}, place),
+        ({"word": half - 1}, place),
+        ({"word": last, "c": GROUP}, good),
+        ({"word": last - 1, "c": GROUP, "bits": 9, "slot": 3}, place),
+        ({"word": last - 1, "c": GROUP, "bits": 9}, good),
+        ({"word": half, "c": GROUP, "bits": 9, "slot": 15}, good),
+    ):
+        yield Opcode.TENSOR, free | {"word": half} | fields, status
+    load = {"slot": FIRST_HALF, "positions": 1, "taps": 1, "run": 1, "y_count": 1, "x_count": 1}
+    to_b = load | {"target": int(Target.B)}
+    for fields, status in (
+        (load | {"flip": 1 << config.slices_per_octet}, value),
+        (load | {"flip": (1 << config.slices_per_octet) - 1}, good),
+        (load | {"slot": 2, "flip": 1 << config.max_slices - 1}, good),
+        (load | {"slot": 4, "flip": 1}, value),
+        (load | {"slot": 4}, place),
+        (to_b | {"flip": 1}, value),
+        *((load | {name: 0}, place) for name in ("positions", "taps", "run", "y_count", "x_count")),
+        (load | {"x_count": 4, "x_first": 4}, place),
+        (load | {"x_count": 4, "x_first": 3}, good),
+        (load | {"y_count": 4, "y_first": 4}, place),
+        (load | {"y_count": 4, "y_first": 3}, good),
+        (load | {"run": 4, "place_first": 4}, place),
+        (load | {"run": 4, "place_first": 3}, good),
+        (load | {"cell": config.a_cells}, place),
+        (load | {"cell": config.a_cells - 1, "positions": config.rows, "taps": config.lanes}, good),
+        (load | {"cell": config.a_cells - 1, "positions": config.rows + 1}, place),
+        (load | {"cell": config.a_cells - 1, "taps": config.lanes + 1}, place),
+        (load | {"cell": config.a_cells - 1, "slot": 2}, place),
+        (load | {"cell": config.a_cells - 1, "across": 1, "taps": config.rows, "positions": config.lanes}, good),
+        (load | {"cell": config.a_cells - 1, "across": 1, "taps": config.rows + 1}, place),
+        (to_b | {"cell": config.b_cells - 1, "positions": config.columns}, good),
+        (to_b | {"cell": config.b_cells - 1, "positions": config.columns + 1}, place),
+    ):
+        yield Opcode.LOAD, fields, status
+    a_cell, b_cell, tile = config.a_cells - 4, config.b_cells - 4, config.sum_tiles - 2
+    sizes = {"slices": 1, "planes": 1, "chunks": 2, "row_tiles": 2, "col_tiles": 1, "a_octets": 1, "b_octets": 1}
+    matmul = sizes | {"a_cell": a_cell, "b_cell": b_cell, "sum_tile": tile}
+    for fields, status in (
+        ({}, good),
+        *(({name: count}, value) for name in ("a_octets", "b_octets") for count in (0, 3)),
+        ({"slices": 0}, value),
+        ({"planes": 0}, value),
+        ({"a_offset": 2}, value),
+        ({"b_negative": 2}, value),
+        ({"a_first": config.slices_per_octet}, value),
+        ({"a_first": config.slices_per_octet - 1}, good),
+        ({"b_first": OCTET_BITS}, value),
+        ({"b_first": OCTET_BITS - 1}, good),
+        ({"a_octets": 2, "a_cell": a_cell - 4, "a_first": config.max_slices - 1}, good),
+        ({"a_octets": 2, "a_cell": a_cell - 4, "a_first": config.max_slices}, value),
+        ({"a_octets": 2, "a_cell": a_cell - 3}, place),
+        ({"b_octets": 2, "b_cell": b_cell, "b_first": 2 * OCTET_BITS - 1}, good),
+        ({"b_octets": 2, "b_cell": b_cell + 1}, place),
+        ({"a_cell": a_cell + 1}, place),
+        ({"b_cell": b_cell + 3}, place),
+        ({"sum_tile": tile + 1}, place),
+        *(({name: 0}, place) for name in ("chunks", "row_tiles", "col_tiles")),
+    ):
+        yield Opcode.MATMUL, matmul | fields, status
+    read = read_tile(config, 0, config.sum_tiles)
+    for fields, status in (
+        ({}, good),
+        ({"count": 0}, place),
+        ({"first": 1}, place),
+        ({"rows": config.rows + 1}, place),
+        ({"cols": config.columns + 1}, place),
+        *(({"bits": bits}, value) for bits in (0, 1, 33, 63, 65, 128)),
+        ({"rounding": 2}, value),
+        ({"shift": 64}, value),
+    ):
+        yield Opcode.READ, read | fields, status
 
 
 @cocotb.test()
-async def interlocks(dut) -> None:
-    """A WRITE to rows that the running MATMUL reads waits for its end; one beside them does not."""
+async def bounds(dut) -> None:
+    """What is refused, and what only just is not."""
     bench = await start(dut)
-    config, maker = bench.config, CommandMaker(bench.config, bench.rng)
-    write_half(bench, maker, 0)
-    write_half(bench, maker, 1)
-    for space, depth, words in maker.spaces[:2]:
-        for row, waits in ((0, True), (depth // 2 - 1, True), (depth // 2, False), (depth - 1, False)):
-            await bench.quiet()
-            before = len(bench.host.frames)
-            bench.send(Opcode.MATMUL, **big_matmul(config, 0, sum_tile=0))
-            fields = {"space": space, "row": row, "rows": 1, "words": words}
-            bench.send(Opcode.WRITE, maker.data(words, fields), **fields)
-            await bench.quiet()
-            matmul, write = bench.host.frames[before:]
-            length = config.matmul_cycles(*(big_matmul(config, 0, 0)[name] for name in SHAPE))
-            assert (write.cycle - matmul.cycle > length / 2) == waits, (space, row, write.cycle - matmul.cycle, length)
-    whole = {"rows": config.rows, "cols": config.columns, "bits": 64}
-    bench.send(Opcode.READ, space=Space.SUMS, count=config.sum_tiles, **whole)
-    bench.send(Opcode.MATMUL, **big_matmul(config, 0, sum_tile=config.sum_tiles - 1))
-    bench.send(Opcode.READ, space=Space.SUMS, count=config.sum_tiles, **whole)
-    bench.send(
-        Opcode.WRITE, maker.data(1, {"space": Space.SUMS}), space=Space.SUMS, row=config.sum_rows - 1, rows=1, words=1
-    )
-    bench.send(Opcode.READ, space=Space.SUMS, count=config.sum_tiles, **whole)
+    for opcode, fields, status in refusals(bench.config):
+        bench.send(opcode, **fields)
+        assert bench.expected[-1].status == status, (opcode, fields, bench.expected[-1].status)
+    bench.send(Opcode.MARK, phase=int(Phase.OTHER))
     await bench.quiet()
+    bench.finish()
+
+
+Sent = tuple[Opcode, dict[str, int]]
+
+
+class Interlocks:
+    """Sends one command behind others, and says how long its answer comes after that of the command before."""
+
+    def __init__(self, bench: DeviceBench) -> None:
+        self.bench, self.maker = bench, CommandMaker(bench)
+
+    async def gap(self, *commands: Sent) -> int:
+        bench = self.bench
+        await bench.quiet()
+        before = len(bench.host.frames)
+        for opcode, fields in commands:
+            words = fields["rows"] * fields["words"] if opcode == Opcode.WRITE else 0
+            bench.send(opcode, self.maker.data(words, fields), **fields)
+        await bench.quiet()
+        cycles = {answer.response["sequence"]: answer.cycle for answer in bench.host.frames[before:]}
+        last = bench.sequence - 1
+        return cycles[last] - cycles[last - 1]
+
+
+@cocotb.test()
+async def loads_hold_up(dut) -> None:
+    """What a LOAD under way holds up: the next LOAD, a WRITE to its tensor, a MATMUL of its cells; and nothing else."""
+    bench = await start(dut)
+    config, interlocks = bench.config, Interlocks(bench)
+    half_store = config.store_words // 2
+    for target in Target:
+        fields = load_half(config, target, half=0)
+        load = Opcode.LOAD, fields
+        length = load_cost(config, fields, bench.golden.tensors[0].shape, octets=1).cycles
+        for row, waits in ((0, True), (half_store - 1, True), (half_store, False), (2 * half_store - 1, False)):
+            write = {"space": int(Space.STORE), "row": row, "rows": 1, "words": 2}
+            assert (await interlocks.gap(load, (Opcode.WRITE, write)) > length / 2) == waits, (target, row)
+        for half, waits in ((0, True), (1, False)):
+            assert (await interlocks.gap(load, (Opcode.MATMUL, big_matmul(config, half, 0))) > length / 2) == waits
+        assert await interlocks.gap(load, (Opcode.LOAD, load_half(config, target, half=1, slot=1))) > length / 2
+        sums = {"space": int(Space.SUMS), "row": 0, "rows": 1, "words": 1}
+        assert await interlocks.gap(load, (Opcode.WRITE, sums)) < length / 2
+        assert await interlocks.gap(load, (Opcode.READ, read_tile(config, 0))) < length / 2
+        assert await interlocks.gap(load, (Opcode.SYNC, {})) > length / 2
+    bench.finish()
+
+
+@cocotb.test()
+async def matmuls_hold_up(dut) -> None:
+    """What a MATMUL under way holds up: a LOAD of its cells, a READ of its sums, a WRITE to SUMS; and nothing else."""
+    bench = await start(dut)
+    config, interlocks = bench.config, Interlocks(bench)
+    fields = big_matmul(config, half=0, sum_tile=2)
+    matmul, other = (Opcode.MATMUL, fields), (Opcode.MATMUL, big_matmul(config, half=1, sum_tile=4))
+    length = config.matmul_cycles(*(fields[name] for name in SHAPE))
+    for target in Target:
+        for half, waits in ((0, True), (1, False)):
+            load = Opcode.LOAD, load_half(config, target, half)
+            assert (await interlocks.gap(matmul, load) > length / 2) == waits, (target, half)
+    for tile, count, waits in ((2, 1, True), (0, 3, True), (0, 2, False), (3, 2, False)):
+        read = Opcode.READ, read_tile(config, tile, count)
+        assert (await interlocks.gap(matmul, read) > length / 2) == waits, (tile, count)
+    for tile, waits in ((4, True), (2, False), (3, False)):  # the first one ends soon after the second has begun
+        read = Opcode.READ, read_tile(config, tile)
+        assert (await interlocks.gap(matmul, other, read) > length / 2) == waits, tile
+    sums = {"space": int(Space.SUMS), "row": config.sum_rows - 1, "rows": 1, "words": 1}
+    assert await interlocks.gap(matmul, (Opcode.WRITE, sums)) > length / 2
+    assert await interlocks.gap(matmul, (Opcode.SYNC, {})) > length / 2
+    bench.finish()
+
+
+@cocotb.test()
+async def reads_hold_up(dut) -> None:
+    """A MATMUL into tiles that are being read waits; the counter says how long the array did."""
+    bench = await start(dut)
+    config = bench.config
+    count = config.sum_tiles - 1
+    scaled = read_tile(config, 0, count) | {"bits": 8, "multiplier": 3}
+    waited = {}
+    for tile in range(0, config.sum_tiles, count):
+        bench.send(Opcode.RESET)
+        bench.send(Opcode.READ, **scaled)
+        bench.send(Opcode.MATMUL, **big_matmul(config, half=0, sum_tile=tile))
+        bench.send(Opcode.READ, **read_tile(config, tile))
+        bench.send(Opcode.MARK, phase=int(Phase.FORWARD))
+        await bench.quiet()
+        waited[tile] = counters_of(bench.host.frames[-1])["read_wait_cycles"]
+    assert waited[0] > count * config.rows * config.columns / 2 > waited[count] == 0, waited
     bench.finish()
 
 
@@ -356,19 +600,13 @@ async def interlocks(dut) -> None:
 async def host_takes_nothing(dut) -> None:
     """READs, PINGs and acknowledgements pile up behind a link that takes nothing; then all come."""
     bench = await start(dut, tx_stall=1.0)
-    config, maker = bench.config, CommandMaker(bench.config, bench.rng)
+    config, maker = bench.config, CommandMaker(bench)
     for number in range(12):
-        write_half(bench, maker, number % 2)
+        maker.write_rows(Space.STORE, number, rows=100)
+        for target in Target:
+            bench.send(Opcode.LOAD, **load_half(config, target, half=number % 2))
         bench.send(Opcode.MATMUL, **big_matmul(config, number % 2, sum_tile=0))
-        bench.send(
-            Opcode.READ,
-            space=Space.SUMS,
-            bits=64,
-            first=0,
-            count=config.sum_tiles,
-            rows=config.rows,
-            cols=config.columns,
-        )
+        bench.send(Opcode.READ, **read_tile(config, 0, config.sum_tiles))
         bench.send(Opcode.PING, token=number)
     await common.cycles(dut, 6000)
     assert not bench.host.frames
@@ -387,11 +625,9 @@ async def speed(dut) -> None:
     await bench.quiet()
     first_unit = bench.host.monitor.taken[-4][0]
     assert first_unit - bench.rx.accepted[-1] == PING_CYCLES, first_unit - bench.rx.accepted[-1]
-    maker, rows = CommandMaker(bench.config, bench.rng), bench.config.b_depth
-    fields = {"space": Space.B, "rows": rows, "words": bench.config.b_row_words}
-    count, words = 20, rows * bench.config.b_row_words
+    count, words = 20, MAX_DATA_WORDS
     for _ in range(count):
-        bench.send(Opcode.WRITE, maker.data(words, fields), **fields)
+        CommandMaker(bench).write_rows(Space.STORE, row=0, rows=words // STORE_WORD_WORDS)
     await bench.quiet()
     writes = bench.host.frames[1:]
     spacing = [later.cycle - earlier.cycle for earlier, later in pairwise(writes[5:])]
@@ -409,7 +645,7 @@ async def speed(dut) -> None:
     bench.host.frames = [answer for answer in bench.host.frames if answer.response["opcode"] != Opcode.LINK]
     bench.send(Opcode.COUNTERS)
     await bench.quiet()
-    counters = dict(zip((counter.name for counter in registers.COUNTERS), bench.host.frames[-1].data, strict=True))
+    counters = counters_of(bench.host.frames[-1])
     command_words = COMMAND_WORDS + 2
     assert counters["rx_words"] == len(bench.rx.accepted) - before[0] == 2 * 3 + command_words
     assert counters["tx_words"] == len(bench.host.monitor.taken) - before[1] - 3 - len(registers.COUNTERS) + 3

@@ -1,50 +1,67 @@
 """Bench of `bitfirst_hdl.engine.MatmulEngine`: sums, events and cycles of MATMULs against a transaction model."""
 
 import random
-from collections import Counter
+from collections import Counter, deque
 
 import cocotb
 import numpy as np
-from bitfirst_hdl.config import MAX_BITS, ArrayConfig
+from bitfirst_hdl.config import MAX_BITS, SETUP_CYCLES, ArrayConfig
 from bitfirst_hdl.contract.numeric import SUM_BITS
-from bitfirst_hdl.contract.packets import Matmul, Opcode
+from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Matmul, Opcode
 from cocotb.triggers import RisingEdge
 
 from . import arrays, common
 
 SHAPE = ("slices", "planes", "chunks", "row_tiles", "col_tiles")
+WRITE_PORTS = ("a_write", "b_write", "sum_write")
+ONE_TILE = {"row_tiles": 1, "col_tiles": 1}
 
 
 def shape(command: dict[str, int]) -> list[int]:
     return [command[name] for name in SHAPE]
 
 
+def cells_used(command: dict[str, int]) -> tuple[int, int]:
+    """Cells of A and of B that the command spans."""
+    return (
+        command["row_tiles"] * command["a_octets"] * command["chunks"],
+        command["col_tiles"] * command["b_octets"] * command["chunks"],
+    )
+
+
 class Model:
-    """Memories and sums as numbers."""
+    """Cells and sums as numbers."""
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        self.a = np.zeros((config.a_depth, config.rows, config.lanes), dtype=np.int64)
-        self.b = np.zeros((config.b_depth, config.columns, config.lanes), dtype=np.int64)
+        self.a = np.zeros((config.a_cells, config.rows, config.lanes), dtype=np.int64)
+        self.b = np.zeros((config.b_cells, config.columns, config.lanes), dtype=np.int64)
         self.sums = np.zeros((config.sum_tiles, config.rows, config.columns), dtype=object)
         self.written = np.zeros(config.sum_tiles, dtype=bool)
 
+    def operand(self, command: dict[str, int], side: str, tile: int, bits: int) -> np.ndarray:
+        """Digits of `bits` bits of one tile: [digits used, vectors, chunks * lanes], most significant first."""
+        octets, chunks, first = command[f"{side}_octets"], command["chunks"], command[f"{side}_first"]
+        start = command[f"{side}_cell"] + tile * octets * chunks
+        cells = getattr(self, side)[start : start + octets * chunks].reshape(octets, chunks, -1, self.config.lanes)
+        shifts = np.arange(OCTET_BITS - bits, -1, -bits)
+        digits = (cells[:, None] >> shifts[:, None, None, None]) & (2**bits - 1)  # [octet, digit, chunk, vector, lane]
+        digits = digits.reshape(octets * len(shifts), *digits.shape[2:])
+        used = digits[first : first + command["slices" if side == "a" else "planes"]]
+        return used.transpose(0, 2, 1, 3).reshape(len(used), used.shape[2], -1)
+
     def tile(self, command: dict[str, int], i: int, j: int) -> tuple[np.ndarray, int]:
         """One tile's exact product, and the ones fed for it."""
-        slices, planes, chunks = command["slices"], command["planes"], command["chunks"]
+        size = self.config.slice_bits
+        slices, planes = self.operand(command, "a", i, size), self.operand(command, "b", j, 1)
         total = np.zeros((self.config.rows, self.config.columns), dtype=object)
-        ones = 0
-        for s in range(slices):
-            offset = 2 ** (self.config.slice_bits - 1) if command["a_offset"] >> s & 1 else 0
-            for p in range(planes):
-                weight = 2 ** (self.config.slice_bits * (slices - 1 - s) + planes - 1 - p)
+        for s, a in enumerate(slices):
+            offset = 2 ** (size - 1) if command["a_offset"] >> s & 1 else 0
+            for p, b in enumerate(planes):
+                weight = 2 ** (size * (len(slices) - 1 - s) + len(planes) - 1 - p)
                 sign = -1 if command["b_negative"] >> p & 1 else 1
-                for k in range(chunks):
-                    a = self.a[command["a_row"] + (i * slices + s) * chunks + k] - offset
-                    b = self.b[command["b_row"] + (j * planes + p) * chunks + k]
-                    total += sign * weight * arrays.dot(self.config, a, b).astype(object)
-                    ones += int(b.sum())
-        return total, ones
+                total += sign * weight * ((a - offset) @ b.T).astype(object)
+        return total, len(slices) * int(planes.sum())
 
     def matmul(self, command: dict[str, int]) -> Counter:
         """Update the sums; what the events must count."""
@@ -64,6 +81,31 @@ class Model:
         )
 
 
+class Timing:
+    """In which cycles commands are taken that are offered all the time, and when the last one is done."""
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        self.apart = config.drain_cycles + 1  # first pass of a MATMUL to the last one of the MATMUL before
+        self.last_end = -self.apart - config.matmul_tail_cycles
+
+    def matmul(self, taken: int, command: dict[str, int]) -> int:
+        """The first cycle in which the next command can be taken."""
+        config = self.config
+        first_pass = command["planes"] * command["chunks"]
+        first_end = max(taken + SETUP_CYCLES + first_pass, self.last_end + self.apart)
+        passes = command["slices"] * command["row_tiles"] * command["col_tiles"]
+        end = first_end + (passes - 1) * max(first_pass, config.drain_cycles)
+        two_store = end <= self.last_end + config.matmul_tail_cycles
+        self.last_end = end
+        return end + 1 + (config.matmul_tail_cycles - self.apart if two_store else 0)
+
+    @property
+    def idle(self) -> int:
+        """The first cycle in which the engine is not busy."""
+        return self.last_end + self.config.matmul_tail_cycles + 1
+
+
 class Bench:
     """Drives all ports, counts all events."""
 
@@ -71,41 +113,62 @@ class Bench:
         self.dut, self.rng, self.config = dut, rng, config
         self.model = Model(config)
         self.events: Counter = Counter()
-        self.writes: list[tuple[str, int, int, int]] = []  # waiting: port, row, word, data
+        self.writes: dict[str, deque[dict[str, int]]] = {port: deque() for port in WRITE_PORTS}
         self.reads = common.Checker("rows of sums")
-        self.read_answers = 0
 
     async def cycle(self) -> None:
         """To the next edge; count what happened in the cycle before it."""
-        await RisingEdge(self.dut.clk)
+        dut = self.dut
+        await RisingEdge(dut.clk)
         for name in "busy", "step", "stall", "overflow", "serial_ones":
-            self.events[name] += common.value(getattr(self.dut, f"events__{name}"))
-        assert common.value(self.dut.busy) == common.value(self.dut.events__busy)
-        assert common.value(self.dut.start__ready) == 1 - common.value(self.dut.busy)
-        self.drive_write()
+            self.events[name] += common.value(getattr(dut, f"events__{name}"))
+        walking, storing = common.value(dut.walking), common.value(dut.storing)
+        assert common.value(dut.busy) == walking | storing
+        assert not (common.value(dut.start__ready) and walking)
+        for port in WRITE_PORTS:
+            self.drive_write(port)
 
-    def drive_write(self) -> None:
-        """At most one waiting write, at random."""
-        for port in "a_write", "b_write", "sum_write":
-            getattr(self.dut, f"{port}__valid").value = 0
-        if self.writes and self.rng.random() < 0.8:
-            port, row, word, data = self.writes.pop()
-            for name, value in ("valid", 1), ("row", row), ("word", word), ("data", data):
+    def drive_write(self, port: str) -> None:
+        """The port's next write, at random."""
+        if self.writes[port] and self.rng.random() < 0.8:
+            for name, value in self.writes[port].popleft().items():
                 getattr(self.dut, f"{port}__{name}").value = value
+            getattr(self.dut, f"{port}__valid").value = 1
+        else:
+            getattr(self.dut, f"{port}__valid").value = 0
 
     async def flush(self) -> None:
-        while self.writes:
+        """Until the last write is being made, in the cycle that begins."""
+        while any(self.writes.values()):
             await self.cycle()
-        await self.cycle()
-        await self.cycle()
 
-    def fill(self, side: str, rows: range, kind: str = "random") -> None:
-        """New contents for rows of an operand memory; they are written as cycles go by."""
-        store, bits = (self.model.a, self.config.slice_bits) if side == "a" else (self.model.b, 1)
-        store[rows.start : rows.stop] = arrays.numbers(self.rng, store[rows.start : rows.stop].shape, bits, kind)
-        for row in rows:
-            for word, data in enumerate(arrays.row_words(store[row], bits)):
-                self.writes.append((f"{side}_write", row, word, data))
+    def fill(self, side: str, cells: range, kind: str = "random") -> None:
+        """New contents for some cells; they are written as cycles go by, lane groups together or one by one."""
+        store = getattr(self.model, side)
+        chosen = slice(cells.start, cells.stop)
+        store[chosen] = arrays.numbers(self.rng, store[chosen].shape, OCTET_BITS, kind)
+        every = 2**self.config.lane_groups - 1
+        for cell in cells:
+            for vector, octets in enumerate(store[cell]):
+                apart = [1 << group for group in range(self.config.lane_groups)]
+                for groups in apart if self.rng.random() < 0.3 else [every]:
+                    self.write_octets(side, cell, vector, groups, octets)
+
+    def write_octets(self, side: str, cell: int, vector: int, groups: int, octets: np.ndarray) -> None:
+        """One vector's octets in some lane groups; what is not to be written is noise."""
+        size, parts = (self.config.slice_bits, self.config.slices_per_octet) if side == "a" else (OCTET_BITS, 1)
+        lanes = self.config.lanes
+        mask = sum((2**GROUP - 1) << (GROUP * group) for group in range(lanes // GROUP) if groups >> group & 1)
+        planes = arrays.row_words((octets >> np.arange(OCTET_BITS)[:, None]) & 1, 1, lanes)
+        for part in range(parts):
+            written = range(OCTET_BITS - size * (part + 1), OCTET_BITS - size * part)
+            write = {"cell": cell, "vector": vector, "groups": groups}
+            if self.config.slices_per_octet > 1:  # else the port has no bits
+                write["part"] = part
+            for plane in range(OCTET_BITS):
+                kept = mask if plane in written else 0
+                write[f"data__{plane}"] = planes[plane] & kept | self.rng.getrandbits(lanes) & ~kept
+            self.writes[f"{side}_write"].append(write)
 
     def write_sums(self, tile: int, value: int) -> None:
         """One value for all sums of a tile; the words' high bits are noise."""
@@ -114,7 +177,8 @@ class Bench:
         for row in range(self.config.rows):
             for column in range(self.config.columns):
                 noise = self.rng.getrandbits(64 - SUM_BITS) << SUM_BITS
-                self.writes.append(("sum_write", tile * self.config.rows + row, column, value % 2**SUM_BITS | noise))
+                place = {"row": tile * self.config.rows + row, "word": column}
+                self.writes["sum_write"].append(place | {"data": value % 2**SUM_BITS | noise})
 
     async def start(self, command: dict[str, int]) -> None:
         """Offer the command until it is taken; on return it is taken in the cycle that has just ended."""
@@ -126,20 +190,28 @@ class Bench:
         self.dut.start__valid.value = 0
         self.dut.start__payload.value = self.rng.getrandbits(256)
 
-    async def finish(self, limit: int) -> None:
-        """To the first idle cycle."""
+    async def finish(self, limit: int, signal: str = "busy") -> None:
+        """To the first cycle in which `signal` is low."""
         await self.cycle()
-        while common.value(self.dut.busy):
+        while common.value(getattr(self.dut, signal)):
             limit -= 1
-            assert limit >= 0, "busy does not fall"
+            assert limit >= 0, f"{signal} does not fall"
             await self.cycle()
 
+    def longest(self, command: dict[str, int]) -> int:
+        """Cycles in which a MATMUL must be done, whatever came before."""
+        config = self.config
+        return config.matmul_cycles(*shape(command)) + config.drain_cycles + 2 * config.matmul_tail_cycles
+
     async def matmul(self, command: dict[str, int]) -> None:
-        """One command from idle to idle, with its events checked."""
+        """One command from idle to idle, with its events and cycles checked."""
         expected = self.model.matmul(command)
         before = self.events.copy()
         await self.start(command)
-        await self.finish(2 * expected["busy"] + 10)
+        taken = common.cycle()
+        await self.finish(self.longest(command))
+        cycles = expected["busy"] + self.config.matmul_tail_cycles
+        assert common.cycle() - taken == cycles + 1, f"{command}: {common.cycle() - taken - 1} cycles, not {cycles}"
         got = self.events - before
         assert got == +expected, f"{command}: {dict(got)}, expected {dict(expected)}"
 
@@ -172,7 +244,7 @@ class Bench:
 
 
 def random_command(rng: random.Random, config: ArrayConfig, **fixed: int) -> dict[str, int]:
-    """A command that fits the memories."""
+    """A command that fits the memories; the digits used lie anywhere in its octets."""
     while True:
         command = {
             "accumulate": rng.randrange(2),
@@ -184,17 +256,19 @@ def random_command(rng: random.Random, config: ArrayConfig, **fixed: int) -> dic
             "a_offset": rng.getrandbits(16),
             "b_negative": rng.getrandbits(16),
         } | fixed
-        rows_a = command["row_tiles"] * command["slices"] * command["chunks"]
-        rows_b = command["col_tiles"] * command["planes"] * command["chunks"]
+        for side, count, each in ("a", "slices", config.slices_per_octet), ("b", "planes", OCTET_BITS):
+            octets = command.setdefault(f"{side}_octets", rng.randrange(-(-command[count] // each), 3))
+            command.setdefault(f"{side}_first", rng.randrange(octets * each - command[count] + 1))
+        used_a, used_b = cells_used(command)
         tiles = command["row_tiles"] * command["col_tiles"]
-        if rows_a <= config.a_depth and rows_b <= config.b_depth and tiles <= config.sum_tiles:
+        if used_a <= config.a_cells and used_b <= config.b_cells and tiles <= config.sum_tiles:
             break
     places = {
-        "a_row": rng.randrange(config.a_depth - rows_a + 1),
-        "b_row": rng.randrange(config.b_depth - rows_b + 1),
+        "a_cell": rng.randrange(config.a_cells - used_a + 1),
+        "b_cell": rng.randrange(config.b_cells - used_b + 1),
         "sum_tile": rng.randrange(config.sum_tiles - tiles + 1),
     }
-    return command | places | {name: fixed[name] for name in places if name in fixed}
+    return places | command
 
 
 async def prepare(dut, kind: str = "random") -> Bench:
@@ -204,8 +278,8 @@ async def prepare(dut, kind: str = "random") -> Bench:
     bench = Bench(dut, rng, config)
     dut.start__valid.value = 0
     dut.sum_read__valid.value = 0
-    bench.fill("a", range(config.a_depth), kind)
-    bench.fill("b", range(config.b_depth), kind)
+    bench.fill("a", range(config.a_cells), kind)
+    bench.fill("b", range(config.b_cells), kind)
     for tile in range(config.sum_tiles):
         bench.write_sums(tile, rng.randrange(-(2**40), 2**40))
     await bench.flush()
@@ -214,17 +288,11 @@ async def prepare(dut, kind: str = "random") -> Bench:
 
 @cocotb.test()
 async def every_precision(dut) -> None:
-    """All slice counts with all plane counts, random signs, one tile."""
+    """All slice counts with all plane counts from any first one on, random signs, one tile."""
     bench = await prepare(dut)
     for slices in range(1, bench.config.max_slices + 1):
         for planes in range(1, MAX_BITS + 1):
-            fixed = {
-                "slices": slices,
-                "planes": planes,
-                "row_tiles": 1,
-                "col_tiles": 1,
-                "chunks": bench.rng.choice([1, 2]),
-            }
+            fixed = ONE_TILE | {"slices": slices, "planes": planes, "chunks": bench.rng.choice([1, 2])}
             await bench.matmul(random_command(bench.rng, bench.config, **fixed))
     await bench.check_sums()
     assert bench.events["overflow"] == 0
@@ -232,13 +300,23 @@ async def every_precision(dut) -> None:
 
 @cocotb.test()
 async def any_command(dut) -> None:
-    """Random tiles, chunks, precisions, signs, accumulation; some operands change in between."""
+    """Random tiles, chunks, precisions, signs, accumulation; some cells change just before and just behind it."""
     bench = await prepare(dut)
-    for _ in range(30):
-        await bench.matmul(random_command(bench.rng, bench.config))
-        row = bench.rng.randrange(bench.config.a_depth)
-        bench.fill(bench.rng.choice("ab"), range(row, row + 1), bench.rng.choice(arrays.KINDS))
+    for _ in range(25):
+        command = random_command(bench.rng, bench.config)
+        side = bench.rng.choice("ab")
+        cell = command[f"{side}_cell"] + bench.rng.randrange(cells_used(command)["ab".index(side)])
+        bench.fill(side, range(cell, cell + 1), bench.rng.choice(arrays.KINDS))
         await bench.flush()
+        await bench.cycle()  # the command is taken in the cycle after the last write
+        bench.model.matmul(command)
+        await bench.start(command)
+        await bench.finish(bench.longest(command), "walking")
+        await bench.cycle()
+        bench.fill(side, range(cell, cell + 1))  # the sums are still being stored
+        await bench.flush()
+        await bench.finish(bench.longest(command))
+        await bench.matmul(random_command(bench.rng, bench.config))
     await bench.check_sums()
     assert bench.events["overflow"] == 0
 
@@ -250,48 +328,83 @@ async def extremes(dut) -> None:
     config = bench.config
     for planes in 1, 8, MAX_BITS:
         for slices in 1, config.max_slices:
-            chunks = min(config.max_chunks(planes), config.a_depth // slices)
+            octets = {"a_octets": -(-slices // config.slices_per_octet), "b_octets": -(-planes // OCTET_BITS)}
+            chunks = min(config.a_cells // octets["a_octets"], config.b_cells // octets["b_octets"])
             for a_offset in 0, 1, 2**16 - 1:
                 for b_negative in 0, 1, 2**16 - 1:
-                    fixed = {"slices": slices, "planes": planes, "chunks": chunks, "row_tiles": 1, "col_tiles": 1}
+                    fixed = ONE_TILE | octets | {"slices": slices, "planes": planes, "chunks": chunks}
                     signs = {"a_offset": a_offset, "b_negative": b_negative}
                     await bench.matmul(random_command(bench.rng, config, **fixed, **signs))
     await bench.check_sums()
     assert bench.events["overflow"] == 0
 
 
-@cocotb.test()
-async def back_to_back(dut) -> None:
-    """Commands offered all the time: each is taken in the first idle cycle, and events add up."""
-    bench = await prepare(dut)
-    expected, cycles = Counter(), 0
-    commands = [random_command(bench.rng, bench.config) for _ in range(12)]
-    before = bench.events.copy()
+async def one_behind_the_other(bench: Bench, commands: list[dict[str, int]]) -> None:
+    """Offers all the time, from idle to idle: each command is taken in its cycle, events add up."""
+    timing, expected, before = Timing(bench.config), Counter(), bench.events.copy()
+    ready = None
     for command in commands:
         expected += bench.model.matmul(command)
         await bench.start(command)
-        cycles += bench.config.matmul_cycles(*shape(command)) + 1
-    start = common.cycle()
-    await bench.finish(bench.config.matmul_cycles(*shape(commands[-1])) + 1)
-    assert common.cycle() - start == bench.config.matmul_cycles(*shape(commands[-1])) + 1
+        assert ready in (None, common.cycle()), f"{command}: taken in cycle {common.cycle()}, not {ready}"
+        ready = timing.matmul(common.cycle(), command)
+    await bench.finish(bench.longest(commands[-1]))
+    assert common.cycle() == timing.idle
     assert bench.events - before == +expected
+
+
+@cocotb.test()
+async def back_to_back(dut) -> None:
+    """Commands offered all the time."""
+    bench = await prepare(dut)
+    for _ in range(3):
+        await one_behind_the_other(bench, [random_command(bench.rng, bench.config) for _ in range(6)])
+    short = {"slices": 1, "chunks": 1}
+    for planes in 1, 2, 5, bench.config.drain_cycles - 3, bench.config.drain_cycles:
+        fixed = ONE_TILE | short | {"planes": max(1, min(planes, MAX_BITS))}
+        await one_behind_the_other(bench, [random_command(bench.rng, bench.config, **fixed) for _ in range(8)])
+    one_step = short | {"planes": 1, "row_tiles": 3, "col_tiles": 2}
+    await one_behind_the_other(bench, [random_command(bench.rng, bench.config, **one_step) for _ in range(3)])
+    await bench.check_sums()
+
+
+@cocotb.test()
+async def same_tile(dut) -> None:
+    """Commands offered all the time that add to one tile or replace it, with the shortest passes."""
+    bench = await prepare(dut)
+    for _ in range(4):
+        commands = [
+            random_command(
+                bench.rng,
+                bench.config,
+                **ONE_TILE,
+                sum_tile=1,
+                slices=1,
+                chunks=1,
+                planes=bench.rng.randrange(1, 4),
+                accumulate=int(bench.rng.random() < 0.7),
+            )
+            for _ in range(8)
+        ]
+        await one_behind_the_other(bench, commands)
+        await bench.read(1, bench.config.rows - 1)
     await bench.check_sums()
 
 
 @cocotb.test()
 async def beside_a_matmul(dut) -> None:
-    """While a MATMUL runs: operand writes to other rows, reads of other sums that wait for the drain."""
+    """While a MATMUL runs: writes of other cells, reads of other sums that wait for the drain."""
     bench = await prepare(dut)
     config = bench.config
     waits = reads = 0
     for _ in range(10):
-        half = {"a_row": 0, "b_row": 0, "sum_tile": 0, "chunks": 1, "row_tiles": 1, "col_tiles": 1}
-        command = random_command(bench.rng, config, **half)
+        fixed = ONE_TILE | {"a_cell": 0, "b_cell": 0, "sum_tile": 0, "chunks": 1}
+        command = random_command(bench.rng, config, **fixed)
         expected = bench.model.matmul(command)
         before = bench.events.copy()
         await bench.start(command)
-        bench.fill("a", range(config.a_depth // 2, config.a_depth))
-        bench.fill("b", range(config.b_depth // 2, config.b_depth))
+        bench.fill("a", range(config.a_cells // 2, config.a_cells))
+        bench.fill("b", range(config.b_cells // 2, config.b_cells))
         await bench.cycle()
         while common.value(dut.busy):
             waits += await bench.read(bench.rng.randrange(1, config.sum_tiles), bench.rng.randrange(config.rows))
@@ -305,11 +418,30 @@ async def beside_a_matmul(dut) -> None:
 
 
 @cocotb.test()
+async def reads_between(dut) -> None:
+    """The shortest MATMULs all the time: a read waits for the drain of one of them, no longer."""
+    bench = await prepare(dut)
+    config = bench.config
+    command = random_command(bench.rng, config, **ONE_TILE, slices=1, planes=1, chunks=1, sum_tile=0, accumulate=1)
+    packed = common.pack(Matmul, opcode=int(Opcode.MATMUL), **command)
+    dut.start__payload.value = packed
+    dut.start__valid.value = 1
+    waits = [await bench.read(bench.rng.randrange(1, config.sum_tiles), 0) for _ in range(20)]
+    assert max(waits) <= config.rows
+    dut.start__valid.value = 0
+    await bench.finish(bench.longest(command))
+    for _ in range(bench.events["step"]):
+        bench.model.matmul(command)
+    assert bench.events["step"] * config.matmul_cycles(*shape(command)) == bench.events["busy"]
+    await bench.check_sums()
+
+
+@cocotb.test()
 async def overflow(dut) -> None:
     """Sums at the ends of 48 bits: the last that fits is silent, one more is flagged and wraps."""
     bench = await prepare(dut, "ones")
     config = bench.config
-    one = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "sum_tile": 0, "accumulate": 1}
+    one = ONE_TILE | {"slices": 1, "planes": 1, "chunks": 1, "sum_tile": 0, "accumulate": 1}
     step = config.lanes * (2**config.slice_bits - 1)
     for negative in 0, 1:
         edge = 2 ** (SUM_BITS - 1) - 1 - step if not negative else -(2 ** (SUM_BITS - 1)) + step
@@ -324,6 +456,6 @@ async def overflow(dut) -> None:
             [common.to_signed(int(total) % 2**SUM_BITS, SUM_BITS) for total in row] for row in bench.model.sums[0]
         ]
         await bench.start(command)
-        await bench.finish(config.matmul_cycles(*shape(command)))
+        await bench.finish(bench.longest(command))
         assert bench.events["overflow"] - before == config.rows, "one flag for each row that overflows"
         await bench.check_sums()

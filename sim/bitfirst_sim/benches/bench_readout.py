@@ -7,7 +7,7 @@ from bitfirst_hdl import config as configs
 from bitfirst_hdl.contract import numeric
 from bitfirst_hdl.contract.packets import WORD_BITS, Opcode, Read, Rounding, Space
 from bitfirst_hdl.ports import Payload
-from bitfirst_hdl.readout import Job
+from bitfirst_hdl.readout import EXACT_LATENCY, PACK_LATENCY, RAW_BITS, Job, elements_abreast
 from bitfirst_hdl.requantise import Requantiser
 from cocotb.triggers import RisingEdge
 
@@ -15,6 +15,9 @@ from . import bench_requantise, common
 
 FETCH_CYCLES = 2  # of the memory model, when it is quick
 QUICK = {"idle": 0.0, "stall": 0.0, "wait": 0.0}
+WIDTHS = [*bench_requantise.WIDTHS, RAW_BITS]
+EXACT = {"multiplier": 1, "shift": 0}
+WORD_NIBBLES = WORD_BITS // 4
 
 
 class SumMemory:
@@ -64,17 +67,22 @@ def elements(config: configs.ArrayConfig, read: dict[str, int], rows: list[list[
 def pack_numbers(numbers: list[int], bits: int) -> list[tuple[int, int]]:
     """Words of (data, last)."""
     container = numeric.container_bits(bits)
-    each = WORD_BITS // container
-    words = []
-    for start in range(0, len(numbers), each):
-        group = enumerate(numbers[start : start + each])
-        words.append(sum((number & (2**container - 1)) << (container * place) for place, number in group))
-    return [(word, int(place == len(words) - 1)) for place, word in enumerate(words)]
+    whole = sum((number & (2**container - 1)) << (container * place) for place, number in enumerate(numbers))
+    count = -(-container * len(numbers) // WORD_BITS)
+    return [(whole >> (WORD_BITS * place) & (2**WORD_BITS - 1), int(place == count - 1)) for place in range(count)]
+
+
+def model(read: dict[str, int], element: dict[str, int]) -> tuple[int, int]:
+    """One element's number, and whether it was clipped."""
+    if read["bits"] == RAW_BITS:
+        return element["total"], 0
+    result = bench_requantise.model(read, element)
+    return result["value"], result["clipped"]
 
 
 def random_read(config: configs.ArrayConfig, rng: random.Random, **fixed: int) -> dict[str, int]:
     """A valid READ of SUMS, of about 200 elements at most."""
-    bits = fixed.get("bits", rng.choice(bench_requantise.WIDTHS))
+    bits = fixed.get("bits", rng.choice(WIDTHS))
     rows, cols = rng.randint(1, config.rows), rng.randint(1, config.columns)
     most = max(1, min(config.sum_tiles, 200 // (rows * cols)))
     count = rng.randint(1, most)
@@ -90,7 +98,7 @@ def random_read(config: configs.ArrayConfig, rng: random.Random, **fixed: int) -
         "row_stride": rng.randrange(2**32),
         "col_stride": rng.choice([1, rng.randrange(2**32)]),
     }
-    settings = bench_requantise.random_settings(rng, bits=bits)
+    settings = bench_requantise.random_settings(rng, bits=bits) | (EXACT if rng.random() < 0.5 else {})
     return drawn | settings | fixed
 
 
@@ -102,9 +110,9 @@ async def run(dut, rng, memory: SumMemory, read: dict[str, int], *, idle: float,
     used = slice(read["first"] * config.rows, (read["first"] + read["count"]) * config.rows)
     for row in memory.rows[used]:
         row[:] = [bench_requantise.random_total(rng, settings) for _ in row]
-    results = [bench_requantise.model(settings, element) for element in elements(config, read, memory.rows)]
+    results = [model(read, element) for element in elements(config, read, memory.rows)]
     checker = common.Checker("words")
-    checker.expect(*pack_numbers([result["value"] for result in results], read["bits"]))
+    checker.expect(*pack_numbers([number for number, _ in results], read["bits"]))
     total = len(checker.expected)
 
     def decode(word: int) -> tuple[int, int]:
@@ -116,7 +124,7 @@ async def run(dut, rng, memory: SumMemory, read: dict[str, int], *, idle: float,
     driver = common.StreamDriver(dut, "start", rng, idle)
     monitor = common.StreamMonitor(dut, "words", rng, stall, checker, decode)
     driver.send(job)
-    counts = {"element": 0, "saturated": 0}
+    counts = {"elements": 0, "saturated": 0}
     limit = int((len(results) * 8 + 200) / (1 - idle) / (1 - stall) / (1 - wait))
     busy = []
     for _ in range(limit):
@@ -130,8 +138,8 @@ async def run(dut, rng, memory: SumMemory, read: dict[str, int], *, idle: float,
     checker.finish()
     assert common.value(dut.sequence) == sequence
     assert busy == list(range(driver.accepted[0] + 1, monitor.taken[-1][0] + 1)), "busy from start to last word"
-    assert counts == {"element": len(results), "saturated": sum(result["clipped"] for result in results)}
-    assert counts["element"] > 0
+    assert counts == {"elements": len(results), "saturated": sum(clipped for _, clipped in results)}
+    assert counts["elements"] > 0
     driver.stop()
     monitor.stop()
     return monitor.taken[-1][0] - driver.accepted[0]
@@ -144,27 +152,43 @@ async def start(dut) -> tuple[random.Random, SumMemory]:
 
 @cocotb.test()
 async def every_width(dut) -> None:
-    """Each width, signed and unsigned, both roundings, memory and words quick."""
+    """Each width, signed and unsigned, both roundings, sums exact and scaled, memory and words quick."""
     rng, memory = await start(dut)
-    for bits in bench_requantise.WIDTHS:
+    for bits in WIDTHS:
         for signed in 0, 1:
             for rounding in Rounding:
-                read = random_read(memory.config, rng, bits=bits, signed=signed, rounding=int(rounding))
-                await run(dut, rng, memory, read, **QUICK)
+                fixed = {"bits": bits, "signed": signed, "rounding": int(rounding)}
+                for settings in EXACT, {"multiplier": rng.randrange(2, 2**16)}:
+                    await run(dut, rng, memory, random_read(memory.config, rng, **fixed, **settings), **QUICK)
 
 
 @cocotb.test()
 async def latency(dut) -> None:
-    """A read of full tiles takes one cycle an element, and a fixed time to start and to end."""
+    """A read of full tiles takes as many elements a cycle as said, and a fixed time to start and to end."""
     rng, memory = await start(dut)
     config = memory.config
-    for bits in 4, 16, 32, 64:
-        for count in 1, 2, config.sum_tiles:
-            read = random_read(config, rng, bits=bits, rows=config.rows, cols=config.columns, count=count, first=0)
-            took = await run(dut, rng, memory, read, **QUICK)
-            # ask, fetch, take the row apart | elements, the last of which passes the requantiser | word
-            first = 1 + FETCH_CYCLES + 2
-            assert took == first + (config.rows * config.columns * count - 1) + Requantiser.latency + 1
+    whole = {"rows": config.rows, "cols": config.columns, "first": 0}
+    for bits in 4, 12, 16, 20, 24, 32, 64:
+        for settings in EXACT, {"multiplier": 3}:
+            for count in 1, 2, 5:
+                read = random_read(config, rng, bits=bits, count=count, **whole, **settings)
+                took = await run(dut, rng, memory, read, **QUICK)
+                assert took == cycles(config, read), read
+
+
+def cycles(config: configs.ArrayConfig, read: dict[str, int]) -> int:
+    """From the start of a READ of whole rows to its last word, which may be one of what the last elements left over."""
+    nibbles = numeric.container_bits(read["bits"]) // 4
+    exact = read["multiplier"] == 1 or read["bits"] == RAW_BITS
+    abreast = min(config.columns, elements_abreast(nibbles)) if exact else 1
+    row = config.columns // abreast
+    rows = config.rows * read["count"]
+    left_over = rows * config.columns * nibbles % WORD_NIBBLES
+    # ask, fetch, take the row apart | the row's elements, or the fetch of the next row | numbers | words
+    first = 1 + FETCH_CYCLES + 2
+    numbers = EXACT_LATENCY if exact else Requantiser.latency + 1
+    words = PACK_LATENCY + (0 < left_over < abreast * nibbles)
+    return first + (rows - 1) * max(row, FETCH_CYCLES + 1) + row - 1 + numbers + words
 
 
 @cocotb.test()

@@ -5,28 +5,26 @@ import random
 import cocotb
 from bitfirst_hdl.contract import numeric
 from bitfirst_hdl.contract.packets import Rounding
-from bitfirst_hdl.requantise import RAW_BITS, Element, Requantiser, Result, Settings
+from bitfirst_hdl.requantise import RESULT_BITS, Element, Requantiser, Result, Settings
 
 from . import common
 
 LOW, HIGH = -(2 ** (numeric.SUM_BITS - 1)), 2 ** (numeric.SUM_BITS - 1) - 1
-WIDTHS = [*range(2, 33), RAW_BITS]
+WIDTHS = range(2, RESULT_BITS + 1)
 
 
 def model(settings: dict[str, int], element: dict[str, int]) -> dict[str, int]:
     """One element's result, with `Result`'s fields."""
-    number, clipped = element["total"], False
-    if settings["bits"] != RAW_BITS:
-        number, clipped = numeric.requantise(
-            element["total"],
-            settings["multiplier"],
-            settings["shift"],
-            Rounding(settings["rounding"]),
-            settings["bits"],
-            bool(settings["signed"]),
-            numeric.random_bits(settings["key"], element["index"]),
-        )
-    return {"value": number & (2**64 - 1), "clipped": int(clipped), "last": element["last"]}
+    number, clipped = numeric.requantise(
+        element["total"],
+        settings["multiplier"],
+        settings["shift"],
+        Rounding(settings["rounding"]),
+        settings["bits"],
+        bool(settings["signed"]),
+        numeric.random_bits(settings["key"], element["index"]),
+    )
+    return {"value": number & (2**RESULT_BITS - 1), "clipped": int(clipped), "last": element["last"]}
 
 
 def random_settings(rng: random.Random, **fixed: int) -> dict[str, int]:
@@ -56,7 +54,9 @@ def random_total(rng: random.Random, settings: dict[str, int]) -> int:
 
 async def run(dut, rng: random.Random, settings: dict[str, int], totals: list[int], idle: float, stall: float) -> None:
     """Send `totals` through; compare every result."""
-    dut.settings.value = common.pack(Settings, **settings)
+    fields = {name: value for name, value in settings.items() if name != "bits"}
+    limit = numeric.limits(settings["bits"], bool(settings["signed"]))[1]
+    dut.settings.value = common.pack(Settings, **fields, limit=limit)
     checker = common.Checker("results", lambda element: [model(settings, element)])
     driver = common.StreamDriver(dut, "elements", rng, idle)
     monitor = common.StreamMonitor(dut, "results", rng, stall, checker, lambda word: common.unpack(Result, word))

@@ -1,74 +1,138 @@
 """Random commands, right and wrong, on a device and on the golden model: results, statuses and counters must agree."""
 
-import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
-from bitfirst_hdl.contract.numeric import MAX_SHIFT, container_bits
-from bitfirst_hdl.contract.packets import COMMAND_WORDS, MAX_DATA_WORDS, Opcode, Phase, Rounding, Space
+from bitfirst_hdl.contract.numeric import MAX_SHIFT, container_bits, limits
+from bitfirst_hdl.contract.packets import (
+    COMMAND_WORDS,
+    GROUP,
+    MAX_DATA_WORDS,
+    OCTET_BITS,
+    STORE_WORD_WORDS,
+    TENSOR_SLOTS,
+    Opcode,
+    Phase,
+    Rounding,
+    Space,
+    Target,
+)
 
 from .. import open as open_device
-from .. import packing
 from ..board import BoardDevice
 from ..command import Command
 from ..errors import DeviceError, UsageError
-from ..golden.commands import RAW_BITS, GoldenDevice
+from ..golden import loads
+from ..golden.commands import MAX_EXTENT, RAW_BITS, GoldenDevice, place_of
+from ..golden.model import ModelDevice
 from ..link import FrameDecoder, encode_frame
-from ..plan import Shape, plan
+from ..quantised import Quantised
 from ..transports import Transport
 
-SIZES = {"bursts": 8, "matmul_steps": 1500, "products": 2}
+SIZES = {"bursts": 8, "matmul_steps": 1500, "load_chunks": 6, "load_tiles": 3, "layers": 2}
 REFUSED_SHARE = 0.3  # of the commands that are not one of the precision pairs
 Payload = np.ndarray
 Fields = dict[str, int]
+Layer = tuple[int, int, int, int, int, int, int]  # batch, inputs, outputs, height, width, kernel, stride
 
 
 def bench_cycles(device_url: str = "rtl:tiny", commands: int = 200, seed: int = 0) -> dict[str, Any]:
-    """`commands` random commands, and a few planned matrix products, on `device_url` and on the golden model.
+    """A few layers, then `commands` random commands, on `device_url` and on the golden model.
 
-    Every answer is compared by status and data, and the execution counters after every few commands. The first
-    commands fill the memories. Raises `UsageError` for a device without a link.
+    Every answer is compared by status and data, and the execution counters after every few commands. Raises
+    `UsageError` for a device without a link.
     """
-    rng = random.Random(seed)
     with open_device(device_url) as device:
         if not isinstance(device, BoardDevice):
             raise UsageError(f"{device_url} has no link to send commands on; choose rtl or a board")
-        comparison = Comparison(Wire(device.transport, device.config.rx_words), device.config, device.fingerprint)
-        comparison.run([Command(Opcode.RESET).payload()])
-        comparison.run(list(fill(device.config, rng)))
-        program = Program(device.config, rng)
-        payloads = program.payloads(commands)
-        while payloads:
-            size = rng.randint(1, SIZES["bursts"])
-            comparison.run(payloads[:size])
-            payloads = payloads[size:]
-        shapes = [_random_shape(device.config, rng) for _ in range(SIZES["products"])]
-        resent = sum(comparison.multiply(shape, rng) for shape in (*shapes, _large_shape(device.config)))
-    slices = device.config.max_slices
+        return compare(device, commands, seed)
+
+
+def compare(device: BoardDevice, commands: int, seed: int) -> dict[str, Any]:
+    """The bench on a fresh device, which serves for nothing else afterwards."""
+    rng = random.Random(seed)
+    found = Findings()
+    spilled_bytes = compare_layers(device, rng, found)
+    comparison = Comparison(Wire(device.transport, device.config.rx_words), device.config, device.fingerprint, found)
+    comparison.run([Command(Opcode.RESET).payload(), *forget_all()])
+    comparison.run(list(fill(device.config, rng)))
+    program = Program(device.config, rng)
+    payloads = program.payloads(commands)
+    while payloads:
+        size = rng.randint(1, SIZES["bursts"])
+        comparison.run(payloads[:size])
+        payloads = payloads[size:]
     return {
-        "device": device_url,
+        "device": device.url,
         "commands": comparison.commands,
         "random_commands": commands,
         "coverage": {
             "opcodes": sorted(comparison.opcodes),
             "statuses": dict(sorted(comparison.statuses.items())),
             "precision_pairs": len(program.pairs_seen),
-            "possible_precision_pairs": slices * MAX_BITS,
+            "possible_precision_pairs": device.config.max_slices * MAX_BITS,
             "splits": program.splits,
-            "spills": resent,
+            "spills": spilled_bytes,
         },
-        "result_mismatches": comparison.result_mismatches,
-        "counter_mismatches": comparison.counter_mismatches,
-        "counter_comparisons": comparison.counter_comparisons,
-        "first_mismatch": comparison.first_mismatch,
+        "result_mismatches": found.result_mismatches,
+        "counter_mismatches": found.counter_mismatches,
+        "counter_comparisons": found.counter_comparisons,
+        "first_mismatch": found.first_mismatch,
         "seed": seed,
     }
+
+
+@dataclass
+class Findings:
+    """How much was compared, and what differed."""
+
+    result_mismatches: int = 0
+    counter_mismatches: int = 0
+    counter_comparisons: int = 0
+    first_mismatch: str | None = None
+
+    def result(self, what: str) -> None:
+        self.result_mismatches += 1
+        self.first_mismatch = self.first_mismatch or what
+
+    def counters(self, where: str, found: Mapping[str, int], expected: Mapping[str, int]) -> None:
+        self.counter_comparisons += 1
+        for name in registers.EXECUTION_COUNTERS:
+            if found[name] != expected[name]:
+                self.counter_mismatches += 1
+                what = f"{where}: {name} is {int(found[name])} for {int(expected[name])}"
+                self.first_mismatch = self.first_mismatch or what
+
+
+def compare_layers(device: BoardDevice, rng: random.Random, findings: Findings) -> int:
+    """Forward and both gradients of layers, one of which does not fit the store; returns the bytes sent again."""
+    model = ModelDevice(device.config)
+    for shape in (*(_random_layer(rng) for _ in range(SIZES["layers"])), _large_layer(device.config)):
+        batch, inputs, outputs, height, width, kernel, stride = shape
+        x_bits, w_bits, g_bits = (rng.randint(2, MAX_BITS) for _ in range(3))
+        padding = kernel // 2
+        x = _random_operand(rng, (batch, inputs, height, width), x_bits, rng.random() < 0.5)
+        w = _random_operand(rng, (outputs, inputs, kernel, kernel), w_bits, True)
+        out = (batch, outputs, *((size + 2 * padding - kernel) // stride + 1 for size in (height, width)))
+        g = _random_operand(rng, out, g_bits, True)
+        window = stride, padding
+        for operation, arguments in (
+            ("conv2d", (x, w, *window)),
+            ("conv2d_input_gradient", (g, w, x.values.shape, *window)),
+            ("conv2d_weight_gradient", (g, x, w.values.shape, *window)),
+        ):
+            got, expected = (getattr(where, operation)(*arguments).to(torch.int64) for where in (device, model))
+            if not torch.equal(got, expected):
+                findings.result(f"{operation} of {shape}")
+            findings.counters(f"{operation} of {shape}", device.counters(), model.counters())
+    return device.store.refetched_bytes
 
 
 class Wire:
@@ -130,11 +194,8 @@ class Comparison:
     wire: Wire
     config: ArrayConfig
     fingerprint: int
+    findings: Findings
     commands: int = 0
-    result_mismatches: int = 0
-    counter_mismatches: int = 0
-    counter_comparisons: int = 0
-    first_mismatch: str | None = None
     opcodes: set[str] = field(default_factory=set)
     statuses: Counter[str] = field(default_factory=Counter)
 
@@ -150,26 +211,6 @@ class Comparison:
         self._compare(counters, *self.wire.exchange([counters])[0])
         return [data for _, data in answers[:-1]]
 
-    def multiply(self, shape: Shape, rng: random.Random) -> int:
-        """A planned product, also compared with plain integers; returns how many operand words were sent again."""
-        generator = np.random.default_rng(rng.getrandbits(32))
-        a = _random_operand(generator, (shape.rows, shape.depth), shape.a_bits, shape.a_signed)
-        b = _random_operand(generator, (shape.columns, shape.depth), shape.b_bits, shape.b_signed)
-        planned = plan(self.config, shape)
-        packed = (
-            packing.pack_a(self.config, a, shape.a_bits, shape.a_signed),
-            packing.pack_b(self.config, b, shape.b_bits),
-        )
-        steps = list(planned.commands(*packed))
-        data = self.run([step.command.payload() for step in steps])
-        result = np.zeros((shape.rows, shape.columns), dtype=np.int64)
-        for step, words in zip(steps, data, strict=True):
-            if step.fetch is not None:
-                step.fetch.store(words, result)
-        if not np.array_equal(result, a @ b.T):
-            self._mismatch("result_mismatches", f"product {shape}")
-        return planned.counters["words_written"] - packed[0].size - packed[1].size
-
     def _compare(self, payload: Payload, status: int, data: Payload) -> None:
         expected_status, expected = self.golden.execute_payload(payload)
         opcode = int(payload[0]) & 0xFF
@@ -178,27 +219,13 @@ class Comparison:
         self.opcodes.add(name)
         self.statuses[expected_status.name] += 1
         alike = status == expected_status and len(data) == len(expected)
+        where = f"command {self.commands} {_describe(payload)}"
         if alike and len(data) and opcode in (Opcode.COUNTERS, Opcode.MARK):
-            self._compare_counters(name, data, expected)
+            names = [counter.name for counter in registers.COUNTERS]
+            self.findings.counters(where, *(dict(zip(names, words, strict=True)) for words in (data, expected)))
         elif not alike or not np.array_equal(data, expected):
             found = f"words {np.flatnonzero(data != expected)[:3]} differ" if alike else f"{len(data)} words"
-            self._mismatch(
-                "result_mismatches",
-                f"command {self.commands} {_describe(payload)}: status {status} for {int(expected_status)}, {found} "
-                f"for {len(expected)}",
-            )
-
-    def _compare_counters(self, name: str, data: Payload, expected: Payload) -> None:
-        self.counter_comparisons += 1
-        for counter in registers.EXECUTION_COUNTERS:
-            index = registers.COUNTER_INDEX[counter]
-            if data[index] != expected[index]:
-                found = f"{counter} is {int(data[index])} for {int(expected[index])}"
-                self._mismatch("counter_mismatches", f"command {self.commands} {name}: {found}")
-
-    def _mismatch(self, kind: str, what: str) -> None:
-        setattr(self, kind, getattr(self, kind) + 1)
-        self.first_mismatch = self.first_mismatch or what
+            self.findings.result(f"{where}: status {status} for {int(expected_status)}, {found} for {len(expected)}")
 
 
 def _describe(payload: Payload) -> str:
@@ -209,51 +236,57 @@ def _describe(payload: Payload) -> str:
     return f"{Opcode(opcode).name} { ({name: value for name, value in fields.items() if value}) }"
 
 
-def _random_operand(generator: np.random.Generator, shape: tuple[int, int], bits: int, signed: bool) -> np.ndarray:
-    low, high = (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    return generator.integers(low, high, shape, dtype=np.int64, endpoint=True)
+def _random_operand(rng: random.Random, shape: tuple[int, ...], bits: int, signed: bool) -> Quantised:
+    generator = np.random.default_rng(rng.getrandbits(32))
+    values = generator.integers(*limits(bits, signed), shape, endpoint=True)
+    return Quantised(torch.tensor(values, dtype=torch.float32), bits, signed, 0)
 
 
-def _random_shape(config: ArrayConfig, rng: random.Random) -> Shape:
-    """A product with remainders everywhere."""
-    return Shape(
-        rows=rng.randint(1, 8 * config.rows),
-        columns=rng.randint(1, 8 * config.columns),
-        depth=rng.randint(1, 12 * config.lanes),
-        a_bits=rng.randint(2, MAX_BITS),
-        b_bits=rng.randint(2, MAX_BITS),
-        a_signed=rng.random() < 0.5,
-        b_signed=rng.random() < 0.5,
+def _random_layer(rng: random.Random) -> Layer:
+    """With remainders everywhere."""
+    kernel = rng.randint(1, 4)
+    return (
+        rng.randint(1, 3),
+        rng.randint(1, 20),
+        rng.randint(1, 20),
+        rng.randint(kernel, 9),
+        rng.randint(kernel, 9),
+        kernel,
+        rng.randint(1, 3),
     )
 
 
-def _large_shape(config: ArrayConfig) -> Shape:
-    """A product of 16-bit numbers of which neither operand nor result fits the memories."""
-    tiles = math.isqrt(config.sum_tiles) + 1
-    chunks = max(config.a_depth // (tiles * config.max_slices), config.b_depth // (tiles * MAX_BITS)) + 1
-    return Shape(
-        tiles * config.rows,
-        tiles * config.columns,
-        chunks * config.lanes,
-        MAX_BITS,
-        MAX_BITS,
-        a_signed=True,
-        b_signed=True,
-    )
+def _large_layer(config: ArrayConfig) -> Layer:
+    """Its input alone has more elements than the store."""
+    images = GROUP * config.store_words // (32 * 16) + 1
+    return images, 32, 3, 4, 4, 3, 2
+
+
+def forget_all() -> list[Payload]:
+    """Commands after which the device holds no tensor."""
+    return [Command(Opcode.TENSOR, {"slot": slot}).payload() for slot in range(TENSOR_SLOTS)]
 
 
 def fill(config: ArrayConfig, rng: random.Random) -> Iterator[Payload]:
-    """WRITEs of random words to all memories: from here on every result is determined."""
-    sizes = {
-        Space.A: (config.a_depth, config.a_row_words),
-        Space.B: (config.b_depth, config.b_row_words),
-        Space.SUMS: (config.sum_rows, config.columns),
-    }
+    """Commands that put random words into all memories: from here on every result is determined. No tensor is left."""
+    sizes = {Space.STORE: (config.store_words, STORE_WORD_WORDS), Space.SUMS: (config.sum_rows, config.columns)}
     for space, (depth, width) in sizes.items():
         rows = min(depth, MAX_DATA_WORDS // width)
         for row in range(0, depth, rows):
             fields = {"space": space, "row": row, "rows": rows, "words": width}
             yield Command(Opcode.WRITE, fields, random_words(rng, rows * width)).payload()
+    pixels = min(config.store_words, MAX_EXTENT // GROUP)
+    tensor = {"bits": OCTET_BITS, "n": 1, "h": 1, "w": pixels, "c": GROUP}
+    yield Command(Opcode.TENSOR, tensor).payload()
+    counts = {"y_count": MAX_EXTENT, "x_count": pixels - config.lane_groups, "x_step": 1}  # the same row for ever
+    for target, cells in ((Target.A, config.a_cells), (Target.B, config.b_cells)):
+        vectors = loads.tile_vectors(config, target)
+        most = min(cells, MAX_EXTENT // vectors)
+        for cell in range(0, cells, most):
+            part = {"cell": cell, "positions": min(most, cells - cell) * vectors, "x_first": rng.randrange(pixels // 2)}
+            window = {"target": target, "run": config.lanes, "taps": config.lanes}
+            yield Command(Opcode.LOAD, counts | window | part).payload()
+    yield Command(Opcode.TENSOR).payload()
 
 
 def random_words(rng: random.Random, count: int) -> np.ndarray:
@@ -271,6 +304,7 @@ class Program:
     def __init__(self, config: ArrayConfig, rng: random.Random) -> None:
         self.config = config
         self.rng = rng
+        self.tensors: dict[int, loads.Place] = {}  #: in the device, once it has executed what was made
         self.pairs_seen: set[tuple[int, int]] = set()
         self._refusals = 0
         self.splits = 0  #: MATMULs with signed digits below the top one, as balanced splits have
@@ -280,28 +314,40 @@ class Program:
         pairs = [(s, p) for s in range(1, self.config.max_slices + 1) for p in range(1, MAX_BITS + 1)]
         self.rng.shuffle(pairs)
         others = max(count - len(pairs), count // 3)
-        made = [self._pair(*pair) for pair in pairs[: count - others]]
-        kinds = [self._write, self._write, self._read, self._read, self._registers, self._mark, self._plain]
-        while len(made) < count:
-            if self.rng.random() < REFUSED_SHARE:
-                made.append(self._refused())
-            else:
-                made.append(self.rng.choice(kinds)().payload())
-        self.rng.shuffle(made)
-        return made
+        turns: list[tuple[int, int] | None] = [*pairs[: count - others], *[None] * others]
+        self.rng.shuffle(turns)
+        return [self._pair(*turn) if turn else self.payload() for turn in turns[:count]]
+
+    def payload(self) -> Payload:
+        """A command of any kind but MATMUL, or a refused one."""
+        if self.rng.random() < REFUSED_SHARE:
+            return self._refused()
+        kinds = [self.write, self.read, self.read, self.tensor, self.load, self.load, self.registers, self.mark]
+        command = self.rng.choice([*kinds, self.plain])()
+        self.note(command)
+        return command.payload()
+
+    def note(self, command: Command) -> None:
+        """That the device will execute `command`."""
+        if command.opcode == Opcode.TENSOR:
+            self.tensors.pop(command.fields["slot"], None)
+            if command.fields["bits"]:
+                self.tensors[command.fields["slot"]] = place_of(command.fields)
 
     def _pair(self, slices: int, planes: int) -> Payload:
         self.pairs_seen.add((slices, planes))
-        return self._matmul(slices, planes).payload()
+        return self.matmul(slices, planes).payload()
 
-    def _matmul(self, slices: int, planes: int) -> Command:
+    def matmul(self, slices: int, planes: int) -> Command:
         config, rng = self.config, self.rng
         steps = max(1, SIZES["matmul_steps"] // (slices * planes))
-        chunks = rng.randint(1, min(config.a_depth // slices, config.b_depth // planes, steps))
+        a_octets = rng.randint(-(-slices // config.slices_per_octet), 2)
+        b_octets = rng.randint(-(-planes // OCTET_BITS), 2)
+        a_most, b_most = config.a_cells // a_octets, config.b_cells // b_octets
+        chunks = rng.randint(1, min(a_most, b_most, steps))
         steps //= chunks
-        row_tiles = rng.randint(1, max(1, min(config.a_depth // (slices * chunks), config.sum_tiles, steps)))
-        most = min(config.b_depth // (planes * chunks), config.sum_tiles // row_tiles, steps // row_tiles)
-        col_tiles = rng.randint(1, max(1, most))
+        row_tiles = rng.randint(1, max(1, min(a_most // chunks, config.sum_tiles, steps)))
+        col_tiles = rng.randint(1, max(1, min(b_most // chunks, config.sum_tiles // row_tiles, steps // row_tiles)))
         a_offset = rng.choice((0, 1, rng.getrandbits(slices)))
         b_negative = rng.choice((0, 1, rng.getrandbits(planes)))
         self.splits += a_offset > 1 or b_negative > 1
@@ -315,21 +361,20 @@ class Program:
             "row_tiles": row_tiles,
             "col_tiles": col_tiles,
             "sum_tile": rng.randint(0, config.sum_tiles - row_tiles * col_tiles),
-            "a_row": rng.randint(0, config.a_depth - row_tiles * slices * chunks),
-            "b_row": rng.randint(0, config.b_depth - col_tiles * planes * chunks),
+            "a_cell": rng.randint(0, config.a_cells - row_tiles * a_octets * chunks),
+            "b_cell": rng.randint(0, config.b_cells - col_tiles * b_octets * chunks),
+            "a_octets": a_octets,
+            "b_octets": b_octets,
+            "a_first": rng.randint(0, a_octets * config.slices_per_octet - slices),
+            "b_first": rng.randint(0, b_octets * OCTET_BITS - planes),
         }
         return Command(Opcode.MATMUL, fields)
 
-    def _write(self) -> Command:
+    def write(self) -> Command:
         config, rng = self.config, self.rng
-        space, depth, width = rng.choice(
-            (
-                (Space.A, config.a_depth, config.a_row_words),
-                (Space.B, config.b_depth, config.b_row_words),
-                (Space.SUMS, config.sum_rows, config.columns),
-            )
-        )
-        words = rng.randint(1, min(width, MAX_DATA_WORDS))
+        spaces = (Space.STORE, config.store_words, STORE_WORD_WORDS), (Space.SUMS, config.sum_rows, config.columns)
+        space, depth, width = rng.choice(spaces)
+        words = rng.randint(1, width)
         rows = rng.randint(1, min(depth, MAX_DATA_WORDS // words))
         fields = {
             "space": space,
@@ -340,7 +385,70 @@ class Program:
         }
         return Command(Opcode.WRITE, fields, random_words(rng, rows * words))
 
-    def _read(self) -> Command:
+    def tensor(self) -> Command:
+        """Where there is room for it; else the slot is forgotten."""
+        rng, slot = self.rng, self.rng.randrange(TENSOR_SLOTS)
+        others = [other.words for number, other in self.tensors.items() if number != slot]
+        for _ in range(10):
+            shape = {"n": rng.randint(1, 4), "h": rng.randint(1, 9), "w": rng.randint(1, 12)}
+            fields = {"slot": slot, "bits": rng.randint(1, MAX_BITS), "signed": rng.getrandbits(1)} | shape
+            fields |= {"c": rng.choice((1, 2, 3, 8, 16, rng.randint(1, 40))), "word": 0, "split": rng.getrandbits(8)}
+            room = self.config.store_words - len(place_of(fields).words)
+            fields["word"] = rng.randint(0, max(0, room))
+            words = place_of(fields).words
+            if room >= 0 and not any(words.start < other.stop and other.start < words.stop for other in others):
+                return Command(Opcode.TENSOR, fields)
+        return Command(Opcode.TENSOR, {"slot": slot, "bits": 0})
+
+    def load(self, target: Target | None = None) -> Command:
+        """A window of any tensor, halo included; a tensor where there is none."""
+        if not self.tensors:
+            return self.tensor()
+        config, rng = self.config, self.rng
+        slot, place = rng.choice(list(self.tensors.items()))
+        target = rng.choice(list(Target)) if target is None else target
+        cells, tile = (config.b_cells if target else config.a_cells), loads.tile_vectors(config, target)
+        chunks = rng.randint(1, min(cells // place.octets, SIZES["load_chunks"]))
+        tiles = rng.randint(1, min(cells // (place.octets * chunks), SIZES["load_tiles"]))
+        vectors = tiles * tile - rng.choice((0, rng.randrange(tile)))
+        lanes = chunks * config.lanes - rng.choice((0, rng.randrange(config.lanes)))
+        across = rng.getrandbits(1)
+        positions, taps = (lanes, vectors) if across else (vectors, lanes)
+        n, h, w, c = place.shape
+        lines = -(-taps // rng.randint(1, h))  # so that most lines are in the image
+        run = rng.choice((lines, lines, lines, c * rng.randint(1, w), rng.randint(1, 70)))
+        y_count, x_count = rng.randint(1, h + 2), rng.randint(1, w + 2)
+        flips = place.octets * config.slices_per_octet
+        fields = {
+            "slot": slot,
+            "target": target,
+            "across": across,
+            "n_fast": rng.getrandbits(1),
+            "flip": 0 if target else rng.choice((0, rng.getrandbits(flips))),
+            "y_start": rng.choice((-1, 0, 0, rng.randint(-3, h))) & 0xFFFF,
+            "x_start": rng.choice((-1, 0, 0, rng.randint(-3, w))) & 0xFFFF,
+            "y_step": rng.choice((0, 1, rng.randint(-3, 3))) & 0xFF,
+            "x_step": rng.choice((0, 1, rng.randint(-3, 3))) & 0xFF,
+            "y_count": y_count,
+            "x_count": x_count,
+            "n_first": rng.choice((*[rng.randrange(n)] * 9, rng.choice((n, 2**16 - rng.randint(1, 20))))),
+            "y_first": rng.choice((0, rng.randrange(y_count))),
+            "x_first": rng.randrange(x_count),
+            "positions": positions,
+            "line_first": rng.choice((0, 0, rng.randint(0, h))),
+            "place_first": rng.choice((0, rng.randrange(run))),
+            "run": run,
+            "taps": taps,
+            "cell": rng.randint(0, cells - tiles * chunks * place.octets),
+        }
+        return Command(Opcode.LOAD, fields | (self._dense() if rng.getrandbits(1) else {}))
+
+    def _dense(self) -> Fields:
+        """What keeps a window within its image as far as can be: the same row of pixels again and again."""
+        starts = dict.fromkeys(("y_start", "x_start", "y_step", "n_first", "y_first", "line_first"), 0)
+        return starts | {"y_count": MAX_EXTENT, "n_fast": 0, "x_step": self.rng.getrandbits(1)}
+
+    def read(self) -> Command:
         config, rng = self.config, self.rng
         bits = rng.choice((RAW_BITS, 32, rng.randint(2, 32), rng.randint(2, 32)))
         elements = MAX_DATA_WORDS * packets.WORD_BITS // container_bits(bits)
@@ -365,15 +473,15 @@ class Program:
         }
         return Command(Opcode.READ, fields)
 
-    def _registers(self) -> Command:
+    def registers(self) -> Command:
         first = self.rng.randrange(registers.IDENTITY_WORDS)
         count = self.rng.randint(1, registers.IDENTITY_WORDS - first)
         return Command(Opcode.READ, {"space": Space.REGISTERS, "first": first, "count": count})
 
-    def _mark(self) -> Command:
+    def mark(self) -> Command:
         return Command(Opcode.MARK, {"phase": self.rng.choice(list(Phase))})
 
-    def _plain(self) -> Command:
+    def plain(self) -> Command:
         if self.rng.random() < 0.2:
             return Command(Opcode.RESET)
         if self.rng.random() < 0.2:
@@ -388,7 +496,10 @@ class Program:
 
     def _broken_shape(self, turn: int) -> Payload:
         """Opcode, length, reserved field."""
-        rng, command = self.rng, self.rng.choice((self._write, self._read, self._mark, self._plain))()
+        rng, command = (
+            self.rng,
+            self.rng.choice((self.write, self.read, self.tensor, self.load, self.mark, self.plain))(),
+        )
         payload = command.payload()
         kind = ("opcode", "short", "data", "reserved")[turn % 4]
         if kind == "opcode":
@@ -407,35 +518,91 @@ class Program:
 
     def _broken_fields(self, turn: int) -> Payload:
         """A good command with one field out of what this configuration can do."""
+        changes = [*self._wrong_accesses(), *self._wrong_tensors(), *self._wrong_loads(), *self._wrong_matmuls()]
+        command, change = changes[turn % len(changes)]
+        return Command(command.opcode, command.fields | change, command.data).payload()
+
+    def _wrong_accesses(self) -> list[tuple[Command, Fields]]:
+        config, rng = self.config, self.rng
+        return [
+            (self.write(), {"space": rng.choice((Space.REGISTERS, 2, 4, 255))}),
+            (self.write(), {"row": rng.choice((config.store_words + config.sum_rows, 2**32 - 1))}),
+            (self.write(), {"word": rng.choice((STORE_WORD_WORDS + config.columns, 2**16 - 1))}),
+            (self.read(), {"space": rng.choice((Space.STORE, 2, 4, 255))}),
+            (self.read(), {"bits": rng.choice((0, 1, 33, 63, 65, 255))}),
+            (self.read(), {"rounding": rng.choice((2, 3))}),
+            (self.read(), {"shift": rng.randint(MAX_SHIFT + 1, 255)}),
+            (self.read(), {rng.choice(("rows", "cols", "count")): 0}),
+            (self.read(), {"rows": config.rows + 1}),
+            (self.read(), {"cols": config.columns + 1}),
+            (self.read(), {"first": config.sum_tiles}),
+            (self.registers(), {"first": registers.IDENTITY_WORDS}),
+            (self.registers(), {"count": 0}),
+            (self.mark(), {"phase": rng.randint(len(Phase), 255)}),
+        ]
+
+    def _wrong_tensors(self) -> list[tuple[Command, Fields]]:
+        rng = self.rng
+        slot = next((slot for slot in range(TENSOR_SLOTS) if slot not in self.tensors), 0)
+        tensor = Command(Opcode.TENSOR, {"slot": slot, "bits": 9, "word": 0, "n": 1, "h": 1, "w": 1, "c": 1})
+        changes = [
+            (tensor, {"slot": rng.randint(TENSOR_SLOTS, 255)}),
+            (tensor, {"bits": rng.randint(MAX_BITS + 1, 255)}),
+            (tensor, {"layout": 1 << rng.randrange(7), "bits": rng.choice((0, 9))}),
+            (tensor, {rng.choice(("n", "h", "w", "c")): 0}),
+            (tensor, {"n": 2**8, "h": 2**8}),
+            (tensor, {"w": 2**8, "c": 2**8}),
+            (tensor, {"h": 2**5, "w": 2**5, "c": 2**6}),
+            (tensor, {"word": self.config.store_words - 1}),
+            (tensor, {"word": 2**32 - 1}),
+        ]
+        others = [other.words for number, other in self.tensors.items() if number != slot]
+        if others:
+            words = rng.choice(others)
+            changes += [(tensor, {"word": words.stop - 1}), (tensor, {"word": words.start, "bits": 1})]
+        return changes
+
+    def _wrong_loads(self) -> list[tuple[Command, Fields]]:
+        rng, config = self.rng, self.config
+        free = [slot for slot in range(TENSOR_SLOTS) if slot not in self.tensors]
+        counts = dict.fromkeys(("positions", "taps", "run", "y_count", "x_count"), 1)
+        changes = [(Command(Opcode.LOAD, counts), {"slot": slot, "flip": rng.getrandbits(1)}) for slot in free[:1]]
+        if not self.tensors:
+            return changes
+        to_a, to_b = self.load(Target.A), self.load(Target.B)
+        flips = self.tensors[to_a.fields["slot"]].octets * config.slices_per_octet
+        if flips < 16:
+            changes.append((to_a, {"flip": 1 << rng.randint(flips, 15)}))
+        return [
+            *changes,
+            (to_b, {"flip": 1 << rng.randrange(16)}),
+            (to_a, {rng.choice(list(counts)): 0}),
+            (to_a, {"x_first": to_a.fields["x_count"]}),
+            (to_b, {"y_first": to_b.fields["y_count"]}),
+            (to_b, {"place_first": to_b.fields["run"]}),
+            (to_a, {"cell": config.a_cells}),
+            (to_b, {"cell": config.b_cells}),
+            (to_b, {"positions": 2**16 - 1, "taps": 2**16 - 1}),
+        ]
+
+    def _wrong_matmuls(self) -> list[tuple[Command, Fields]]:
         config, rng = self.config, self.rng
         slices, planes = rng.randint(1, config.max_slices), rng.randint(1, MAX_BITS)
-        changes: list[tuple[Callable[[], Command], Fields]] = [
-            (self._write, {"space": rng.choice((Space.REGISTERS, 4, 255))}),
-            (self._write, {"row": rng.choice((config.a_depth + config.b_depth + config.sum_rows, 2**32 - 1))}),
-            (self._write, {"word": rng.choice((config.a_row_words + config.b_row_words + config.columns, 2**16 - 1))}),
-            (self._read, {"space": rng.choice((Space.A, Space.B, 4, 255))}),
-            (self._read, {"bits": rng.choice((0, 1, 33, 63, 65, 255))}),
-            (self._read, {"rounding": rng.choice((2, 3))}),
-            (self._read, {"shift": rng.randint(MAX_SHIFT + 1, 255)}),
-            (self._read, {rng.choice(("rows", "cols", "count")): 0}),
-            (self._read, {"rows": config.rows + 1}),
-            (self._read, {"cols": config.columns + 1}),
-            (self._read, {"first": config.sum_tiles}),
-            (self._registers, {"first": registers.IDENTITY_WORDS}),
-            (self._registers, {"count": 0}),
-            (self._mark, {"phase": rng.randint(len(Phase), 255)}),
-            (lambda: self._matmul(slices, planes), {"slices": rng.choice((0, config.max_slices + 1, 255))}),
-            (lambda: self._matmul(slices, planes), {"planes": rng.choice((0, MAX_BITS + 1, 255))}),
-            (lambda: self._matmul(slices, planes), {rng.choice(("chunks", "row_tiles", "col_tiles")): 0}),
-            (lambda: self._matmul(slices, planes), {rng.choice(("chunks", "row_tiles", "col_tiles")): 2**16 - 1}),
-            (lambda: self._matmul(slices, planes), {"a_row": config.a_depth}),
-            (lambda: self._matmul(slices, planes), {"b_row": config.b_depth}),
-            (lambda: self._matmul(slices, planes), {"sum_tile": config.sum_tiles}),
+        matmul = self.matmul(slices, planes)
+        changes = [
+            (matmul, {"slices": rng.choice((0, config.max_slices + 1, 255))}),
+            (matmul, {"planes": rng.choice((0, MAX_BITS + 1, 255))}),
+            (matmul, {rng.choice(("chunks", "row_tiles", "col_tiles")): 0}),
+            (matmul, {rng.choice(("chunks", "row_tiles", "col_tiles")): 2**16 - 1}),
+            (matmul, {rng.choice(("a_octets", "b_octets")): rng.choice((0, 3, 15))}),
+            (matmul, {"a_first": 2 * config.slices_per_octet}),
+            (matmul, {"b_first": 2 * OCTET_BITS}),
+            (matmul, {"a_cell": config.a_cells}),
+            (matmul, {"b_cell": config.b_cells}),
+            (matmul, {"sum_tile": config.sum_tiles}),
         ]
         if slices < 16:
-            changes.append((lambda: self._matmul(slices, planes), {"a_offset": 1 << rng.randint(slices, 15)}))
+            changes.append((matmul, {"a_offset": 1 << rng.randint(slices, 15)}))
         if planes < 16:
-            changes.append((lambda: self._matmul(slices, planes), {"b_negative": 1 << rng.randint(planes, 15)}))
-        make, change = changes[turn % len(changes)]
-        command = make()
-        return Command(command.opcode, command.fields | change, command.data).payload()
+            changes.append((matmul, {"b_negative": 1 << rng.randint(planes, 15)}))
+        return changes

@@ -41,6 +41,7 @@ def bench_step(batch: int = BATCH, repetitions: int = REPETITIONS, device_url: s
         times = _measure(networks, batch, repetitions)
         counters = device.counters()
         bit_macs = device.bit_macs
+        refetched_bytes = device.store.refetched_bytes
     seconds = {name: statistics.median(values) for name, values in times.items()}
     return {
         **{f"ratio_to_{name}": _ratio(seconds, name) for name in ("fp32", "qtorch", "brevitas")},
@@ -52,6 +53,7 @@ def bench_step(batch: int = BATCH, repetitions: int = REPETITIONS, device_url: s
         "device": device_url,
         "matmul_cycles": counters["matmul_cycles"],
         "bit_macs": bit_macs,
+        "refetched_bytes": refetched_bytes,
     }
 
 

@@ -8,12 +8,26 @@ import torch
 from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.numeric import MAX_SHIFT, SUM_BITS, container_bits
-from bitfirst_hdl.contract.packets import COMMAND_WORDS, MAX_DATA_WORDS, Opcode, Phase, Rounding, Space, Status
+from bitfirst_hdl.contract.packets import (
+    COMMAND_WORDS,
+    GROUP,
+    MAX_DATA_WORDS,
+    OCTET_BITS,
+    STORE_WORD_WORDS,
+    TENSOR_SLOTS,
+    Opcode,
+    Phase,
+    Rounding,
+    Space,
+    Status,
+    Target,
+)
 
 from ..command import Command
-from . import numeric
+from . import loads, numeric
 
 RAW_BITS = 64
+MAX_EXTENT = 2**16 - 1  #: of n * h, w * c and h * w * c of a tensor
 Answer = tuple[Status, np.ndarray]
 Fields = dict[str, int]
 
@@ -21,24 +35,31 @@ Fields = dict[str, int]
 class GoldenDevice:
     """Executes commands in order, each at once. Arrival counters stay 0.
 
-    The order of the checks is that of `bitfirst_hdl.sequencer`. Operands are read bit by bit from the memories,
-    independently of `bitfirst.packing`.
+    The order of the checks is that of `bitfirst_hdl.sequencer`.
+
+    store  uint8 [store words, GROUP]: the octet of each element
+    cells  uint8 [cells, vectors, lanes] of each target: octets, flips done
+    sums   int64 [sum rows, columns]
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
         self.config = config
         self.identity = codec.encode(registers.Identity, **config.identity(fingerprint))
-        self.memories = {
-            Space.A: np.zeros((config.a_depth, config.a_row_words), dtype=np.uint64),
-            Space.B: np.zeros((config.b_depth, config.b_row_words), dtype=np.uint64),
-            Space.SUMS: np.zeros((config.sum_rows, config.columns), dtype=np.int64),
+        self.store = np.zeros((config.store_words, GROUP), dtype=np.uint8)
+        self.cells = {
+            Target.A: np.zeros((config.a_cells, config.rows, config.lanes), dtype=np.uint8),
+            Target.B: np.zeros((config.b_cells, config.columns, config.lanes), dtype=np.uint8),
         }
+        self.sums = np.zeros((config.sum_rows, config.columns), dtype=np.int64)
+        self.tensors: dict[int, loads.Place] = {}
         self._counters: Counter[str] = Counter()
         self._checks: dict[Opcode, Callable[[Fields], Status]] = {
             Opcode.WRITE: self._check_write,
             Opcode.READ: self._check_read,
             Opcode.MATMUL: self._check_matmul,
             Opcode.MARK: self._check_mark,
+            Opcode.TENSOR: self._check_tensor,
+            Opcode.LOAD: self._check_load,
         }
         self._actions: dict[Opcode, Callable[[Fields, np.ndarray], np.ndarray]] = {
             Opcode.WRITE: self._write,
@@ -49,6 +70,8 @@ class GoldenDevice:
             Opcode.SYNC: lambda fields, data: _words(),
             Opcode.PING: lambda fields, data: _words(fields["token"]),
             Opcode.RESET: self._reset,
+            Opcode.TENSOR: self._tensor,
+            Opcode.LOAD: self._load,
         }
 
     @property
@@ -90,10 +113,10 @@ class GoldenDevice:
         return Status.OK, fields
 
     def _check_write(self, fields: Fields) -> Status:
-        memory = self.memories.get(fields["space"])
-        if memory is None:
+        sizes = {Space.STORE: (len(self.store), STORE_WORD_WORDS), Space.SUMS: self.sums.shape}
+        if fields["space"] not in sizes:
             return Status.BAD_SPACE
-        depth, width = memory.shape
+        depth, width = sizes[fields["space"]]
         row, rows, word, words = (fields[name] for name in ("row", "rows", "word", "words"))
         if not rows or not words or row + rows > depth or word + words > width:
             return Status.BAD_RANGE
@@ -114,17 +137,51 @@ class GoldenDevice:
         words = -(-count * rows * cols * container_bits(bits) // packets.WORD_BITS)
         return Status.OK if words <= MAX_DATA_WORDS else Status.BAD_RANGE
 
+    def _check_tensor(self, fields: Fields) -> Status:
+        if fields["slot"] >= TENSOR_SLOTS or fields["bits"] > MAX_BITS or fields["layout"]:
+            return Status.BAD_VALUE
+        if not fields["bits"]:
+            return Status.OK
+        place = place_of(fields)
+        n, h, w, c = place.shape
+        if not n * h * w * c or max(n * h, w * c, h * w * c) > MAX_EXTENT or place.words.stop > self.config.store_words:
+            return Status.BAD_RANGE
+        others = [other for slot, other in self.tensors.items() if slot != fields["slot"]]
+        return Status.BAD_RANGE if any(_overlap(place.words, other.words) for other in others) else Status.OK
+
+    def _check_load(self, fields: Fields) -> Status:
+        place, target = self.tensors.get(fields["slot"]), Target(fields["target"])
+        octets = place.octets if place else 0
+        if fields["flip"] >> (0 if target == Target.B else octets * self.config.slices_per_octet):
+            return Status.BAD_VALUE
+        counts = ("positions", "taps", "run", "y_count", "x_count")
+        if not place or not all(fields[name] for name in counts):
+            return Status.BAD_RANGE
+        firsts = ("x_first", "x_count"), ("y_first", "y_count"), ("place_first", "run")
+        if any(fields[first] >= fields[count] for first, count in firsts):
+            return Status.BAD_RANGE
+        end = fields["cell"] + loads.load_cells(self.config, fields, octets)
+        return Status.OK if end <= len(self.cells[target]) else Status.BAD_RANGE
+
     def _check_matmul(self, fields: Fields) -> Status:
+        config = self.config
         slices, planes, chunks = fields["slices"], fields["planes"], fields["chunks"]
         row_tiles, col_tiles = fields["row_tiles"], fields["col_tiles"]
-        if not 1 <= slices <= MAX_BITS // self.config.slice_bits or not 1 <= planes <= MAX_BITS:
+        a_octets, b_octets = fields["a_octets"], fields["b_octets"]
+        if not 1 <= slices <= config.max_slices or not 1 <= planes <= MAX_BITS:
             return Status.BAD_VALUE
         if fields["a_offset"] >> slices or fields["b_negative"] >> planes:
             return Status.BAD_VALUE
+        if not 1 <= a_octets <= 2 or not 1 <= b_octets <= 2:
+            return Status.BAD_VALUE
+        if fields["a_first"] + slices > a_octets * config.slices_per_octet:
+            return Status.BAD_VALUE
+        if fields["b_first"] + planes > b_octets * OCTET_BITS:
+            return Status.BAD_VALUE
         inside = (
-            fields["a_row"] + row_tiles * slices * chunks <= self.config.a_depth
-            and fields["b_row"] + col_tiles * planes * chunks <= self.config.b_depth
-            and fields["sum_tile"] + row_tiles * col_tiles <= self.config.sum_tiles
+            fields["a_cell"] + row_tiles * a_octets * chunks <= config.a_cells
+            and fields["b_cell"] + col_tiles * b_octets * chunks <= config.b_cells
+            and fields["sum_tile"] + row_tiles * col_tiles <= config.sum_tiles
         )
         return Status.OK if chunks * row_tiles * col_tiles and inside else Status.BAD_RANGE
 
@@ -134,14 +191,30 @@ class GoldenDevice:
 
     # actions
     def _write(self, fields: Fields, data: np.ndarray) -> np.ndarray:
-        shape = fields["rows"], fields["words"]
-        place = (
-            slice(fields["row"], fields["row"] + shape[0]),
-            slice(fields["word"], fields["word"] + shape[1]),
-        )
-        values = np.asarray(data, dtype=np.uint64).reshape(shape)
-        self.memories[fields["space"]][place] = _wrap(values) if fields["space"] == Space.SUMS else values
+        rows = slice(fields["row"], fields["row"] + fields["rows"])
+        values = np.asarray(data, dtype=np.uint64).reshape(fields["rows"], fields["words"])
+        for word, column in enumerate(values.T, fields["word"]):
+            if fields["space"] == Space.SUMS:
+                self.sums[rows, word] = _wrap(column)
+            else:
+                self.store[rows] = _with_nibbles(self.store[rows], column, word)
         self._counters["words_written"] += values.size
+        return _words()
+
+    def _tensor(self, fields: Fields, data: np.ndarray) -> np.ndarray:
+        self.tensors.pop(fields["slot"], None)
+        if fields["bits"]:
+            self.tensors[fields["slot"]] = place_of(fields)
+        return _words()
+
+    def _load(self, fields: Fields, data: np.ndarray) -> np.ndarray:
+        place, target = self.tensors[fields["slot"]], Target(fields["target"])
+        values = loads.load_values(self.config, fields, place, self.store)
+        self.cells[target][fields["cell"] : fields["cell"] + len(values)] = values
+        cost = loads.load_cost(self.config, fields, place.shape, place.octets)
+        self._counters["loads"] += 1
+        self._counters["load_cycles"] += cost.cycles
+        self._counters["fetches_b" if target == Target.B else "fetches_a"] += cost.fetches
         return _words()
 
     def _read(self, fields: Fields, data: np.ndarray) -> np.ndarray:
@@ -149,14 +222,12 @@ class GoldenDevice:
         if fields["space"] == Space.REGISTERS:
             return _words(*self.identity[first : first + count])
         rows, cols, bits = fields["rows"], fields["cols"], fields["bits"]
-        tiles = self.memories[Space.SUMS].reshape(self.config.sum_tiles, self.config.rows, self.config.columns)
+        tiles = self.sums.reshape(self.config.sum_tiles, self.config.rows, self.config.columns)
         elements = torch.from_numpy(tiles[first : first + count, :rows, :cols].copy())
         self._counters["elements_read"] += elements.numel()
         if bits != RAW_BITS:
             elements = self._requantise(fields, elements)
-        width = container_bits(bits) // 8
-        octets = elements.numpy().astype(f"<i{width}").tobytes()
-        return np.frombuffer(octets + bytes(-len(octets) % packets.WORD_BYTES), dtype="<u8").astype(np.uint64)
+        return _containers(elements.numpy().reshape(-1), container_bits(bits))
 
     def _requantise(self, fields: Fields, elements: torch.Tensor) -> torch.Tensor:
         """Of [tiles, rows, cols] sums."""
@@ -183,14 +254,13 @@ class GoldenDevice:
         config = self.config
         slices, planes, chunks = fields["slices"], fields["planes"], fields["chunks"]
         row_tiles, col_tiles = fields["row_tiles"], fields["col_tiles"]
-        digits = self._digits(fields["a_row"], row_tiles, slices, chunks)
-        bits = self._bits(fields["b_row"], col_tiles, planes, chunks)
+        digits, bits = self._digits(fields), self._bits(fields)
         weights = np.array(
             [(-1 if fields["b_negative"] >> p & 1 else 1) * 2.0 ** (planes - 1 - p) for p in range(planes)]
         )
         b = np.tensordot(weights, bits, axes=(0, 0))  # [columns, k]
         tiles = slice(fields["sum_tile"], fields["sum_tile"] + row_tiles * col_tiles)
-        all_sums = self.memories[Space.SUMS].reshape(config.sum_tiles, config.rows, config.columns)
+        all_sums = self.sums.reshape(config.sum_tiles, config.rows, config.columns)
         sums = all_sums[tiles] if fields["accumulate"] else np.zeros_like(all_sums[tiles])
         for index in range(slices):
             offset = 2 ** (config.slice_bits - 1) if fields["a_offset"] >> index & 1 else 0
@@ -210,21 +280,31 @@ class GoldenDevice:
         self._counters["serial_ones"] += int(bits.sum()) * row_tiles * slices
         return _words()
 
-    def _digits(self, row: int, tiles: int, slices: int, chunks: int) -> np.ndarray:
+    def _digits(self, fields: Fields) -> np.ndarray:
         """float64 [slices, array rows of all tiles, k]: the digits in A, offsets included."""
-        config = self.config
-        words = self.memories[Space.A][row : row + tiles * slices * chunks]
-        bits = _unpack(words).reshape(tiles, slices, chunks, config.rows, config.lanes, config.slice_bits)
-        lanes = [config.lane_of_bit(element) for element in range(config.lanes)]
-        digits = (bits[..., lanes, :] @ 2 ** np.arange(config.slice_bits)).astype(np.float64)
-        return digits.transpose(1, 0, 3, 2, 4).reshape(slices, tiles * config.rows, chunks * config.lanes)
+        size, slices = self.config.slice_bits, fields["slices"]
+        octets = self._octets(Target.A, fields["a_cell"], fields["row_tiles"], fields["a_octets"], fields["chunks"])
+        digits = np.empty((slices, *octets.shape[1:]))
+        for index in range(slices):
+            octet, part = divmod(fields["a_first"] + index, self.config.slices_per_octet)
+            digits[index] = octets[octet] >> OCTET_BITS - size * (part + 1) & 2**size - 1
+        return digits
 
-    def _bits(self, row: int, tiles: int, planes: int, chunks: int) -> np.ndarray:
+    def _bits(self, fields: Fields) -> np.ndarray:
         """float64 [planes, array columns of all tiles, k]: the bits in B."""
-        config = self.config
-        words = self.memories[Space.B][row : row + tiles * planes * chunks]
-        bits = _unpack(words).reshape(tiles, planes, chunks, config.columns, config.lanes).astype(np.float64)
-        return bits.transpose(1, 0, 3, 2, 4).reshape(planes, tiles * config.columns, chunks * config.lanes)
+        octets = self._octets(Target.B, fields["b_cell"], fields["col_tiles"], fields["b_octets"], fields["chunks"])
+        bits = np.empty((fields["planes"], *octets.shape[1:]))
+        for index in range(fields["planes"]):
+            octet, plane = divmod(fields["b_first"] + index, OCTET_BITS)
+            bits[index] = octets[octet] >> OCTET_BITS - 1 - plane & 1
+        return bits
+
+    def _octets(self, target: Target, cell: int, tiles: int, octets: int, chunks: int) -> np.ndarray:
+        """uint8 [octets, vectors of all tiles, k] of the cells from `cell` on."""
+        cells = self.cells[target][cell : cell + tiles * octets * chunks]
+        _, vectors, lanes = cells.shape
+        by_tile = cells.reshape(tiles, octets, chunks, vectors, lanes).transpose(1, 0, 3, 2, 4)
+        return by_tile.reshape(octets, tiles * vectors, chunks * lanes)
 
     def _mark(self, fields: Fields, data: np.ndarray) -> np.ndarray:
         self._counters["phase"] = fields["phase"]
@@ -242,9 +322,28 @@ def _words(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.uint64)
 
 
-def _unpack(words: np.ndarray) -> np.ndarray:
-    """Every bit of uint64 [rows, words], least significant first: uint8 [rows, 64 * words]."""
-    return np.unpackbits(np.ascontiguousarray(words, dtype="<u8").view(np.uint8), axis=1, bitorder="little")
+def place_of(fields: Fields) -> loads.Place:
+    """Where the tensor lies that a TENSOR describes."""
+    shape = tuple(fields[name] for name in ("n", "h", "w", "c"))
+    return loads.Place(shape, fields["word"], -(-fields["bits"] // OCTET_BITS))
+
+
+def _overlap(words: range, others: range) -> bool:
+    return words.start < others.stop and others.start < words.stop
+
+
+def _with_nibbles(octets: np.ndarray, words: np.ndarray, half: int) -> np.ndarray:
+    """uint8 [words, GROUP], with the low (`half` = 0) or high four bits of each from 64-bit words [words]."""
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little").reshape(len(words), -1, GROUP)
+    nibbles = np.tensordot(np.uint8([1, 2, 4, 8]), bits, axes=(0, 1))
+    return octets & 0x0F | nibbles << 4 if half else octets & 0xF0 | nibbles
+
+
+def _containers(values: np.ndarray, width: int) -> np.ndarray:
+    """int64 [n] as uint64 words: each value's low `width` bits, a multiple of four, without gaps."""
+    nibbles = (values[:, None] >> np.arange(0, width, 4) & 0xF).astype(np.uint8).reshape(-1)
+    nibbles = np.pad(nibbles, (0, -len(nibbles) % (packets.WORD_BITS // 4)))
+    return (nibbles[::2] | nibbles[1::2] << 4).view("<u8").astype(np.uint64)
 
 
 def _wrap(values: np.ndarray) -> np.ndarray:

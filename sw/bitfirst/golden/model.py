@@ -10,17 +10,21 @@ from bitfirst_hdl.contract.registers import COUNTERS, EXECUTION_COUNTERS
 
 from ..device import Device
 from ..errors import LinkError
-from ..lowering import Forward, InputGradient, MatrixProduct, Operation, WeightGradient
-from ..plan import FRAME_WORDS, plan
+from ..lowering import Forward, InputGradient, Operation, WeightGradient, serial_ones
+from ..plan import FRAME_WORDS
 from ..quantised import Quantised
+from ..residency import Move, Supply
+from ..schedule import Hold, schedule
 from . import exact
 
+_COMMAND_AND_ANSWER_WORDS = packets.COMMAND_WORDS + 1 + 2 * FRAME_WORDS
 _PLAIN_COMMAND_BYTES = (packets.COMMAND_WORDS + FRAME_WORDS) * packets.WORD_BYTES
 _COUNTERS_ANSWER_BYTES = (1 + len(COUNTERS) + FRAME_WORDS) * packets.WORD_BYTES
 
 
 class ModelDevice(Device):
-    """Computes each operation by exact kernels; counts by the plan that a board would execute.
+    """Computes each operation by exact kernels; counts by the schedule and the store's book
+    that a board would follow.
 
     Operands may lie on a GPU. There is no link: `counters` has the execution counters alone.
     """
@@ -56,15 +60,29 @@ class ModelDevice(Device):
     def _execute(self, operation: Operation) -> torch.Tensor:
         self._check_open()
         result = self._evaluate(operation)
-        for product in operation.products:
-            self._count(product)
+        self._count(operation)
         return result
 
-    def _count(self, product: MatrixProduct) -> None:
-        planned = plan(self.config, product.shape)
+    def _count(self, operation: Operation) -> None:
+        planned = schedule(self.config, operation.task)
+        moved: list[Move] = []
+        supply = Supply(self.store, planned, operation, moved.append)
+        for use in planned.uses:
+            if isinstance(use, Hold):
+                supply.hold(use)
+            else:
+                supply.need(use)
+        data_words = sum(move.data_words for move in moved)
+        commands = sum(move.command_count for move in moved)
         self._counters.update(planned.counters)
-        self._counters["serial_ones"] += product.b_ones() * planned.serial_uses
-        self.bytes_moved += planned.link_bytes
+        self._counters["commands"] += commands
+        self._counters["words_written"] += data_words
+        self._counters["serial_ones"] += sum(
+            serial_ones(operation, cut, gather) * uses for cut, gather, uses in planned.serial_uses
+        )
+        commands += planned.counters["commands"]
+        words = commands * _COMMAND_AND_ANSWER_WORDS + data_words + planned.answer_words
+        self.bytes_moved += words * packets.WORD_BYTES
 
     def _evaluate(self, operation: Operation) -> torch.Tensor:
         geometry = operation.geometry

@@ -1,0 +1,70 @@
+"""Queues keep order, lose nothing, double nothing."""
+
+from amaranth.asserts import AnyConst
+from amaranth.hdl import Array, Assert, Cover, Module, Mux, Signal
+from amaranth.lib.wiring import In
+
+from .prove import Property
+
+
+class QueueOrder(Property):
+    """The words out of a queue of `amaranth.lib.fifo` are those that went in; its level is their difference.
+
+    One word in `2**bits` is followed, whichever: all words are, at every time. `buffered`: `SyncFIFOBuffered`, whose
+    last word stands in the read register. The asserts on the memory make the proof inductive.
+    """
+
+    def __init__(self, queue, buffered: bool = False) -> None:
+        self.queue, self.buffered = queue, buffered
+        self.places = queue.depth - buffered
+        self.bits = queue.depth.bit_length() + 1
+        words = {f"word{i}": In(queue.width) for i in range(self.places)}
+        pointers = {"produce": In(range(self.places)), "consume": In(range(self.places))}
+        self.probes = {f"word{i}": f"queue.storage[{i}]" for i in range(self.places)}
+        self.probes |= {name: f"queue.{name}" for name in pointers}
+        super().__init__({"w_en": In(1), "w_data": In(queue.width), "r_en": In(1), **words, **pointers})
+
+    def state(self, m: Module) -> None:
+        m.submodules.queue = queue = self.queue
+        written, read, chosen = Signal(self.bits), Signal(self.bits), Signal(self.bits)
+        value, left = Signal(queue.width), Signal(self.bits)
+        writes, reads = queue.w_en & queue.w_rdy, queue.r_en & queue.r_rdy
+        m.d.comb += [
+            queue.w_en.eq(self.w_en),
+            queue.w_data.eq(self.w_data),
+            queue.r_en.eq(self.r_en),
+            chosen.eq(AnyConst(self.bits)),
+            left.eq(written - read),
+        ]
+        m.d.sync += [written.eq(written + writes), read.eq(read + reads)]
+        with m.If(writes & (written == chosen)):
+            m.d.sync += value.eq(queue.w_data)
+        with m.If(queue.r_rdy & (read == chosen)):
+            m.d.comb += Assert(queue.r_data == value, "order")
+        with m.If(~queue.w_rdy):
+            m.d.comb += Assert(left >= self.places, "room")
+        m.d.comb += [
+            Assert(queue.level == left, "level"),
+            Assert(left <= queue.depth, "overflow"),
+            Cover(left == queue.depth),
+            Cover(reads & writes & (read == chosen) & (chosen > self.places)),
+        ]
+        self._memory(m, chosen, read, left, value)
+
+    def _memory(self, m: Module, chosen: Signal, read: Signal, left: Signal, value: Signal) -> None:
+        first, inside, ahead = Signal(self.bits), Signal(self.bits), Signal(self.bits)
+        end, place = Signal(self.bits + 1), Signal(self.bits + 1)
+        registered = self.queue.r_rdy if self.buffered else 0
+        m.d.comb += [
+            first.eq(read + registered),  # index of the first word in the memory
+            inside.eq(left - registered),
+            ahead.eq(chosen - first),
+            end.eq(self.consume + inside),
+            place.eq(self.consume + ahead),
+            Assert(inside <= self.places),
+            Assert((self.produce < self.places) & (self.consume < self.places)),
+            Assert(self.produce == Mux(end >= self.places, end - self.places, end)),
+        ]
+        words = Array(getattr(self, f"word{i}") for i in range(self.places))
+        with m.If(ahead < inside):
+            m.d.comb += Assert(words[Mux(place >= self.places, place - self.places, place)] == value)

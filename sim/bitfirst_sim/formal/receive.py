@@ -1,0 +1,172 @@
+"""The receive buffer: accepted frames come out whole and in order, nothing else does, and credit is never wrong."""
+
+from types import ModuleType, SimpleNamespace
+
+from amaranth.asserts import AnyConst, AnySeq
+from amaranth.hdl import Array, Assert, Assume, Cover, Fragment, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from bitfirst_hdl import frames
+from bitfirst_hdl.contract.packets import WORD_BITS, Header, Trailer
+from bitfirst_hdl.crc import CRC_BITS
+
+from .prove import Property, altered
+
+INDEX_BITS = 16
+HEADER, PAYLOAD, TRAILER = range(3)
+_SEEN = "in_sequence = restart | (sequence == self.next_sequence)"
+
+
+class AnyCrc(wiring.Component):
+    """In the place of `Crc32`: any value at any time, so that what is proved holds for every checksum."""
+
+    start: In(1)
+    data: In(WORD_BITS)
+    valid: In(1)
+    crc: Out(CRC_BITS)
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.d.comb += self.crc.eq(AnySeq(CRC_BITS))
+        return m
+
+
+def frames_with_any_crc(*changes: tuple[str, str]) -> ModuleType:
+    """`bitfirst_hdl.frames` with free checksums, and with `changes` in its source."""
+    return altered(frames, *changes, (_SEEN, f"{_SEEN}\n        self.seen = checker.crc, write, left, sequence, restart"), Crc32=AnyCrc)
+
+
+class Reception(Property):
+    """`FrameReceiver` with a buffer of `rx_words`, any words in, any reader.
+
+    The words that come out are the stored words (start and payload) of the accepted frames, in order, none twice; a
+    frame is accepted when its checksum and number are right; `credit` counts the words read, at most what was accepted;
+    the buffer never holds more than it can. One stored word in 2**16 is followed, whichever.
+
+    `fits`: the host begins a frame only where its credit allows; then no word of it waits.
+    `inductive`: with asserts on the inside, which make the proof hold for any number of cycles.
+    """
+
+    def __init__(self, module: ModuleType, rx_words: int, fits: bool = False, inductive: bool = False) -> None:
+        self.receiver = module.FrameReceiver(SimpleNamespace(rx_words=rx_words))
+        self.rx_words, self.fits, self.inductive = rx_words, fits, inductive
+        members = {"rx_valid": In(1), "rx_data": In(WORD_BITS), "frames_ready": In(1)}
+        if inductive:
+            inside = {"committed": In(INDEX_BITS), "fsm_state": In(2)}
+            words = {f"word{i}": In(WORD_BITS) for i in range(rx_words)}
+            self.probes = {name: f"receiver.{name}" for name in inside}
+            self.probes |= {f"word{i}": f"receiver.buffer[{i}]" for i in range(rx_words)}
+            members |= inside | words
+        super().__init__(members)
+        self.place, self.left = Signal(2), Signal(15)
+        self.stored, self.taken = Signal(INDEX_BITS), Signal(INDEX_BITS)  # words accepted, words read
+        self.inside = Signal(INDEX_BITS)  # words of the frame under way
+        self.chosen, self.value = Signal(INDEX_BITS), Signal(WORD_BITS)
+        self.number, self.is_restart = Signal(16), Signal()
+
+    def state(self, m: Module) -> None:
+        receiver = self.receiver
+        m.submodules.receiver = Fragment.get(receiver, None)
+        m.d.comb += [
+            receiver.rx.valid.eq(self.rx_valid),
+            receiver.rx.payload.eq(self.rx_data),
+            receiver.frames.ready.eq(self.frames_ready),
+            receiver.answers.ready.eq(AnySeq(1)),
+            self.chosen.eq(AnyConst(INDEX_BITS)),
+        ]
+        self._follow(m)
+        self._read(m)
+        if self.fits:
+            self._keep_to_credit(m)
+        if self.inductive:
+            self._look_inside(m)
+
+    def _follow(self, m: Module) -> None:
+        """What came in, by the rules of the contract."""
+        receiver, header, trailer = self.receiver, Header(self.rx_data), Trailer(self.rx_data)
+        crc = receiver.seen[0]
+        takes, accepts, rejected = Signal(), Signal(), Signal()
+        begins, follows, stores = Signal(), Signal(), Signal()
+        word, start = Signal(WORD_BITS), Signal(frames.FrameStart)
+        m.d.comb += [
+            takes.eq(receiver.rx.valid & receiver.rx.ready),
+            begins.eq(takes & (self.place == HEADER) & ~receiver.slide),
+            follows.eq(takes & (self.place == PAYLOAD)),
+            stores.eq(begins | follows),
+            start.sequence.eq(header.sequence),
+            start.length.eq(header.length),
+            word.eq(Mux(begins, start, self.rx_data)),
+            accepts.eq(
+                takes
+                & (self.place == TRAILER)
+                & (trailer.crc == crc)
+                & (trailer.reserved == 0)
+                & (self.is_restart | (self.number == receiver.next_sequence))
+            ),
+            Assert(receiver.accepted == accepts),
+        ]
+        with m.If(stores & ((self.stored + self.inside)[:INDEX_BITS] == self.chosen)):
+            m.d.sync += self.value.eq(word)
+        with m.If(begins):
+            m.d.sync += [self.place.eq(PAYLOAD), self.left.eq(header.length), self.inside.eq(1)]
+            m.d.sync += [self.number.eq(header.sequence), self.is_restart.eq(header.restart)]
+            m.d.comb += Assert(header.length != 0)
+        with m.If(follows):
+            m.d.sync += [self.left.eq(self.left - 1), self.inside.eq(self.inside + 1)]
+            with m.If(self.left == 1):
+                m.d.sync += self.place.eq(TRAILER)
+        with m.If(takes & (self.place == TRAILER)):
+            m.d.sync += [self.place.eq(HEADER), self.inside.eq(0), rejected.eq(rejected | ~accepts)]
+            with m.If(accepts):
+                m.d.sync += self.stored.eq(self.stored + self.inside)
+        outgoing = receiver.frames.valid & (self.taken == self.chosen)
+        m.d.comb += Cover(rejected & outgoing & (self.chosen > self.rx_words) & (self.value[:16] == 0x1234))
+
+    def _read(self, m: Module) -> None:
+        receiver, held, free = self.receiver, Signal(INDEX_BITS), Signal(INDEX_BITS)
+        with m.If(receiver.frames.valid & receiver.frames.ready):
+            m.d.sync += self.taken.eq(self.taken + 1)
+        with m.If(receiver.frames.valid & (self.taken == self.chosen)):
+            m.d.comb += Assert(receiver.frames.payload == self.value)
+        m.d.comb += [
+            held.eq(self.stored - receiver.credit),
+            free.eq(self.rx_words - held),
+            Assert(receiver.credit == (self.taken + receiver.frames.valid)[:INDEX_BITS]),
+            Assert(held <= self.rx_words),
+            Assert(self.inside <= free),
+        ]
+
+    def _keep_to_credit(self, m: Module) -> None:
+        receiver = self.receiver
+        with m.If(self.rx_valid):
+            with m.If(self.place != HEADER):
+                m.d.comb += Assert(receiver.rx.ready)
+            with m.Elif(~receiver.slide):
+                length = Header(self.rx_data).length
+                m.d.comb += [
+                    Assume((self.stored - receiver.credit)[:INDEX_BITS] + 1 + length <= self.rx_words),
+                    Assert(receiver.rx.ready),
+                ]
+        if self.inductive:
+            used = (self.stored - receiver.credit)[:INDEX_BITS] + self.inside
+            with m.If(self.place == PAYLOAD):
+                m.d.comb += Assert(used + self.left <= self.rx_words)
+
+    def _look_inside(self, m: Module) -> None:
+        receiver = self.receiver
+        _, write, left, sequence, restart = receiver.seen
+        ahead = (self.chosen - receiver.credit)[:INDEX_BITS]
+        words = Array(getattr(self, f"word{i}") for i in range(self.rx_words))
+        m.d.comb += [
+            Assert(self.fsm_state == self.place),
+            Assert(self.place <= TRAILER),
+            Assert(self.committed == self.stored),
+            Assert(write == (self.stored + self.inside)[:INDEX_BITS]),
+            Assert((self.place == HEADER) == (self.inside == 0)),
+        ]
+        with m.If(self.place != HEADER):
+            m.d.comb += Assert((sequence == self.number) & (restart == self.is_restart))
+        with m.If(self.place == PAYLOAD):
+            m.d.comb += Assert((left == self.left) & (self.left != 0))
+        with m.If(ahead < (write - receiver.credit)[:INDEX_BITS]):
+            m.d.comb += Assert(words[self.chosen % self.rx_words] == self.value)

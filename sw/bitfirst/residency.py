@@ -1,0 +1,261 @@
+"""The book of the device's tensor store: what lies where, and the commands that bring in what is missing.
+
+Tensors are named by their content, so that one that is used again (x in dW, w in dX, g in both) is found again,
+whoever made it. What was not used for longest makes room. The model device keeps the same book as a board.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+
+import numpy as np
+from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.contract import codec, packets
+from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Opcode, Space
+
+from . import packing
+from .command import Command
+from .errors import UsageError
+from .lowering import Cut, Operation, Shape4, octets_of
+from .quantised import Quantised
+from .schedule import Hold, Schedule, Step
+
+Key = tuple[bytes, Shape4, int]
+MOST_REMEMBERED = 1 << 14  #: names of tensors that are no longer in the store
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What may lie in the store: `cut` of `operand`."""
+
+    operand: Quantised
+    cut: Cut
+
+    @cached_property
+    def key(self) -> Key:
+        """Its name: equal for equal content, shape and width."""
+        keys = self.operand.keys
+        if self.cut not in keys:
+            content = self.cut.of(self.operand.integers)
+            keys[self.cut] = blake2b(content.reshape(-1).view(np.uint8), digest_size=16).digest()
+        return keys[self.cut], self.cut.shape, self.operand.bits
+
+    @property
+    def octets(self) -> int:
+        return octets_of(self.operand.bits)
+
+    @cached_property
+    def octet_words(self) -> int:
+        n, h, w, c = self.cut.shape
+        return -(-n * h * w * c // GROUP)
+
+    @property
+    def words(self) -> int:
+        return self.octets * self.octet_words
+
+    def packed(self) -> np.ndarray:
+        """uint64 [octets, octet_words, 2]"""
+        values = self.cut.of(self.operand.integers).transpose(0, 2, 3, 1)
+        return packing.pack_store(values, self.operand.bits)
+
+
+@dataclass(frozen=True)
+class Move:
+    """A tensor on its way into the store: its place, and the slots to forget before."""
+
+    config: ArrayConfig
+    tensor: Tensor
+    slot: int
+    word: int
+    forget: tuple[int, ...]
+
+    @cached_property
+    def _pieces(self) -> list[tuple[int, int, int, int]]:
+        """(octet, first row, rows, 64-bit words of each row) of the WRITEs. Four bits need the lower word alone."""
+        pieces = []
+        for octet in range(self.tensor.octets):
+            bits = self.tensor.operand.bits - (self.tensor.octets - 1 - octet) * OCTET_BITS
+            words = 1 if bits <= 4 and self.config.slice_bits <= 4 else packets.STORE_WORD_WORDS
+            rows = packets.MAX_DATA_WORDS // words
+            for row in range(0, self.tensor.octet_words, rows):
+                pieces.append((octet, row, min(rows, self.tensor.octet_words - row), words))
+        return pieces
+
+    @property
+    def command_count(self) -> int:
+        return len(self.forget) + 1 + len(self._pieces)
+
+    @property
+    def data_words(self) -> int:
+        """64-bit words that travel."""
+        return sum(rows * words for _, _, rows, words in self._pieces)
+
+    def commands(self) -> Iterator[Command]:
+        for slot in self.forget:
+            yield forget(slot)
+        operand, (n, h, w, c) = self.tensor.operand, self.tensor.cut.shape
+        place = {"slot": self.slot, "bits": operand.bits, "signed": int(operand.signed), "word": self.word}
+        exponent = operand.exponent & 0xFFFF
+        yield Command(Opcode.TENSOR, place | {"exponent": exponent, "n": n, "h": h, "w": w, "c": c})
+        packed = self.tensor.packed()
+        for octet, row, rows, words in self._pieces:
+            first = self.word + octet * self.tensor.octet_words + row
+            data = np.ascontiguousarray(packed[octet, row : row + rows, :words]).reshape(-1)
+            yield Command(Opcode.WRITE, {"space": Space.STORE, "rows": rows, "words": words, "row": first}, data)
+
+
+def forget(slot: int) -> Command:
+    return Command(Opcode.TENSOR, {"slot": slot})
+
+
+@dataclass(frozen=True)
+class _Place:
+    slot: int
+    words: range
+
+
+class Store:
+    """Which tensors lie in the store and its slots, least recently held first.
+
+    refetched_bytes  sent again after they had to make room
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        self.refetched_bytes = 0
+        self._places: OrderedDict[Key, _Place] = OrderedDict()
+        self._dropped: OrderedDict[Key, None] = OrderedDict()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._places
+
+    def slot(self, key: Key) -> int:
+        return self._places[key].slot
+
+    def hold(self, tensor: Tensor, keep: frozenset[Key] = frozenset()) -> Move | None:
+        """How to bring the tensor into the store; None when it is there. Tensors of `keep` make room last."""
+        key = tensor.key
+        if key in self._places:
+            self._places.move_to_end(key)
+            return None
+        dropped = []
+        while (word := self._gap(tensor.words)) is None or len(self._places) == packets.TENSOR_SLOTS:
+            dropped.append(self._drop(keep))
+        taken = {place.slot for place in self._places.values()}
+        slot = dropped[0] if dropped else next(s for s in range(packets.TENSOR_SLOTS) if s not in taken)
+        self._places[key] = _Place(slot, range(word, word + tensor.words))
+        move = Move(self.config, tensor, slot, word, tuple(dropped[1:]))
+        if key in self._dropped:
+            self.refetched_bytes += move.data_words * packets.WORD_BYTES
+        return move
+
+    def _gap(self, words: int) -> int | None:
+        """First word of the first gap of so many words."""
+        start = 0
+        for place in sorted((place.words for place in self._places.values()), key=lambda part: part.start):
+            if place.start - start >= words:
+                return start
+            start = place.stop
+        return start if self.config.store_words - start >= words else None
+
+    def _drop(self, keep: frozenset[Key]) -> int:
+        """Forget a tensor; its slot."""
+        if not self._places:
+            raise UsageError("a tensor is larger than the store: raise store_words in the configuration")
+        key = next((key for key in self._places if key not in keep), next(iter(self._places)))
+        self._dropped[key] = None
+        if len(self._dropped) > MOST_REMEMBERED:
+            self._dropped.popitem(last=False)
+        return self._places.pop(key).slot
+
+
+class Supply:
+    """Brings an operation's tensors into the store as its schedule wants them: `hold` at a Hold, `need` at a LOAD.
+
+    `bring` is called with each move, in order.
+    """
+
+    def __init__(self, store: Store, wanted: Schedule, operation: Operation, bring: Callable[[Move], None]) -> None:
+        self._store = store
+        self._wanted = [Tensor(operation.operand(cut.role), cut) for cut in wanted.tensors]
+        self._bring = bring
+
+    def hold(self, hold: Hold) -> None:
+        keep = frozenset(self._wanted[index].key for index in hold.keep)
+        for index in hold.tensors:
+            self._fetch(self._wanted[index], keep)
+
+    def need(self, index: int) -> Key:
+        """The tensor's key, once it is in the store: it may have had to make room since its `hold`."""
+        tensor = self._wanted[index]
+        if tensor.key not in self._store:
+            self._fetch(tensor, frozenset())
+        return tensor.key
+
+    def _fetch(self, tensor: Tensor, keep: frozenset[Key]) -> None:
+        move = self._store.hold(tensor, keep)
+        if move is not None:
+            self._bring(move)
+
+
+@dataclass(frozen=True)
+class _Encoded(Command):
+    """A command whose words are known."""
+
+    words: np.ndarray | None = None
+
+    def payload(self) -> np.ndarray:
+        return self.words
+
+
+class _Issue:
+    """The commands of a schedule and, between MATMULs, those that bring in the tensors for what follows."""
+
+    def __init__(self, wanted: Schedule, store: Store, operation: Operation) -> None:
+        self._schedule = wanted
+        self._store = store
+        self._supply = Supply(store, wanted, operation, self._bring)
+        self._waiting: deque[Command] = deque()
+        self._unsent: set[Key] = set()
+        self._at_once = 0
+
+    def commands(self) -> Iterator[tuple[Command, Step | None]]:
+        for step in self._schedule.steps:
+            if isinstance(step, Hold):
+                self._supply.hold(step)
+                self._at_once = -(-len(self._waiting) // max(1, step.matmuls))
+            elif step.opcode == Opcode.LOAD:
+                key = self._supply.need(step.tensor)
+                if key in self._unsent:
+                    yield from self._send(len(self._waiting))
+                yield _load(step, self._store.slot(key)), step
+            else:
+                yield _Encoded(step.opcode, step.fields, words=step.words), step
+                if step.opcode == Opcode.MATMUL and self._waiting:
+                    yield from self._send(self._at_once)
+
+    def _bring(self, move: Move) -> None:
+        self._waiting.extend(move.commands())
+        self._unsent.add(move.tensor.key)
+
+    def _send(self, count: int) -> Iterator[tuple[Command, None]]:
+        for _ in range(min(count, len(self._waiting))):
+            yield self._waiting.popleft(), None
+        if not self._waiting:
+            self._unsent.clear()
+
+
+_SLOT_PLACE = np.uint64(codec.fields(packets.Load)["slot"][0])
+
+
+def _load(step: Step, slot: int) -> Command:
+    words = step.words.copy()
+    words[0] |= np.uint64(slot) << _SLOT_PLACE
+    return _Encoded(Opcode.LOAD, step.fields | {"slot": slot}, words=words)
+
+
+def issue(wanted: Schedule, store: Store, operation: Operation) -> Iterator[tuple[Command, Step | None]]:
+    """All commands of an operation in order, each with its step (None: it fills the store)."""
+    return _Issue(wanted, store, operation).commands()

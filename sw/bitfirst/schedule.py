@@ -1,0 +1,385 @@
+"""Puts the products of an operation into one sequence of commands, the same for every device.
+
+    L0 L1 M0 L2 M1 R0 L3 M2 R1 ...
+
+A LOAD goes out one block ahead of its MATMUL, so that the gather unit works beside the array; a READ one block after,
+so that the sequencer, which takes commands in order, does not wait for sums under way. The K blocks of one output
+block add to the same partial sums, which are read once. A block that is still in its cells is not loaded again.
+
+In between stands a `Hold` wherever tensors must be brought into the store: the next ones while the array works with
+those before. `bitfirst.residency` turns it into commands.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from math import inf, prod
+from operator import itemgetter
+
+import numpy as np
+from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.contract import codec, packets
+from bitfirst_hdl.contract.packets import Opcode, Space, Target
+
+from .golden.loads import load_cost
+from .lowering import Cut, Gather, MatrixProduct, Task, Variant, tensor_words
+from .plan import Block, Fetch, Plan, Shape, plan, tiles_of
+
+PRODUCT_CYCLES = 80  # rough: what does not overlap where one product follows another
+Fields = dict[str, int]
+
+
+@dataclass(slots=True)
+class Step:
+    """One command on cells and sums.
+
+    fields   of the command; a LOAD's `slot` is left out
+    tensor   LOAD: which of the schedule's tensors
+    sums     MATMUL: (first, number) of the tiles it writes anew; no READ of them may be unanswered
+    fetch    READ: where its data belong in the result of product `product`
+    """
+
+    opcode: Opcode
+    fields: Fields
+    tensor: int = -1
+    sums: tuple[int, int] = (0, 0)
+    fetch: Fetch | None = None
+    product: int = -1
+    _words: np.ndarray | None = None
+
+    @property
+    def words(self) -> np.ndarray:
+        """The command's words (uint64)."""
+        if self._words is None:
+            words = codec.encode(packets.COMMANDS[self.opcode], opcode=self.opcode, **self.fields)
+            self._words = np.array(words, dtype=np.uint64)
+        return self._words
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Bring `tensors` into the store by the time that so many `matmuls` have gone out; do not drop those of `keep`."""
+
+    tensors: tuple[int, ...]
+    keep: tuple[int, ...]
+    matmuls: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The commands of one operation, less those that fill the store.
+
+    products     in the order of execution, and how each is planned
+    tensors      what must be in the store at some time
+    steps        in order
+    counters     execution counters that follow from the sizes alone
+    answer_words data words of all READs
+    """
+
+    config: ArrayConfig
+    task: Task
+    products: tuple[MatrixProduct, ...]
+    plans: tuple[Plan, ...]
+    tensors: tuple[Cut, ...]
+    steps: tuple[Step | Hold, ...]
+    counters: dict[str, int]
+    answer_words: int
+
+    @cached_property
+    def serial_uses(self) -> list[tuple[Cut, Gather, int]]:
+        """Parts of operand B, and how often the array is fed each of their elements."""
+        return [
+            (segment.b, segment.b_gather, planned.total_row_tiles * planned.slices)
+            for made, planned in zip(self.products, self.plans, strict=True)
+            for segment in made.segments
+        ]
+
+    @cached_property
+    def waste(self) -> dict[str, int]:
+        """Bit-MAC slots of all array steps by what they were for, adding up to all: see `Plan.waste`.
+
+        "useful": with real pixels at the requested widths; "halo": with the zeros around an image.
+        """
+        totals = {"useful": self.task.geometry.useful_macs * self.task.a.bits * self.task.b.bits, "halo": 0}
+        for planned in self.plans:
+            for name, count in planned.waste.items():
+                totals[name] = totals.get(name, 0) + count
+        totals["halo"] = totals.pop("dense", 0) - totals["useful"]
+        return totals
+
+    @cached_property
+    def idle(self) -> dict[str, int]:
+        """Bit-MAC slots of the cycles in which a MATMUL was under way without a step: "fill" and "stall"."""
+        cycles = self.counters["matmul_cycles"] - self.counters["array_steps"] - self.counters["stall_cycles"]
+        slots = self.config.bit_macs_per_cycle
+        return {"fill": cycles * slots, "stall": self.counters["stall_cycles"] * slots}
+
+    @cached_property
+    def uses(self) -> tuple[Hold | int, ...]:
+        """Holds, and the tensor of each LOAD, in order; repetitions are left out."""
+        uses: list[Hold | int] = []
+        for step in self.steps:
+            if isinstance(step, Hold):
+                uses.append(step)
+            elif step.tensor >= 0 and (not uses or uses[-1] != step.tensor):
+                uses.append(step.tensor)
+        return tuple(uses)
+
+
+class _Cells:
+    """One operand memory: blocks lie around it like around a ring, each until another needs its cells."""
+
+    def __init__(self, cells: int) -> None:
+        self.cells = cells
+        self.cursor = 0
+        self.held: dict[tuple, range] = {}
+
+    def place(self, key: tuple, size: int, busy: range) -> tuple[range, bool]:
+        """Cells for a block, and whether it must be loaded; beside the cells `busy` where there is room."""
+        if key in self.held:
+            return self.held[key], False
+        starts = [start for start in (self.cursor, busy.stop, 0) if start + size <= self.cells]
+        first = next((start for start in starts if not _overlap(range(start, start + size), busy)), starts[0])
+        cells = range(first, first + size)
+        self.held = {other: place for other, place in self.held.items() if not _overlap(place, cells)}
+        self.held[key] = cells
+        self.cursor = cells.stop
+        return cells, True
+
+
+def _overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop
+
+
+@dataclass
+class _Placed:
+    """A block of product `product` and the cells of its operands."""
+
+    product: int
+    block: Block
+    a: range
+    b: range
+
+
+class _Builder:
+    """Puts the blocks of several products into one sequence."""
+
+    def __init__(self, config: ArrayConfig, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]) -> None:
+        self.config = config
+        self.products = products
+        self.plans = plans
+        self.tensors: dict[Cut, int] = {}
+        self.steps: list[Step] = []
+        self.counters = dict.fromkeys(
+            ("commands", "matmuls", "matmul_cycles", "array_steps", "stall_cycles", "loads", "load_cycles"), 0
+        ) | dict.fromkeys(("fetches_a", "fetches_b", "elements_read"), 0)
+        self.answer_words = 0
+        self._cells = {Target.A: _Cells(config.a_cells), Target.B: _Cells(config.b_cells)}
+        self._region = range(0, 0)
+        self._unread: list[tuple[_Placed, range]] = []
+
+    def build(self) -> None:
+        blocks = ((index, block) for index, planned in enumerate(self.plans) for block in planned.blocks())
+        current = None
+        for index, block in blocks:
+            following, loads = self._load(index, block, current)
+            in_the_way = current and any(_overlap(cells, busy) for _, cells, busy in loads)
+            if current and in_the_way:
+                self._multiply(current)
+            self.steps += [step for step, _, _ in loads]
+            if current and not in_the_way:
+                self._multiply(current)
+            current = following
+        if current:
+            self._multiply(current)
+        self._read_all()
+
+    def _load(
+        self, index: int, block: Block, current: _Placed | None
+    ) -> tuple[_Placed, list[tuple[Step, range, range]]]:
+        """The block in its cells, and the LOADs (with their cells, and those now in use) that bring it there."""
+        cells, loads = {}, []
+        for target, busy in ((Target.A, current.a), (Target.B, current.b)) if current else _NOTHING_BUSY:
+            cells[target], step = self._load_side(index, block, target, busy)
+            if step is not None:
+                loads.append((step, cells[target], busy))
+        return _Placed(index, block, cells[Target.A], cells[Target.B]), loads
+
+    def _load_side(self, index: int, block: Block, target: Target, busy: range) -> tuple[range, Step | None]:
+        planned, segment = self.plans[index], self.products[index].segments[block.segment]
+        is_a = target == Target.A
+        cut, gather, width = (
+            (segment.a, segment.a_gather, planned.shape.a) if is_a else (segment.b, segment.b_gather, planned.shape.b)
+        )
+        size = self.config.rows if is_a else self.config.columns
+        first, vectors = (block.row_tile, block.height) if is_a else (block.col_tile, block.width)
+        area = first * size, vectors, block.chunk * self.config.lanes, block.depth
+        tensor = self.tensors.setdefault(cut, len(self.tensors))
+        chunks = tiles_of(block.depth, self.config.lanes)
+        cells, fresh = self._cells[target].place(
+            (tensor, gather, *area), tiles_of(vectors, size) * width.octets * chunks, busy
+        )
+        if not fresh:
+            return cells, None
+        fields = gather.fields(*area) | {"target": int(target), "cell": cells.start}
+        if is_a and width.signed:
+            fields["flip"] = 1 << planned.a_first
+        cost = load_cost(self.config, fields, gather.shape, width.octets)
+        self._count(loads=1, load_cycles=cost.cycles, **{f"fetches_{'a' if is_a else 'b'}": cost.fetches})
+        return cells, Step(Opcode.LOAD, fields, tensor=tensor)
+
+    def _multiply(self, placed: _Placed) -> None:
+        planned, block = self.plans[placed.product], placed.block
+        shape = planned.shape
+        row_tiles = tiles_of(block.height, self.config.rows)
+        chunks = tiles_of(block.depth, self.config.lanes)
+        if block.first:
+            self._take_region(row_tiles * tiles_of(block.width, self.config.columns))
+        for part in planned.parts(row_tiles, block.width):
+            first = self._region.start + part.sum_tile
+            fields = {
+                "accumulate": int(not block.first),
+                "slices": planned.slices,
+                "planes": planned.planes,
+                "a_offset": int(shape.a.signed),
+                "b_negative": int(shape.b.signed),
+                "chunks": chunks,
+                "row_tiles": row_tiles,
+                "col_tiles": part.col_tiles,
+                "sum_tile": first,
+                "a_cell": placed.a.start,
+                "b_cell": placed.b.start + part.col_tile * shape.b.octets * chunks,
+                "a_octets": shape.a.octets,
+                "b_octets": shape.b.octets,
+                "a_first": planned.a_first,
+                "b_first": planned.b_first,
+            }
+            size = (planned.slices, planned.planes, chunks, row_tiles, part.col_tiles)
+            self._count(
+                matmuls=1,
+                matmul_cycles=self.config.matmul_cycles(*size),
+                array_steps=self.config.array_steps(*size),
+                stall_cycles=self.config.stall_cycles(*size),
+            )
+            sums = (first, row_tiles * part.col_tiles) if block.first else (0, 0)
+            self.steps.append(Step(Opcode.MATMUL, fields, sums=sums))
+        self._read_all()
+        if block.last:
+            self._unread.append((placed, self._region))
+
+    def _take_region(self, tiles: int) -> None:
+        """The next part of SUMS, after what is still unread there has been asked for."""
+        first = self._region.stop if self._region.stop + tiles <= self.config.sum_tiles else 0
+        self._region = range(first, first + tiles)
+        if any(_overlap(region, self._region) for _, region in self._unread):
+            self._read_all()
+
+    def _read_all(self) -> None:
+        unread, self._unread = self._unread, []
+        for placed, region in unread:
+            for first, fetch in self.plans[placed.product].fetches(placed.block):
+                fields = {
+                    "space": Space.SUMS,
+                    "bits": fetch.bits,
+                    "signed": 1,
+                    "rows": fetch.rows,
+                    "cols": fetch.cols,
+                    "multiplier": 1,
+                    "first": region.start + first,
+                    "count": fetch.row_tiles * fetch.col_tiles,
+                }
+                self._count(elements_read=fetch.elements)
+                self.answer_words += fetch.words
+                self.steps.append(Step(Opcode.READ, fields, fetch=fetch, product=placed.product))
+
+    def _count(self, **counts: int) -> None:
+        self.counters["commands"] += not counts.keys().isdisjoint(_ONCE_A_COMMAND)
+        for name, count in counts.items():
+            self.counters[name] += count
+
+
+_NOTHING_BUSY = ((Target.A, range(0, 0)), (Target.B, range(0, 0)))
+_ONCE_A_COMMAND = ("loads", "matmuls", "elements_read")
+
+
+def _with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
+    """The steps, and before those that use tensors first: Holds. The next tensors follow while these are used.
+
+    Tensors that are first used with no MATMUL in between are brought together.
+    """
+    if not steps:
+        return ()
+    first_use, last_use, groups = {}, {}, []  # groups: [tensors, place behind their first uses, MATMULs before]
+    matmuls = 0
+    for place, step in enumerate(steps):
+        matmuls += step.opcode == Opcode.MATMUL
+        if step.tensor < 0:
+            continue
+        last_use[step.tensor] = place
+        if step.tensor in first_use:
+            continue
+        first_use[step.tensor] = place
+        if not groups or groups[-1][2] != matmuls:
+            groups.append([[], 0, matmuls])
+        groups[-1][0].append(step.tensor)
+        groups[-1][1] = place + 1
+    holds = {0: Hold(tuple(groups[0][0]), tuple(groups[0][0]), 0)}
+    for (_, place, before), (tensors, _, after) in pairwise(groups):
+        used = [tensor for tensor, last in last_use.items() if first_use[tensor] < place <= last]
+        holds[place] = Hold(tuple(tensors), (*used, *tensors), after - before)
+    out: list[Step | Hold] = []
+    for place, step in enumerate(steps):
+        if place in holds:
+            out.append(holds[place])
+        out.append(step)
+    return tuple(out)
+
+
+def _planned(
+    config: ArrayConfig, task: Task, variant: Variant
+) -> tuple[float, tuple[MatrixProduct, ...], tuple[Plan, ...]]:
+    """(estimated cycles, products, their plans)"""
+    products = task.products(config, variant)
+    plans = tuple(plan(config, Shape.of(made, task.sum_bits), len(products)) for made in products)
+    cycles = sum(planned.estimate[0] + PRODUCT_CYCLES for planned in plans)
+    cycles += sum(planned.estimate[1] for planned in plans[:1])
+    for made, planned in zip(products, plans, strict=True):
+        outputs = planned.counts[0] * planned.counts[1]
+        if len(made.segments) > 1 and outputs > 1 and not _all_fit(config, made):
+            cycles = inf  # every tensor would be sent for each output block
+    return cycles, products, plans
+
+
+def _all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
+    """Whether all tensors of a product lie in the store at once, and leave room for gaps between them."""
+    tensors = {
+        (cut, width) for segment in product.segments for cut, width in ((segment.a, product.a), (segment.b, product.b))
+    }
+    words = sum(tensor_words(prod(cut.shape), width.bits) for cut, width in tensors)
+    return len(tensors) < packets.TENSOR_SLOTS and words <= config.store_words * 3 // 4
+
+
+def arrange(config: ArrayConfig, task: Task, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]) -> Schedule:
+    """The commands of these products by these plans."""
+    builder = _Builder(config, products, plans)
+    builder.build()
+    return Schedule(
+        config,
+        task,
+        products,
+        plans,
+        tuple(builder.tensors),
+        _with_holds(builder.steps),
+        builder.counters,
+        builder.answer_words,
+    )
+
+
+@lru_cache(maxsize=256)
+def schedule(config: ArrayConfig, task: Task) -> Schedule:
+    """The schedule of an operation with the least estimated cycles.
+
+    Raises `UsageError` when something irreducible does not fit the device.
+    """
+    _, products, plans = min((_planned(config, task, variant) for variant in task.variants), key=itemgetter(0))
+    return arrange(config, task, products, plans)
