@@ -29,7 +29,7 @@ with itself counted.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import MAX_BITS, ArrayConfig
@@ -62,6 +62,7 @@ _RAW_BITS = 64
 _COMMAND_BITS = COMMAND_WORDS * WORD_BITS
 _MAX_EXTENT = 2**16 - 1  # of n * h, w * c and h * w * c of a tensor
 _FIRST_COMPARED = 6  # step in which TENSOR is compared with the tensor of slot 0
+PROMISES = 4  #: READs of SUMS whose answers may wait for the transmitter, all but one complete
 _WAITS_FOR_ALL = (Opcode.SYNC, Opcode.MARK, Opcode.RESET)
 
 
@@ -409,7 +410,8 @@ class Sequencer(wiring.Component):
     WRITE         STORE: a LOAD from a tensor that overlaps the rows. SUMS: engine and readout
     LOAD          the LOAD before it; a MATMUL that walks over cells to be written
     MATMUL        the engine; a LOAD into its cells; a READ of its sums
-    READ of SUMS  the answer of the READ before it being on its way to the host; MATMULs into the sums read
+    READ of SUMS  the readout; room among `PROMISES` answers not yet on their way to the host; MATMULs into the sums read
+    READ of REGISTERS  all answers of READs before it being on their way to the host
     SYNC, MARK, RESET  all of it; refused ones too, so that answers keep their order
 
     A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), one
@@ -455,7 +457,8 @@ class Sequencer(wiring.Component):
         self._bits = Signal(_COMMAND_BITS)  # the command at hand
         self._sequence, self._words_left = Signal(16), Signal(15)
         self._at_hand = Signal()  # a checked command waits or begins
-        self._reading = Signal()  # a READ of SUMS is under way
+        self._promises = fifo.SyncFIFO(width=Reply.as_shape().size, depth=PROMISES)  # answers of READs to come
+        self._reading = Signal()  # there are some
         self._read_sums = Signal(rows_of(config.sum_tiles))  # what it reads
 
     def elaborate(self, platform) -> Module:
@@ -549,7 +552,11 @@ class Sequencer(wiring.Component):
                 m.d.comb += [by_load.eq(loading_cells), by_read.eq(self.readout_busy & read_sums)]
             with m.Case(Opcode.READ):
                 of_sums = good & (read.space == Space.SUMS)
-                m.d.comb += [by_matmul.eq(of_sums & unfinished_sums), by_read.eq(self._reading)]
+                with m.If(good & ~of_sums):
+                    m.d.comb += by_read.eq(self._reading)
+                with m.Else():
+                    room = self._promises.w_rdy
+                    m.d.comb += [by_matmul.eq(of_sums & unfinished_sums), by_read.eq(self.readout_busy | ~room)]
             with m.Case(*_WAITS_FOR_ALL):
                 m.d.comb += [by_load.eq(self.gather_busy), by_matmul.eq(self.engine_busy), by_read.eq(self._reading)]
         without_work = self._at_hand & ~self.engine_walking
@@ -665,21 +672,27 @@ class Sequencer(wiring.Component):
                 m.d.sync += self._words_left.eq(self._words_left - 1)
 
     def _promise_read(self, m: Module, words: Value | int) -> None:
-        """The answer to this READ comes once the readout is no longer busy."""
-        reply = self.sum_replies.payload
-        m.d.sync += [
-            self._reading.eq(1),
-            self._read_sums.eq(self._check.sums),
+        """The answer to this READ follows those promised before, once the readout is no longer busy."""
+        reply = Signal(Reply)
+        m.d.comb += [
             reply.opcode.eq(Opcode.READ),
             reply.status.eq(self._check.status),
             reply.sequence.eq(self._sequence),
             reply.words.eq(words),
+            self._promises.w_data.eq(reply),
+            self._promises.w_en.eq(1),
         ]
+        m.d.sync += self._read_sums.eq(self._check.sums)
 
     def _answer_read_of_sums(self, m: Module) -> None:
-        m.d.comb += self.sum_replies.valid.eq(self._reading & ~self.readout_busy)
-        with m.If(self.sum_replies.valid & self.sum_replies.ready):
-            m.d.sync += self._reading.eq(0)
+        """Only the answer promised last can still be in the making."""
+        m.submodules.promises = promises = self._promises
+        m.d.comb += [
+            self._reading.eq(promises.level != 0),
+            self.sum_replies.valid.eq((promises.level > 1) | (self._reading & ~self.readout_busy)),
+            self.sum_replies.payload.eq(promises.r_data),
+            promises.r_en.eq(self.sum_replies.valid & self.sum_replies.ready),
+        ]
 
     def _name_answer(self, m: Module) -> None:
         reply = self.replies.payload

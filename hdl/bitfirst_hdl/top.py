@@ -50,7 +50,7 @@ class Core(wiring.Component):
         m.submodules.readout = readout = Readout(config)
         m.submodules.counters = counters = Counters(config)
         m.submodules.replies = replies = fifo.SyncFIFO(width=Reply.as_shape().size, depth=REPLY_QUEUE)
-        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=MAX_DATA_WORDS)
+        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=2 * MAX_DATA_WORDS)
 
         wiring.connect(m, wiring.flipped(self.rx), link.rx)
         wiring.connect(m, link.tx, wiring.flipped(self.tx))

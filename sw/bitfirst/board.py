@@ -1,5 +1,7 @@
 """The driver: a device on a link, be it a board, simulated RTL or a recording."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from bitfirst_hdl.config import DATAPATHS, ArrayConfig, ConfigError
@@ -38,7 +40,7 @@ class BoardDevice(Device):
                 _check_config(config, actual)
             self._link.set_window(actual.rx_words)
             super().__init__(url, config or actual)
-            self._forget_store()
+            self.forget_tensors()
             self._link.reset_counters()
         except BaseException:
             transport.close()
@@ -71,17 +73,30 @@ class BoardDevice(Device):
     def _mark(self, phase: Phase) -> dict[str, int]:
         return self._named(self.execute(Command(Opcode.MARK, {"phase": phase})))
 
-    def _execute(self, operation: Operation) -> torch.Tensor:
+    def _execute_all(self, operations: Sequence[Operation]) -> list[torch.Tensor]:
         try:
-            result = _Run(self._link, self.store, operation).result()
+            runs: list[_Run] = []
+            for operation in operations:
+                runs.append(_Run(self._link, self.store, operation, runs[-1] if runs else None))
+                runs[-1].start()
+            results = [run.result() for run in runs]
+            self._link.drain()
         except DeviceError:
-            self._forget_store()
+            self.forget_tensors()
             raise
         self._note_bytes()
-        return result
+        return results
 
-    def _forget_store(self) -> None:
-        """What the device's store holds is not known: it is to hold nothing."""
+    def submit(self, command: Command) -> None:
+        """One command among others: sent as far as the credit allows, its answer not waited for."""
+        self._link.submit(command)
+
+    def settle(self) -> dict[str, int]:
+        """All counters, once everything is done; the phase stays."""
+        return self._mark(self._phase)
+
+    def forget_tensors(self) -> None:
+        """The device's store is to hold nothing."""
         self.store = Store(self.config)
         for slot in range(packets.TENSOR_SLOTS):
             self._link.submit(forget(slot))
@@ -115,11 +130,12 @@ class BoardDevice(Device):
 
 
 class _Run:
-    """One operation: commands as far as the credit allows, answers stored as they come."""
+    """One operation: commands as far as the credit allows, answers stored as they come; `before`: the run before it."""
 
-    def __init__(self, link: Link, store: Store, operation: Operation) -> None:
+    def __init__(self, link: Link, store: Store, operation: Operation, before: "_Run | None") -> None:
         self._link = link
         self._operation = operation
+        self._before = before
         self._schedule = schedule(store.config, operation.task)
         self._commands = issue(self._schedule, store, operation)
         self._results = [
@@ -129,17 +145,24 @@ class _Run:
         self._stored_reads = 0
         self._reads_of_tile = [0] * store.config.sum_tiles  # so many READs must be answered before it is written anew
 
-    def result(self) -> torch.Tensor:
-        """Execute everything and wait for it."""
+    def start(self) -> None:
+        """Send all commands."""
         for command, step in self._commands:
             if step is not None and step.sums[1]:  # a lost answer is asked for again: its sums must still be there
-                first, count = step.sums
-                self._store(max(self._reads_of_tile[first : first + count]))
+                self.vacate(*step.sums)
             request = self._link.submit(command)
             if step is not None and step.fetch is not None:
                 self._note_read(request, step)
+
+    def vacate(self, first: int, count: int) -> None:
+        """Wait for all READs of these tiles of sums."""
+        if self._before is not None:
+            self._before.vacate(first, count)
+        self._store(max(self._reads_of_tile[first : first + count]))
+
+    def result(self) -> torch.Tensor:
+        """Wait for all answers."""
         self._store(len(self._reads))
-        self._link.drain()
         out = self._operation.empty_result()
         for product, result in zip(self._schedule.products, self._results, strict=True):
             product.placement.add(result, out)

@@ -105,6 +105,22 @@ def _rows(rows: list[Result]) -> Table:
     return table
 
 
+def _utilisation(result: Result) -> Table:
+    """One row for each layer, phase and precision, in per cent; then the means."""
+    waste = tuple(result["layers"][0]["waste"])
+    table = Table("layer", "phase", "bits", "used", "nominal", *waste, "with transport", title="per cent of the array")
+    for row in result["layers"]:
+        shares = [row["utilisation"], row["nominal"], *row["waste"].values(), row["utilisation_with_transport"]]
+        table.add_row(row["name"], row["phase"], row["precision"], *(f"{100 * share:.1f}" for share in shares))
+    table.add_section()
+    for name, stage in result["stages"].items():
+        table.add_row(name, "all", "", f"{100 * stage['utilisation']:.1f}", f"{100 * stage['nominal']:.1f}")
+    means = (result[key] for key in ("weighted_utilisation", "weighted_nominal", "weighted_with_transport"))
+    used, nominal, transported = (f"{100 * mean:.1f}" for mean in means)
+    table.add_row("all", "all", "", used, nominal, *("" for _ in waste), transported)
+    return table
+
+
 def _check_directory(path: Path, option: str) -> None:
     """Before the work, not after it."""
     if not path.absolute().parent.is_dir():
@@ -314,6 +330,22 @@ def bench_cycles(
     result = _report(as_json, work, lambda result: _pairs(_flat(result) | result["coverage"]))
     if result["result_mismatches"] or result["counter_mismatches"]:
         raise typer.Exit(1)
+
+
+@bench_app.command("utilisation")
+def bench_utilisation(
+    device: Device = "rtl",
+    batch: Annotated[int, typer.Option(min=1, help="Images.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """How much of the array the layers of ResNet-20 use, with the operands in the store and with all transport."""
+
+    def work() -> Result:
+        from .benches.utilisation import bench_utilisation
+
+        return bench_utilisation(device, batch)
+
+    _report(as_json, work, _utilisation)
 
 
 @bench_app.command("step")

@@ -1,6 +1,7 @@
 """What every device offers: the matrix products of convolutions and linear layers, and its counters."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 
 import torch
@@ -48,7 +49,7 @@ class Device(ABC):
     def conv2d(self, x: Quantised, w: Quantised, stride: int | Pair = 1, padding: int | Pair = 0) -> torch.Tensor:
         """y [n, o, h, w] of x [n, c, h, w] and w [o, c, kh, kw]."""
         geometry = self._geometry(x.values.shape, w.values.shape, stride, padding)
-        return self._run(Forward(x, w, geometry), a=w, b=x)
+        return self.run(Forward(x, w, geometry))
 
     def conv2d_input_gradient(
         self,
@@ -61,7 +62,7 @@ class Device(ABC):
         """dX [n, c, h, w] (`input_shape`) of g = dL/dy [n, o, h, w] and w [o, c, kh, kw]."""
         geometry = self._geometry(input_shape, w.values.shape, stride, padding)
         self._check_gradient(g, geometry)
-        return self._run(InputGradient(g, w, geometry), a=w, b=g)
+        return self.run(InputGradient(g, w, geometry))
 
     def conv2d_weight_gradient(
         self,
@@ -74,7 +75,17 @@ class Device(ABC):
         """dW [o, c, kh, kw] (`weight_shape`) of g = dL/dy [n, o, h, w] and x [n, c, h, w]."""
         geometry = self._geometry(x.values.shape, weight_shape, stride, padding)
         self._check_gradient(g, geometry)
-        return self._run(WeightGradient(g, x, geometry), a=x, b=g)
+        return self.run(WeightGradient(g, x, geometry))
+
+    def conv2d_gradients(
+        self, g: Quantised, x: Quantised, w: Quantised, stride: int | Pair = 1, padding: int | Pair = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """dX and dW as above, dW computed while dX is still on its way to the host. Both belong to phase BACKWARD."""
+        geometry = self._geometry(x.values.shape, w.values.shape, stride, padding)
+        self._check_gradient(g, geometry)
+        operations = InputGradient(g, w, geometry), WeightGradient(g, x, geometry)
+        dx, dw = self._run_all(operations, Phase.BACKWARD)
+        return dx, dw
 
     def linear(self, x: Quantised, w: Quantised) -> torch.Tensor:
         """y [..., o] of x [..., i] and w [o, i]."""
@@ -92,6 +103,11 @@ class Device(ABC):
         """dW [o, i] of g = dL/dy [..., o] and x [..., i]."""
         shape = (g.values.shape[-1], x.values.shape[-1])
         return self.conv2d_weight_gradient(_as_image(g), _as_image(x), (*shape, 1, 1)).reshape(shape)
+
+    def linear_gradients(self, g: Quantised, x: Quantised, w: Quantised) -> tuple[torch.Tensor, torch.Tensor]:
+        """dX [..., i] and dW [o, i] of g = dL/dy [..., o], x [..., i] and w [o, i]; see `conv2d_gradients`."""
+        dx, dw = self.conv2d_gradients(_as_image(g), _as_image(x), _as_kernel(w))
+        return dx.reshape(x.values.shape), dw.reshape(w.values.shape)
 
     # counters
     @abstractmethod
@@ -117,23 +133,29 @@ class Device(ABC):
         """Execute a MARK; returns the counters it answers with."""
 
     @abstractmethod
-    def _execute(self, operation: Operation) -> torch.Tensor:
-        """The operation's result, exact integers, by its products in their order."""
+    def _execute_all(self, operations: Sequence[Operation]) -> list[torch.Tensor]:
+        """Each operation's result, exact integers, by its products in their order; the next may begin meanwhile."""
 
     @abstractmethod
     def close(self) -> None:
         """Give back what the device holds; it cannot be used afterwards."""
 
     # shared behaviour
-    def _run(self, operation: Operation, a: Quantised, b: Quantised) -> torch.Tensor:
-        for operand in a, b:
-            operand.check()
-        _check_sums(operation)
-        if operation.phase != self._phase:
-            self.mark(operation.phase)
-        result = self._execute(operation)
-        self.bit_macs += operation.bit_macs
-        return result.to(b.values.device)
+    def run(self, operation: Operation) -> torch.Tensor:
+        """Any operation's result."""
+        return self._run_all((operation,), operation.phase)[0]
+
+    def _run_all(self, operations: Sequence[Operation], phase: Phase) -> list[torch.Tensor]:
+        for operation in operations:
+            for _, operand in operation.operands:
+                operand.check()
+            _check_sums(operation)
+        if phase != self._phase:
+            self.mark(phase)
+        results = self._execute_all(operations)
+        self.bit_macs += sum(operation.bit_macs for operation in operations)
+        places = (operation.operands[1][1].values.device for operation in operations)
+        return [result.to(place) for result, place in zip(results, places, strict=True)]
 
     @staticmethod
     def _geometry(*arguments: object) -> Geometry:

@@ -10,8 +10,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-PHASES = {"forward": "forward", "input_gradient": "dX", "weight_gradient": "dW", "other": "other"}
-COLOURS = {"forward": "#0969da", "input_gradient": "#bf8700", "weight_gradient": "#1a7f37", "other": "#8c959f"}
+PHASES = {
+    "forward": "forward",
+    "backward": "dX and dW",
+    "input_gradient": "dX",
+    "weight_gradient": "dW",
+    "other": "other",
+}
+COLOURS = {
+    "forward": "#0969da",
+    "backward": "#8250df",
+    "input_gradient": "#bf8700",
+    "weight_gradient": "#1a7f37",
+    "other": "#8c959f",
+}
 DEVICE, FP32 = "#0969da", "#bc4c00"
 STYLE = {
     "font.size": 10,

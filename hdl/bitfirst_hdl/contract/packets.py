@@ -94,6 +94,7 @@ class Phase(enum.IntEnum, shape=8):
     INPUT_GRADIENT = 2  # dX
     WEIGHT_GRADIENT = 3  # dW
     UPDATE = 4
+    BACKWARD = 5  # dX and dW together
 
 
 class Write(data.Struct):

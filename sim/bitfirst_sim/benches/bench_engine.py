@@ -13,6 +13,7 @@ from cocotb.triggers import RisingEdge
 from . import arrays, common
 
 SHAPE = ("slices", "planes", "chunks", "row_tiles", "col_tiles")
+START_LIMIT = 200_000  # cycles, more than any MATMUL here
 WRITE_PORTS = ("a_write", "b_write", "sum_write")
 ONE_TILE = {"row_tiles": 1, "col_tiles": 1}
 
@@ -185,7 +186,10 @@ class Bench:
         self.dut.start__payload.value = common.pack(Matmul, opcode=int(Opcode.MATMUL), **command)
         self.dut.start__valid.value = 1
         await self.cycle()
+        limit = START_LIMIT
         while not common.value(self.dut.start__ready):
+            limit -= 1
+            assert limit >= 0, "start.ready does not rise"
             await self.cycle()
         self.dut.start__valid.value = 0
         self.dut.start__payload.value = self.rng.getrandbits(256)

@@ -24,7 +24,7 @@ def link_seen_through(*changes: tuple[str, str]) -> ModuleType:
 class UnitOrder(Property):
     """One unit in `2**INDEX_BITS` is followed each way, whichever; with `slide`, a word begins at the next unit."""
 
-    def __init__(self, module: ModuleType, link_bits: int, inductive: bool = False) -> None:
+    def __init__(self, module: ModuleType, link_bits: int, inductive: bool = True) -> None:
         self.converter = module.WidthConverter(link_bits)
         self.unit_bits, self.units, self.inductive = link_bits, WORD_BITS // link_bits, inductive
         inputs = {"rx_valid": In(1), "rx_data": In(link_bits), "words_ready": In(1), "slide": In(1)}

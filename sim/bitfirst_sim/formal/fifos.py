@@ -11,18 +11,21 @@ class QueueOrder(Property):
     """The words out of a queue of `amaranth.lib.fifo` are those that went in; its level is their difference.
 
     One word in `2**bits` is followed, whichever: all words are, at every time. `buffered`: `SyncFIFOBuffered`, whose
-    last word stands in the read register. The asserts on the memory make the proof inductive.
+    first word stands in the read register. `inductive`: with asserts on the memory, which make the proof hold for any
+    number of cycles.
     """
 
-    def __init__(self, queue, buffered: bool = False) -> None:
-        self.queue, self.buffered = queue, buffered
+    def __init__(self, queue, buffered: bool = False, inductive: bool = True) -> None:
+        self.queue, self.buffered, self.inductive = queue, buffered, inductive
         self.places = queue.depth - buffered
         self.bits = queue.depth.bit_length() + 1
-        words = {f"word{i}": In(queue.width) for i in range(self.places)}
-        pointers = {"produce": In(range(self.places)), "consume": In(range(self.places))}
-        self.probes = {f"word{i}": f"queue.storage[{i}]" for i in range(self.places)}
-        self.probes |= {name: f"queue.{name}" for name in pointers}
-        super().__init__({"w_en": In(1), "w_data": In(queue.width), "r_en": In(1), **words, **pointers})
+        members = {"w_en": In(1), "w_data": In(queue.width), "r_en": In(1)}
+        if inductive:
+            pointers = {"produce": In(range(self.places)), "consume": In(range(self.places))}
+            self.probes = {name: f"queue.{name}" for name in pointers}
+            self.probes |= {f"word{i}": f"queue.storage[{i}]" for i in range(self.places)}
+            members |= pointers | {f"word{i}": In(queue.width) for i in range(self.places)}
+        super().__init__(members)
 
     def state(self, m: Module) -> None:
         m.submodules.queue = queue = self.queue
@@ -49,9 +52,10 @@ class QueueOrder(Property):
             Cover(left == queue.depth),
             Cover(reads & writes & (read == chosen) & (chosen > self.places)),
         ]
-        self._memory(m, chosen, read, left, value)
+        if self.inductive:
+            self._look_inside(m, chosen, read, left, value)
 
-    def _memory(self, m: Module, chosen: Signal, read: Signal, left: Signal, value: Signal) -> None:
+    def _look_inside(self, m: Module, chosen: Signal, read: Signal, left: Signal, value: Signal) -> None:
         first, inside, ahead = Signal(self.bits), Signal(self.bits), Signal(self.bits)
         end, place = Signal(self.bits + 1), Signal(self.bits + 1)
         registered = self.queue.r_rdy if self.buffered else 0

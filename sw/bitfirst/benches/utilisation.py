@@ -16,7 +16,6 @@ from bitfirst_hdl.contract.packets import Opcode, Phase
 
 from .. import open as open_device
 from ..board import BoardDevice
-from ..command import Command
 from ..errors import UsageError
 from ..lowering import Forward, Geometry, InputGradient, Operation, WeightGradient
 from ..quantised import Quantised
@@ -112,7 +111,6 @@ def _row(
         for name, count in _measure(device, operation).items():
             totals[name] = totals.get(name, 0) + count
     slots = totals["cycles"] * device.config.bit_macs_per_cycle
-    operation_bits = operation.bits
     waste = {
         "halo": totals["halo"] / slots,
         "padding": totals["padding"] / slots,
@@ -123,12 +121,12 @@ def _row(
     return {
         "name": layer.name,
         "phase": phase.name.lower(),
-        "precision": "x".join(map(str, operation_bits)),
+        "precision": "x".join(map(str, operation.bits)),
         "batch": batch,
         "count": layer.count,
         "macs": layer.count * layer.geometry(batch).useful_macs,
         "utilisation": totals["useful"] / slots,
-        "nominal": _nominal_macs(layer.geometry(batch)) * np.prod(operation_bits) / slots,
+        "nominal": _nominal_macs(layer.geometry(batch)) * np.prod(operation.bits) / slots,
         "waste": waste,
         "utilisation_with_transport": totals["useful"] / (totals["all_cycles"] * device.config.bit_macs_per_cycle),
         "cycles": int(totals["cycles"]),
@@ -142,9 +140,7 @@ def _nominal_macs(geometry: Geometry) -> int:
     return int(np.prod(geometry.output_shape)) * int(np.prod(geometry.weight_shape[1:]))
 
 
-def _portions(
-    device: BoardDevice, layer: Layer, kind: tuple[Phase, tuple[int, int, int]], batch: int
-) -> list[int]:
+def _portions(device: BoardDevice, layer: Layer, kind: tuple[Phase, tuple[int, int, int]], batch: int) -> list[int]:
     """The batch in parts of equal size whose operands lie in the store together."""
     phase, widths = kind
     images = batch
@@ -179,15 +175,15 @@ def _random(shape: tuple[int, ...], bits: int, signed: bool, generator: torch.Ge
 def _measure(device: BoardDevice, operation: Operation) -> dict[str, int]:
     """Cycles from an empty store to all results on the host, and again with the operands there and no result read."""
     device.forget_tensors()
-    before = _mark(device)
+    before = device.settle()
     device.run(operation)
-    between = _mark(device)
+    between = device.settle()
     for command, step in issue(schedule(device.config, operation.task), device.store, operation):
         if step is None:
             raise AssertionError("the operands were to be in the store")
         if command.opcode != Opcode.READ:
             device.submit(command)
-    after = _mark(device)
+    after = device.settle()
     wanted = schedule(device.config, operation.task)
     grown = {name: after[name] - between[name] for name in after}
     if grown["matmuls"] != wanted.counters["matmuls"]:
@@ -204,11 +200,6 @@ def _measure(device: BoardDevice, operation: Operation) -> dict[str, int]:
         "padding": sum(waste.values()),
         **wanted.idle,
     }
-
-
-def _mark(device: BoardDevice) -> dict[str, int]:
-    """All counters, once everything is done."""
-    return device.counters_when_idle()
 
 
 def _mean(rows: list[dict[str, Any]], name: str = "utilisation") -> float:

@@ -1,0 +1,194 @@
+"""Properties of the device's control, proved for any number of cycles, and mutants that the same properties catch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from amaranth.lib import fifo
+from bitfirst_hdl import frames
+from bitfirst_hdl.frames import Reply
+from bitfirst_hdl.top import REPLY_QUEUE
+from bitfirst_sim.formal.convert import UnitOrder, link_seen_through
+from bitfirst_sim.formal.fifos import QueueOrder
+from bitfirst_sim.formal.prove import FormalError, Property, altered, prove, search
+from bitfirst_sim.formal.receive import Reception, frames_with_any_crc
+from bitfirst_sim.formal.replies import ReplyFrames, frames_seen_through
+from bitfirst_sim.formal.sequencing import Ends, Hazards, sequencer_seen_through
+
+RX_WORDS = 4
+INDUCTION = 2
+Make = Callable[[], Property]
+
+#: What is proved, and the cycles within which all its covers must be reached.
+PROVED: dict[str, tuple[Make, int]] = {
+    "queue": (lambda: QueueOrder(fifo.SyncFIFO(width=4, depth=4)), 16),
+    "queue of replies": (lambda: QueueOrder(fifo.SyncFIFO(width=Reply.as_shape().size, depth=REPLY_QUEUE)), 24),
+    "buffered queue": (lambda: QueueOrder(fifo.SyncFIFOBuffered(width=4, depth=4), buffered=True), 16),
+    "buffered queue of words": (lambda: QueueOrder(fifo.SyncFIFOBuffered(width=64, depth=9), buffered=True), 24),
+    "units of 8 bits": (lambda: UnitOrder(link_seen_through(), 8), 30),
+    "units of 16 bits": (lambda: UnitOrder(link_seen_through(), 16), 30),
+    "units of 32 bits": (lambda: UnitOrder(link_seen_through(), 32), 30),
+    "receive buffer": (lambda: Reception(frames_with_any_crc(), RX_WORDS), 24),
+    "credit": (lambda: Reception(frames_with_any_crc(), RX_WORDS, fits=True), 24),
+    "replies": (lambda: ReplyFrames(frames_seen_through()), 20),
+    "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
+    "ends": (lambda: Ends(sequencer_seen_through()), 40),
+}
+
+
+def queue_mutant(old: str, new: str) -> Property:
+    module = altered(fifo, (old, new))
+    return QueueOrder(module.SyncFIFOBuffered(width=4, depth=4), buffered=True, inductive=False)
+
+
+def unit_mutant(old: str, new: str) -> Property:
+    return UnitOrder(link_seen_through((old, new)), 16, inductive=False)
+
+
+def reception_mutant(old: str, new: str) -> Property:
+    return Reception(frames_with_any_crc((old, new)), RX_WORDS, inductive=False)
+
+
+def credit_mutant(old: str, new: str) -> Property:
+    return Reception(frames_with_any_crc((old, new)), RX_WORDS, fits=True, inductive=False)
+
+
+def reply_mutant(old: str, new: str) -> Property:
+    return ReplyFrames(frames_seen_through((old, new)), inductive=False)
+
+
+def hazard_mutant(old: str, new: str) -> Property:
+    return Hazards(sequencer_seen_through((old, new)), inductive=False)
+
+
+def end_mutant(old: str, new: str) -> Property:
+    return Ends(sequencer_seen_through((old, new)), inductive=False)
+
+
+#: Designs with one mistake each: property, text of the design, text in its place, cycles that show the mistake.
+MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
+    "queue takes words when full": (queue_mutant, "w_rdy.eq(inner_level != inner_depth)", "w_rdy.eq(1)", 8),
+    "queue drops a word that is not taken": (
+        queue_mutant,
+        "inner_r_rdy & (~self.r_rdy | self.r_en)",
+        "inner_r_rdy",
+        8,
+    ),
+    "slide drops the word": (unit_mutant, "Mux(self.slide, units - 1, 0)", "0", 10),
+    "word taken before its predecessor has gone": (unit_mutant, "((left == 1) & self.tx.ready)", "(left == 1)", 10),
+    "buffer overflows": (reception_mutant, "== self.config.rx_words", "== self.config.rx_words + 1", 14),
+    "refused frame stays": (reception_mutant, "write.eq(committed)", "write.eq(write)", 14),
+    "damaged frame accepted": (reception_mutant, "taken & crc_right & in_sequence", "taken & in_sequence", 14),
+    "frame out of sequence accepted": (
+        reception_mutant,
+        "self.accepted.eq(taken & crc_right & in_sequence)",
+        "self.accepted.eq(taken & crc_right)",
+        14,
+    ),
+    "credit for words not read": (reception_mutant, "self.credit + waiting", "self.credit + 1", 14),
+    "word lost while the reader waits": (reception_mutant, "~self.frames.valid | self.frames.ready", "1", 14),
+    "buffer holds one word less": (credit_mutant, "== self.config.rx_words", "== self.config.rx_words - 1", 14),
+    "last source first": (
+        reply_mutant,
+        "for number in reversed(range(self.sources)):\n            with m.If(self.replies_in",
+        "for number in range(self.sources):\n            with m.If(self.replies_in",
+        8,
+    ),
+    "source changes inside a frame": (
+        reply_mutant,
+        "with m.If(self.replies.valid & self.replies.ready):\n            m.d.sync += source",
+        "with m.If(self.replies.valid):\n            m.d.sync += source",
+        12,
+    ),
+    "frame waits for the next reply": (
+        reply_mutant,
+        "word.eq(response), load.eq(free)",
+        "word.eq(response), load.eq(free & self.replies.valid)",
+        12,
+    ),
+    "LOAD into cells that a MATMUL reads": (hazard_mutant, "by_matmul.eq(walked_cells)", "by_matmul.eq(0)", 18),
+    "MATMUL on cells that a LOAD fills": (hazard_mutant, "by_load.eq(loading_cells)", "by_load.eq(0)", 18),
+    "cells of the command before last": (
+        hazard_mutant,
+        "cells.eq(_overlap(check.a, a) | _overlap(check.b, b)),\n        ]\n        return self.gather_busy",
+        "cells.eq(_overlap(check.a, a)),\n        ]\n        return self.gather_busy",
+        18,
+    ),
+    "READ of sums that the MATMUL before last stores": (
+        hazard_mutant,
+        " | (self.engine_storing & meets_earlier)",
+        "",
+        26,
+    ),
+    "MATMUL into sums under READ": (hazard_mutant, "by_read.eq(self.readout_busy & read_sums)", "by_read.eq(0)", 18),
+    "WRITE into a tensor under LOAD": (hazard_mutant, "by_load.eq(loading_words)", "by_load.eq(0)", 18),
+    "WRITE into sums at work": (
+        hazard_mutant,
+        "[by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]",
+        "by_read.eq(self.readout_busy)",
+        18,
+    ),
+    "SYNC before all is done": (
+        hazard_mutant,
+        "by_matmul.eq(self.engine_busy), by_read.eq(self._reading)]",
+        "by_read.eq(self._reading)]",
+        18,
+    ),
+    "more promises than room": (
+        hazard_mutant,
+        "by_read.eq(self.readout_busy | ~room)",
+        "by_read.eq(self.readout_busy)",
+        40,
+    ),
+    "an answer promised twice": (
+        hazard_mutant,
+        "promises.r_en.eq(self.sum_replies.valid & ",
+        "promises.r_en.eq(0 & ",
+        18,
+    ),
+    "discarding stops before the last word": (
+        end_mutant,
+        "self.frames.ready.eq(self._words_left != 0)\n            with m.If(self._words_left == 0)",
+        "self.frames.ready.eq(self._words_left != 0)\n            with m.If(self._words_left == 1)",
+        60,
+    ),
+    "SYNC waits for an answer that never leaves": (
+        end_mutant,
+        "(promises.level > 1) | (self._reading & ~self.readout_busy)",
+        "promises.level > 1",
+        60,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_property_holds(name: str, tmp_path: Path) -> None:
+    make, cover_steps = PROVED[name]
+    prove(make(), tmp_path, INDUCTION, cover_steps)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_caught(name: str, tmp_path: Path) -> None:
+    make, old, new, steps = MUTANTS[name]
+    verdict = search(make(old, new), tmp_path, steps)
+    assert not verdict.holds
+    assert "Assert failed in property" in verdict.log
+
+
+def test_each_property_has_a_mutant() -> None:
+    proved = {type(make()) for make, _ in PROVED.values()}
+    assert {type(make(old, new)) for make, old, new, _ in MUTANTS.values()} == proved
+
+
+def test_mutation_must_fit() -> None:
+    with pytest.raises(ValueError, match="has 0 times 'no such text'"):
+        altered(frames, ("no such text", ""))
+
+
+def test_empty_property_is_refused(tmp_path: Path) -> None:
+    class Nothing(Property):
+        def state(self, m) -> None:
+            pass
+
+    with pytest.raises(FormalError, match="nothing to assert"):
+        search(Nothing({}), tmp_path, 2)
