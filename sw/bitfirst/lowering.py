@@ -20,7 +20,8 @@ with a single image, or weights, too large into boxes of channels and output pix
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
+from itertools import pairwise, product
+from math import isqrt
 
 import numpy as np
 from bitfirst_hdl.config import ArrayConfig
@@ -33,13 +34,14 @@ from .quantised import Quantised
 Pair = tuple[int, int]
 Range = tuple[int, int]  #: first, behind the last
 Shape4 = tuple[int, int, int, int]
+Ends = tuple[np.ndarray, np.ndarray]  #: int64 [count] each
 
 MAX_IMAGE = 65535  #: elements of an image, and of a row of it; rows of a tensor: what a descriptor can say
 MAX_STEP = 127  #: pixels between positions
 MAX_PADDING = 2**15
 MAX_LINES = 256  #: image rows in one position
-MOST_CHUNKS = 3  #: of a tensor that would fit as a whole, so that the first is computed with while the others are sent
-LEAST_CHUNK_WORDS = 256
+SHARES = (1 / 8, 1 / 2)  #: where a tensor that would fit as a whole is cut: the first part is computed with soon
+LEAST_CHUNK_WORDS = 64
 RAW_BITS = 64
 
 
@@ -61,6 +63,18 @@ class Axis:
     count: int
     step: int
     taps: int
+
+    def ends(self, size: int) -> Ends:
+        """Of each window, as far as it lies in an image of `size` pixels: first pixel, and the one behind the last."""
+        first = self.start + np.arange(self.count) * self.step
+        return np.clip(first, 0, size), np.clip(first + self.taps, 0, size)
+
+    def seen_by(self, size: int) -> Ends:
+        """Of each of `size` pixels: the first window that it lies in, and the one behind the last."""
+        place = np.arange(size) - self.start
+        behind = np.clip(place // self.step + 1, 0, self.count)
+        first = np.clip(-((self.taps - 1 - place) // self.step), 0, behind)
+        return first, behind
 
     def uses(self, size: int) -> np.ndarray:
         """int64 [size]: in how many windows each pixel of the image lies."""
@@ -390,9 +404,12 @@ def chunks(config: ArrayConfig, images: int, cut: Cut, bits: int) -> list[Range]
     """The images of each tensor of a batch, a function of tensor and device alone: so forward and dW have the same."""
     _, h, w, c = cut.shape
     each = -(-h * w * c * octets_of(bits) // GROUP)
-    whole = tensor_words(images * h * w * c, bits)
-    words = min(config.store_words // 8, max(LEAST_CHUNK_WORDS, -(-whole // MOST_CHUNKS)))
-    at_once = max(1, min(words // each, MAX_IMAGE // h))
+    at_once = max(1, min(config.store_words // 8 // each, MAX_IMAGE // h))
+    least = -(-LEAST_CHUNK_WORDS // each)
+    ends = [end for share in SHARES if least <= (end := round(images * share)) <= images - least]
+    cuts = list(pairwise((0, *dict.fromkeys(ends), images)))
+    if max(last - first for first, last in cuts) <= at_once:
+        return cuts
     return _pieces(images, -(-images // at_once))
 
 
@@ -611,12 +628,13 @@ class Operation:
         (_, a), (_, b) = self.operands
         return self.depth * numeric.limits(a.bits, a.signed)[1] * numeric.limits(b.bits, b.signed)[1]
 
-    @property
+    @cached_property
     def sum_bound(self) -> int:
         """No sum of these data, of part of the depth either, is larger in magnitude."""
-        return min(self.largest_sum, self._bound_by_data())
+        return min(self.largest_sum, *self._bounds_by_data())
 
-    def _bound_by_data(self) -> int:
+    def _bounds_by_data(self) -> Iterator[int]:
+        """Sum of magnitudes times largest magnitude; product of Euclidean norms (Cauchy-Schwarz)."""
         raise NotImplementedError
 
     def operand(self, role: str) -> Quantised:
@@ -648,8 +666,11 @@ class Forward(Operation):
         self.result_shape = geometry.output_shape
         self.depth = int(np.prod(geometry.weight_shape[1:]))
 
-    def _bound_by_data(self) -> int:
-        return int(self.w.totals(1, 2, 3).max()) * self.x.peak
+    def _bounds_by_data(self) -> Iterator[int]:
+        w, x = self.w, self.x
+        yield _largest(w.magnitudes(0), x.signed) * x.peak
+        windows = (axis.ends(size) for axis, size in zip(self.geometry.axes, x.values.shape[2:], strict=True))
+        yield isqrt(_largest(w.energies(0), x.signed) * _most_in_a_window(x.pixel_energies, *windows))
 
 
 class InputGradient(Operation):
@@ -664,8 +685,11 @@ class InputGradient(Operation):
         taps = (-(-taps // step) for taps, step in zip(geometry.weight_shape[2:], geometry.stride, strict=True))
         self.depth = geometry.weight_shape[0] * int(np.prod(list(taps)))
 
-    def _bound_by_data(self) -> int:
-        return int(self.w.totals(0, 2, 3).max()) * self.g.peak
+    def _bounds_by_data(self) -> Iterator[int]:
+        w, g = self.w, self.g
+        yield _largest(w.magnitudes(1), g.signed) * g.peak
+        windows = (axis.seen_by(size) for axis, size in zip(self.geometry.axes, self.result_shape[2:], strict=True))
+        yield isqrt(_largest(w.energies(1), g.signed) * _most_in_a_window(g.pixel_energies, *windows))
 
 
 class WeightGradient(Operation):
@@ -679,11 +703,27 @@ class WeightGradient(Operation):
         self.result_shape = geometry.weight_shape
         self.depth = g.values.numel() // geometry.weight_shape[0]
 
-    def _bound_by_data(self) -> int:
-        return min(
-            int(self.x.totals(0, 2, 3).max()) * self.g.peak,
-            int(self.g.totals(0, 2, 3).max()) * self.x.peak,
-        )
+    def _bounds_by_data(self) -> Iterator[int]:
+        x, g = self.x, self.g
+        yield _largest(x.magnitudes(1), g.signed) * g.peak
+        yield _largest(g.magnitudes(1), x.signed) * x.peak
+        yield isqrt(_largest(x.energies(1), g.signed) * _largest(g.energies(1), signed=True))
+        yield isqrt(_largest(g.energies(1), x.signed) * _largest(x.energies(1), signed=True))
+
+
+def _largest(parts: np.ndarray, signed: bool) -> int:
+    """The largest total of positive and negative `parts` [2, channels] in one sum.
+
+    Both count against numbers that may be `signed`; against others they cancel, and the larger counts.
+    """
+    return int((parts.sum(axis=0) if signed else parts).max())
+
+
+def _most_in_a_window(energies: np.ndarray, down: Ends, right: Ends) -> int:
+    """The largest sum of `energies` [n, h, w] in a window from the first of the ends to before the last."""
+    totals = np.pad(energies, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+    bands = totals[:, down[1]] - totals[:, down[0]]
+    return int((bands[:, :, right[1]] - bands[:, :, right[0]]).max())
 
 
 def serial_ones(operation: Operation, cut: Cut, gather: Gather) -> int:

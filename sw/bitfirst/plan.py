@@ -4,10 +4,11 @@ A block is so many row tiles, column tiles and K chunks; it is gathered into cel
 are read. `bitfirst.schedule` puts the blocks in order.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import product
+from itertools import accumulate, chain, product
 
 import numpy as np
 from bitfirst_hdl.config import SETUP_CYCLES, ArrayConfig
@@ -20,7 +21,10 @@ from .lowering import Gather, MatrixProduct, Width
 
 FRAME_WORDS = 2  # header and trailer
 MOST_COUNT = 0xFFFF  # positions or taps of one LOAD
-COMMAND_CYCLES = 8  # rough: to take one command
+COMMAND_CYCLES = 12  # rough: to take one command
+USUAL_SUM_BITS = 24  # plans do not depend on the width in which sums are read
+SUMS_A_CYCLE = 4  # that are read
+SMALLEST_SHARE = 4  # of the largest block, the first and last one
 LEAST_OVERLAP = 0.05  # rough: of what does not limit, so much is not hidden behind what does
 
 
@@ -33,7 +37,7 @@ def tiles_of(total: int, size: int) -> int:
 class Shape:
     """A matrix product in numbers: result [rows, columns], K = sum of `depths`, one for each of its segments.
 
-    `a_gather`, `b_gather`: how the first segment's operands lie in their tensors. `sum_bits`: width of the sums read.
+    `a_gather`, `b_gather`: how the first segment's operands lie in their tensors.
     """
 
     rows: int
@@ -43,24 +47,16 @@ class Shape:
     b: Width
     a_gather: Gather
     b_gather: Gather
-    sum_bits: int
 
     @classmethod
-    def of(cls, product: MatrixProduct, sum_bits: int) -> "Shape":
+    def of(cls, product: MatrixProduct) -> "Shape":
         first = product.segments[0]
         depths = tuple(segment.depth for segment in product.segments)
-        return cls(
-            product.rows, product.columns, depths, product.a, product.b, first.a_gather, first.b_gather, sum_bits
-        )
+        return cls(product.rows, product.columns, depths, product.a, product.b, first.a_gather, first.b_gather)
 
     @property
     def depth(self) -> int:
         return sum(self.depths)
-
-    @property
-    def sums_per_answer(self) -> int:
-        """Most sums that one READ can answer with."""
-        return packets.MAX_DATA_WORDS * packets.WORD_BITS // self.sum_bits
 
 
 @dataclass(frozen=True)
@@ -134,15 +130,34 @@ class Block:
     last: bool
 
 
-def _blocks(total: int, size: int) -> list[tuple[int, int]]:
-    """(size, how many) of the pieces when `total` is cut into pieces of `size`, the last one smaller."""
-    whole, rest = divmod(total, size)
-    return [piece for piece in ((size, whole), (rest, 1)) if piece[0] and piece[1]]
+def _evenly(total: int, most: int) -> list[int]:
+    """Pieces of `total`, none above `most`, as equal as can be."""
+    count = tiles_of(total, most)
+    return [total // count + (index < total % count) for index in range(count)]
+
+
+def _pieces(total: int, most: int, begins: bool, ends: bool) -> list[int]:
+    """`total` in pieces of at most `most`; small ones first where the work `begins`, and last where it `ends`."""
+    head, tail, left = [], [], total
+    size = max(1, most // SMALLEST_SHARE)
+    while size < most and left > 2 * size and (begins or ends):
+        if begins:
+            head.append(size)
+            left -= size
+        if ends and left > size:
+            tail.append(size)
+            left -= size
+        size *= 2
+    return [*head, *(_evenly(left, most) if left else []), *reversed(tail)]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How `shape` is computed on `config`: sizes of the blocks in tiles and chunks, and the order of the loops."""
+    """How `shape` is computed on `config`: largest blocks in tiles and chunks, and the order of the loops.
+
+    `begins`, `ends`: it is the first or last product of an operation. Then the first blocks are small, so that the
+    array has work soon, and the last, so that little is left to do after the last LOAD and MATMUL.
+    """
 
     config: ArrayConfig
     shape: Shape
@@ -150,6 +165,8 @@ class Plan:
     col_tiles: int
     chunks: int
     rows_outer: bool
+    begins: bool = False
+    ends: bool = False
 
     # sizes
     @property
@@ -182,22 +199,36 @@ class Plan:
         return sum(tiles_of(depth, self.config.lanes) for depth in self.shape.depths)
 
     @cached_property
-    def counts(self) -> tuple[int, int, int]:
-        """Blocks along rows, columns and K."""
-        return (
-            tiles_of(self.total_row_tiles, self.row_tiles),
-            tiles_of(self.total_col_tiles, self.col_tiles),
-            sum(blocks for _, blocks in self._k_sizes),
-        )
+    def row_sizes(self) -> list[int]:
+        """Row tiles of each block."""
+        return _evenly(self.total_row_tiles, self.row_tiles)
 
     @cached_property
-    def _k_sizes(self) -> list[tuple[int, int]]:
-        """(chunks, how many) of the K blocks."""
-        sizes: dict[int, int] = {}
-        for depth in self.shape.depths:
-            for chunks, blocks in _blocks(tiles_of(depth, self.config.lanes), self.chunks):
-                sizes[chunks] = sizes.get(chunks, 0) + blocks
-        return list(sizes.items())
+    def col_sizes(self) -> list[int]:
+        """Column tiles of each block."""
+        graded = self._whole_depth and (len(self.row_sizes) == 1 or not self.rows_outer)
+        return _pieces(self.total_col_tiles, self.col_tiles, graded and self.begins, graded and self.ends)
+
+    @cached_property
+    def k_sizes(self) -> list[list[int]]:
+        """Chunks of each block of each segment."""
+        graded = not self._whole_depth and len(self.row_sizes) == len(self.col_sizes) == 1
+        totals = [tiles_of(depth, self.config.lanes) for depth in self.shape.depths]
+        last = len(totals) - 1
+        return [
+            _pieces(total, self.chunks, graded and self.begins and index == 0, graded and self.ends and index == last)
+            for index, total in enumerate(totals)
+        ]
+
+    @property
+    def _whole_depth(self) -> bool:
+        """Whether the depth is not cut."""
+        return len(self.shape.depths) == 1 and self.total_chunks <= self.chunks
+
+    @cached_property
+    def counts(self) -> tuple[int, int, int]:
+        """Blocks along rows, columns and K."""
+        return len(self.row_sizes), len(self.col_sizes), sum(map(len, self.k_sizes))
 
     @cached_property
     def a_slots(self) -> int:
@@ -235,7 +266,7 @@ class Plan:
         """The counters of all MATMULs."""
         totals = dict.fromkeys(("matmuls", "matmul_cycles", "array_steps", "stall_cycles"), 0)
         for (row_tiles, row_blocks), (chunks, k_blocks), (part, parts) in product(
-            _blocks(self.total_row_tiles, self.row_tiles), self._k_sizes, self._parts_by_size
+            Counter(self.row_sizes).items(), Counter(chain(*self.k_sizes)).items(), self._parts_by_size.items()
         ):
             size = (self.slices, self.planes, chunks, row_tiles, part)
             count = row_blocks * k_blocks * parts
@@ -299,52 +330,51 @@ class Plan:
             fill += cycles
         steps = self.multiplications
         elements = self.shape.rows * self.shape.columns
-        answers = tiles_of(elements, min(self.shape.sums_per_answer, self.row_tiles * self.col_tiles * self._tile_sums))
+        in_block = self.row_tiles * self.col_tiles * self._tile_sums
+        answers = tiles_of(elements, min(sums_per_answer(USUAL_SUM_BITS), in_block))
         commands = loads + steps["matmuls"] + answers
         per_word = packets.WORD_BITS / self.config.link_bits
         engine = steps["array_steps"] + steps["stall_cycles"] + steps["matmuls"] * (SETUP_CYCLES + COMMAND_CYCLES)
         link_in = commands * (packets.COMMAND_WORDS + FRAME_WORDS) * per_word
-        link_out = (elements * self.shape.sum_bits / packets.WORD_BITS + commands * (1 + FRAME_WORDS)) * per_word
-        work = (engine, gather, link_in, link_out, elements / 2)
-        last = min(elements, self.row_tiles * self.col_tiles * self._tile_sums)
-        fill += self.config.matmul_tail_cycles + max(last / 2, last * self.shape.sum_bits / self.config.link_bits)
+        link_out = (elements * USUAL_SUM_BITS / packets.WORD_BITS + commands * (1 + FRAME_WORDS)) * per_word
+        work = (engine, gather, link_in, link_out, elements / SUMS_A_CYCLE)
+        last = min(elements, in_block)
+        fill += self.config.matmul_tail_cycles + max(last / SUMS_A_CYCLE, last * USUAL_SUM_BITS / self.config.link_bits)
         return max(work) + LEAST_OVERLAP * sum(work), fill
+
+    @property
+    def block_steps(self) -> int:
+        """Array steps of the largest block."""
+        return self.config.array_steps(self.slices, self.planes, self.chunks, self.row_tiles, self.col_tiles)
 
     @property
     def _tile_sums(self) -> int:
         return self.config.rows * self.config.columns
 
     @cached_property
-    def _parts_by_size(self) -> list[tuple[int, int]]:
-        """(column tiles, how many) of the MATMULs along one row block and one K block."""
-        widths = _blocks(self.shape.columns, self.col_tiles * self.config.columns)
-        return [(part.col_tiles, blocks) for width, blocks in widths for part in self.parts(self.row_tiles, width)]
+    def _parts_by_size(self) -> Counter[int]:
+        """Column tiles of the MATMULs along one row block and one K block, and how many."""
+        return Counter(part.col_tiles for _, width in self._columns for part in self.parts(1, width))
 
     # pieces
+    @cached_property
+    def _columns(self) -> list[tuple[int, int]]:
+        """(first tile, columns) of the blocks."""
+        return _spans(self.col_sizes, self.config.columns, self.shape.columns)
+
     def blocks(self) -> Iterator[Block]:
         """In the order of execution."""
-        rows, columns, _ = self.counts
-        shape, config = self.shape, self.config
-        height, width, depth = self.row_tiles * config.rows, self.col_tiles * config.columns, self.chunks * config.lanes
+        rows, columns = _spans(self.row_sizes, self.config.rows, self.shape.rows), self._columns
         pieces = [
-            (segment, lane, min(depth, total - lane))
-            for segment, total in enumerate(shape.depths)
-            for lane in range(0, total, depth)
+            (segment, *span)
+            for segment, (sizes, depth) in enumerate(zip(self.k_sizes, self.shape.depths, strict=True))
+            for span in _spans(sizes, self.config.lanes, depth)
         ]
-        for output in range(rows * columns):
-            row, column = divmod(output, columns) if self.rows_outer else divmod(output, rows)[::-1]
-            for index, (segment, lane, lanes) in enumerate(pieces):
-                yield Block(
-                    row * self.row_tiles,
-                    column * self.col_tiles,
-                    segment,
-                    lane // config.lanes,
-                    min(height, shape.rows - row * height),
-                    min(width, shape.columns - column * width),
-                    lanes,
-                    index == 0,
-                    index == len(pieces) - 1,
-                )
+        outer, inner = (rows, columns) if self.rows_outer else (columns, rows)
+        for output in product(outer, inner):
+            (row, height), (column, width) = output if self.rows_outer else output[::-1]
+            for index, (segment, chunk, depth) in enumerate(pieces):
+                yield Block(row, column, segment, chunk, height, width, depth, index == 0, index == len(pieces) - 1)
 
     def parts(self, row_tiles: int, width: int) -> list[Part]:
         """The MATMULs of an output block `width` columns wide."""
@@ -352,19 +382,20 @@ class Plan:
         parts = [Part(0, whole, self.config.columns, 0), Part(whole, 1 if rest else 0, rest, row_tiles * whole)]
         return [part for part in parts if part.col_tiles]
 
-    def fetches(self, block: Block) -> Iterator[tuple[int, Fetch]]:
-        """(first tile within the region, what to fetch) of the READs of an output block."""
+    def fetches(self, block: Block, bits: int) -> Iterator[tuple[int, Fetch]]:
+        """(first tile within the region, what to fetch) of the READs of an output block, each sum in `bits` bits."""
         row_tiles = tiles_of(block.height, self.config.rows)
         whole, rest = divmod(block.height, self.config.rows)
         bands = [(0, whole, self.config.rows), (whole, 1 if rest else 0, rest)]
         for part in self.parts(row_tiles, block.width):
             for first, tiles, rows in bands:
-                yield from self._band(block, part, first, tiles, rows)
+                yield from self._band(block, part, first, tiles, rows, bits)
 
-    def _band(self, block: Block, part: Part, first: int, tiles: int, rows: int) -> Iterator[tuple[int, Fetch]]:
+    def _band(
+        self, block: Block, part: Part, first: int, tiles: int, rows: int, bits: int
+    ) -> Iterator[tuple[int, Fetch]]:
         """READs of `tiles` rows of tiles of a part: several whole rows of tiles each, or pieces of one."""
-        bits = self.shape.sum_bits
-        most = self.shape.sums_per_answer // max(rows * part.cols, 1)
+        most = sums_per_answer(bits) // max(rows * part.cols, 1)
         if tiles and not most:
             raise UsageError(
                 f"a tile of {rows} x {part.cols} sums of {bits} bits does not fit one answer: choose an array with "
@@ -388,6 +419,17 @@ class Plan:
             )
 
 
+def _spans(sizes: list[int], unit: int, total: int) -> list[tuple[int, int]]:
+    """(first, how many of `total` that lie in it) of pieces of so many units."""
+    starts = accumulate(sizes, initial=0)
+    return [(start, min(size * unit, total - start * unit)) for start, size in zip(starts, sizes, strict=False)]
+
+
+def sums_per_answer(bits: int) -> int:
+    """Most sums that one READ can answer with."""
+    return packets.MAX_DATA_WORDS * packets.WORD_BITS // bits
+
+
 # choosing
 def _sizes(total: int, most: int) -> Iterator[int]:
     """Sensible sizes of equal pieces of `total`, none above `most`: the largest first, each well below the last."""
@@ -405,7 +447,7 @@ def _candidates(config: ArrayConfig, shape: Shape, copies: int) -> Iterator[Plan
     for chunks in _sizes(depth, min(a_cells, b_cells, MOST_COUNT // config.lanes)):
         for row_tiles in _sizes(rows, min(a_cells // chunks, config.sum_tiles, MOST_COUNT // config.rows)):
             most = min(b_cells // chunks, config.sum_tiles // row_tiles, MOST_COUNT // config.columns)
-            one_answer = max(1, shape.sums_per_answer // (config.rows * config.columns * row_tiles))
+            one_answer = max(1, sums_per_answer(USUAL_SUM_BITS) // (config.rows * config.columns * row_tiles))
             for limit in {most, min(most, one_answer)}:
                 for col_tiles in _sizes(columns, limit):
                     candidate = Plan(config, shape, row_tiles, col_tiles, chunks, rows_outer=True)
@@ -416,7 +458,14 @@ def _candidates(config: ArrayConfig, shape: Shape, copies: int) -> Iterator[Plan
 
 
 @lru_cache(maxsize=4096)
-def plan(config: ArrayConfig, shape: Shape, products: int = 1) -> Plan:
-    """The plan for `shape` with the least estimated cycles, when it is one of so many `products` in a row."""
+def plan(config: ArrayConfig, shape: Shape, most_steps: int | None = None) -> Plan:
+    """The plan for `shape` with the least estimated cycles.
+
+    With `most_steps`, among those where no block keeps the array busy for longer, or those with the smallest blocks.
+    """
     candidates = next(found for copies in (3, 2, 1) if (found := list(_candidates(config, shape, copies))))
-    return min(candidates, key=lambda candidate: candidate.estimate[0] + candidate.estimate[1] / products)
+    if most_steps is not None:
+        limit = max(most_steps, min(candidate.block_steps for candidate in candidates))
+        candidates = [candidate for candidate in candidates if candidate.block_steps <= limit]
+        return min(candidates, key=lambda candidate: candidate.estimate[0])
+    return min(candidates, key=lambda candidate: sum(candidate.estimate))

@@ -54,12 +54,33 @@ class Quantised:
         """The largest magnitude."""
         return max(int(self.integers.max(initial=0)), -int(self.integers.min(initial=0)))
 
-    def totals(self, *axes: int) -> np.ndarray:
-        """Sums of the magnitudes over `axes`, int64."""
-        if axes not in self._totals:
-            magnitudes = np.abs(self.integers) if self.signed else self.integers  # never the most negative number
-            self._totals[axes] = magnitudes.sum(axis=axes, dtype=np.int64)
-        return self._totals[axes]
+    def magnitudes(self, axis: int) -> np.ndarray:
+        """int64 [2, size], of [n, c, h, w]: for each index along `axis`, sums of positive and of negative values."""
+        return self._sums(axis, 1)
+
+    def energies(self, axis: int) -> np.ndarray:
+        """int64 [2, size]: the same of their squares."""
+        return self._sums(axis, 2)
+
+    def _sums(self, axis: int, power: int) -> np.ndarray:
+        if (axis, power) not in self._known_sums:
+            others = [other for other in range(4) if other != axis]
+            total = self._powers(self.values.abs(), power).sum(others)
+            positive = self._powers(self.values.clamp(min=0), power).sum(others) if self.signed else total
+            parts = torch.stack((positive, total - positive))
+            self._known_sums[axis, power] = parts.to("cpu", torch.int64).numpy()
+        return self._known_sums[axis, power]
+
+    @cached_property
+    def pixel_energies(self) -> np.ndarray:
+        """int64 [n, h, w], of [n, c, h, w]: sums of squares over the channels."""
+        return self._powers(self.values, 2).sum(1).to("cpu", torch.int64).numpy()
+
+    def _powers(self, values: torch.Tensor, power: int) -> torch.Tensor:
+        """In a type in which all their sums are exact."""
+        exact = values.numel() * limits(self.bits, self.signed)[1] ** power < 2**53
+        whole = values.detach().to(torch.float64 if exact else torch.int64)
+        return whole.square_() if power == 2 else whole
 
     def ones_of_pixels(self, *parts: tuple[int, int]) -> np.ndarray:
         """int64 [h, w]: `ones` summed over n and c, of the part of [n, c, h, w] between these (first, behind last)."""
@@ -69,7 +90,7 @@ class Quantised:
         return self._ones_of_pixels[parts]
 
     @cached_property
-    def _totals(self) -> dict[tuple[int, ...], np.ndarray]:
+    def _known_sums(self) -> dict[tuple[int, int], np.ndarray]:
         return {}
 
     @cached_property

@@ -1,11 +1,12 @@
 """The book of the device's tensor store: what lies where, and the commands that bring in what is missing.
 
 Tensors are named by their content, so that one that is used again (x in dW, w in dX, g in both) is found again,
-whoever made it. What was not used for longest makes room. The model device keeps the same book as a board.
+whoever made it. What makes room is what no later phase of training wants, then what was not used for longest. The
+model device keeps the same book as a board.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -13,17 +14,28 @@ from hashlib import blake2b
 import numpy as np
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import codec, packets
-from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Opcode, Space
+from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Opcode, Phase, Space
 
 from . import packing
 from .command import Command
 from .errors import UsageError
 from .lowering import Cut, Operation, Shape4, octets_of
 from .quantised import Quantised
-from .schedule import Hold, Schedule, Step
+from .schedule import Schedule
+from .steps import Hold, Step, overlap
 
 Key = tuple[bytes, Shape4, int]
 MOST_REMEMBERED = 1 << 14  #: names of tensors that are no longer in the store
+MOST_WRITE_WORDS = 256  #: data words of one WRITE: the sequencer does nothing else meanwhile
+#: what a use of an operand says about the uses that follow, where dX comes before dW
+_USES_TO_COME = {
+    (Phase.FORWARD, "x"): 1,
+    (Phase.FORWARD, "w"): 1,
+    (Phase.INPUT_GRADIENT, "g"): 1,
+    (Phase.INPUT_GRADIENT, "w"): -1,
+    (Phase.WEIGHT_GRADIENT, "x"): -1,
+    (Phase.WEIGHT_GRADIENT, "g"): -1,
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class Move:
         for octet in range(self.tensor.octets):
             bits = self.tensor.operand.bits - (self.tensor.octets - 1 - octet) * OCTET_BITS
             words = 1 if bits <= 4 and self.config.slice_bits <= 4 else packets.STORE_WORD_WORDS
-            rows = packets.MAX_DATA_WORDS // words
+            rows = MOST_WRITE_WORDS // words
             for row in range(0, self.tensor.octet_words, rows):
                 pieces.append((octet, row, min(rows, self.tensor.octet_words - row), words))
         return pieces
@@ -126,6 +138,8 @@ class Store:
         self.config = config
         self.refetched_bytes = 0
         self._places: OrderedDict[Key, _Place] = OrderedDict()
+        self._described: dict[int, range] = {}  # slot -> words, of dropped tensors too
+        self._to_come: Counter[Key] = Counter()  # uses
         self._dropped: OrderedDict[Key, None] = OrderedDict()
 
     def __contains__(self, key: Key) -> bool:
@@ -134,19 +148,30 @@ class Store:
     def slot(self, key: Key) -> int:
         return self._places[key].slot
 
+    def touch(self, keys: Iterable[Key]) -> None:
+        """These will be held soon."""
+        for key in keys:
+            if key in self._places:
+                self._places.move_to_end(key)
+
+    def note_use(self, key: Key, uses_to_come: int) -> None:
+        """So many more (or fewer) uses are expected to follow."""
+        self._to_come[key] = max(0, self._to_come[key] + uses_to_come)
+
     def hold(self, tensor: Tensor, keep: frozenset[Key] = frozenset()) -> Move | None:
         """How to bring the tensor into the store; None when it is there. Tensors of `keep` make room last."""
         key = tensor.key
         if key in self._places:
             self._places.move_to_end(key)
             return None
-        dropped = []
-        while (word := self._gap(tensor.words)) is None or len(self._places) == packets.TENSOR_SLOTS:
-            dropped.append(self._drop(keep))
-        taken = {place.slot for place in self._places.values()}
-        slot = dropped[0] if dropped else next(s for s in range(packets.TENSOR_SLOTS) if s not in taken)
-        self._places[key] = _Place(slot, range(word, word + tensor.words))
-        move = Move(self.config, tensor, slot, word, tuple(dropped[1:]))
+        while (word := self._gap(tensor.words)) is None:
+            self._drop(keep, lambda place: 0)
+        if len(self._places) == packets.TENSOR_SLOTS:
+            self._drop(keep, lambda place: len(place.words))
+        words = range(word, word + tensor.words)
+        slot, forgotten = self._take_slot(words)
+        self._places[key] = _Place(slot, words)
+        move = Move(self.config, tensor, slot, word, forgotten)
         if key in self._dropped:
             self.refetched_bytes += move.data_words * packets.WORD_BYTES
         return move
@@ -160,15 +185,28 @@ class Store:
             start = place.stop
         return start if self.config.store_words - start >= words else None
 
-    def _drop(self, keep: frozenset[Key]) -> int:
-        """Forget a tensor; its slot."""
+    def _drop(self, keep: frozenset[Key], cost: Callable[[_Place], int]) -> None:
+        """Do without a tensor: one that is not to be used again, or the cheapest, or the least recently held."""
         if not self._places:
             raise UsageError("a tensor is larger than the store: raise store_words in the configuration")
-        key = next((key for key in self._places if key not in keep), next(iter(self._places)))
+        key = min(self._places, key=lambda key: (key in keep, self._to_come[key] > 0, cost(self._places[key])))
+        self._places.pop(key)
+        del self._to_come[key]
         self._dropped[key] = None
         if len(self._dropped) > MOST_REMEMBERED:
             self._dropped.popitem(last=False)
-        return self._places.pop(key).slot
+
+    def _take_slot(self, words: range) -> tuple[int, tuple[int, ...]]:
+        """A free slot for these words, and the slots to forget before: no other may describe any of them."""
+        taken = {place.slot for place in self._places.values()}
+        free = [slot for slot in range(packets.TENSOR_SLOTS) if slot not in taken]
+        in_the_way = [slot for slot in free if overlap(self._described.get(slot, range(0)), words)]
+        slot = (in_the_way or free)[0]
+        forgotten = tuple(in_the_way[1:])
+        for other in forgotten:
+            del self._described[other]
+        self._described[slot] = words
+        return slot, forgotten
 
 
 class Supply:
@@ -180,12 +218,16 @@ class Supply:
     def __init__(self, store: Store, wanted: Schedule, operation: Operation, bring: Callable[[Move], None]) -> None:
         self._store = store
         self._wanted = [Tensor(operation.operand(cut.role), cut) for cut in wanted.tensors]
+        self._phase = operation.phase
         self._bring = bring
+        store.touch(tensor.key for tensor in self._wanted)
 
     def hold(self, hold: Hold) -> None:
         keep = frozenset(self._wanted[index].key for index in hold.keep)
         for index in hold.tensors:
-            self._fetch(self._wanted[index], keep)
+            tensor = self._wanted[index]
+            self._fetch(tensor, keep)
+            self._store.note_use(tensor.key, _USES_TO_COME[self._phase, tensor.cut.role])
 
     def need(self, index: int) -> Key:
         """The tensor's key, once it is in the store: it may have had to make room since its `hold`."""

@@ -10,59 +10,27 @@ In between stands a `Hold` wherever tensors must be brought into the store: the 
 those before. `bitfirst.residency` turns it into commands.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from math import inf, prod
 from operator import itemgetter
 
-import numpy as np
 from bitfirst_hdl.config import ArrayConfig
-from bitfirst_hdl.contract import codec, packets
+from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import Opcode, Space, Target
 
 from .golden.loads import load_cost
-from .lowering import Cut, Gather, MatrixProduct, Task, Variant, tensor_words
-from .plan import Block, Fetch, Plan, Shape, plan, tiles_of
+from .lowering import Cut, Gather, MatrixProduct, Task, tensor_words
+from .pace import cycles_of
+from .plan import USUAL_SUM_BITS, Block, Plan, Shape, plan, tiles_of
+from .steps import Hold, Step, overlap
 
 PRODUCT_CYCLES = 80  # rough: what does not overlap where one product follows another
-Fields = dict[str, int]
-
-
-@dataclass(slots=True)
-class Step:
-    """One command on cells and sums.
-
-    fields   of the command; a LOAD's `slot` is left out
-    tensor   LOAD: which of the schedule's tensors
-    sums     MATMUL: (first, number) of the tiles it writes anew; no READ of them may be unanswered
-    fetch    READ: where its data belong in the result of product `product`
-    """
-
-    opcode: Opcode
-    fields: Fields
-    tensor: int = -1
-    sums: tuple[int, int] = (0, 0)
-    fetch: Fetch | None = None
-    product: int = -1
-    _words: np.ndarray | None = None
-
-    @property
-    def words(self) -> np.ndarray:
-        """The command's words (uint64)."""
-        if self._words is None:
-            words = codec.encode(packets.COMMANDS[self.opcode], opcode=self.opcode, **self.fields)
-            self._words = np.array(words, dtype=np.uint64)
-        return self._words
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Bring `tensors` into the store by the time that so many `matmuls` have gone out; do not drop those of `keep`."""
-
-    tensors: tuple[int, ...]
-    keep: tuple[int, ...]
-    matmuls: int
+BLOCK_STEPS = (400, 800, 1600, 3200)  # array steps of the largest blocks that are tried
+WORTH_A_LOOK = 1.25  # times the best rough estimate
+MOST_STEPS_PACED = 3000
 
 
 @dataclass(frozen=True)
@@ -139,16 +107,12 @@ class _Cells:
         if key in self.held:
             return self.held[key], False
         starts = [start for start in (self.cursor, busy.stop, 0) if start + size <= self.cells]
-        first = next((start for start in starts if not _overlap(range(start, start + size), busy)), starts[0])
+        first = next((start for start in starts if not overlap(range(start, start + size), busy)), starts[0])
         cells = range(first, first + size)
-        self.held = {other: place for other, place in self.held.items() if not _overlap(place, cells)}
+        self.held = {other: place for other, place in self.held.items() if not overlap(place, cells)}
         self.held[key] = cells
         self.cursor = cells.stop
         return cells, True
-
-
-def _overlap(one: range, other: range) -> bool:
-    return one.start < other.stop and other.start < one.stop
 
 
 @dataclass
@@ -164,9 +128,12 @@ class _Placed:
 class _Builder:
     """Puts the blocks of several products into one sequence."""
 
-    def __init__(self, config: ArrayConfig, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]) -> None:
+    def __init__(
+        self, config: ArrayConfig, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...], sum_bits: int
+    ) -> None:
         self.config = config
         self.products = products
+        self.sum_bits = sum_bits
         self.plans = plans
         self.tensors: dict[Cut, int] = {}
         self.steps: list[Step] = []
@@ -183,7 +150,7 @@ class _Builder:
         current = None
         for index, block in blocks:
             following, loads = self._load(index, block, current)
-            in_the_way = current and any(_overlap(cells, busy) for _, cells, busy in loads)
+            in_the_way = current and any(overlap(cells, busy) for _, cells, busy in loads)
             if current and in_the_way:
                 self._multiply(current)
             self.steps += [step for step, _, _ in loads]
@@ -226,7 +193,7 @@ class _Builder:
             fields["flip"] = 1 << planned.a_first
         cost = load_cost(self.config, fields, gather.shape, width.octets)
         self._count(loads=1, load_cycles=cost.cycles, **{f"fetches_{'a' if is_a else 'b'}": cost.fetches})
-        return cells, Step(Opcode.LOAD, fields, tensor=tensor)
+        return cells, Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, cycles=cost.cycles)
 
     def _multiply(self, placed: _Placed) -> None:
         planned, block = self.plans[placed.product], placed.block
@@ -271,13 +238,13 @@ class _Builder:
         """The next part of SUMS, after what is still unread there has been asked for."""
         first = self._region.stop if self._region.stop + tiles <= self.config.sum_tiles else 0
         self._region = range(first, first + tiles)
-        if any(_overlap(region, self._region) for _, region in self._unread):
+        if any(overlap(region, self._region) for _, region in self._unread):
             self._read_all()
 
     def _read_all(self) -> None:
         unread, self._unread = self._unread, []
         for placed, region in unread:
-            for first, fetch in self.plans[placed.product].fetches(placed.block):
+            for first, fetch in self.plans[placed.product].fetches(placed.block, self.sum_bits):
                 fields = {
                     "space": Space.SUMS,
                     "bits": fetch.bits,
@@ -305,7 +272,7 @@ _ONCE_A_COMMAND = ("loads", "matmuls", "elements_read")
 def _with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
     """The steps, and before those that use tensors first: Holds. The next tensors follow while these are used.
 
-    Tensors that are first used with no MATMUL in between are brought together.
+    Tensors that are first used with no MATMUL in between are brought together; one by one before the first MATMUL.
     """
     if not steps:
         return ()
@@ -319,7 +286,7 @@ def _with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
         if step.tensor in first_use:
             continue
         first_use[step.tensor] = place
-        if not groups or groups[-1][2] != matmuls:
+        if not matmuls or groups[-1][2] != matmuls:
             groups.append([[], 0, matmuls])
         groups[-1][0].append(step.tensor)
         groups[-1][1] = place + 1
@@ -335,19 +302,24 @@ def _with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
     return tuple(out)
 
 
-def _planned(
-    config: ArrayConfig, task: Task, variant: Variant
-) -> tuple[float, tuple[MatrixProduct, ...], tuple[Plan, ...]]:
-    """(estimated cycles, products, their plans)"""
-    products = task.products(config, variant)
-    plans = tuple(plan(config, Shape.of(made, task.sum_bits), len(products)) for made in products)
-    cycles = sum(planned.estimate[0] + PRODUCT_CYCLES for planned in plans)
-    cycles += sum(planned.estimate[1] for planned in plans[:1])
+def _choices(config: ArrayConfig, task: Task) -> Iterator[tuple[float, tuple[MatrixProduct, ...], tuple[Plan, ...]]]:
+    """(roughly estimated cycles, products, their plans)"""
+    for variant in task.variants:
+        products = task.products(config, variant)
+        shapes = [Shape.of(made) for made in products]
+        for most_steps in BLOCK_STEPS:
+            plans = [plan(config, shape, most_steps) for shape in shapes]
+            plans[0] = replace(plans[0], begins=True)
+            plans[-1] = replace(plans[-1], ends=True)
+            yield _rough_cycles(config, products, plans), products, tuple(plans)
+
+
+def _rough_cycles(config: ArrayConfig, products: tuple[MatrixProduct, ...], plans: list[Plan]) -> float:
     for made, planned in zip(products, plans, strict=True):
         outputs = planned.counts[0] * planned.counts[1]
         if len(made.segments) > 1 and outputs > 1 and not _all_fit(config, made):
-            cycles = inf  # every tensor would be sent for each output block
-    return cycles, products, plans
+            return inf  # every tensor would be sent for each output block
+    return sum(planned.estimate[0] + PRODUCT_CYCLES for planned in plans)
 
 
 def _all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
@@ -361,7 +333,7 @@ def _all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
 
 def arrange(config: ArrayConfig, task: Task, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]) -> Schedule:
     """The commands of these products by these plans."""
-    builder = _Builder(config, products, plans)
+    builder = _Builder(config, products, plans, task.sum_bits)
     builder.build()
     return Schedule(
         config,
@@ -376,10 +348,23 @@ def arrange(config: ArrayConfig, task: Task, products: tuple[MatrixProduct, ...]
 
 
 @lru_cache(maxsize=256)
+def _chosen(config: ArrayConfig, task: Task) -> tuple[tuple[MatrixProduct, ...], tuple[Plan, ...]]:
+    """Products and plans that take the least cycles: of those that do so roughly, by the pace of their commands."""
+    choices = sorted({choice[2]: choice for choice in _choices(config, task)}.values(), key=itemgetter(0))
+    paced, steps = [], 0
+    for rough, products, plans in choices:
+        if paced and (rough > choices[0][0] * WORTH_A_LOOK or steps > MOST_STEPS_PACED):
+            break
+        made = arrange(config, task, products, plans)
+        steps += len(made.steps)
+        paced.append((cycles_of(config, task, made.tensors, made.steps), products, plans))
+    return min(paced, key=itemgetter(0))[1:]
+
+
+@lru_cache(maxsize=256)
 def schedule(config: ArrayConfig, task: Task) -> Schedule:
     """The schedule of an operation with the least estimated cycles.
 
     Raises `UsageError` when something irreducible does not fit the device.
     """
-    _, products, plans = min((_planned(config, task, variant) for variant in task.variants), key=itemgetter(0))
-    return arrange(config, task, products, plans)
+    return arrange(config, task, *_chosen(config, replace(task, sum_bits=USUAL_SUM_BITS)))

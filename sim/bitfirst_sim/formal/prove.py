@@ -53,7 +53,11 @@ class Property(wiring.Component):
 
 
 def altered(module: ModuleType, *changes: tuple[str, str], **names: Any) -> ModuleType:
-    """A copy of `module` with pieces of its source replaced, and other objects in place of those named."""
+    """A copy of `module` with pieces of its source replaced, and other objects in place of those named.
+
+    So a property sees registers that are local to a method, and so mutants are made. Raises `ValueError` where a piece
+    does not occur exactly once.
+    """
     source = inspect.getsource(module)
     for old, new in changes:
         if source.count(old) != 1:

@@ -20,7 +20,7 @@ from .prove import Property, altered
 
 CONFIG = ArrayConfig(rows=2, columns=4, a_cells=16, b_cells=16, sum_tiles=4, store_words=64, rx_words=1024)
 STATES = ("START", "COMMAND", "CHECK", "WAIT", "SNAPSHOT", "WRITE", "DISCARD", "REPLY", "DATA")
-LIMIT = 8  #: cycles that a check, a unit or an answer takes at most, where ends are looked at
+LIMIT = 6  #: cycles that a check, a unit or an answer takes at most, where ends are looked at
 #: a MATMUL walks, and stores after the one before it; or a READ ends, and all promised answers leave one by one
 WAIT_LIMIT = max(3, 1 + sequencer.PROMISES) * LIMIT
 AGE_BITS = 17
@@ -136,7 +136,7 @@ class Commands(Property):
         unit, bounded = self.sequencer, self.ends_in_time
         self.gather, self.walk = _Unit(m, self.loads, bounded), _Unit(m, self.starts, bounded)
         self.readout = _Unit(m, self.reads, bounded)
-        self.stored, self.storing = Signal(2), Signal()  # MATMULs that store; the first of them ends
+        self.stored, self.store_ends = Signal(2), Signal()  # MATMULs that store; the first of them ends
         self.store_spent = Signal(range(LIMIT + 1))
         m.d.comb += [
             unit.load.ready.eq(~self.gather.busy),
@@ -147,13 +147,13 @@ class Commands(Property):
             unit.engine_busy.eq(self.walk.busy | (self.stored != 0)),
             unit.job.ready.eq(~self.readout.busy),
             unit.readout_busy.eq(self.readout.busy),
-            self.storing.eq((self.stored != 0) & AnySeq(1)),
+            self.store_ends.eq((self.stored != 0) & AnySeq(1)),
             Assert((self.stored + self.walk.busy) <= 2),
         ]
-        m.d.sync += self.stored.eq(self.stored + self.walk.ends - self.storing)
+        m.d.sync += self.stored.eq(self.stored + self.walk.ends - self.store_ends)
         if bounded:
-            m.d.sync += self.store_spent.eq(Mux((self.stored != 0) & ~self.storing, self.store_spent + 1, 0))
-            m.d.comb += Assume((self.stored == 0) | self.storing | (self.store_spent < LIMIT - 1))
+            m.d.sync += self.store_spent.eq(Mux((self.stored != 0) & ~self.store_ends, self.store_spent + 1, 0))
+            m.d.comb += Assume((self.stored == 0) | self.store_ends | (self.store_spent < LIMIT - 1))
             m.d.comb += Assert(self.store_spent < LIMIT)
 
     def hold(self, m: Module) -> None:
@@ -212,7 +212,7 @@ class Hazards(Commands):
             m.d.sync += self.read_tile.eq(_has(check.sums, self.tile))
         first, second = self.stores
         ended = self.walk.ends & self.walk_tile
-        with m.If(self.storing):
+        with m.If(self.store_ends):
             m.d.sync += [first.eq(Mux(self.stored == 2, second, ended)), second.eq(0)]
         with m.Elif(self.stored == 0):
             m.d.sync += first.eq(ended)
@@ -232,7 +232,7 @@ class Hazards(Commands):
         m.d.comb += [
             Assert(~(answers | promises) | owed, "an answer for a command"),
             Assert(~unit.ongoing["START"] | ~owed, "a command without answer"),
-            Assert(~promises | (promised < sequencer.PROMISES), "a promise lost"),
+            Assert(~promises | unit._promises.w_rdy, "a promise lost"),
             Assert(unit.sum_replies.valid == (promised > self.readout.busy), "all that is complete leaves"),
             Assert(~(unit.replies.valid & after_all) | self.everything_idle),
             Assert(~(unit.set_phase | unit.clear) | self.everything_idle),
@@ -298,8 +298,8 @@ class Hazards(Commands):
 class Ends(Commands):
     """With checks, units and answers to READ that take `LIMIT` cycles at most, a command waits `WAIT_LIMIT` at most.
 
-    From the cycle after its frame begins to the return to START, not counting cycles in which frames, replies or data
-    hold it up, it takes at most its words and a constant. So no sequence of commands ends in a deadlock.
+    From the cycle after its frame begins to the return to START, not counting cycles in which frames or replies hold it
+    up or data leave, it takes at most its words and a constant. So no sequence of commands ends in a deadlock.
     """
 
     ends_in_time = True
@@ -317,15 +317,16 @@ class Ends(Commands):
         ]
         with m.If(begins):
             m.d.sync += [self.age.eq(0), self.length.eq(FrameStart(self.frames_data).length)]
-        with m.Elif(~(held_up | (unit.data.valid & ~unit.data.ready))):
+        with m.Elif(~(held_up | unit.data.valid)):
             m.d.sync += self.age.eq(self.age + 1)
-        most = self.length + LIMIT + WAIT_LIMIT + 5 + len(COUNTERS)
+        most = self.length + LIMIT + WAIT_LIMIT + 4
         m.d.comb += [
             Assume(~self.check.active | (self.check.age < LIMIT - 1) | self.check.ends),
             Assume(~unit.sum_replies.valid | unit.sum_replies.ready | (self.unsent < LIMIT - 1)),
             Assert(~ongoing["WAIT"] | (self.waited <= WAIT_LIMIT), "wait"),
             Assert(ongoing["START"] | (self.age <= most), "end"),
             Cover(ongoing["WAIT"] & (self.waited > LIMIT)),
+            Cover(begins & (self.age > 2 * LIMIT)),
         ]
         if self.inductive:
             self._look_inside(m)
@@ -382,7 +383,7 @@ class Ends(Commands):
             "WRITE": taken + waits + 2,
             "DISCARD": taken + waits + 2,
             "REPLY": taken + waits + 3,
-            "DATA": taken + waits + 4 + unit.sent,
+            "DATA": taken + waits + 4,
         }
         for name, age in most.items():
             with m.If(ongoing[name]):

@@ -1,0 +1,56 @@
+"""What a schedule consists of: commands on cells and sums, and in between what the store must hold."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from bitfirst_hdl.contract import codec, packets
+from bitfirst_hdl.contract.packets import Opcode
+
+from .plan import Fetch
+
+Fields = dict[str, int]
+
+
+@dataclass(slots=True)
+class Step:
+    """One command on cells and sums.
+
+    fields   of the command; a LOAD's `slot` is left out
+    tensor   LOAD: which of the schedule's tensors
+    cells    LOAD: those that it fills
+    cycles   LOAD: that it takes
+    sums     MATMUL: (first, number) of the tiles it writes anew; no READ of them may be unanswered
+    fetch    READ: where its data belong in the result of product `product`
+    """
+
+    opcode: Opcode
+    fields: Fields
+    tensor: int = -1
+    cells: range = range(0)
+    cycles: int = 0
+    sums: tuple[int, int] = (0, 0)
+    fetch: Fetch | None = None
+    product: int = -1
+    _words: np.ndarray | None = None
+
+    @property
+    def words(self) -> np.ndarray:
+        """The command's words (uint64)."""
+        if self._words is None:
+            words = codec.encode(packets.COMMANDS[self.opcode], opcode=self.opcode, **self.fields)
+            self._words = np.array(words, dtype=np.uint64)
+        return self._words
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Bring `tensors` into the store by the time that so many `matmuls` have gone out; do not drop those of `keep`."""
+
+    tensors: tuple[int, ...]
+    keep: tuple[int, ...]
+    matmuls: int
+
+
+def overlap(one: range, other: range) -> bool:
+    """Whether two ranges share something."""
+    return one.start < other.stop and other.start < one.stop
