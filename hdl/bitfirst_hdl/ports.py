@@ -47,8 +47,8 @@ class StoreRead(wiring.Signature):
     enable  out(1)   the memory takes a step: it takes `word`, and gives `data` of the request two steps before
     word    out      first of the two words
     ready   in(1)    the memory can take a step; `enable` only while high (block RAM: always)
-    data    in(128) x 2  the words: index 0 the one with an even number, index 1 the one with an odd number. Of the words
-                         `word` and `word` + 1, that is; behind the last word comes the first
+    data    in(128) x 2  `word` and `word` + 1: index 0 the one with an even number, index 1 the one with an odd number;
+                         behind the last word comes the first
     """
 
     def __init__(self, config: ArrayConfig) -> None:

@@ -410,7 +410,7 @@ class Sequencer(wiring.Component):
     WRITE         STORE: a LOAD from a tensor that overlaps the rows. SUMS: engine and readout
     LOAD          the LOAD before it; a MATMUL that walks over cells to be written
     MATMUL        the engine; a LOAD into its cells; a READ of its sums
-    READ of SUMS  the readout; room among `PROMISES` answers not yet on their way to the host; MATMULs into the sums read
+    READ of SUMS  the readout; room among `PROMISES` answers not yet on their way to the host; MATMULs into its sums
     READ of REGISTERS  all answers of READs before it being on their way to the host
     SYNC, MARK, RESET  all of it; refused ones too, so that answers keep their order
 

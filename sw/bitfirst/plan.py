@@ -458,12 +458,17 @@ def _candidates(config: ArrayConfig, shape: Shape, copies: int) -> Iterator[Plan
 
 
 @lru_cache(maxsize=4096)
-def plan(config: ArrayConfig, shape: Shape, most_steps: int | None = None) -> Plan:
+def plan(
+    config: ArrayConfig, shape: Shape, most_steps: int | None = None, a_block: tuple[int, int] | None = None
+) -> Plan:
     """The plan for `shape` with the least estimated cycles.
 
     With `most_steps`, among those where no block keeps the array busy for longer, or those with the smallest blocks.
+    With `a_block`, row tiles and chunks of a block, among those that have such ones, if there are any.
     """
     candidates = next(found for copies in (3, 2, 1) if (found := list(_candidates(config, shape, copies))))
+    alike = [candidate for candidate in candidates if (candidate.row_tiles, candidate.chunks) == a_block]
+    candidates = alike or candidates
     if most_steps is not None:
         limit = max(most_steps, min(candidate.block_steps for candidate in candidates))
         candidates = [candidate for candidate in candidates if candidate.block_steps <= limit]

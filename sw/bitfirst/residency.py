@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from math import inf
 
 import numpy as np
 from bitfirst_hdl.config import ArrayConfig
@@ -20,13 +21,13 @@ from . import packing
 from .command import Command
 from .errors import UsageError
 from .lowering import Cut, Operation, Shape4, octets_of
+from .pace import MOST_WRITE_WORDS, fits, write_cycles
 from .quantised import Quantised
 from .schedule import Schedule
 from .steps import Hold, Step, overlap
 
 Key = tuple[bytes, Shape4, int]
 MOST_REMEMBERED = 1 << 14  #: names of tensors that are no longer in the store
-MOST_WRITE_WORDS = 256  #: data words of one WRITE: the sequencer does nothing else meanwhile
 #: what a use of an operand says about the uses that follow, where dX comes before dW
 _USES_TO_COME = {
     (Phase.FORWARD, "x"): 1,
@@ -140,6 +141,7 @@ class Store:
         self._places: OrderedDict[Key, _Place] = OrderedDict()
         self._described: dict[int, range] = {}  # slot -> words, of dropped tensors too
         self._to_come: Counter[Key] = Counter()  # uses
+        self._wanted: frozenset[Key] = frozenset()
         self._dropped: OrderedDict[Key, None] = OrderedDict()
 
     def __contains__(self, key: Key) -> bool:
@@ -148,11 +150,9 @@ class Store:
     def slot(self, key: Key) -> int:
         return self._places[key].slot
 
-    def touch(self, keys: Iterable[Key]) -> None:
-        """These will be held soon."""
-        for key in keys:
-            if key in self._places:
-                self._places.move_to_end(key)
+    def want(self, keys: Iterable[Key]) -> None:
+        """These the next operation will hold: they make room after all others but those of `keep`."""
+        self._wanted = frozenset(keys)
 
     def note_use(self, key: Key, uses_to_come: int) -> None:
         """So many more (or fewer) uses are expected to follow."""
@@ -189,7 +189,10 @@ class Store:
         """Do without a tensor: one that is not to be used again, or the cheapest, or the least recently held."""
         if not self._places:
             raise UsageError("a tensor is larger than the store: raise store_words in the configuration")
-        key = min(self._places, key=lambda key: (key in keep, self._to_come[key] > 0, cost(self._places[key])))
+        key = min(
+            self._places,
+            key=lambda key: (key in keep, key in self._wanted, self._to_come[key] > 0, cost(self._places[key])),
+        )
         self._places.pop(key)
         del self._to_come[key]
         self._dropped[key] = None
@@ -220,7 +223,7 @@ class Supply:
         self._wanted = [Tensor(operation.operand(cut.role), cut) for cut in wanted.tensors]
         self._phase = operation.phase
         self._bring = bring
-        store.touch(tensor.key for tensor in self._wanted)
+        store.want(tensor.key for tensor in self._wanted)
 
     def hold(self, hold: Hold) -> None:
         keep = frozenset(self._wanted[index].key for index in hold.keep)
@@ -261,29 +264,30 @@ class _Issue:
         self._supply = Supply(store, wanted, operation, self._bring)
         self._waiting: deque[Command] = deque()
         self._unsent: set[Key] = set()
-        self._at_once = 0
 
     def commands(self) -> Iterator[tuple[Command, Step | None]]:
         for step in self._schedule.steps:
             if isinstance(step, Hold):
                 self._supply.hold(step)
-                self._at_once = -(-len(self._waiting) // max(1, step.matmuls))
-            elif step.opcode == Opcode.LOAD:
+                continue
+            if step.opcode == Opcode.LOAD:
                 key = self._supply.need(step.tensor)
                 if key in self._unsent:
-                    yield from self._send(len(self._waiting))
+                    yield from self._send(inf)
                 yield _load(step, self._store.slot(key)), step
             else:
                 yield _Encoded(step.opcode, step.fields, words=step.words), step
-                if step.opcode == Opcode.MATMUL and self._waiting:
-                    yield from self._send(self._at_once)
+            if self._waiting:
+                yield from self._send(step.gap)
 
     def _bring(self, move: Move) -> None:
         self._waiting.extend(move.commands())
         self._unsent.add(move.tensor.key)
 
-    def _send(self, count: int) -> Iterator[tuple[Command, None]]:
-        for _ in range(min(count, len(self._waiting))):
+    def _send(self, gap: float) -> Iterator[tuple[Command, None]]:
+        """What is waiting, as far as it is worth while in a gap of so many cycles."""
+        while self._waiting and fits(gap, len(self._waiting[0].data)):
+            gap -= write_cycles(len(self._waiting[0].data))
             yield self._waiting.popleft(), None
         if not self._waiting:
             self._unsent.clear()

@@ -2,14 +2,16 @@
 
     L0 L1 M0 L2 M1 R0 L3 M2 R1 ...
 
-A LOAD goes out one block ahead of its MATMUL, so that the gather unit works beside the array; a READ one block after,
-so that the sequencer, which takes commands in order, does not wait for sums under way. The K blocks of one output
-block add to the same partial sums, which are read once. A block that is still in its cells is not loaded again.
+The sequencer takes commands in order, and one that must wait holds up those behind it. So the next command is always
+the one that can begin first, by the account of `bitfirst.pace`: mostly LOADs a block or more ahead of their MATMULs,
+and READs a block behind. The K blocks of one output block add to the same partial sums, which are read once. A block
+that is still in its cells is not loaded again.
 
 In between stands a `Hold` wherever tensors must be brought into the store: the next ones while the array works with
-those before. `bitfirst.residency` turns it into commands.
+those before, in the gaps that commands leave to the sequencer. `bitfirst.residency` turns it into commands.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -23,7 +25,7 @@ from bitfirst_hdl.contract.packets import Opcode, Space, Target
 
 from .golden.loads import load_cost
 from .lowering import Cut, Gather, MatrixProduct, Task, tensor_words
-from .pace import cycles_of
+from .pace import Pace
 from .plan import USUAL_SUM_BITS, Block, Plan, Shape, plan, tiles_of
 from .steps import Hold, Step, overlap
 
@@ -31,6 +33,7 @@ PRODUCT_CYCLES = 80  # rough: what does not overlap where one product follows an
 BLOCK_STEPS = (400, 800, 1600, 3200)  # array steps of the largest blocks that are tried
 WORTH_A_LOOK = 1.25  # times the best rough estimate
 MOST_STEPS_PACED = 3000
+WORTH_OF_A_WORD = 0.2  # cycles that a word less on the link is worth
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Schedule:
     steps        in order
     counters     execution counters that follow from the sizes alone
     answer_words data words of all READs
+    cycles       about how many it will take
     """
 
     config: ArrayConfig
@@ -52,6 +56,7 @@ class Schedule:
     steps: tuple[Step | Hold, ...]
     counters: dict[str, int]
     answer_words: int
+    cycles: int
 
     @cached_property
     def serial_uses(self) -> list[tuple[Cut, Gather, int]]:
@@ -116,63 +121,75 @@ class _Cells:
 
 
 @dataclass
-class _Placed:
-    """A block of product `product` and the cells of its operands."""
+class _Work:
+    """The commands of one block, not yet in order with those of others.
 
-    product: int
-    block: Block
+    loads    LOADs that bring it into its cells, and up to which block the MATMULs must be under way before each
+    matmuls  MATMULs
+    reads    READs of its sums, when it is the last block of its output
+    before   how many READs must go out before its first MATMUL overwrites their sums
+    """
+
     a: range
     b: range
+    loads: list[tuple[Step, int]]
+    matmuls: list[Step]
+    reads: list[Step]
+    before: int
 
 
 class _Builder:
-    """Puts the blocks of several products into one sequence."""
+    """Turns the blocks of several products into commands, in which each goes out as soon as it can begin."""
 
     def __init__(
-        self, config: ArrayConfig, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...], sum_bits: int
+        self, config: ArrayConfig, task: Task, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]
     ) -> None:
         self.config = config
+        self.task = task
         self.products = products
-        self.sum_bits = sum_bits
         self.plans = plans
         self.tensors: dict[Cut, int] = {}
-        self.steps: list[Step] = []
         self.counters = dict.fromkeys(
             ("commands", "matmuls", "matmul_cycles", "array_steps", "stall_cycles", "loads", "load_cycles"), 0
         ) | dict.fromkeys(("fetches_a", "fetches_b", "elements_read"), 0)
         self.answer_words = 0
         self._cells = {Target.A: _Cells(config.a_cells), Target.B: _Cells(config.b_cells)}
         self._region = range(0, 0)
-        self._unread: list[tuple[_Placed, range]] = []
+        self._regions: list[tuple[range, int]] = []  # where sums lie, and how many READs there are up to theirs
+        self._reads = 0
+        self.work: list[_Work] = []
+        for index, planned in enumerate(plans):
+            for block in planned.blocks():
+                self._add(index, block)
 
-    def build(self) -> None:
-        blocks = ((index, block) for index, planned in enumerate(self.plans) for block in planned.blocks())
-        current = None
-        for index, block in blocks:
-            following, loads = self._load(index, block, current)
-            in_the_way = current and any(overlap(cells, busy) for _, cells, busy in loads)
-            if current and in_the_way:
-                self._multiply(current)
-            self.steps += [step for step, _, _ in loads]
-            if current and not in_the_way:
-                self._multiply(current)
-            current = following
-        if current:
-            self._multiply(current)
-        self._read_all()
-
-    def _load(
-        self, index: int, block: Block, current: _Placed | None
-    ) -> tuple[_Placed, list[tuple[Step, range, range]]]:
-        """The block in its cells, and the LOADs (with their cells, and those now in use) that bring it there."""
+    def _add(self, index: int, block: Block) -> None:
         cells, loads = {}, []
-        for target, busy in ((Target.A, current.a), (Target.B, current.b)) if current else _NOTHING_BUSY:
-            cells[target], step = self._load_side(index, block, target, busy)
+        last = self.work[-1] if self.work else None
+        for target, busy in ((Target.A, last.a), (Target.B, last.b)) if last else _NOTHING_BUSY:
+            cells[target], step = self._load(index, block, target, busy)
             if step is not None:
-                loads.append((step, cells[target], busy))
-        return _Placed(index, block, cells[Target.A], cells[Target.B]), loads
+                loads.append((step, self._last_in(target, cells[target])))
+        before = 0
+        if block.first:
+            self._take_region(tiles_of(block.height, self.config.rows) * tiles_of(block.width, self.config.columns))
+            before = max((reads for region, reads in self._regions if overlap(region, self._region)), default=0)
+        matmuls = self._multiply(index, block, cells)
+        reads = self._read(index, block) if block.last else []
+        if block.last:
+            self._reads += len(reads)
+            self._regions = [entry for entry in self._regions if not overlap(entry[0], self._region)]
+            self._regions.append((self._region, self._reads))
+        self.work.append(_Work(cells[Target.A], cells[Target.B], loads, matmuls, reads, before))
 
-    def _load_side(self, index: int, block: Block, target: Target, busy: range) -> tuple[range, Step | None]:
+    def _last_in(self, target: Target, cells: range) -> int:
+        """The last block so far that lies in some of these cells; -1 without one."""
+        for index in range(len(self.work) - 1, -1, -1):
+            work = self.work[index]
+            if overlap(work.a if target == Target.A else work.b, cells):
+                return index
+        return -1
+
+    def _load(self, index: int, block: Block, target: Target, busy: range) -> tuple[range, Step | None]:
         planned, segment = self.plans[index], self.products[index].segments[block.segment]
         is_a = target == Target.A
         cut, gather, width = (
@@ -193,15 +210,14 @@ class _Builder:
             fields["flip"] = 1 << planned.a_first
         cost = load_cost(self.config, fields, gather.shape, width.octets)
         self._count(loads=1, load_cycles=cost.cycles, **{f"fetches_{'a' if is_a else 'b'}": cost.fetches})
-        return cells, Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, cycles=cost.cycles)
+        return cells, Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, cycles=cost.cycles, block=len(self.work))
 
-    def _multiply(self, placed: _Placed) -> None:
-        planned, block = self.plans[placed.product], placed.block
+    def _multiply(self, index: int, block: Block, cells: dict[Target, range]) -> list[Step]:
+        planned = self.plans[index]
         shape = planned.shape
         row_tiles = tiles_of(block.height, self.config.rows)
         chunks = tiles_of(block.depth, self.config.lanes)
-        if block.first:
-            self._take_region(row_tiles * tiles_of(block.width, self.config.columns))
+        steps = []
         for part in planned.parts(row_tiles, block.width):
             first = self._region.start + part.sum_tile
             fields = {
@@ -214,8 +230,8 @@ class _Builder:
                 "row_tiles": row_tiles,
                 "col_tiles": part.col_tiles,
                 "sum_tile": first,
-                "a_cell": placed.a.start,
-                "b_cell": placed.b.start + part.col_tile * shape.b.octets * chunks,
+                "a_cell": cells[Target.A].start,
+                "b_cell": cells[Target.B].start + part.col_tile * shape.b.octets * chunks,
                 "a_octets": shape.a.octets,
                 "b_octets": shape.b.octets,
                 "a_first": planned.a_first,
@@ -229,35 +245,31 @@ class _Builder:
                 stall_cycles=self.config.stall_cycles(*size),
             )
             sums = (first, row_tiles * part.col_tiles) if block.first else (0, 0)
-            self.steps.append(Step(Opcode.MATMUL, fields, sums=sums))
-        self._read_all()
-        if block.last:
-            self._unread.append((placed, self._region))
+            steps.append(Step(Opcode.MATMUL, fields, sums=sums))
+        return steps
 
     def _take_region(self, tiles: int) -> None:
-        """The next part of SUMS, after what is still unread there has been asked for."""
+        """The next part of SUMS."""
         first = self._region.stop if self._region.stop + tiles <= self.config.sum_tiles else 0
         self._region = range(first, first + tiles)
-        if any(overlap(region, self._region) for _, region in self._unread):
-            self._read_all()
 
-    def _read_all(self) -> None:
-        unread, self._unread = self._unread, []
-        for placed, region in unread:
-            for first, fetch in self.plans[placed.product].fetches(placed.block, self.sum_bits):
-                fields = {
-                    "space": Space.SUMS,
-                    "bits": fetch.bits,
-                    "signed": 1,
-                    "rows": fetch.rows,
-                    "cols": fetch.cols,
-                    "multiplier": 1,
-                    "first": region.start + first,
-                    "count": fetch.row_tiles * fetch.col_tiles,
-                }
-                self._count(elements_read=fetch.elements)
-                self.answer_words += fetch.words
-                self.steps.append(Step(Opcode.READ, fields, fetch=fetch, product=placed.product))
+    def _read(self, index: int, block: Block) -> list[Step]:
+        steps = []
+        for first, fetch in self.plans[index].fetches(block, self.task.sum_bits):
+            fields = {
+                "space": Space.SUMS,
+                "bits": fetch.bits,
+                "signed": 1,
+                "rows": fetch.rows,
+                "cols": fetch.cols,
+                "multiplier": 1,
+                "first": self._region.start + first,
+                "count": fetch.row_tiles * fetch.col_tiles,
+            }
+            self._count(elements_read=fetch.elements)
+            self.answer_words += fetch.words
+            steps.append(Step(Opcode.READ, fields, fetch=fetch, product=index))
+        return steps
 
     def _count(self, **counts: int) -> None:
         self.counters["commands"] += not counts.keys().isdisjoint(_ONCE_A_COMMAND)
@@ -269,31 +281,60 @@ _NOTHING_BUSY = ((Target.A, range(0, 0)), (Target.B, range(0, 0)))
 _ONCE_A_COMMAND = ("loads", "matmuls", "elements_read")
 
 
+def _in_order(config: ArrayConfig, task: Task, tensors: tuple[Cut, ...], work: list[_Work]) -> tuple[list[Step], int]:
+    """All commands, always the one next that can begin first; and about how many cycles they take."""
+    pace = Pace(config, task, tensors)
+    loads = deque((step, index, after) for index, one in enumerate(work) for step, after in one.loads)
+    matmuls = deque((step, index) for index, one in enumerate(work) for step in one.matmuls)
+    lasts = {id(one.matmuls[-1]): one.reads for one in work}
+    reads: deque[Step] = deque()
+    read = 0
+    steps: list[Step] = []
+    while loads or matmuls or reads:
+        block = matmuls[0][1] if matmuls else len(work)
+        ready = []
+        if matmuls and (not loads or loads[0][1] > block):
+            if read >= work[block].before:
+                ready.append((pace.begin(matmuls[0][0]), 0, matmuls))
+        if loads and loads[0][2] < block:
+            ready.append((pace.begin(loads[0][0]), 1, loads))
+        if reads:
+            ready.append((pace.begin(reads[0]), 2, reads))
+        begin, _, queue = min(ready, key=itemgetter(0, 1))
+        head = queue.popleft()
+        step = head if queue is reads else head[0]
+        if steps:
+            steps[-1].gap = pace.fill(begin)
+        pace.take(step)
+        steps.append(step)
+        if queue is reads:
+            read += 1
+        elif queue is matmuls:
+            reads.extend(lasts.pop(id(step), ()))
+    return steps, pace.end
+
+
 def _with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
     """The steps, and before those that use tensors first: Holds. The next tensors follow while these are used.
 
-    Tensors that are first used with no MATMUL in between are brought together; one by one before the first MATMUL.
+    Tensors that are first used by the same block are brought together; one by one for the first block.
     """
-    if not steps:
-        return ()
-    first_use, last_use, groups = {}, {}, []  # groups: [tensors, place behind their first uses, MATMULs before]
-    matmuls = 0
+    first_use, last_use, groups = {}, {}, []  # groups: [tensors, place behind their first uses, block]
     for place, step in enumerate(steps):
-        matmuls += step.opcode == Opcode.MATMUL
         if step.tensor < 0:
             continue
         last_use[step.tensor] = place
         if step.tensor in first_use:
             continue
         first_use[step.tensor] = place
-        if not matmuls or groups[-1][2] != matmuls:
-            groups.append([[], 0, matmuls])
+        if not step.block or groups[-1][2] != step.block:
+            groups.append([[], 0, step.block])
         groups[-1][0].append(step.tensor)
         groups[-1][1] = place + 1
-    holds = {0: Hold(tuple(groups[0][0]), tuple(groups[0][0]), 0)}
-    for (_, place, before), (tensors, _, after) in pairwise(groups):
+    holds = {0: Hold(tuple(groups[0][0]), tuple(groups[0][0]))} if groups else {}
+    for (_, place, _), (tensors, _, _) in pairwise(groups):
         used = [tensor for tensor, last in last_use.items() if first_use[tensor] < place <= last]
-        holds[place] = Hold(tuple(tensors), (*used, *tensors), after - before)
+        holds[place] = Hold(tuple(tensors), (*used, *tensors))
     out: list[Step | Hold] = []
     for place, step in enumerate(steps):
         if place in holds:
@@ -308,13 +349,24 @@ def _choices(config: ArrayConfig, task: Task) -> Iterator[tuple[float, tuple[Mat
         products = task.products(config, variant)
         shapes = [Shape.of(made) for made in products]
         for most_steps in BLOCK_STEPS:
-            plans = [plan(config, shape, most_steps) for shape in shapes]
-            plans[0] = replace(plans[0], begins=True)
-            plans[-1] = replace(plans[-1], ends=True)
-            yield _rough_cycles(config, products, plans), products, tuple(plans)
+            plans = _planned(config, shapes, most_steps)
+            yield _rough_cycles(config, products, plans), products, plans
 
 
-def _rough_cycles(config: ArrayConfig, products: tuple[MatrixProduct, ...], plans: list[Plan]) -> float:
+def _planned(config: ArrayConfig, shapes: list[Shape], most_steps: int) -> tuple[Plan, ...]:
+    """Where A is the same, as over the images of a batch, it is cut alike: then it stays in its cells."""
+    cuts: dict[tuple, tuple[int, int]] = {}
+    plans: dict[int, Plan] = {}
+    for index in sorted(range(len(shapes)), key=lambda index: -shapes[index].columns):
+        shape = shapes[index]
+        side = shape.a_gather, shape.rows, shape.depths
+        plans[index] = plan(config, shape, most_steps, cuts.get(side))
+        cuts[side] = plans[index].row_tiles, plans[index].chunks
+    last = len(shapes) - 1
+    return tuple(replace(plans[index], begins=index == 0, ends=index == last) for index in range(len(shapes)))
+
+
+def _rough_cycles(config: ArrayConfig, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]) -> float:
     for made, planned in zip(products, plans, strict=True):
         outputs = planned.counts[0] * planned.counts[1]
         if len(made.segments) > 1 and outputs > 1 and not _all_fit(config, made):
@@ -333,17 +385,19 @@ def _all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
 
 def arrange(config: ArrayConfig, task: Task, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]) -> Schedule:
     """The commands of these products by these plans."""
-    builder = _Builder(config, products, plans, task.sum_bits)
-    builder.build()
+    builder = _Builder(config, task, products, plans)
+    tensors = tuple(builder.tensors)
+    steps, cycles = _in_order(config, task, tensors, builder.work)
     return Schedule(
         config,
         task,
         products,
         plans,
-        tuple(builder.tensors),
-        _with_holds(builder.steps),
+        tensors,
+        _with_holds(steps),
         builder.counters,
         builder.answer_words,
+        cycles,
     )
 
 
@@ -357,7 +411,7 @@ def _chosen(config: ArrayConfig, task: Task) -> tuple[tuple[MatrixProduct, ...],
             break
         made = arrange(config, task, products, plans)
         steps += len(made.steps)
-        paced.append((cycles_of(config, task, made.tensors, made.steps), products, plans))
+        paced.append((made.cycles + made.answer_words * WORTH_OF_A_WORD, products, plans))
     return min(paced, key=itemgetter(0))[1:]
 
 

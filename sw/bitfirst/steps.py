@@ -19,6 +19,8 @@ class Step:
     tensor   LOAD: which of the schedule's tensors
     cells    LOAD: those that it fills
     cycles   LOAD: that it takes
+    block    LOAD: for which block, in order
+    gap      cycles for which the sequencer has nothing to do before the next command, about
     sums     MATMUL: (first, number) of the tiles it writes anew; no READ of them may be unanswered
     fetch    READ: where its data belong in the result of product `product`
     """
@@ -28,6 +30,8 @@ class Step:
     tensor: int = -1
     cells: range = range(0)
     cycles: int = 0
+    block: int = -1
+    gap: int = 0
     sums: tuple[int, int] = (0, 0)
     fetch: Fetch | None = None
     product: int = -1
@@ -44,11 +48,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Bring `tensors` into the store by the time that so many `matmuls` have gone out; do not drop those of `keep`."""
+    """Bring `tensors` into the store in the gaps that follow; do not drop those of `keep`."""
 
     tensors: tuple[int, ...]
     keep: tuple[int, ...]
-    matmuls: int
 
 
 def overlap(one: range, other: range) -> bool:

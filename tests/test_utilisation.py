@@ -1,0 +1,42 @@
+"""`bench utilisation`: its figures add up, and agree with what the device counted."""
+
+import pytest
+from bitfirst.benches import utilisation
+from bitfirst.benches.utilisation import RESNET20, bench_utilisation
+from bitfirst.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def result():
+    chosen = tuple(layer for layer in RESNET20 if layer.name in ("stage 3, shortcut", "classifier"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utilisation, "RESNET20", chosen)
+        return bench_utilisation("rtl:small", batch=2)
+
+
+def test_every_layer_phase_and_precision_has_a_row(result):
+    rows = [(row["name"], row["phase"], row["precision"]) for row in result["layers"]]
+    kinds = ("forward", "8x8"), ("forward", "3x4"), ("input_gradient", "8x16"), ("input_gradient", "4x6")
+    kinds += ("weight_gradient", "8x16"), ("weight_gradient", "4x6")
+    assert rows == [(name, *kind) for name in ("stage 3, shortcut", "classifier") for kind in kinds]
+
+
+def test_use_and_waste_add_up_to_all_cycles(result):
+    for row in result["layers"]:
+        assert row["utilisation"] + sum(row["waste"].values()) == pytest.approx(1), row
+        assert min(row["waste"].values()) >= 0, row
+        assert 0 < row["utilisation_with_transport"] < row["utilisation"] <= row["nominal"], row
+
+
+def test_the_useful_work_is_that_of_the_layer(result):
+    """Independent of plan and counters: MACs of a 1 x 1 convolution with stride 2, and of a product."""
+    macs = {"stage 3, shortcut": 2 * 32 * 64 * 8 * 8, "classifier": 2 * 64 * 10}
+    for row in result["layers"]:
+        a_bits, b_bits = map(int, row["precision"].split("x"))
+        slots = row["cycles"] * 4 * 4 * 16 * 4  # R * C * L * S of small
+        assert row["utilisation"] == pytest.approx(macs[row["name"]] * a_bits * b_bits / slots), row
+
+
+def test_a_device_without_a_clock_is_refused():
+    with pytest.raises(UsageError, match="no clock"):
+        bench_utilisation("model:tiny")
