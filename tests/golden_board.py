@@ -1,6 +1,6 @@
 """A device for the tests of planning: the schedule's commands, one by one, on the golden model of the command level."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -50,9 +50,6 @@ class GoldenBoard(Device):
         assert len(data) == response_words(command)
         assert max(len(data), len(command.data)) <= packets.MAX_DATA_WORDS
         return data
-
-    def _execute_all(self, operations: Sequence[Operation]) -> list[torch.Tensor]:
-        return [self._execute(operation) for operation in operations]
 
     def _execute(self, operation: Operation) -> torch.Tensor:
         planned = self.planned(self.config, operation)

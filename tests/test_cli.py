@@ -145,7 +145,7 @@ def test_generate_writes_the_same_bytes_each_time(tmp_path):
     assert first["sha256"] == second["sha256"]
     assert first["fingerprint"] == second["fingerprint"]
     assert first["lines"] > 1000
-    assert first["parameters"]["lanes"] == 8
+    assert first["parameters"]["lanes"] == 16
 
 
 def test_generate_refuses_a_place_that_it_cannot_write(tmp_path):

@@ -313,7 +313,7 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
         (Status.BAD_RANGE, Command(Opcode.READ, READ | {"cols": TINY.columns + 1})),
         (Status.BAD_RANGE, Command(Opcode.READ, READ | {"first": TINY.sum_tiles})),
         (Status.BAD_RANGE, Command(Opcode.READ, {"space": Space.REGISTERS, "first": 1, "count": 6})),
-        (Status.BAD_VALUE, Command(Opcode.MARK, {"phase": 5})),
+        (Status.BAD_VALUE, Command(Opcode.MARK, {"phase": 6})),
     ]
     changes = {
         Opcode.TENSOR: [

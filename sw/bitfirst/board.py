@@ -73,6 +73,9 @@ class BoardDevice(Device):
     def _mark(self, phase: Phase) -> dict[str, int]:
         return self._named(self.execute(Command(Opcode.MARK, {"phase": phase})))
 
+    def _execute(self, operation: Operation) -> torch.Tensor:
+        return self._execute_all((operation,))[0]
+
     def _execute_all(self, operations: Sequence[Operation]) -> list[torch.Tensor]:
         try:
             runs: list[_Run] = []

@@ -133,8 +133,12 @@ class Device(ABC):
         """Execute a MARK; returns the counters it answers with."""
 
     @abstractmethod
+    def _execute(self, operation: Operation) -> torch.Tensor:
+        """The operation's result, exact integers, by its products in their order."""
+
     def _execute_all(self, operations: Sequence[Operation]) -> list[torch.Tensor]:
-        """Each operation's result, exact integers, by its products in their order; the next may begin meanwhile."""
+        """Each operation's result; a device may begin one while the one before is not at its end."""
+        return [self._execute(operation) for operation in operations]
 
     @abstractmethod
     def close(self) -> None:

@@ -488,8 +488,12 @@ class Task:
     def variants(self) -> tuple[Variant, ...]:
         if self.phase == Phase.WEIGHT_GRADIENT:
             return tuple(Variant(swapped=swap, chained=chain) for swap in (False, True) for chain in (False, True))
-        splits = (False, True) if any(self.geometry.padding) or max(self.geometry.stride) > 1 else (False,)
-        return tuple(Variant(borders=borders) for borders in product(splits, splits))
+        geometry = self.geometry
+        splits = (False, True) if any(geometry.padding) or max(geometry.stride) > 1 else (False,)
+        down, right = (axis for axis in geometry.axes)
+        square = down == right and geometry.input_shape[2] == geometry.input_shape[3]
+        borders = [borders for borders in product(splits, splits) if not (square and borders == (False, True))]
+        return tuple(Variant(borders=pair) for pair in borders)
 
     def products(self, config: ArrayConfig, variant: Variant) -> tuple[MatrixProduct, ...]:
         """In the order of execution."""
@@ -514,7 +518,7 @@ class Task:
         )
         w = box.cut("w", (0, 0))
         outputs, inputs = w.shape[0], w.shape[3]
-        for images, down, right in product(self._chunks(config, box, self.b), downs, rights):
+        for images, (down, right) in product(self._chunks(config, box, self.b), _by_size(downs, rights)):
             a = Gather(w.shape, _point(down), _point(right), right.axis.taps * inputs, 0, outputs)
             rows, cols = (
                 _moved(strip.pixels, band.windows[0]) for strip, band in zip((down, right), bands, strict=True)
@@ -533,7 +537,7 @@ class Task:
         )
         w = box.cut("w", (0, 0))
         outputs, inputs = w.shape[0], w.shape[3]
-        for images, down, right in product(self._chunks(config, box, self.b), downs, rights):
+        for images, (down, right) in product(self._chunks(config, box, self.b), _by_size(downs, rights)):
             taps = (Axis(strip.tap, strip.axis.taps, strip.tap_step, 1) for strip in (down, right))
             a = Gather(w.shape, *taps, inputs, 0, outputs, across=True, n_fast=True)
             rows, cols = (
@@ -581,6 +585,11 @@ class Task:
         groups = [tuple(segments)] if variant.chained else [(segment,) for segment in segments]
         for group in groups:
             yield MatrixProduct(*sides, group, placement)
+
+
+def _by_size(downs: list[Strip], rights: list[Strip]) -> list[tuple[Strip, Strip]]:
+    """The small ones first: the array has work soon, and the large one behind them can end in small blocks."""
+    return sorted(product(downs, rights), key=lambda pair: pair[0].axis.count * pair[1].axis.count)
 
 
 def _point(strip: Strip) -> Axis:

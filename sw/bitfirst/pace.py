@@ -20,6 +20,7 @@ TAKE_CYCLES = {Opcode.TENSOR: 30, Opcode.WRITE: 11, Opcode.LOAD: 12, Opcode.MATM
 READOUT_CYCLES = 16  # first and last sum of a READ through its pipeline
 COMMAND_FRAME_WORDS = packets.COMMAND_WORDS + FRAME_WORDS
 ANSWER_WORDS = 1 + FRAME_WORDS
+LEAST_WRITE_WORDS = 96
 MOST_WRITE_WORDS = 256  #: data words of one WRITE: the sequencer does nothing else meanwhile
 #: operands that are not in the store yet when layers follow each other as in training: dX goes before dW
 _NEW = {Phase.FORWARD: "wx", Phase.INPUT_GRADIENT: "g", Phase.WEIGHT_GRADIENT: ""}
@@ -129,7 +130,13 @@ def _pieces(task: Task, cut: Cut) -> deque[int]:
         return deque()
     width = next(width for width in (task.a, task.b) if width.role == cut.role)
     words = packets.STORE_WORD_WORDS * tensor_words(prod(cut.shape), width.bits)
-    return deque([0, *(min(MOST_WRITE_WORDS, words - first) for first in range(0, words, MOST_WRITE_WORDS))])
+    size = most_write_words(words)
+    return deque([0, *(min(size, words - first) for first in range(0, words, size))])
+
+
+def most_write_words(words: int) -> int:
+    """Data words of one WRITE of a tensor of so many: a small tensor is waited for, and is there sooner in pieces."""
+    return max(LEAST_WRITE_WORDS, min(words // 4, MOST_WRITE_WORDS))
 
 
 def _from(first: int, count: int) -> range:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate, chain, product
+from typing import NamedTuple
 
 import numpy as np
 from bitfirst_hdl.config import SETUP_CYCLES, ArrayConfig
@@ -16,14 +17,16 @@ from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import Target
 
 from .errors import UsageError
-from .golden.loads import LoadCost, load_cost
+from .golden.loads import load_cost
 from .lowering import Gather, MatrixProduct, Width
 
 FRAME_WORDS = 2  # header and trailer
 MOST_COUNT = 0xFFFF  # positions or taps of one LOAD
 COMMAND_CYCLES = 12  # rough: to take one command
+BLOCK_STEPS = (400, 800, 1600, 3200)  # array steps of the largest blocks that are tried
 USUAL_SUM_BITS = 24  # plans do not depend on the width in which sums are read
 SUMS_A_CYCLE = 4  # that are read
+GROWTH = 1.2  # from one of the first blocks to the next: they are loaded about as fast as multiplied
 SMALLEST_SHARE = 4  # of the largest block, the first and last one
 LEAST_OVERLAP = 0.05  # rough: of what does not limit, so much is not hidden behind what does
 
@@ -147,7 +150,7 @@ def _pieces(total: int, most: int, begins: bool, ends: bool) -> list[int]:
         if ends and left > size:
             tail.append(size)
             left -= size
-        size *= 2
+        size = max(size + 1, int(size * GROWTH))
     return [*head, *(_evenly(left, most) if left else []), *reversed(tail)]
 
 
@@ -238,19 +241,6 @@ class Plan:
     def b_slots(self) -> int:
         return self.config.b_cells // (self.col_tiles * self.shape.b.octets * self.chunks)
 
-    @cached_property
-    def _a_times(self) -> int:
-        """How often all of A is loaded, about: once, or for each column block."""
-        row_blocks, col_blocks, k_blocks = self.counts
-        kept = row_blocks * k_blocks <= self.a_slots or (self.rows_outer and k_blocks < self.a_slots)
-        return 1 if kept else col_blocks
-
-    @cached_property
-    def _b_times(self) -> int:
-        row_blocks, col_blocks, k_blocks = self.counts
-        kept = col_blocks * k_blocks <= self.b_slots or (not self.rows_outer and k_blocks < self.b_slots)
-        return 1 if kept else row_blocks
-
     def fits(self, copies: int) -> bool:
         """Whether the cells hold so many blocks, or all of them, and SUMS so many output blocks."""
         row_blocks, col_blocks, k_blocks = self.counts
@@ -265,15 +255,18 @@ class Plan:
     def multiplications(self) -> dict[str, int]:
         """The counters of all MATMULs."""
         totals = dict.fromkeys(("matmuls", "matmul_cycles", "array_steps", "stall_cycles"), 0)
-        for (row_tiles, row_blocks), (chunks, k_blocks), (part, parts) in product(
-            Counter(self.row_sizes).items(), Counter(chain(*self.k_sizes)).items(), self._parts_by_size.items()
+        for (row_tiles, row_blocks), (chunks, k_blocks), (width, col_blocks) in product(
+            Counter(self.row_sizes).items(),
+            Counter(chain(*self.k_sizes)).items(),
+            Counter(width for _, width in self._columns).items(),
         ):
-            size = (self.slices, self.planes, chunks, row_tiles, part)
-            count = row_blocks * k_blocks * parts
-            totals["matmuls"] += count
-            totals["matmul_cycles"] += count * self.config.matmul_cycles(*size)
-            totals["array_steps"] += count * self.config.array_steps(*size)
-            totals["stall_cycles"] += count * self.config.stall_cycles(*size)
+            for part in self.matmuls(row_tiles, width):
+                size = (self.slices, self.planes, chunks, row_tiles, part.col_tiles)
+                count = row_blocks * k_blocks * col_blocks
+                totals["matmuls"] += count
+                totals["matmul_cycles"] += count * self.config.matmul_cycles(*size)
+                totals["array_steps"] += count * self.config.array_steps(*size)
+                totals["stall_cycles"] += count * self.config.stall_cycles(*size)
         return totals
 
     @cached_property
@@ -295,67 +288,6 @@ class Plan:
             "rows": (rows - shape.rows) * columns * lanes * digits,
         }
 
-    def load_cost(self, target: Target, vector: int, vectors: int, lane: int, lanes: int) -> LoadCost:
-        """Of a LOAD from the first segment's tensors."""
-        gather, width = self._side(target)
-        fields = gather.fields(vector, vectors, lane, lanes) | {"target": int(target)}
-        return load_cost(self.config, fields, gather.shape, width.octets)
-
-    def _side(self, target: Target) -> tuple[Gather, Width]:
-        shape = self.shape
-        return (shape.a_gather, shape.a) if target == Target.A else (shape.b_gather, shape.b)
-
-    def _first_load(self, target: Target) -> tuple[int, int, int]:
-        """(cycles, tiles, chunks) of the first block's LOAD."""
-        tiles, size = (
-            (self.row_tiles, self.config.rows) if target == Target.A else (self.col_tiles, self.config.columns)
-        )
-        gather, _ = self._side(target)
-        vectors, lanes = min(tiles * size, gather.vectors), min(self.chunks * self.config.lanes, gather.lanes)
-        cost = self.load_cost(target, 0, vectors, 0, lanes)
-        return cost.cycles, tiles_of(vectors, size), tiles_of(lanes, self.config.lanes)
-
-    @cached_property
-    def estimate(self) -> tuple[float, float]:
-        """Rough cycles: (of the slowest of array, gather unit, link and readout; until all of them are at work)."""
-        row_blocks, col_blocks, k_blocks = self.counts
-        gather = fill = loads = 0.0
-        for target, total, blocks, times in (
-            (Target.A, self.total_row_tiles, row_blocks, self._a_times),
-            (Target.B, self.total_col_tiles, col_blocks, self._b_times),
-        ):
-            cycles, tiles, chunks = self._first_load(target)
-            gather += cycles * times * total * self.total_chunks / (tiles * chunks)
-            loads += times * blocks * k_blocks
-            fill += cycles
-        steps = self.multiplications
-        elements = self.shape.rows * self.shape.columns
-        in_block = self.row_tiles * self.col_tiles * self._tile_sums
-        answers = tiles_of(elements, min(sums_per_answer(USUAL_SUM_BITS), in_block))
-        commands = loads + steps["matmuls"] + answers
-        per_word = packets.WORD_BITS / self.config.link_bits
-        engine = steps["array_steps"] + steps["stall_cycles"] + steps["matmuls"] * (SETUP_CYCLES + COMMAND_CYCLES)
-        link_in = commands * (packets.COMMAND_WORDS + FRAME_WORDS) * per_word
-        link_out = (elements * USUAL_SUM_BITS / packets.WORD_BITS + commands * (1 + FRAME_WORDS)) * per_word
-        work = (engine, gather, link_in, link_out, elements / SUMS_A_CYCLE)
-        last = min(elements, in_block)
-        fill += self.config.matmul_tail_cycles + max(last / SUMS_A_CYCLE, last * USUAL_SUM_BITS / self.config.link_bits)
-        return max(work) + LEAST_OVERLAP * sum(work), fill
-
-    @property
-    def block_steps(self) -> int:
-        """Array steps of the largest block."""
-        return self.config.array_steps(self.slices, self.planes, self.chunks, self.row_tiles, self.col_tiles)
-
-    @property
-    def _tile_sums(self) -> int:
-        return self.config.rows * self.config.columns
-
-    @cached_property
-    def _parts_by_size(self) -> Counter[int]:
-        """Column tiles of the MATMULs along one row block and one K block, and how many."""
-        return Counter(part.col_tiles for _, width in self._columns for part in self.parts(1, width))
-
     # pieces
     @cached_property
     def _columns(self) -> list[tuple[int, int]]:
@@ -376,8 +308,14 @@ class Plan:
             for index, (segment, chunk, depth) in enumerate(pieces):
                 yield Block(row, column, segment, chunk, height, width, depth, index == 0, index == len(pieces) - 1)
 
+    def matmuls(self, row_tiles: int, width: int) -> list[Part]:
+        """The MATMULs of an output block `width` columns wide; in a single row, ragged tiles lie behind the others."""
+        if row_tiles > 1:
+            return self.parts(row_tiles, width)
+        return [Part(0, tiles_of(width, self.config.columns), self.config.columns, 0)]
+
     def parts(self, row_tiles: int, width: int) -> list[Part]:
-        """The MATMULs of an output block `width` columns wide."""
+        """Full column tiles, and the ragged last one, of an output block `width` columns wide."""
         whole, rest = divmod(width, self.config.columns)
         parts = [Part(0, whole, self.config.columns, 0), Part(whole, 1 if rest else 0, rest, row_tiles * whole)]
         return [part for part in parts if part.col_tiles]
@@ -439,38 +377,122 @@ def _sizes(total: int, most: int) -> Iterator[int]:
         size = tiles_of(total, tiles_of(total, size * 3 // 4)) if size > 1 else 0
 
 
-def _candidates(config: ArrayConfig, shape: Shape, copies: int) -> Iterator[Plan]:
-    """Plans whose blocks fit cells and sums `copies` times."""
-    a_cells, b_cells = config.a_cells // shape.a.octets, config.b_cells // shape.b.octets
-    rows, columns = tiles_of(shape.rows, config.rows), tiles_of(shape.columns, config.columns)
-    depth = tiles_of(max(shape.depths), config.lanes)
-    for chunks in _sizes(depth, min(a_cells, b_cells, MOST_COUNT // config.lanes)):
-        for row_tiles in _sizes(rows, min(a_cells // chunks, config.sum_tiles, MOST_COUNT // config.rows)):
-            most = min(b_cells // chunks, config.sum_tiles // row_tiles, MOST_COUNT // config.columns)
-            one_answer = max(1, sums_per_answer(USUAL_SUM_BITS) // (config.rows * config.columns * row_tiles))
-            for limit in {most, min(most, one_answer)}:
-                for col_tiles in _sizes(columns, limit):
-                    candidate = Plan(config, shape, row_tiles, col_tiles, chunks, rows_outer=True)
-                    if candidate.fits(copies):
-                        yield candidate
-                        yield replace(candidate, rows_outer=False)
-                        break  # the widest that fits
+class Option(NamedTuple):
+    """Block sizes and order of a plan, array steps of a block, roughly estimated cycles; until all parts are at work."""
+
+    row_tiles: int
+    col_tiles: int
+    chunks: int
+    rows_outer: bool
+    steps: int
+    cycles: float
+    fill: float
+
+
+class _Options:
+    """All sensible plans of a shape, without making them."""
+
+    def __init__(self, config: ArrayConfig, shape: Shape) -> None:
+        self.config = config
+        self.shape = shape
+        self.rows, self.columns = tiles_of(shape.rows, config.rows), tiles_of(shape.columns, config.columns)
+        self.depths = [tiles_of(depth, config.lanes) for depth in shape.depths]
+        self.digits = tiles_of(shape.a.bits, config.slice_bits), shape.b.bits
+        self._loads: dict[tuple[Target, int, int], tuple[int, int]] = {}
+
+    def all(self) -> list[Option]:
+        """Those whose blocks fit the cells thrice, or twice, or once."""
+        return next(found for copies in (3, 2, 1) if (found := list(self._fitting(copies))))
+
+    def _fitting(self, copies: int) -> Iterator[Option]:
+        config, shape = self.config, self.shape
+        a_cells, b_cells = config.a_cells // shape.a.octets, config.b_cells // shape.b.octets
+        for chunks in _sizes(max(self.depths), min(a_cells, b_cells, MOST_COUNT // config.lanes)):
+            for row_tiles in _sizes(self.rows, min(a_cells // chunks, config.sum_tiles, MOST_COUNT // config.rows)):
+                most = min(b_cells // chunks, config.sum_tiles // row_tiles, MOST_COUNT // config.columns)
+                for limit in {most, *(min(most, limit) for limit in self._limits(row_tiles, chunks))}:
+                    sizes = (size for size in _sizes(self.columns, limit))
+                    size = next((size for size in sizes if self._fits(row_tiles, size, chunks, copies)), 0)
+                    if size:
+                        yield self._option(row_tiles, size, chunks, rows_outer=True)
+                        yield self._option(row_tiles, size, chunks, rows_outer=False)
+
+    def _limits(self, row_tiles: int, chunks: int) -> Iterator[int]:
+        """Column tiles that go into one answer, and those that keep the array busy for so long."""
+        config = self.config
+        yield max(1, sums_per_answer(USUAL_SUM_BITS) // (config.rows * config.columns * row_tiles))
+        for steps in BLOCK_STEPS:
+            yield max(1, steps // config.array_steps(*self.digits, chunks, row_tiles, 1))
+
+    def _fits(self, row_tiles: int, col_tiles: int, chunks: int, copies: int) -> bool:
+        return Plan(self.config, self.shape, row_tiles, col_tiles, chunks, rows_outer=True).fits(copies)
+
+    def _option(self, row_tiles: int, col_tiles: int, chunks: int, rows_outer: bool) -> Option:
+        config, shape = self.config, self.shape
+        row_blocks, col_blocks = tiles_of(self.rows, row_tiles), tiles_of(self.columns, col_tiles)
+        k_blocks = sum(tiles_of(depth, chunks) for depth in self.depths)
+        gather = fill = loads = 0.0
+        for target, size, tiles, blocks, others, inner in (
+            (Target.A, row_tiles, self.rows, row_blocks, col_blocks, rows_outer),
+            (Target.B, col_tiles, self.columns, col_blocks, row_blocks, not rows_outer),
+        ):
+            cells, octets = (config.a_cells, shape.a.octets) if target == Target.A else (config.b_cells, shape.b.octets)
+            slots = cells // (size * octets * chunks)
+            kept = blocks * k_blocks <= slots or (inner and k_blocks < slots)
+            times = 1 if kept else others  # how often all of the operand is loaded, about
+            cycles, blocks_worth = self._load(target, size, chunks)
+            gather += cycles * times * tiles * sum(self.depths) / blocks_worth
+            loads += times * blocks * k_blocks
+            fill += cycles
+        size = (*self.digits, chunks, row_tiles, col_tiles)
+        matmuls = row_blocks * col_blocks * k_blocks
+        steps = config.array_steps(*self.digits, sum(self.depths), self.rows, self.columns)
+        engine = steps + matmuls * (config.stall_cycles(*size) + SETUP_CYCLES + COMMAND_CYCLES)
+        elements, in_block = shape.rows * shape.columns, row_tiles * col_tiles * config.rows * config.columns
+        commands = loads + matmuls + tiles_of(elements, min(sums_per_answer(USUAL_SUM_BITS), in_block))
+        per_word = packets.WORD_BITS / config.link_bits
+        link_in = commands * (packets.COMMAND_WORDS + FRAME_WORDS) * per_word
+        link_out = (elements * USUAL_SUM_BITS / packets.WORD_BITS + commands * (1 + FRAME_WORDS)) * per_word
+        work = engine, gather, link_in, link_out, elements / SUMS_A_CYCLE
+        last = min(elements, in_block)
+        fill += config.matmul_tail_cycles + max(last / SUMS_A_CYCLE, last * USUAL_SUM_BITS / config.link_bits)
+        rough = max(work) + LEAST_OVERLAP * sum(work)
+        return Option(row_tiles, col_tiles, chunks, rows_outer, config.array_steps(*size), rough, fill)
+
+    def _load(self, target: Target, tiles: int, chunks: int) -> tuple[int, int]:
+        """(cycles, tiles * chunks) of a block's LOAD."""
+        key = target, tiles, chunks
+        if key not in self._loads:
+            config, shape = self.config, self.shape
+            is_a = target == Target.A
+            gather, width = (shape.a_gather, shape.a) if is_a else (shape.b_gather, shape.b)
+            size = config.rows if is_a else config.columns
+            vectors, lanes = min(tiles * size, gather.vectors), min(chunks * config.lanes, gather.lanes)
+            fields = gather.fields(0, vectors, 0, lanes) | {"target": int(target)}
+            cost = load_cost(config, fields, gather.shape, width.octets)
+            self._loads[key] = cost.cycles, tiles_of(vectors, size) * tiles_of(lanes, config.lanes)
+        return self._loads[key]
+
+
+@lru_cache(maxsize=1024)
+def _options(config: ArrayConfig, shape: Shape) -> tuple[Option, ...]:
+    return tuple(_Options(config, shape).all())
 
 
 @lru_cache(maxsize=4096)
 def plan(
     config: ArrayConfig, shape: Shape, most_steps: int | None = None, a_block: tuple[int, int] | None = None
-) -> Plan:
-    """The plan for `shape` with the least estimated cycles.
+) -> tuple[Plan, float]:
+    """The plan for `shape` with the least estimated cycles, and these.
 
     With `most_steps`, among those where no block keeps the array busy for longer, or those with the smallest blocks.
     With `a_block`, row tiles and chunks of a block, among those that have such ones, if there are any.
     """
-    candidates = next(found for copies in (3, 2, 1) if (found := list(_candidates(config, shape, copies))))
-    alike = [candidate for candidate in candidates if (candidate.row_tiles, candidate.chunks) == a_block]
-    candidates = alike or candidates
-    if most_steps is not None:
-        limit = max(most_steps, min(candidate.block_steps for candidate in candidates))
-        candidates = [candidate for candidate in candidates if candidate.block_steps <= limit]
-        return min(candidates, key=lambda candidate: candidate.estimate[0])
-    return min(candidates, key=lambda candidate: sum(candidate.estimate))
+    options = _options(config, shape)
+    options = [option for option in options if (option.row_tiles, option.chunks) == a_block] or options
+    if most_steps is None:
+        best = min(options, key=lambda option: option.cycles + option.fill)
+    else:
+        limit = max(most_steps, min(option.steps for option in options))
+        best = min((option for option in options if option.steps <= limit), key=lambda option: option.cycles)
+    return Plan(config, shape, best.row_tiles, best.col_tiles, best.chunks, best.rows_outer), best.cycles

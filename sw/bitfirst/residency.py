@@ -21,7 +21,7 @@ from . import packing
 from .command import Command
 from .errors import UsageError
 from .lowering import Cut, Operation, Shape4, octets_of
-from .pace import MOST_WRITE_WORDS, fits, write_cycles
+from .pace import fits, most_write_words, write_cycles
 from .quantised import Quantised
 from .schedule import Schedule
 from .steps import Hold, Step, overlap
@@ -91,7 +91,7 @@ class Move:
         for octet in range(self.tensor.octets):
             bits = self.tensor.operand.bits - (self.tensor.octets - 1 - octet) * OCTET_BITS
             words = 1 if bits <= 4 and self.config.slice_bits <= 4 else packets.STORE_WORD_WORDS
-            rows = MOST_WRITE_WORDS // words
+            rows = most_write_words(self.tensor.words * packets.STORE_WORD_WORDS) // words
             for row in range(0, self.tensor.octet_words, rows):
                 pieces.append((octet, row, min(rows, self.tensor.octet_words - row), words))
         return pieces

@@ -26,14 +26,44 @@ from bitfirst_hdl.contract.packets import Opcode, Space, Target
 from .golden.loads import load_cost
 from .lowering import Cut, Gather, MatrixProduct, Task, tensor_words
 from .pace import Pace
-from .plan import USUAL_SUM_BITS, Block, Plan, Shape, plan, tiles_of
+from .plan import BLOCK_STEPS, USUAL_SUM_BITS, Block, Plan, Shape, plan, tiles_of
 from .steps import Hold, Step, overlap
 
 PRODUCT_CYCLES = 80  # rough: what does not overlap where one product follows another
-BLOCK_STEPS = (400, 800, 1600, 3200)  # array steps of the largest blocks that are tried
 WORTH_A_LOOK = 1.25  # times the best rough estimate
 MOST_STEPS_PACED = 3000
 WORTH_OF_A_WORD = 0.2  # cycles that a word less on the link is worth
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output block of product `product` in SUMS from tile `first` on."""
+
+    product: int
+    block: Block
+    first: int
+
+    def reads(self, planned: Plan, bits: int, number: int) -> list[Step]:
+        """READs of its sums, `bits` wide; `number`: that of its last block."""
+        return [
+            Step(
+                Opcode.READ,
+                {
+                    "space": Space.SUMS,
+                    "bits": bits,
+                    "signed": 1,
+                    "rows": fetch.rows,
+                    "cols": fetch.cols,
+                    "multiplier": 1,
+                    "first": self.first + first,
+                    "count": fetch.row_tiles * fetch.col_tiles,
+                },
+                block=number,
+                fetch=fetch,
+                product=self.product,
+            )
+            for first, fetch in planned.fetches(self.block, bits)
+        ]
 
 
 @dataclass(frozen=True)
@@ -46,6 +76,7 @@ class Schedule:
     counters     execution counters that follow from the sizes alone
     answer_words data words of all READs
     cycles       about how many it will take
+    outputs      output blocks, by the number of their last block
     """
 
     config: ArrayConfig
@@ -57,6 +88,35 @@ class Schedule:
     counters: dict[str, int]
     answer_words: int
     cycles: int
+    outputs: dict[int, Output]
+
+    def with_sums_of(self, bits: int) -> "Schedule":
+        """The same, but sums are read in `bits` bits."""
+        if bits == self.task.sum_bits:
+            return self
+        steps: list[Step | Hold] = []
+        reads, words, done = 0, 0, -1
+        for step in self.steps:
+            if isinstance(step, Hold) or step.fetch is None:
+                steps.append(step)
+                continue
+            reads -= 1
+            if step.block != done:
+                output = self.outputs[step.block]
+                found = output.reads(self.plans[output.product], bits, step.block)
+                reads += len(found)
+                words += sum(read.fetch.words for read in found)
+                steps += found
+                done = step.block
+            steps[-1].gap = step.gap
+        counters = self.counters | {"commands": self.counters["commands"] + reads}
+        task = replace(self.task, sum_bits=bits)
+        return replace(self, task=task, steps=tuple(steps), counters=counters, answer_words=words)
+
+    @property
+    def cost(self) -> float:
+        """What is to be little."""
+        return self.cycles + self.answer_words * WORTH_OF_A_WORD
 
     @cached_property
     def serial_uses(self) -> list[tuple[Cut, Gather, int]]:
@@ -158,6 +218,7 @@ class _Builder:
         self._regions: list[tuple[range, int]] = []  # where sums lie, and how many READs there are up to theirs
         self._reads = 0
         self.work: list[_Work] = []
+        self.outputs: dict[int, Output] = {}
         for index, planned in enumerate(plans):
             for block in planned.blocks():
                 self._add(index, block)
@@ -218,7 +279,7 @@ class _Builder:
         row_tiles = tiles_of(block.height, self.config.rows)
         chunks = tiles_of(block.depth, self.config.lanes)
         steps = []
-        for part in planned.parts(row_tiles, block.width):
+        for part in planned.matmuls(row_tiles, block.width):
             first = self._region.start + part.sum_tile
             fields = {
                 "accumulate": int(not block.first),
@@ -254,21 +315,11 @@ class _Builder:
         self._region = range(first, first + tiles)
 
     def _read(self, index: int, block: Block) -> list[Step]:
-        steps = []
-        for first, fetch in self.plans[index].fetches(block, self.task.sum_bits):
-            fields = {
-                "space": Space.SUMS,
-                "bits": fetch.bits,
-                "signed": 1,
-                "rows": fetch.rows,
-                "cols": fetch.cols,
-                "multiplier": 1,
-                "first": self._region.start + first,
-                "count": fetch.row_tiles * fetch.col_tiles,
-            }
-            self._count(elements_read=fetch.elements)
-            self.answer_words += fetch.words
-            steps.append(Step(Opcode.READ, fields, fetch=fetch, product=index))
+        output = self.outputs[len(self.work)] = Output(index, block, self._region.start)
+        steps = output.reads(self.plans[index], self.task.sum_bits, len(self.work))
+        for step in steps:
+            self._count(elements_read=step.fetch.elements)
+            self.answer_words += step.fetch.words
         return steps
 
     def _count(self, **counts: int) -> None:
@@ -293,9 +344,8 @@ def _in_order(config: ArrayConfig, task: Task, tensors: tuple[Cut, ...], work: l
     while loads or matmuls or reads:
         block = matmuls[0][1] if matmuls else len(work)
         ready = []
-        if matmuls and (not loads or loads[0][1] > block):
-            if read >= work[block].before:
-                ready.append((pace.begin(matmuls[0][0]), 0, matmuls))
+        if matmuls and (not loads or loads[0][1] > block) and read >= work[block].before:
+            ready.append((pace.begin(matmuls[0][0]), 0, matmuls))
         if loads and loads[0][2] < block:
             ready.append((pace.begin(loads[0][0]), 1, loads))
         if reads:
@@ -349,29 +399,30 @@ def _choices(config: ArrayConfig, task: Task) -> Iterator[tuple[float, tuple[Mat
         products = task.products(config, variant)
         shapes = [Shape.of(made) for made in products]
         for most_steps in BLOCK_STEPS:
-            plans = _planned(config, shapes, most_steps)
-            yield _rough_cycles(config, products, plans), products, plans
+            rough, plans = _planned(config, shapes, most_steps)
+            sent_again = any(_sends_again(config, made, own) for made, own in zip(products, plans, strict=True))
+            yield inf if sent_again else rough, products, plans
 
 
-def _planned(config: ArrayConfig, shapes: list[Shape], most_steps: int) -> tuple[Plan, ...]:
-    """Where A is the same, as over the images of a batch, it is cut alike: then it stays in its cells."""
+def _planned(config: ArrayConfig, shapes: list[Shape], most_steps: int) -> tuple[float, tuple[Plan, ...]]:
+    """(rough cycles, plans). Where A is the same, as over the images of a batch, it is cut alike, to stay in its cells."""
     cuts: dict[tuple, tuple[int, int]] = {}
     plans: dict[int, Plan] = {}
+    total, last = 0.0, len(shapes) - 1
     for index in sorted(range(len(shapes)), key=lambda index: -shapes[index].columns):
         shape = shapes[index]
         side = shape.a_gather, shape.rows, shape.depths
-        plans[index] = plan(config, shape, most_steps, cuts.get(side))
-        cuts[side] = plans[index].row_tiles, plans[index].chunks
-    last = len(shapes) - 1
-    return tuple(replace(plans[index], begins=index == 0, ends=index == last) for index in range(len(shapes)))
+        best, cycles = plan(config, shape, most_steps, cuts.get(side))
+        total += cycles + PRODUCT_CYCLES
+        cuts[side] = best.row_tiles, best.chunks
+        ends = {"begins": index == 0, "ends": index == last}
+        plans[index] = replace(best, **ends) if any(ends.values()) else best
+    return total, tuple(plans[index] for index in range(len(shapes)))
 
 
-def _rough_cycles(config: ArrayConfig, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]) -> float:
-    for made, planned in zip(products, plans, strict=True):
-        outputs = planned.counts[0] * planned.counts[1]
-        if len(made.segments) > 1 and outputs > 1 and not _all_fit(config, made):
-            return inf  # every tensor would be sent for each output block
-    return sum(planned.estimate[0] + PRODUCT_CYCLES for planned in plans)
+def _sends_again(config: ArrayConfig, product: MatrixProduct, planned: Plan) -> bool:
+    """Whether every tensor would be sent for each output block."""
+    return len(product.segments) > 1 and planned.counts[0] * planned.counts[1] > 1 and not _all_fit(config, product)
 
 
 def _all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
@@ -398,21 +449,23 @@ def arrange(config: ArrayConfig, task: Task, products: tuple[MatrixProduct, ...]
         builder.counters,
         builder.answer_words,
         cycles,
+        builder.outputs,
     )
 
 
 @lru_cache(maxsize=256)
-def _chosen(config: ArrayConfig, task: Task) -> tuple[tuple[MatrixProduct, ...], tuple[Plan, ...]]:
-    """Products and plans that take the least cycles: of those that do so roughly, by the pace of their commands."""
+def _chosen(config: ArrayConfig, task: Task) -> Schedule:
+    """The one that takes the least cycles: of those that do so roughly, by the pace of their commands."""
     choices = sorted({choice[2]: choice for choice in _choices(config, task)}.values(), key=itemgetter(0))
-    paced, steps = [], 0
+    best, steps = None, 0
     for rough, products, plans in choices:
-        if paced and (rough > choices[0][0] * WORTH_A_LOOK or steps > MOST_STEPS_PACED):
+        if best is not None and (rough > choices[0][0] * WORTH_A_LOOK or steps > MOST_STEPS_PACED):
             break
         made = arrange(config, task, products, plans)
         steps += len(made.steps)
-        paced.append((made.cycles + made.answer_words * WORTH_OF_A_WORD, products, plans))
-    return min(paced, key=itemgetter(0))[1:]
+        if best is None or made.cost < best.cost:
+            best = made
+    return best
 
 
 @lru_cache(maxsize=256)
@@ -421,4 +474,4 @@ def schedule(config: ArrayConfig, task: Task) -> Schedule:
 
     Raises `UsageError` when something irreducible does not fit the device.
     """
-    return arrange(config, task, *_chosen(config, replace(task, sum_bits=USUAL_SUM_BITS)))
+    return _chosen(config, replace(task, sum_bits=USUAL_SUM_BITS)).with_sums_of(task.sum_bits)

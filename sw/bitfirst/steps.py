@@ -19,7 +19,7 @@ class Step:
     tensor   LOAD: which of the schedule's tensors
     cells    LOAD: those that it fills
     cycles   LOAD: that it takes
-    block    LOAD: for which block, in order
+    block    LOAD, READ: for or after which block, in order
     gap      cycles for which the sequencer has nothing to do before the next command, about
     sums     MATMUL: (first, number) of the tiles it writes anew; no READ of them may be unanswered
     fetch    READ: where its data belong in the result of product `product`

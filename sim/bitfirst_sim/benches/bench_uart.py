@@ -7,7 +7,7 @@ import numpy as np
 from bitfirst.command import Command
 from bitfirst.golden.commands import GoldenDevice
 from bitfirst_hdl import config as configs
-from bitfirst_hdl.contract.packets import Opcode, Space, Status
+from bitfirst_hdl.contract.packets import Opcode, Space, Status, Target
 from bitfirst_hdl.contract.registers import IDENTITY_WORDS
 from cocotb.triggers import RisingEdge
 
@@ -97,14 +97,18 @@ async def start(dut, speed: float = 1.0) -> UartBench:
 
 
 async def product(bench: UartBench) -> None:
-    """Operands in, one MATMUL, sums out."""
+    """A tensor in, as both operands of one MATMUL; sums out."""
     config, rng = bench.config, bench.rng
     await bench.call(Opcode.PING, token=rng.getrandbits(64))
     await bench.call(Opcode.READ, space=Space.REGISTERS, first=0, count=IDENTITY_WORDS)
-    for space, words in (Space.A, config.a_row_words), (Space.B, config.b_row_words):
-        data = [rng.getrandbits(64) for _ in range(4 * words)]
-        await bench.call(Opcode.WRITE, data, space=space, row=0, rows=4, words=words)
-    await bench.call(Opcode.MATMUL, slices=2, planes=2, chunks=2, row_tiles=1, col_tiles=1, a_offset=1, b_negative=1)
+    data = [rng.getrandbits(64) for _ in range(8)]
+    await bench.call(Opcode.WRITE, data, space=Space.STORE, row=0, rows=4, words=2)
+    await bench.call(Opcode.TENSOR, bits=8, word=0, n=2, h=1, w=1, c=2 * config.lanes)
+    vectors = {"positions": 2, "y_count": 1, "x_count": 1, "run": 2 * config.lanes, "taps": 2 * config.lanes}
+    await bench.call(Opcode.LOAD, target=Target.A, flip=1, **vectors)
+    await bench.call(Opcode.LOAD, target=Target.B, **vectors)
+    signs = {"a_offset": 1, "b_negative": 1, "a_octets": 1, "b_octets": 1}
+    await bench.call(Opcode.MATMUL, slices=2, planes=8, chunks=2, row_tiles=1, col_tiles=1, **signs)
     await bench.call(
         Opcode.READ, space=Space.SUMS, bits=32, signed=1, multiplier=1, count=1, rows=config.rows, cols=config.columns
     )

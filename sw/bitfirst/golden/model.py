@@ -1,7 +1,6 @@
 """The `model` device: whole operations at once, exact, with the counters that a board would show."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 import torch
 from bitfirst_hdl.config import ArrayConfig
@@ -58,11 +57,8 @@ class ModelDevice(Device):
         self.bytes_moved += _PLAIN_COMMAND_BYTES + _COUNTERS_ANSWER_BYTES
         return dict(self._counters)
 
-    def _execute_all(self, operations: Sequence[Operation]) -> list[torch.Tensor]:
-        self._check_open()
-        return [self._execute(operation) for operation in operations]
-
     def _execute(self, operation: Operation) -> torch.Tensor:
+        self._check_open()
         result = self._evaluate(operation)
         self._count(operation)
         return result
