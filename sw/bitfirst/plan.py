@@ -6,7 +6,7 @@ are read. `bitfirst.schedule` puts the blocks in order.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, chain, product
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from .lowering import Gather, MatrixProduct, Width
 FRAME_WORDS = 2  # header and trailer
 MOST_COUNT = 0xFFFF  # positions or taps of one LOAD
 COMMAND_CYCLES = 12  # rough: to take one command
-BLOCK_STEPS = (400, 800, 1600, 3200)  # array steps of the largest blocks that are tried
+BLOCK_CYCLES = (400, 800, 1600, 3200)  # of array or gather unit, for the largest blocks that are tried
 USUAL_SUM_BITS = 24  # plans do not depend on the width in which sums are read
 SUMS_A_CYCLE = 4  # that are read
 GROWTH = 1.2  # from one of the first blocks to the next: they are loaded about as fast as multiplied
@@ -378,13 +378,18 @@ def _sizes(total: int, most: int) -> Iterator[int]:
 
 
 class Option(NamedTuple):
-    """Block sizes and order of a plan, array steps of a block, roughly estimated cycles; until all parts are at work."""
+    """Block sizes and order of a plan, and roughly estimated cycles.
+
+    block   of array or gather unit for one block
+    cycles  in all
+    fill    until all parts are at work
+    """
 
     row_tiles: int
     col_tiles: int
     chunks: int
     rows_outer: bool
-    steps: int
+    block: float
     cycles: float
     fill: float
 
@@ -418,11 +423,12 @@ class _Options:
                         yield self._option(row_tiles, size, chunks, rows_outer=False)
 
     def _limits(self, row_tiles: int, chunks: int) -> Iterator[int]:
-        """Column tiles that go into one answer, and those that keep the array busy for so long."""
+        """Column tiles that go into one answer, and those that keep array and gather unit busy for so long."""
         config = self.config
         yield max(1, sums_per_answer(USUAL_SUM_BITS) // (config.rows * config.columns * row_tiles))
-        for steps in BLOCK_STEPS:
-            yield max(1, steps // config.array_steps(*self.digits, chunks, row_tiles, 1))
+        cycles = max(config.array_steps(*self.digits, chunks, row_tiles, 1), self._load(Target.B, 1, chunks)[0])
+        for most in BLOCK_CYCLES:
+            yield max(1, most // cycles)
 
     def _fits(self, row_tiles: int, col_tiles: int, chunks: int, copies: int) -> bool:
         return Plan(self.config, self.shape, row_tiles, col_tiles, chunks, rows_outer=True).fits(copies)
@@ -454,10 +460,11 @@ class _Options:
         link_in = commands * (packets.COMMAND_WORDS + FRAME_WORDS) * per_word
         link_out = (elements * USUAL_SUM_BITS / packets.WORD_BITS + commands * (1 + FRAME_WORDS)) * per_word
         work = engine, gather, link_in, link_out, elements / SUMS_A_CYCLE
+        block = max(config.array_steps(*size), fill)
         last = min(elements, in_block)
         fill += config.matmul_tail_cycles + max(last / SUMS_A_CYCLE, last * USUAL_SUM_BITS / config.link_bits)
         rough = max(work) + LEAST_OVERLAP * sum(work)
-        return Option(row_tiles, col_tiles, chunks, rows_outer, config.array_steps(*size), rough, fill)
+        return Option(row_tiles, col_tiles, chunks, rows_outer, block, rough, fill)
 
     def _load(self, target: Target, tiles: int, chunks: int) -> tuple[int, int]:
         """(cycles, tiles * chunks) of a block's LOAD."""
@@ -481,18 +488,18 @@ def _options(config: ArrayConfig, shape: Shape) -> tuple[Option, ...]:
 
 @lru_cache(maxsize=4096)
 def plan(
-    config: ArrayConfig, shape: Shape, most_steps: int | None = None, a_block: tuple[int, int] | None = None
+    config: ArrayConfig, shape: Shape, most_cycles: int | None = None, a_block: tuple[int, int] | None = None
 ) -> tuple[Plan, float]:
     """The plan for `shape` with the least estimated cycles, and these.
 
-    With `most_steps`, among those where no block keeps the array busy for longer, or those with the smallest blocks.
+    With `most_cycles`, among those where no block keeps array or gather unit busy for longer, or the smallest blocks.
     With `a_block`, row tiles and chunks of a block, among those that have such ones, if there are any.
     """
     options = _options(config, shape)
     options = [option for option in options if (option.row_tiles, option.chunks) == a_block] or options
-    if most_steps is None:
+    if most_cycles is None:
         best = min(options, key=lambda option: option.cycles + option.fill)
     else:
-        limit = max(most_steps, min(option.steps for option in options))
-        best = min((option for option in options if option.steps <= limit), key=lambda option: option.cycles)
+        limit = max(most_cycles, min(option.block for option in options))
+        best = min((option for option in options if option.block <= limit), key=lambda option: option.cycles)
     return Plan(config, shape, best.row_tiles, best.col_tiles, best.chunks, best.rows_outer), best.cycles

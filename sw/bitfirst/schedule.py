@@ -26,7 +26,7 @@ from bitfirst_hdl.contract.packets import Opcode, Space, Target
 from .golden.loads import load_cost
 from .lowering import Cut, Gather, MatrixProduct, Task, tensor_words
 from .pace import Pace
-from .plan import BLOCK_STEPS, USUAL_SUM_BITS, Block, Plan, Shape, plan, tiles_of
+from .plan import BLOCK_CYCLES, USUAL_SUM_BITS, Block, Plan, Shape, plan, tiles_of
 from .steps import Hold, Step, overlap
 
 PRODUCT_CYCLES = 80  # rough: what does not overlap where one product follows another
@@ -106,9 +106,9 @@ class Schedule:
                 found = output.reads(self.plans[output.product], bits, step.block)
                 reads += len(found)
                 words += sum(read.fetch.words for read in found)
+                found[-1].gap = step.gap
                 steps += found
                 done = step.block
-            steps[-1].gap = step.gap
         counters = self.counters | {"commands": self.counters["commands"] + reads}
         task = replace(self.task, sum_bits=bits)
         return replace(self, task=task, steps=tuple(steps), counters=counters, answer_words=words)
@@ -398,21 +398,21 @@ def _choices(config: ArrayConfig, task: Task) -> Iterator[tuple[float, tuple[Mat
     for variant in task.variants:
         products = task.products(config, variant)
         shapes = [Shape.of(made) for made in products]
-        for most_steps in BLOCK_STEPS:
-            rough, plans = _planned(config, shapes, most_steps)
+        for most_cycles in BLOCK_CYCLES:
+            rough, plans = _planned(config, shapes, most_cycles)
             sent_again = any(_sends_again(config, made, own) for made, own in zip(products, plans, strict=True))
             yield inf if sent_again else rough, products, plans
 
 
-def _planned(config: ArrayConfig, shapes: list[Shape], most_steps: int) -> tuple[float, tuple[Plan, ...]]:
-    """(rough cycles, plans). Where A is the same, as over the images of a batch, it is cut alike, to stay in its cells."""
+def _planned(config: ArrayConfig, shapes: list[Shape], most_cycles: int) -> tuple[float, tuple[Plan, ...]]:
+    """(rough cycles, plans). Where A is the same, as for all images, it is cut alike: then it stays in its cells."""
     cuts: dict[tuple, tuple[int, int]] = {}
     plans: dict[int, Plan] = {}
     total, last = 0.0, len(shapes) - 1
     for index in sorted(range(len(shapes)), key=lambda index: -shapes[index].columns):
         shape = shapes[index]
         side = shape.a_gather, shape.rows, shape.depths
-        best, cycles = plan(config, shape, most_steps, cuts.get(side))
+        best, cycles = plan(config, shape, most_cycles, cuts.get(side))
         total += cycles + PRODUCT_CYCLES
         cuts[side] = best.row_tiles, best.chunks
         ends = {"begins": index == 0, "ends": index == last}
