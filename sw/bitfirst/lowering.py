@@ -165,6 +165,11 @@ class Cut:
         n, h, w, c = (stop - start for start, stop in (self.n, self.rows, self.cols, self.c))
         return n, h, w, c
 
+    @cached_property
+    def name(self) -> bytes:
+        """Equal for equal ranges, of whatever role."""
+        return repr((self.n, self.c, self.rows, self.cols)).encode()
+
     def of(self, values: np.ndarray) -> np.ndarray:
         """The part of `values` [n, c, h, w], contiguous."""
         return np.ascontiguousarray(values[tuple(slice(*part) for part in (self.n, self.c, self.rows, self.cols))])
@@ -733,10 +738,3 @@ def _most_in_a_window(energies: np.ndarray, down: Ends, right: Ends) -> int:
     totals = np.pad(energies, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
     bands = totals[:, down[1]] - totals[:, down[0]]
     return int((bands[:, :, right[1]] - bands[:, :, right[0]]).max())
-
-
-def serial_ones(operation: Operation, cut: Cut, gather: Gather) -> int:
-    """One bits in operand B, as two's complement of its width, when each of its elements is fed once."""
-    first = cut.n[0] + gather.first_image
-    ones = operation.operand(cut.role).ones_of_pixels((first, first + gather.images), cut.c, cut.rows, cut.cols)
-    return int(gather.down.uses(cut.shape[1]) @ ones @ gather.right.uses(cut.shape[2]))

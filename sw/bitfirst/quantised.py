@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -82,25 +83,27 @@ class Quantised:
         whole = values.detach().to(torch.float64 if exact else torch.int64)
         return whole.square_() if power == 2 else whole
 
-    def ones_of_pixels(self, *parts: tuple[int, int]) -> np.ndarray:
-        """int64 [h, w]: `ones` summed over n and c, of the part of [n, c, h, w] between these (first, behind last)."""
-        if parts not in self._ones_of_pixels:
-            part = self.ones[tuple(slice(*ends) for ends in parts)]
-            self._ones_of_pixels[parts] = part.sum(axis=(0, 1), dtype=np.int64)
-        return self._ones_of_pixels[parts]
+    def ones_of_pixels(self, channels: tuple[int, int]) -> np.ndarray:
+        """int64 [n, h, w], of [n, c, h, w]: `ones` summed over these channels (first, behind last)."""
+        if channels not in self._ones_of_pixels:
+            self._ones_of_pixels[channels] = self.ones[:, slice(*channels)].sum(axis=1, dtype=np.int64)
+        return self._ones_of_pixels[channels]
 
     @cached_property
     def _known_sums(self) -> dict[tuple[int, int], np.ndarray]:
         return {}
 
     @cached_property
-    def _ones_of_pixels(self) -> dict[tuple[tuple[int, int], ...], np.ndarray]:
+    def _ones_of_pixels(self) -> dict[tuple[int, int], np.ndarray]:
         return {}
 
     @cached_property
-    def keys(self) -> dict[object, bytes]:
-        """Names of parts of the tensor by their content, as `bitfirst.residency` makes them."""
-        return {}
+    def name(self) -> bytes:
+        """Equal for tensors of equal content and shape."""
+        content = np.ascontiguousarray(self.integers)
+        digest = blake2b(content.reshape(-1).view(np.uint8), digest_size=16)
+        digest.update(repr(content.shape).encode())
+        return digest.digest()
 
     def reshape(self, *shape: int) -> "Quantised":
         """The same numbers in another shape."""

@@ -5,11 +5,10 @@ whoever made it. What makes room is what no later phase of training wants, then 
 model device keeps the same book as a board.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import blake2b
+from functools import cached_property, lru_cache
 from math import inf
 
 import numpy as np
@@ -20,13 +19,14 @@ from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Opcode, Phase, Spac
 from . import packing
 from .command import Command
 from .errors import UsageError
-from .lowering import Cut, Operation, Shape4, octets_of
+from .lowering import Cut, Operation, octets_of
 from .pace import fits, most_write_words, write_cycles
 from .quantised import Quantised
 from .schedule import Schedule
-from .steps import Hold, Step, overlap
+from .steps import Hold, Step
 
-Key = tuple[bytes, Shape4, int]
+Key = bytes
+Piece = tuple[int, int, int, int]
 MOST_REMEMBERED = 1 << 14  #: names of tensors that are no longer in the store
 #: what a use of an operand says about the uses that follow, where dX comes before dW
 _USES_TO_COME = {
@@ -48,12 +48,8 @@ class Tensor:
 
     @cached_property
     def key(self) -> Key:
-        """Its name: equal for equal content, shape and width."""
-        keys = self.operand.keys
-        if self.cut not in keys:
-            content = self.cut.of(self.operand.integers)
-            keys[self.cut] = blake2b(content.reshape(-1).view(np.uint8), digest_size=16).digest()
-        return keys[self.cut], self.cut.shape, self.operand.bits
+        """Its name: equal for equal parts of equal operands."""
+        return b"%b %d %b" % (self.operand.name, self.operand.bits, self.cut.name)
 
     @property
     def octets(self) -> int:
@@ -84,17 +80,9 @@ class Move:
     word: int
     forget: tuple[int, ...]
 
-    @cached_property
-    def _pieces(self) -> list[tuple[int, int, int, int]]:
-        """(octet, first row, rows, 64-bit words of each row) of the WRITEs. Four bits need the lower word alone."""
-        pieces = []
-        for octet in range(self.tensor.octets):
-            bits = self.tensor.operand.bits - (self.tensor.octets - 1 - octet) * OCTET_BITS
-            words = 1 if bits <= 4 and self.config.slice_bits <= 4 else packets.STORE_WORD_WORDS
-            rows = most_write_words(self.tensor.words * packets.STORE_WORD_WORDS) // words
-            for row in range(0, self.tensor.octet_words, rows):
-                pieces.append((octet, row, min(rows, self.tensor.octet_words - row), words))
-        return pieces
+    @property
+    def _pieces(self) -> tuple[Piece, ...]:
+        return _pieces(self.tensor.octet_words, self.tensor.operand.bits, self.config.slice_bits)[0]
 
     @property
     def command_count(self) -> int:
@@ -103,7 +91,7 @@ class Move:
     @property
     def data_words(self) -> int:
         """64-bit words that travel."""
-        return sum(rows * words for _, _, rows, words in self._pieces)
+        return _pieces(self.tensor.octet_words, self.tensor.operand.bits, self.config.slice_bits)[1]
 
     def commands(self) -> Iterator[Command]:
         for slot in self.forget:
@@ -117,6 +105,22 @@ class Move:
             first = self.word + octet * self.tensor.octet_words + row
             data = np.ascontiguousarray(packed[octet, row : row + rows, :words]).reshape(-1)
             yield Command(Opcode.WRITE, {"space": Space.STORE, "rows": rows, "words": words, "row": first}, data)
+
+
+@lru_cache(maxsize=4096)
+def _pieces(octet_words: int, bits: int, slice_bits: int) -> tuple[tuple[Piece, ...], int]:
+    """(octet, first row, rows, 64-bit words of each row) of a tensor's WRITEs, and all their words.
+
+    Four bits need the lower word alone.
+    """
+    pieces, octets = [], octets_of(bits)
+    for octet in range(octets):
+        low_bits = bits - (octets - 1 - octet) * OCTET_BITS
+        words = 1 if low_bits <= 4 and slice_bits <= 4 else packets.STORE_WORD_WORDS
+        rows = most_write_words(octets * octet_words * packets.STORE_WORD_WORDS) // words
+        for row in range(0, octet_words, rows):
+            pieces.append((octet, row, min(rows, octet_words - row), words))
+    return tuple(pieces), sum(rows * words for _, _, rows, words in pieces)
 
 
 def forget(slot: int) -> Command:
@@ -140,7 +144,7 @@ class Store:
         self.refetched_bytes = 0
         self._places: OrderedDict[Key, _Place] = OrderedDict()
         self._described: dict[int, range] = {}  # slot -> words, of dropped tensors too
-        self._to_come: Counter[Key] = Counter()  # uses
+        self._to_come: dict[Key, int] = {}  # uses
         self._wanted: frozenset[Key] = frozenset()
         self._dropped: OrderedDict[Key, None] = OrderedDict()
 
@@ -156,7 +160,9 @@ class Store:
 
     def note_use(self, key: Key, uses_to_come: int) -> None:
         """So many more (or fewer) uses are expected to follow."""
-        self._to_come[key] = max(0, self._to_come[key] + uses_to_come)
+        uses = self._to_come.pop(key, 0) + uses_to_come
+        if uses > 0:
+            self._to_come[key] = uses
 
     def hold(self, tensor: Tensor, keep: frozenset[Key] = frozenset()) -> Move | None:
         """How to bring the tensor into the store; None when it is there. Tensors of `keep` make room last."""
@@ -179,22 +185,20 @@ class Store:
     def _gap(self, words: int) -> int | None:
         """First word of the first gap of so many words."""
         start = 0
-        for place in sorted((place.words for place in self._places.values()), key=lambda part: part.start):
-            if place.start - start >= words:
+        for first, behind in sorted((place.words.start, place.words.stop) for place in self._places.values()):
+            if first - start >= words:
                 return start
-            start = place.stop
+            start = behind
         return start if self.config.store_words - start >= words else None
 
     def _drop(self, keep: frozenset[Key], cost: Callable[[_Place], int]) -> None:
         """Do without a tensor: one that is not to be used again, or the cheapest, or the least recently held."""
         if not self._places:
             raise UsageError("a tensor is larger than the store: raise store_words in the configuration")
-        key = min(
-            self._places,
-            key=lambda key: (key in keep, key in self._wanted, self._to_come[key] > 0, cost(self._places[key])),
-        )
+        wanted, to_come = self._wanted, self._to_come
+        key = min(self._places, key=lambda key: (key in keep, key in wanted, key in to_come, cost(self._places[key])))
         self._places.pop(key)
-        del self._to_come[key]
+        self._to_come.pop(key, None)
         self._dropped[key] = None
         if len(self._dropped) > MOST_REMEMBERED:
             self._dropped.popitem(last=False)
@@ -203,7 +207,8 @@ class Store:
         """A free slot for these words, and the slots to forget before: no other may describe any of them."""
         taken = {place.slot for place in self._places.values()}
         free = [slot for slot in range(packets.TENSOR_SLOTS) if slot not in taken]
-        in_the_way = [slot for slot in free if overlap(self._described.get(slot, range(0)), words)]
+        described = ((slot, self._described.get(slot, range(0))) for slot in free)
+        in_the_way = [slot for slot, place in described if place.start < words.stop and words.start < place.stop]
         slot = (in_the_way or free)[0]
         forgotten = tuple(in_the_way[1:])
         for other in forgotten:
@@ -238,6 +243,12 @@ class Supply:
         if tensor.key not in self._store:
             self._fetch(tensor, frozenset())
         return tensor.key
+
+    def need_all(self, indices: tuple[int, ...]) -> None:
+        """`need` of each, in order."""
+        if not all(self._wanted[index].key in self._store for index in set(indices)):
+            for index in indices:
+                self.need(index)
 
     def _fetch(self, tensor: Tensor, keep: frozenset[Key]) -> None:
         move = self._store.hold(tensor, keep)

@@ -19,12 +19,13 @@ from itertools import pairwise
 from math import inf, prod
 from operator import itemgetter
 
+import numpy as np
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import Opcode, Space, Target
 
 from .golden.loads import load_cost
-from .lowering import Cut, Gather, MatrixProduct, Task, tensor_words
+from .lowering import Cut, MatrixProduct, Task, tensor_words
 from .pace import Pace
 from .plan import BLOCK_CYCLES, USUAL_SUM_BITS, Block, Plan, Shape, plan, tiles_of
 from .steps import Hold, Step, overlap
@@ -119,13 +120,19 @@ class Schedule:
         return self.cycles + self.answer_words * WORTH_OF_A_WORD
 
     @cached_property
-    def serial_uses(self) -> list[tuple[Cut, Gather, int]]:
-        """Parts of operand B, and how often the array is fed each of their elements."""
-        return [
-            (segment.b, segment.b_gather, planned.total_row_tiles * planned.slices)
-            for made, planned in zip(self.products, self.plans, strict=True)
-            for segment in made.segments
-        ]
+    def serial_uses(self) -> dict[tuple[str, tuple[int, int]], np.ndarray]:
+        """(operand, range of its channels) -> int64 [n, h, w]: how often the array is fed these as operand B."""
+        shapes = {"x": self.task.geometry.input_shape, "g": self.task.geometry.output_shape}
+        uses: dict[tuple[str, tuple[int, int]], np.ndarray] = {}
+        for made, planned in zip(self.products, self.plans, strict=True):
+            for cut, gather in ((segment.b, segment.b_gather) for segment in made.segments):
+                images, _, height, width = shapes[cut.role]
+                total = uses.setdefault((cut.role, cut.c), np.zeros((images, height, width), dtype=np.int64))
+                first = cut.n[0] + gather.first_image
+                part = total[first : first + gather.images, slice(*cut.rows), slice(*cut.cols)]
+                once = np.outer(gather.down.uses(cut.shape[1]), gather.right.uses(cut.shape[2]))
+                part += once * (planned.total_row_tiles * planned.slices)
+        return uses
 
     @cached_property
     def waste(self) -> dict[str, int]:
@@ -148,15 +155,15 @@ class Schedule:
         return {"fill": cycles * slots, "stall": self.counters["stall_cycles"] * slots}
 
     @cached_property
-    def uses(self) -> tuple[Hold | int, ...]:
-        """Holds, and the tensor of each LOAD, in order; repetitions are left out."""
-        uses: list[Hold | int] = []
+    def uses(self) -> tuple[tuple[Hold, tuple[int, ...]], ...]:
+        """Each Hold with the tensors of the LOADs up to the next one, in order; repetitions in a row are left out."""
+        uses: list[tuple[Hold, list[int]]] = []
         for step in self.steps:
             if isinstance(step, Hold):
-                uses.append(step)
-            elif step.tensor >= 0 and (not uses or uses[-1] != step.tensor):
-                uses.append(step.tensor)
-        return tuple(uses)
+                uses.append((step, []))
+            elif step.tensor >= 0 and uses[-1][1][-1:] != [step.tensor]:
+                uses[-1][1].append(step.tensor)
+        return tuple((hold, tuple(tensors)) for hold, tensors in uses)
 
 
 class _Cells:

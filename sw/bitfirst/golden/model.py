@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import torch
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import numeric, packets
@@ -10,11 +11,11 @@ from bitfirst_hdl.contract.registers import COUNTERS, EXECUTION_COUNTERS
 
 from ..device import Device
 from ..errors import LinkError
-from ..lowering import Forward, InputGradient, Operation, WeightGradient, serial_ones
+from ..lowering import Forward, InputGradient, Operation, WeightGradient
 from ..plan import FRAME_WORDS
 from ..quantised import Quantised
 from ..residency import Move, Supply
-from ..schedule import Hold, schedule
+from ..schedule import schedule
 from . import exact
 
 _COMMAND_AND_ANSWER_WORDS = packets.COMMAND_WORDS + 1 + 2 * FRAME_WORDS
@@ -67,18 +68,17 @@ class ModelDevice(Device):
         planned = schedule(self.config, operation.task)
         moved: list[Move] = []
         supply = Supply(self.store, planned, operation, moved.append)
-        for use in planned.uses:
-            if isinstance(use, Hold):
-                supply.hold(use)
-            else:
-                supply.need(use)
+        for hold, tensors in planned.uses:
+            supply.hold(hold)
+            supply.need_all(tensors)
         data_words = sum(move.data_words for move in moved)
         commands = sum(move.command_count for move in moved)
         self._counters.update(planned.counters)
         self._counters["commands"] += commands
         self._counters["words_written"] += data_words
         self._counters["serial_ones"] += sum(
-            serial_ones(operation, cut, gather) * uses for cut, gather, uses in planned.serial_uses
+            int(np.vdot(operation.operand(role).ones_of_pixels(channels), uses))
+            for (role, channels), uses in planned.serial_uses.items()
         )
         commands += planned.counters["commands"]
         words = commands * _COMMAND_AND_ANSWER_WORDS + data_words + planned.answer_words
