@@ -17,6 +17,7 @@ What does not fit the store or a descriptor is cut: batches into chunks of image
 with a single image, or weights, too large into boxes of channels and output pixels, whose results are added.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -615,7 +616,7 @@ def _overlaps(left: list[Range], right: list[Range]) -> Iterator[tuple[tuple[Ran
 
 
 # operations with their data
-class Operation:
+class Operation(ABC):
     """One operation of a layer: operands, geometry, and the shape of its result.
 
     `operands`: A and B, as (role, integers); the planner may change the sides of dW.
@@ -647,9 +648,9 @@ class Operation:
         """No sum of these data, of part of the depth either, is larger in magnitude."""
         return min(self.largest_sum, *self._bounds_by_data())
 
+    @abstractmethod
     def _bounds_by_data(self) -> Iterator[int]:
         """Sum of magnitudes times largest magnitude; product of Euclidean norms (Cauchy-Schwarz)."""
-        raise NotImplementedError
 
     def operand(self, role: str) -> Quantised:
         return dict(self.operands)[role]
