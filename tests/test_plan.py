@@ -94,11 +94,12 @@ def test_every_variant_is_exact(layer: tuple) -> None:
         check_waste(made)
         return made
 
-    for number in range(4):
+    most = max(len(operation.task.variants) for operation in operations(*layer))
+    for number in range(most):
         check_convolution(GoldenBoard(TINY, partial(planned, number)), *layer)
-    assert {(variant.swapped, variant.chained) for variant in chosen} == {
-        (swapped, chained) for swapped in (False, True) for chained in (False, True)
-    }
+    sides = [(swapped, chained) for swapped in (False, True) for chained in (False, True)]
+    assert {(variant.swapped, variant.chained) for variant in chosen} == set(sides)
+    assert most == len(sides) * len({variant.borders for variant in chosen})
 
 
 @settings(max_examples=40, deadline=None)
@@ -108,7 +109,7 @@ def test_every_variant_is_exact(layer: tuple) -> None:
     st.integers(1, 4),
     st.integers(1, 4),
     st.booleans(),
-    st.integers(0, 3),
+    st.integers(0, 15),
 )
 def test_any_block_size_that_fits_is_right(
     seed: int, row_tiles: int, col_tiles: int, chunks: int, rows_outer: bool, number: int
@@ -162,9 +163,10 @@ def test_waste_by_hand() -> None:
     }
 
 
-def test_border_strips_leave_out_the_halo() -> None:
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["forward", "dX", "dW"])
+def test_border_strips_leave_out_the_halo(kind: int) -> None:
     x, w, g, window = tensors((4, 16, 4, 4), 8, 3, padding=1)
-    operation = operations(x, w, g, window)[0]
+    operation = operations(x, w, g, window)[kind]
     config = CONFIGS["default"]
     halo = {}
     for borders in ((False, False), (True, False), (True, True)):

@@ -10,8 +10,9 @@ NHWC ([n, h, w, c], weights [o, kh, kw, c]); `Gather` says how LOAD finds an ope
 | dW        | (kh, kw, c): x across   | o: g across            | (n, y, x)                 |
 
 dW may change its sides. dX with stride (s, t) is s * t products, one for each residue of the input pixel, each over
-the taps that reach it. Forward and dX may be split further by image border: output pixels whose windows are clipped
-alike are a product over the real taps alone. A linear layer is a 1 x 1 convolution on [n, 1, 1, c].
+the taps that reach it. All may be split further by image border: in forward and dX pixels whose windows are clipped
+alike are a product over the real taps alone, in dW taps that meet the same output pixels are a product over these
+alone. A linear layer is a 1 x 1 convolution on [n, 1, 1, c].
 
 What does not fit the store or a descriptor is cut: batches into chunks of images, each a tensor of its own; operations
 with a single image, or weights, too large into boxes of channels and output pixels, whose results are added.
@@ -21,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise, product
+from itertools import groupby, pairwise, product
 from math import isqrt
 
 import numpy as np
@@ -42,6 +43,7 @@ MAX_STEP = 127  #: pixels between positions
 MAX_PADDING = 2**15
 MAX_LINES = 256  #: image rows in one position
 SHARES = (1 / 8, 1 / 2)  #: where a tensor that would fit as a whole is cut: the first part is computed with soon
+UNIT = 4  #: images: the pixels of one corner, and what dW sums over, then fill columns and lanes better
 LEAST_CHUNK_WORDS = 64
 RAW_BITS = 64
 
@@ -410,9 +412,9 @@ def chunks(config: ArrayConfig, images: int, cut: Cut, bits: int) -> list[Range]
     """The images of each tensor of a batch, a function of tensor and device alone: so forward and dW have the same."""
     _, h, w, c = cut.shape
     each = -(-h * w * c * octets_of(bits) // GROUP)
-    at_once = max(1, min(config.store_words // 8 // each, MAX_IMAGE // h))
+    at_once = max(1, min(config.store_words // 4 // each, MAX_IMAGE // h))
     least = -(-LEAST_CHUNK_WORDS // each)
-    ends = [end for share in SHARES if least <= (end := round(images * share)) <= images - least]
+    ends = [end for share in SHARES if least <= (end := round(images * share / UNIT) * UNIT) <= images - least]
     cuts = list(pairwise((0, *dict.fromkeys(ends), images)))
     if max(last - first for first, last in cuts) <= at_once:
         return cuts
@@ -471,9 +473,39 @@ def _residue(residue: int, axis: Axis, size: int, windows: int, split: bool) -> 
     return _strips(gradient, windows, residue + axis.step * (reach - 1), -axis.step, pixels, split)
 
 
+# tap groups: what one axis of dW is made of
+@dataclass(frozen=True)
+class TapGroup:
+    """Some taps of one axis, the windows of x that hold these alone, and the gradient's pixels that they meet."""
+
+    taps: slice
+    windows: Axis
+    pixels: Axis
+
+
+def _tap_groups(axis: Axis, size: int, split: bool) -> list[TapGroup]:
+    """One group, or with `split` one for each stretch of taps that the image's border lets meet the same windows."""
+    if not split:
+        return [TapGroup(slice(0, axis.taps), axis, Axis(0, axis.count, 1, 1))]
+    groups = []
+    meets = [_meets(axis, size, tap) for tap in range(axis.taps)]
+    for (first, behind), taps in groupby(range(axis.taps), key=meets.__getitem__):
+        if first < behind:
+            tap, count = (taps := list(taps))[0], behind - first
+            windows = Axis(axis.start + first * axis.step + tap, count, axis.step, len(taps))
+            groups.append(TapGroup(slice(tap, tap + len(taps)), windows, Axis(first, count, 1, 1)))
+    return groups
+
+
+def _meets(axis: Axis, size: int, tap: int) -> Range:
+    """The windows whose tap `tap` lies in the image."""
+    first = max(0, -(-(-axis.start - tap) // axis.step))
+    return first, max(first, min(axis.count, (size - 1 - axis.start - tap) // axis.step + 1))
+
+
 @dataclass(frozen=True)
 class Variant:
-    """What the planner may choose: strips by border, down and right; for dW: sides changed, segments added in place."""
+    """What the planner may choose: parts by border, down and right; for dW: sides changed, segments added in place."""
 
     borders: tuple[bool, bool] = (False, False)
     swapped: bool = False
@@ -492,14 +524,14 @@ class Task:
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
-        if self.phase == Phase.WEIGHT_GRADIENT:
-            return tuple(Variant(swapped=swap, chained=chain) for swap in (False, True) for chain in (False, True))
         geometry = self.geometry
         splits = (False, True) if any(geometry.padding) or max(geometry.stride) > 1 else (False,)
         down, right = (axis for axis in geometry.axes)
         square = down == right and geometry.input_shape[2] == geometry.input_shape[3]
         borders = [borders for borders in product(splits, splits) if not (square and borders == (False, True))]
-        return tuple(Variant(borders=pair) for pair in borders)
+        if self.phase != Phase.WEIGHT_GRADIENT:
+            return tuple(Variant(borders=pair) for pair in borders)
+        return tuple(Variant(*chosen) for chosen in product(borders, (False, True), (False, True)))
 
     def products(self, config: ArrayConfig, variant: Variant) -> tuple[MatrixProduct, ...]:
         """In the order of execution."""
@@ -569,28 +601,36 @@ class Task:
 
     def _weight_gradient(self, config: ArrayConfig, box: Box, variant: Variant) -> Iterator[MatrixProduct]:
         widths = {width.role: width for width in (self.a, self.b)}
-        down, right = box.down.axis, box.right.axis
-        inputs, outputs = _length(box.inputs), _length(box.outputs)
-        pixels = Axis(0, down.count, 1, 1), Axis(0, right.count, 1, 1)
-        segments = []
-        for (x_images, g_images), (first, last) in _overlaps(
-            self._chunks(config, box, widths["x"]), self._chunks(config, box, widths["g"])
-        ):
-            x, g = box.cut("x", x_images), box.cut("g", g_images)
-            count = last - first
-            seen = Gather(x.shape, down, right, right.taps * inputs, first - x_images[0], count, across=True)
-            told = Gather(g.shape, *pixels, outputs, first - g_images[0], count, across=True)
-            segments.append(Segment(g, told, x, seen) if variant.swapped else Segment(x, seen, g, told))
-        index, taps = (slice(*box.outputs), slice(*box.inputs)), (down.taps, right.taps, inputs)
-        placement = (
-            Placement(index, (outputs, *taps), (0, 3, 1, 2))
-            if variant.swapped
-            else Placement(index, (*taps, outputs), (3, 2, 0, 1))
-        )
+        shares = [
+            (box.cut("x", x_images), box.cut("g", g_images), part)
+            for (x_images, g_images), part in _overlaps(
+                self._chunks(config, box, widths["x"]), self._chunks(config, box, widths["g"])
+            )
+        ]
         sides = (widths["g"], widths["x"]) if variant.swapped else (widths["x"], widths["g"])
-        groups = [tuple(segments)] if variant.chained else [(segment,) for segment in segments]
-        for group in groups:
-            yield MatrixProduct(*sides, group, placement)
+        inputs, outputs = _length(box.inputs), _length(box.outputs)
+        downs, rights = (
+            _tap_groups(band.axis, _length(band.pixels), split)
+            for band, split in zip((box.down, box.right), variant.borders, strict=True)
+        )
+        for down, right in product(downs, rights):
+            segments = []
+            for x, g, (first, last) in shares:
+                pixels, count = (down.pixels, right.pixels), last - first
+                windows, run = (down.windows, right.windows), right.windows.taps * inputs
+                seen = Gather(x.shape, *windows, run, first - x.n[0], count, across=True)
+                told = Gather(g.shape, *pixels, outputs, first - g.n[0], count, across=True)
+                segments.append(Segment(g, told, x, seen) if variant.swapped else Segment(x, seen, g, told))
+            index = slice(*box.outputs), slice(*box.inputs), down.taps, right.taps
+            taps = down.windows.taps, right.windows.taps, inputs
+            placement = (
+                Placement(index, (outputs, *taps), (0, 3, 1, 2))
+                if variant.swapped
+                else Placement(index, (*taps, outputs), (3, 2, 0, 1))
+            )
+            groups = [tuple(segments)] if variant.chained else [(segment,) for segment in segments]
+            for group in groups:
+                yield MatrixProduct(*sides, group, placement)
 
 
 def _by_size(downs: list[Strip], rights: list[Strip]) -> list[tuple[Strip, Strip]]:
