@@ -10,12 +10,10 @@ from bitfirst.device import Device
 from bitfirst.golden.commands import GoldenDevice
 from bitfirst.golden.model import ModelDevice
 from bitfirst.quantised import Quantised
-from bitfirst.transports import RtlTransport
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.contract.numeric import limits
 from bitfirst_hdl.contract.packets import Opcode, Phase, Target
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
-from bitfirst_sim.simulator import Schedule, Simulator
 from emulated_device import EmulatedDevice, EmulatedTransport
 
 
@@ -147,13 +145,10 @@ def test_layers_on_the_simulated_board() -> None:
         assert got["cycles"] > got["matmul_cycles"] > 0
 
 
-class ScheduledTransport(RtlTransport):
-    """The simulated device whose bytes come and go by a schedule."""
-
-    def __init__(self, config: ArrayConfig, schedule: Schedule) -> None:
-        super().__init__(config)
-        self._simulator.close()
-        self._simulator = Simulator(config, schedule=schedule)
+def compared(board: BoardDevice, commands: int, seed: int) -> dict:
+    found = cycles.Findings()
+    cycles.compare(board, commands, seed, found)
+    return found.as_dict()
 
 
 def assert_covered(found: dict, config: ArrayConfig) -> None:
@@ -172,18 +167,26 @@ def test_random_commands_on_the_command_level_model() -> None:
     """The bench itself, without hardware: it finds nothing where nothing differs."""
     for name in ("tiny", "slice8"):
         config = CONFIGS[name]
-        assert_covered(cycles.compare(command_board(config), commands=250, seed=2), config)
+        assert_covered(compared(command_board(config), commands=250, seed=2), config)
 
 
 def test_random_commands_on_the_simulated_board() -> None:
-    assert_covered(cycles.bench_cycles("rtl:tiny", commands=200, seed=1), CONFIGS["tiny"])
+    """With every byte there in time, and under schedules of bytes."""
+    found = cycles.bench_cycles("rtl:tiny", commands=200, seed=1)
+    assert_covered(found, CONFIGS["tiny"])
+    assert found["commands"] > 3 * 200
+    assert [url.partition("?")[2] for url in found["rounds"]] == ["", *(f"{s}&seed=1" for s in cycles.BYTE_SCHEDULES)]
 
 
-@pytest.mark.parametrize("schedule", [Schedule(1, 0.5, 0.3), Schedule(2, 0.0, 0.9)], ids=str)
-def test_random_commands_under_a_byte_schedule(schedule: Schedule) -> None:
-    config = CONFIGS["tiny"]
-    with BoardDevice("rtl:tiny", ScheduledTransport(config, schedule), config) as board:
-        assert_covered(cycles.compare(board, commands=200, seed=3), config)
+def test_a_byte_schedule_changes_cycles_and_nothing_else() -> None:
+    waits = {}
+    slow = f"rtl:tiny?{cycles.BYTE_SCHEDULES[0]}&seed=3"
+    for url in ("rtl:tiny", slow, slow):
+        with bitfirst.open(url) as board:
+            assert_covered(compared(board, commands=200, seed=3), CONFIGS["tiny"])
+            waits.setdefault(url, []).append(board.transport.cycles)
+    (free,), (first, second) = waits.values()
+    assert first == second > free
 
 
 class Miscounting(GoldenDevice):
@@ -208,7 +211,7 @@ def compare_with(kind: type[GoldenDevice]) -> dict:
     emulated = EmulatedDevice(CONFIGS["tiny"])
     emulated.golden = kind(CONFIGS["tiny"])
     board = BoardDevice("commands", EmulatedTransport(emulated), CONFIGS["tiny"])
-    return cycles.compare(board, commands=100, seed=0)
+    return compared(board, commands=100, seed=0)
 
 
 def test_a_wrong_counter_is_found() -> None:

@@ -19,7 +19,7 @@ KINDS = {
 }
 _OPTIONS = {
     "model": (),
-    "rtl": ("record",),
+    "rtl": ("record", "seed", "input_idle", "output_stall"),
     "serial": ("record", "baud", "config"),
     "tcp": ("record", "config"),
     "replay": ("config",),
@@ -82,7 +82,7 @@ def _transport(
     kind: str, url: str, rest: str, options: dict[str, str], config: ArrayConfig | None, trace: str | Path | None
 ) -> Transport:
     if kind == "rtl":
-        return RtlTransport(config, trace)
+        return RtlTransport(config, trace, _link_cycles(url, options))
     if kind == "replay":
         return ReplayTransport(_required(rest, url, kind))
     if kind == "serial":
@@ -98,6 +98,18 @@ def _transport(
     if not host or port is None:
         raise UsageError(f"{url} must name a host and a port, such as tcp://localhost:5000")
     return TcpTransport(host, port)
+
+
+def _link_cycles(url: str, options: dict[str, str]) -> dict[str, float]:
+    """The fields of the simulator's `Schedule` that the URL gives."""
+    values = {}
+    for name, kind in (("seed", int), ("input_idle", float), ("output_stall", float)):
+        if name in options:
+            try:
+                values[name] = kind(options[name])
+            except ValueError:
+                raise UsageError(f"{name} = {options[name]!r} in {url} is no number: give it as {kind(0)!r}") from None
+    return values
 
 
 def _required(path: str, url: str, kind: str) -> str:

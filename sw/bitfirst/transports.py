@@ -4,7 +4,9 @@ import json
 import os
 import select
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Protocol
 
 from bitfirst_hdl.config import ArrayConfig
@@ -44,16 +46,24 @@ class Transport(Protocol):
 
 
 class RtlTransport:
-    """The compiled RTL. Its clock runs only inside `read`, and stops when the device is idle."""
+    """The compiled RTL. Its clock runs only inside `read`, and stops when the device is idle.
+
+    link_cycles  fields of `bitfirst_sim.simulator.Schedule`: random cycles in which the link does not move
+    """
 
     deterministic = True
     timeout_s = byte_s = 0.0
 
-    def __init__(self, config: ArrayConfig, trace: str | Path | None = None) -> None:
-        from bitfirst_sim.simulator import Simulator  # needs a compiler; a board does not
+    def __init__(
+        self,
+        config: ArrayConfig,
+        trace: str | Path | None = None,
+        link_cycles: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        from bitfirst_sim.simulator import Schedule, Simulator  # needs a compiler; a board does not
 
         self.name = "the simulated device"
-        self._simulator = Simulator(config, trace=trace)
+        self._simulator = Simulator(config, trace=trace, schedule=Schedule(**link_cycles))
         self._outbox: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -64,6 +74,11 @@ class RtlTransport:
             self._simulator.send(b"".join(self._outbox))
             self._outbox.clear()
         return self._simulator.receive(min_bytes)
+
+    @property
+    def cycles(self) -> int:
+        """Of the clock, since the device was opened."""
+        return self._simulator.cycles
 
     def close(self) -> None:
         self._simulator.close()

@@ -37,6 +37,7 @@ from ..quantised import Quantised
 from ..transports import Transport
 
 SIZES = {"bursts": 8, "matmul_steps": 1500, "load_chunks": 6, "load_tiles": 3, "layers": 2}
+BYTE_SCHEDULES = ("input_idle=0.5&output_stall=0.3", "output_stall=0.9")
 REFUSED_SHARE = 0.3  # of the commands that are not one of the precision pairs
 Payload = np.ndarray
 Fields = dict[str, int]
@@ -46,20 +47,31 @@ Layer = tuple[int, int, int, int, int, int, int]  # batch, inputs, outputs, heig
 def bench_cycles(device_url: str = "rtl:tiny", commands: int = 200, seed: int = 0) -> dict[str, Any]:
     """A few layers, then `commands` random commands, on `device_url` and on the golden model.
 
-    Every answer is compared by status and data, and the execution counters after every few commands. Raises
-    `UsageError` for a device without a link.
+    Every answer is compared by status and data, and the execution counters after every few commands. Simulated
+    hardware does it all once with every byte there when the device looks for it, and again under `BYTE_SCHEDULES`, with
+    other commands each time. Raises `UsageError` for a device without a link.
     """
-    with open_device(device_url) as device:
-        if not isinstance(device, BoardDevice):
-            raise UsageError(f"{device_url} has no link to send commands on; choose rtl or a board")
-        return compare(device, commands, seed)
+    urls = [device_url]
+    if device_url.partition(":")[0] == "rtl" and "?" not in device_url:
+        urls += [f"{device_url}?{schedule}&seed={seed}" for schedule in BYTE_SCHEDULES]
+    total = Findings()
+    for number, url in enumerate(urls):
+        with open_device(url) as device:
+            if not isinstance(device, BoardDevice):
+                raise UsageError(f"{device_url} has no link to send commands on; choose rtl or a board")
+            compare(device, commands, seed + number, total)
+    return {
+        "device": device_url,
+        "rounds": urls,
+        "random_commands": commands * len(urls),
+        "seed": seed,
+    } | total.as_dict()
 
 
-def compare(device: BoardDevice, commands: int, seed: int) -> dict[str, Any]:
-    """The bench on a fresh device, which serves for nothing else afterwards."""
+def compare(device: BoardDevice, commands: int, seed: int, found: "Findings") -> None:
+    """One round on a fresh device, which serves for nothing else afterwards."""
     rng = random.Random(seed)
-    found = Findings()
-    spilled_bytes = compare_layers(device, rng, found)
+    found.spilled_bytes += compare_layers(device, rng, found)
     comparison = Comparison(Wire(device.transport, device.config.rx_words), device.config, device.fingerprint, found)
     comparison.run([Command(Opcode.RESET).payload(), *forget_all()])
     comparison.run(list(fill(device.config, rng)))
@@ -69,30 +81,22 @@ def compare(device: BoardDevice, commands: int, seed: int) -> dict[str, Any]:
         size = rng.randint(1, SIZES["bursts"])
         comparison.run(payloads[:size])
         payloads = payloads[size:]
-    return {
-        "device": device.url,
-        "commands": comparison.commands,
-        "random_commands": commands,
-        "coverage": {
-            "opcodes": sorted(comparison.opcodes),
-            "statuses": dict(sorted(comparison.statuses.items())),
-            "precision_pairs": len(program.pairs_seen),
-            "possible_precision_pairs": device.config.max_slices * MAX_BITS,
-            "splits": program.splits,
-            "spills": spilled_bytes,
-        },
-        "result_mismatches": found.result_mismatches,
-        "counter_mismatches": found.counter_mismatches,
-        "counter_comparisons": found.counter_comparisons,
-        "first_mismatch": found.first_mismatch,
-        "seed": seed,
-    }
+    found.pairs_seen |= program.pairs_seen
+    found.possible_pairs = device.config.max_slices * MAX_BITS
+    found.splits += program.splits
 
 
 @dataclass
 class Findings:
     """How much was compared, and what differed."""
 
+    commands: int = 0
+    opcodes: set[str] = field(default_factory=set)
+    statuses: Counter[str] = field(default_factory=Counter)
+    pairs_seen: set[tuple[int, int]] = field(default_factory=set)
+    possible_pairs: int = 0
+    splits: int = 0
+    spilled_bytes: int = 0
     result_mismatches: int = 0
     counter_mismatches: int = 0
     counter_comparisons: int = 0
@@ -109,6 +113,23 @@ class Findings:
                 self.counter_mismatches += 1
                 what = f"{where}: {name} is {int(found[name])} for {int(expected[name])}"
                 self.first_mismatch = self.first_mismatch or what
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "commands": self.commands,
+            "coverage": {
+                "opcodes": sorted(self.opcodes),
+                "statuses": dict(sorted(self.statuses.items())),
+                "precision_pairs": len(self.pairs_seen),
+                "possible_precision_pairs": self.possible_pairs,
+                "splits": self.splits,
+                "spills": self.spilled_bytes,
+            },
+            "result_mismatches": self.result_mismatches,
+            "counter_mismatches": self.counter_mismatches,
+            "counter_comparisons": self.counter_comparisons,
+            "first_mismatch": self.first_mismatch,
+        }
 
 
 def compare_layers(device: BoardDevice, rng: random.Random, findings: Findings) -> int:
@@ -195,9 +216,6 @@ class Comparison:
     config: ArrayConfig
     fingerprint: int
     findings: Findings
-    commands: int = 0
-    opcodes: set[str] = field(default_factory=set)
-    statuses: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.golden = GoldenDevice(self.config, self.fingerprint)
@@ -215,11 +233,11 @@ class Comparison:
         expected_status, expected = self.golden.execute_payload(payload)
         opcode = int(payload[0]) & 0xFF
         name = Opcode(opcode).name if opcode in packets.COMMANDS else "unknown"
-        self.commands += 1
-        self.opcodes.add(name)
-        self.statuses[expected_status.name] += 1
+        self.findings.commands += 1
+        self.findings.opcodes.add(name)
+        self.findings.statuses[expected_status.name] += 1
         alike = status == expected_status and len(data) == len(expected)
-        where = f"command {self.commands} {_describe(payload)}"
+        where = f"command {self.findings.commands} {_describe(payload)}"
         if alike and len(data) and opcode in (Opcode.COUNTERS, Opcode.MARK):
             names = [counter.name for counter in registers.COUNTERS]
             self.findings.counters(where, *(dict(zip(names, words, strict=True)) for words in (data, expected)))
