@@ -1,6 +1,8 @@
 """READ of SUMS: fetches rows of partial sums, makes numbers of their elements and packs these into data words."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
+from math import gcd
+
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,6 +19,21 @@ PACK_LATENCY = 6  #: cycles from numbers to their word
 
 _NIBBLE = 4
 _WORD_NIBBLES = packets.WORD_BITS // _NIBBLE
+_CONTAINERS = range(1, RESULT_BITS // _NIBBLE + 1)  # nibbles of a container, but of a raw sum's
+
+
+def elements_abreast(nibbles: int, filled: int = 0) -> int:
+    """How many exact sums are taken in one cycle, by the nibbles of their containers.
+
+    `ABREAST` where a word holds as many. Else as many as it takes to fill the word of which `filled` nibbles are there
+    already: so each cycle gives one word, and 64 / bits sums are taken a cycle on average.
+    """
+    return ABREAST if ABREAST * nibbles <= _WORD_NIBBLES else -(-(_WORD_NIBBLES - filled) // nibbles)
+
+
+_PIECE_NIBBLES = max(nibbles * elements_abreast(nibbles) for nibbles in _CONTAINERS)
+#: of a piece that is longer than a word, what can lie behind the word that it fills
+_BEYOND = _NIBBLE * max(nibbles - gcd(nibbles, _WORD_NIBBLES) for nibbles in _CONTAINERS)
 
 
 class Job(data.Struct):
@@ -38,9 +55,10 @@ class Readout(wiring.Component):
     saturated  out, how many of them were clipped
 
     Where `multiplier` is 1 and `shift` 0, or `bits` is `RAW_BITS`, sums are *exact*: there is nothing to round, and
-    they pass by the requantiser, `elements_abreast` of a row in one cycle; others one a cycle. This holds while nothing
-    holds it up and a row takes no fewer cycles than its fetch; the next row is fetched meanwhile. Reset abandons the
-    job.
+    they pass by the requantiser, `elements_abreast` of a row in one cycle; others one a cycle. So where `ABREAST` exact
+    sums fill a word or more, a word leaves in every cycle but those in which a row ends before it fills one. This holds
+    while nothing holds it up and a row takes no fewer cycles than its fetch, 3; the next row is fetched meanwhile.
+    Reset abandons the job.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -127,16 +145,18 @@ class Readout(wiring.Component):
         valid, ends_job, goes = Signal(), Signal(), Signal()
         column, left = Signal(range(ABREAST)), Signal(range(columns + 1))  # next element in `sums`; how many to come
         after = Signal(range(2 * ABREAST))  # `column` of the element after those taken now
+        most = Signal(range(ABREAST + 1))  # elements that are taken now, if the row has as many
         index, next_index, tile_index, following = (Signal(32) for _ in range(4))
-        ends_row = left <= form.abreast
+        ends_row = left <= most
         abreast = self._abreast(sums, column)
+        self._pace(m, form, most, taken=Mux(goes, Mux(ends_row, left[: len(most)], most), 0))
         m.d.comb += [
             elements.valid.eq(valid & ~form.exact),
             elements.payload.total.eq(abreast[0]),
             elements.payload.index.eq(index),
             elements.payload.last.eq(ends_job & ends_row),
             goes.eq(valid & Mux(form.exact, move, elements.ready)),
-            after.eq(column + form.abreast),
+            after.eq(column + most),
             row.taken.eq(row.valid & (~valid | (goes & ends_row))),
             following.eq(Mux(row.ends_tile, tile_index + read.col_stride * columns, next_index + read.row_stride)),
         ]
@@ -147,7 +167,7 @@ class Readout(wiring.Component):
             m.d.sync += [next_index.eq(self.start.payload.read.index), tile_index.eq(self.start.payload.read.index)]
         with m.If(goes):
             m.d.sync += [
-                left.eq(left - form.abreast),
+                left.eq(left - most),
                 column.eq(after),
                 index.eq(index + read.col_stride),
             ]
@@ -169,16 +189,31 @@ class Readout(wiring.Component):
         with m.If(move):
             m.d.sync += exact.last.eq(ends_job & ends_row)
             for place, total in enumerate(abreast):
-                used = valid & form.exact & (left > place) & (form.abreast > place)
+                used = valid & form.exact & (left > place) & (most > place)
                 m.d.sync += [exact.totals[place].eq(total), exact.used[place].eq(used)]
         return exact
 
+    def _pace(self, m: Module, form: "_Form", most: Signal, taken: Value) -> None:
+        """Sets `most` for the next cycle: what fills the word that the elements taken so far have left off in."""
+        filled, next_filled = Signal(range(_WORD_NIBBLES)), Signal(range(_WORD_NIBBLES))
+        m.d.comb += next_filled.eq(filled + _times(taken, form.nibbles))
+        m.d.sync += [filled.eq(next_filled), most.eq(1)]
+        with m.If(form.exact), m.Switch(form.nibbles):  # raw sums: no case
+            for nibbles in _CONTAINERS:
+                with m.Case(nibbles):
+                    table = Array(elements_abreast(nibbles, place) for place in range(_WORD_NIBBLES))
+                    m.d.sync += most.eq(table[next_filled])
+        with m.If(self.start.valid & self.start.ready):
+            m.d.sync += filled.eq(0)
+
     @staticmethod
     def _abreast(sums: Signal, column: Signal) -> list[Value]:
-        """The sums at `column`, a multiple of 4, 2 or 1, and at the columns behind it up to the next multiple."""
-        at = [sums.word_select(place, SUM_BITS) for place in range(ABREAST)]
-        lower, upper = Mux(column[0], at[1], at[0]), Mux(column[0], at[3], at[2])
-        return [Mux(column[1], upper, lower), Mux(column[1], at[3], at[1]), at[2], at[3]]
+        """The sum at `column` of `sums`, and those at the columns behind it."""
+        held = [sums.word_select(place, SUM_BITS) for place in range(len(sums) // SUM_BITS)][: 2 * ABREAST - 1]
+        at = held + [held[-1]] * (2 * ABREAST - 1 - len(held))  # behind the array's last column, not used
+        for bit in reversed(range(len(column))):
+            at = [Mux(column[bit], at[place + 2**bit], at[place]) for place in range(len(at) - 2**bit)]
+        return at
 
     def _numbers(self, m: Module, form: "_Form", exact: "_Sums", results, move: Signal) -> "_Numbers":
         """Saturates exact sums, in two cycles; requantised numbers join in the second."""
@@ -212,17 +247,18 @@ class Readout(wiring.Component):
 
     def _pack(self, m: Module, form: "_Form", numbers: "_Numbers", move: Signal) -> None:
         """Numbers into containers, containers into words: turned round to where the word before has left off."""
-        piece, length = Signal(packets.WORD_BITS), Signal(range(_WORD_NIBBLES + 1))  # containers; nibbles of them
+        piece = Signal(packets.WORD_BITS + _BEYOND)  # containers
+        length = Signal(range(_PIECE_NIBBLES + 1))  # nibbles of them
         valid, last = Signal(), Signal()
         spills = Signal()  # behind the job's last piece comes one more word
         with m.If(move):
             m.d.sync += [
-                length.eq(numbers.count * form.nibbles),
+                length.eq(_times(numbers.count, form.nibbles)),
                 valid.eq(numbers.count != 0),
                 last.eq(numbers.last),
             ]
             with m.Switch(form.nibbles):
-                for nibbles in range(1, RESULT_BITS // _NIBBLE + 1):
+                for nibbles in _CONTAINERS:
                     with m.Case(nibbles):
                         used = numbers.values[: elements_abreast(nibbles)]
                         m.d.sync += piece.eq(Cat(number[: nibbles * _NIBBLE] for number in used))
@@ -250,13 +286,13 @@ class Readout(wiring.Component):
                 self.words.valid.eq(turned.emits),
                 self.words.payload.data.eq(merged),
                 self.words.payload.last.eq(turned.last),
-                word.eq(Mux(turned.full, turned.piece, merged)),
+                word.eq(Mux(turned.full, turned.rest, merged)),
             ]
 
 
-def elements_abreast(nibbles: int) -> int:
-    """How many exact sums are taken in one cycle, by the nibbles of their containers."""
-    return next(count for count in (ABREAST, 2, 1) if count * nibbles <= _WORD_NIBBLES)
+def _times(count: Value, nibbles: Value) -> Value:
+    """Their product, without a multiplier."""
+    return sum(Mux(bit, nibbles, 0) << place for place, bit in enumerate(count))
 
 
 class _Form:
@@ -264,7 +300,6 @@ class _Form:
 
     exact    there is nothing to round
     nibbles  of a container
-    abreast  elements taken in one cycle
     limit    largest number, 32 bits, all ones
     lowest   smallest number, 32 bits
     """
@@ -272,7 +307,6 @@ class _Form:
     def __init__(self, m: Module, read: packets.Read) -> None:
         self.exact, self._raw, self._signed = Signal(name="exact"), Signal(name="raw"), Signal(name="signed")
         self.nibbles = Signal(range(_WORD_NIBBLES + 1), name="nibbles")
-        self.abreast = Signal(range(ABREAST + 1), name="abreast")
         self.limit, self.lowest = Signal(RESULT_BITS, name="limit"), Signal(RESULT_BITS, name="lowest")
         raw = read.bits == RAW_BITS
         exact = raw | ((read.multiplier == 1) & (read.shift == 0))
@@ -284,7 +318,6 @@ class _Form:
             self._raw.eq(raw),
             self._signed.eq(read.signed),
             self.nibbles.eq(nibbles),
-            self.abreast.eq(Mux(~exact | raw, 1, Mux(nibbles <= _WORD_NIBBLES // ABREAST, ABREAST, 2))),
             magnitude.eq(read.bits - read.signed),
             self.limit.eq(ones),
             self.lowest.eq(Mux(self._signed, ~ones | 1, 0)),
@@ -310,27 +343,37 @@ class _Sums:
 class _Numbers:
     """`count` numbers side by side, zeros behind them; `clipped` of them did not fit; `last`: the job's last ones."""
 
-    WIDTHS = (SUM_BITS, RESULT_BITS, RESULT_BITS // 2, RESULT_BITS // 2)  # a word holds no more
-
     def __init__(self) -> None:
-        self.values = [Signal(width, name=f"number{place}") for place, width in enumerate(self.WIDTHS)]
+        most = [max(size for size in _CONTAINERS if elements_abreast(size) > place) for place in range(1, ABREAST)]
+        widths = SUM_BITS, *(_NIBBLE * nibbles for nibbles in most)  # a word takes no wider ones side by side
+        self.values = [Signal(width, name=f"number{place}") for place, width in enumerate(widths)]
         self.count, self.clipped = Signal(range(ABREAST + 1)), Signal(range(ABREAST + 1))
         self.last = Signal(name="numbers_last")
 
 
 class _Turned:
-    """A piece on its way to the place where it goes on with a word, `filled` nibbles up, the top ones coming in below.
+    """A piece on its way to the place where it goes on with a word, `filled` nibbles up.
 
-    full   it fills that word, and what came in below begins the next
+    What leaves the word at its top comes in below, and the first `_BEYOND` bits of it come in behind the word as well:
+    there is the rest of a piece that is longer than a word.
+
+    full   it fills that word, and `rest` begins the next
     emits  that word is complete, or the job's last, as `last` says
     """
 
     def __init__(self, piece: Value, filled: Value, full: Value, emits: Value, last: Value) -> None:
         self.piece, self.filled, self.full, self.emits, self.last = piece, filled, full, emits, last
 
+    @property
+    def rest(self) -> Value:
+        """What lies behind the word."""
+        return Cat(self.piece[packets.WORD_BITS :], self.piece[_BEYOND : packets.WORD_BITS])
+
     def by(self, m: Module, move: Signal, bit: int) -> "_Turned":
         """One stage: turned by 2**`bit` nibbles if that bit of `filled` is set."""
-        now = vars(self) | {"piece": Mux(self.filled[bit], self.piece.rotate_left(_NIBBLE << bit), self.piece)}
+        size, word = _NIBBLE << bit, self.piece[: packets.WORD_BITS]
+        turned = Cat(word.rotate_left(size), self.piece[packets.WORD_BITS - size : len(self.piece) - size])
+        now = vars(self) | {"piece": Mux(self.filled[bit], turned, self.piece)}
         after = {name: Signal(len(value), name=f"turned{bit}_{name}") for name, value in now.items()}
         with m.If(move):
             m.d.sync += [after[name].eq(value) for name, value in now.items()]
