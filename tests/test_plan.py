@@ -11,12 +11,13 @@ import torch
 from bitfirst.errors import UsageError
 from bitfirst.golden.model import ModelDevice
 from bitfirst.lowering import Forward, Geometry, InputGradient, Operation, Variant, WeightGradient, width_of_sums
-from bitfirst.plan import Plan, Shape, plan, unpack_sums
+from bitfirst.plan import ROW_CYCLES, Fetch, Plan, Shape, plan, unpack_sums
 from bitfirst.quantised import Quantised
 from bitfirst.schedule import Schedule, arrange, schedule
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.contract.numeric import limits
-from bitfirst_hdl.contract.packets import Opcode, Phase, Target
+from bitfirst_hdl.contract.packets import WORD_BITS, Opcode, Phase, Target
+from bitfirst_hdl.readout import elements_abreast
 from golden_board import GoldenBoard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -285,6 +286,23 @@ def test_width_of_sums_follows_the_data() -> None:
 
 
 # what does not fit
+
+
+@pytest.mark.parametrize("bits", [*range(4, 33, 4), 64])
+def test_the_cycles_of_a_read_are_those_of_the_readout(bits: int) -> None:
+    """Exact where rows are whole words, at most two cycles a row too few elsewhere, never too many."""
+    for cols in range(1, 17):
+        fetch = Fetch(row=0, column=0, row_tiles=3, col_tiles=4, rows=8, cols=cols, bits=bits)
+        cycles = filled = 0
+        for _ in range(3 * 4 * 8):
+            left, taken = cols, 0
+            while left > 0:
+                count = min(left, elements_abreast(bits // 4, filled))
+                left, filled, taken = left - count, (filled + count * bits // 4) % (WORD_BITS // 4), taken + 1
+            cycles += max(ROW_CYCLES, taken)
+        slack = 0 if cols == 16 else 2 * 3 * 4 * 8
+        assert fetch.cycles <= cycles <= fetch.cycles + slack, cols
+    assert fetch.cycles == 3 * 4 * 8 * 16 / min(4, 64 / bits)
 
 
 def test_cells_that_hold_one_block_only() -> None:

@@ -13,7 +13,7 @@ from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import Opcode, Phase, Target
 
 from .lowering import Cut, Task, tensor_words
-from .plan import FRAME_WORDS, SUMS_A_CYCLE
+from .plan import FRAME_WORDS
 from .steps import Step, overlap
 
 TAKE_CYCLES = {Opcode.TENSOR: 30, Opcode.WRITE: 11, Opcode.LOAD: 12, Opcode.MATMUL: 13, Opcode.READ: 12}
@@ -90,7 +90,7 @@ class Pace:
             self._multiply(step.fields, step.sums, begin)
             self._answer(0, begin)
         else:
-            self._readout = begin + step.fetch.elements // SUMS_A_CYCLE + READOUT_CYCLES
+            self._readout = begin + step.fetch.cycles + READOUT_CYCLES
             self._answer(step.fetch.words, self._readout)
             tiles = _from(step.fields["first"], step.fields["count"])
             self._answered.update(dict.fromkeys(tiles, self._link_out))

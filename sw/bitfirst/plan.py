@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, chain, product
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ MOST_COUNT = 0xFFFF  # positions or taps of one LOAD
 COMMAND_CYCLES = 12  # rough: to take one command
 BLOCK_CYCLES = (400, 800, 1600, 3200)  # of array or gather unit, for the largest blocks that are tried
 USUAL_SUM_BITS = 24  # plans do not depend on the width in which sums are read
-SUMS_A_CYCLE = 4  # that are read
+SUMS_ABREAST = 4  # most that are read in a cycle
+ROW_CYCLES = 3  # least for a row of sums that is read
 GROWTH = 1.2  # from one of the first blocks to the next: they are loaded about as fast as multiplied
 SMALLEST_SHARE = 4  # of the largest block, the first and last one
 LEAST_OVERLAP = 0.05  # rough: of what does not limit, so much is not hidden behind what does
@@ -82,6 +84,15 @@ class Fetch:
     def words(self) -> int:
         """Data words of the answer."""
         return -(-self.elements * self.bits // packets.WORD_BITS)
+
+    @property
+    def cycles(self) -> int:
+        """Of the readout, about, without what the first and last sum take through its pipeline; exact for whole words.
+
+        A row that ends within a word takes up to two more.
+        """
+        rows = self.elements // self.cols
+        return ceil(rows * max(ROW_CYCLES, self.cols / sums_a_cycle(self.bits)))
 
     def store(self, words: np.ndarray, result: np.ndarray) -> None:
         """Put the answer's data words (uint64) into `result`, an integer array [rows, columns]."""
@@ -368,6 +379,11 @@ def sums_per_answer(bits: int) -> int:
     return packets.MAX_DATA_WORDS * packets.WORD_BITS // bits
 
 
+def sums_a_cycle(bits: int) -> float:
+    """That are read in whole rows, on average: no more than fill a word."""
+    return min(SUMS_ABREAST, packets.WORD_BITS / bits)
+
+
 # choosing
 def _sizes(total: int, most: int) -> Iterator[int]:
     """Sensible sizes of equal pieces of `total`, none above `most`: the largest first, each well below the last."""
@@ -459,10 +475,11 @@ class _Options:
         per_word = packets.WORD_BITS / config.link_bits
         link_in = commands * (packets.COMMAND_WORDS + FRAME_WORDS) * per_word
         link_out = (elements * USUAL_SUM_BITS / packets.WORD_BITS + commands * (1 + FRAME_WORDS)) * per_word
-        work = engine, gather, link_in, link_out, elements / SUMS_A_CYCLE
+        work = engine, gather, link_in, link_out, elements / sums_a_cycle(USUAL_SUM_BITS)
         block = max(config.array_steps(*size), fill)
         last = min(elements, in_block)
-        fill += config.matmul_tail_cycles + max(last / SUMS_A_CYCLE, last * USUAL_SUM_BITS / config.link_bits)
+        answer = last / sums_a_cycle(USUAL_SUM_BITS) + last * USUAL_SUM_BITS / config.link_bits
+        fill += config.matmul_tail_cycles + answer
         rough = max(work) + LEAST_OVERLAP * sum(work)
         return Option(row_tiles, col_tiles, chunks, rows_outer, block, rough, fill)
 
