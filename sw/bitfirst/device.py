@@ -83,7 +83,7 @@ class Device(ABC):
         """dX and dW as above, dW computed while dX is still on its way to the host. Both belong to phase BACKWARD."""
         geometry = self._geometry(x.values.shape, w.values.shape, stride, padding)
         self._check_gradient(g, geometry)
-        operations = InputGradient(g, w, geometry), WeightGradient(g, x, geometry)
+        operations = InputGradient(g, w, geometry), WeightGradient(g, x, geometry, after_dx=True)
         dx, dw = self._run_all(operations, Phase.BACKWARD)
         return dx, dw
 

@@ -514,13 +514,18 @@ class Variant:
 
 @dataclass(frozen=True)
 class Task:
-    """An operation without its data: all that planning needs. `sum_bits`: width in which sums are read."""
+    """An operation without its data: all that planning needs.
+
+    sum_bits  width in which sums are read
+    fresh     roles of the operands that are most likely not in the store yet
+    """
 
     phase: Phase
     geometry: Geometry
     a: Width
     b: Width
     sum_bits: int
+    fresh: str
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
@@ -659,10 +664,11 @@ def _overlaps(left: list[Range], right: list[Range]) -> Iterator[tuple[tuple[Ran
 class Operation(ABC):
     """One operation of a layer: operands, geometry, and the shape of its result.
 
-    `operands`: A and B, as (role, integers); the planner may change the sides of dW.
+    `operands`: A and B, as (role, integers); the planner may change the sides of dW. `fresh`: as in `Task`.
     """
 
     phase: Phase
+    fresh: str
     geometry: Geometry
     operands: tuple[tuple[str, Quantised], tuple[str, Quantised]]
     result_shape: tuple[int, ...]
@@ -699,7 +705,7 @@ class Operation(ABC):
     def task(self) -> Task:
         """Raises as `Quantised.check` does."""
         a, b = (Width(role, operand.bits, operand.signed) for role, operand in self.operands)
-        return Task(self.phase, self.geometry, a, b, width_of_sums(self.sum_bound))
+        return Task(self.phase, self.geometry, a, b, width_of_sums(self.sum_bound), self.fresh)
 
     def empty_result(self) -> np.ndarray:
         return np.zeros(self.result_shape, dtype=np.int64)
@@ -714,6 +720,7 @@ class Forward(Operation):
     """y = conv2d(x, w)"""
 
     phase = Phase.FORWARD
+    fresh = "wx"
 
     def __init__(self, x: Quantised, w: Quantised, geometry: Geometry) -> None:
         self.x, self.w, self.geometry = x, w, geometry
@@ -732,6 +739,7 @@ class InputGradient(Operation):
     """dX from g = dL/dy."""
 
     phase = Phase.INPUT_GRADIENT
+    fresh = "g"
 
     def __init__(self, g: Quantised, w: Quantised, geometry: Geometry) -> None:
         self.g, self.w, self.geometry = g, w, geometry
@@ -748,11 +756,12 @@ class InputGradient(Operation):
 
 
 class WeightGradient(Operation):
-    """dW from g = dL/dy and x."""
+    """dW from g = dL/dy and x; `after_dx`: dX of the same g comes right before."""
 
     phase = Phase.WEIGHT_GRADIENT
 
-    def __init__(self, g: Quantised, x: Quantised, geometry: Geometry) -> None:
+    def __init__(self, g: Quantised, x: Quantised, geometry: Geometry, after_dx: bool = False) -> None:
+        self.fresh = "" if after_dx else "g"
         self.g, self.x, self.geometry = g, x, geometry
         self.operands = ("x", x), ("g", g)
         self.result_shape = geometry.weight_shape

@@ -10,7 +10,7 @@ from math import prod
 
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import packets
-from bitfirst_hdl.contract.packets import Opcode, Phase, Target
+from bitfirst_hdl.contract.packets import Opcode, Target
 
 from .lowering import Cut, Task, tensor_words
 from .plan import FRAME_WORDS
@@ -22,8 +22,6 @@ COMMAND_FRAME_WORDS = packets.COMMAND_WORDS + FRAME_WORDS
 ANSWER_WORDS = 1 + FRAME_WORDS
 LEAST_WRITE_WORDS = 96
 MOST_WRITE_WORDS = 256  #: data words of one WRITE: the sequencer does nothing else meanwhile
-#: operands that are not in the store yet when layers follow each other as in training: dX goes before dW
-_NEW = {Phase.FORWARD: "wx", Phase.INPUT_GRADIENT: "g", Phase.WEIGHT_GRADIENT: ""}
 
 
 def write_cycles(words: int) -> int:
@@ -126,7 +124,7 @@ def fits(gap: int, words: int) -> bool:
 
 def _pieces(task: Task, cut: Cut) -> deque[int]:
     """Data words of the WRITEs that bring a tensor, behind its TENSOR (0); none if it is in the store already."""
-    if cut.role not in _NEW[task.phase]:
+    if cut.role not in task.fresh:
         return deque()
     width = next(width for width in (task.a, task.b) if width.role == cut.role)
     words = packets.STORE_WORD_WORDS * tensor_words(prod(cut.shape), width.bits)

@@ -233,7 +233,8 @@ class _Builder:
     def _add(self, index: int, block: Block) -> None:
         cells, loads = {}, []
         last = self.work[-1] if self.work else None
-        for target, busy in ((Target.A, last.a), (Target.B, last.b)) if last else _NOTHING_BUSY:
+        sides = ((Target.A, last.a), (Target.B, last.b)) if last else _NOTHING_BUSY
+        for target, busy in sorted(sides, key=lambda side: self._fresh(index, side[0])):
             cells[target], step = self._load(index, block, target, busy)
             if step is not None:
                 loads.append((step, self._last_in(target, cells[target])))
@@ -248,6 +249,11 @@ class _Builder:
             self._regions = [entry for entry in self._regions if not overlap(entry[0], self._region)]
             self._regions.append((self._region, self._reads))
         self.work.append(_Work(cells[Target.A], cells[Target.B], loads, matmuls, reads, before))
+
+    def _fresh(self, index: int, target: Target) -> bool:
+        """Whether a product's operand may still be on its way to the store: the other one is loaded meanwhile."""
+        product = self.products[index]
+        return (product.a if target == Target.A else product.b).role in self.task.fresh
 
     def _last_in(self, target: Target, cells: range) -> int:
         """The last block so far that lies in some of these cells; -1 without one."""
