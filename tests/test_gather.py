@@ -36,7 +36,7 @@ class StoredGather(wiring.Component):
                 "enable": Out(1),
                 "word": Out(range(config.store_words)),
                 "a_write": Out(CellWrite(config)),
-                "b_write": Out(CellWrite(config)),
+                "b_write": Out(CellWrite(config, config.b_chunks)),
                 "events": Out(GatherEvents()),
             }
         )

@@ -93,9 +93,13 @@ def expected_cells(config: ArrayConfig, load: dict, place: loads.Place, words: n
     return cells
 
 
+def written_in(config: ArrayConfig, load: dict, chunks: int) -> int:
+    """Cycles to write chunks of one vector: A takes a slice in each, B 32 lanes or a chunk if that is longer."""
+    return -(-chunks * config.lanes // max(config.lanes, 32)) if load["target"] else chunks * 8 // config.slice_bits
+
+
 def along_cycles(config: ArrayConfig, load: dict, place: loads.Place, reads: list[int], octet: int) -> int:
     """Fetch by fetch, each of the taps that one pair of words gives."""
-    write = 1 if load["target"] else 8 // config.slice_bits
     cycles, lines = 0, list(taps(load))
     for position in positions(load, place.shape[0]):
         done, held = 0, 0
@@ -114,13 +118,13 @@ def along_cycles(config: ArrayConfig, load: dict, place: loads.Place, reads: lis
                 if held == config.lanes:
                     chunks, held = chunks + 1, 0
             chunks += done == len(lines) and held > 0
-            cycles += max(1, chunks * write)
+            cycles += max(1, written_in(config, load, chunks))
     return cycles
 
 
 def across_cycles(config: ArrayConfig, load: dict, place: loads.Place, reads: list[int], octet: int) -> int:
     """Two buffers between filling and draining, one cycle at a time."""
-    write = 1 if load["target"] else 8 // config.slice_bits
+    write = written_in(config, load, 1)
     points, blocks = (
         list(positions(load, place.shape[0])),
         -(-load["positions"] // config.lanes) * config.lanes // GROUP,
@@ -189,8 +193,7 @@ def test_cells_cycles_and_reads(name: str) -> None:
         cycles = sum(run(config, load, place, reads, octet) for octet in range(place.octets))
         tile = config.columns if load["target"] else config.rows
         vectors, lanes = (load["taps"], load["positions"])[:: 1 if load["across"] else -1]
-        write = 1 if load["target"] else 8 // config.slice_bits
-        cycles += place.octets * (-vectors % tile) * -(-lanes // config.lanes) * write
+        cycles += place.octets * (-vectors % tile) * written_in(config, load, -(-lanes // config.lanes))
         cost = loads.load_cost(config, load, place.shape, place.octets)
         assert cost == loads.LoadCost(LOAD_SETUP_CYCLES + cycles + LOAD_TAIL_CYCLES, len(reads)), load
         assert loads.load_reads(config, load, place) == reads, load

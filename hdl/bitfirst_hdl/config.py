@@ -12,7 +12,6 @@ DATAPATHS = {"serial": 1}
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
-OPERAND_CYCLES = 4  #: operand memory: block RAM and three steps of rotation
 ACCUMULATE_CYCLES = 1  #: the tree's sum to the accumulator
 LOAD_SETUP_CYCLES = 11  #: a LOAD's fields to its first fetch
 LOAD_TAIL_CYCLES = 8  #: last step of a LOAD to its last cell written
@@ -125,6 +124,16 @@ class ArrayConfig:
         return self.lanes // GROUP
 
     @property
+    def b_chunks(self) -> int:
+        """Chunks of one vector that the B memory takes in a cycle: as many lanes as one read of the store has."""
+        return max(1, 2 * GROUP // self.lanes)
+
+    @property
+    def b_written_rows(self) -> int:
+        """Rows of the B memory that a vector takes in a cycle."""
+        return self.b_chunks * OCTET_BITS
+
+    @property
     def sum_rows(self) -> int:
         return self.sum_tiles * self.rows
 
@@ -188,6 +197,11 @@ class ArrayConfig:
         return SETUP_CYCLES + self.array_steps(*shape) + self.stall_cycles(*shape)
 
     @property
+    def operand_cycles(self) -> int:
+        """Latency of the operand memories: block RAM, and a cycle for each step of B's rotation."""
+        return self.b_written_rows.bit_length()
+
+    @property
     def tree_cycles(self) -> int:
         """Latency of an element's adder tree: log2(L) levels, a register after every two."""
         return self.lanes.bit_length() // 2
@@ -195,7 +209,7 @@ class ArrayConfig:
     @property
     def matmul_tail_cycles(self) -> int:
         """Cycles from the last step of a MATMUL to its last sum stored."""
-        last_row = OPERAND_CYCLES + self.tree_cycles + ACCUMULATE_CYCLES + self.rows  # step to last row drained
+        last_row = self.operand_cycles + self.tree_cycles + ACCUMULATE_CYCLES + self.rows  # step to last row drained
         return last_row + SUM_CYCLES - 1  # the last step itself is in `array_steps`
 
     def as_dict(self) -> dict[str, int | str]:

@@ -301,7 +301,7 @@ class MatmulEngine(wiring.Component):
     start : In(stream.Signature(packets.Matmul))
         The fields must already be validated. Ready when not `walking` and, of all MATMULs before, at most the last has
         sums still to be stored.
-    a_write, b_write : In(CellWrite(config))
+    a_write, b_write : In(CellWrite(config)), In(CellWrite(config, config.b_chunks))
         At any time, but not to cells that a MATMUL reads, while `walking` and in the cycle after. A MATMUL started in
         the cycle after a write reads what was written.
     sum_write : In(MemoryWrite())
@@ -328,7 +328,7 @@ class MatmulEngine(wiring.Component):
             {
                 "start": In(stream.Signature(packets.Matmul)),
                 "a_write": In(CellWrite(config)),
-                "b_write": In(CellWrite(config)),
+                "b_write": In(CellWrite(config, config.b_chunks)),
                 "sum_write": In(MemoryWrite()),
                 "sum_read": In(SumRead(config)),
                 "events": Out(EngineEvents(config)),

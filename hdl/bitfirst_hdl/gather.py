@@ -4,17 +4,18 @@ What a LOAD gathers is said in `contract.packets.Load`; this is how many cycles 
 
 A *fetch* reads the two store words E // 16 and E // 16 + 1, where E is the address (in elements, signed) of the first
 element it wants, and uses up to 32 - E % 16 elements of them. When its image or its row is outside the tensor it reads
-nothing, but takes its turn; only elements of the halo left or right do not save the read. V is R (target A) or C (B),
-w the cycles that a chunk takes to be written, 8 / S for A and 1 for B. Octets go one after the other, each in T cycles:
+nothing, but takes its turn; only elements of the halo left or right do not save the read. w(k)
+is the cycles that k chunks of one vector in a row take to be written: k * 8 / S for A; for B, which takes as many as
+have 32 lanes in a cycle, k / 2 rounded up (L = 16) or k. Octets go one after the other, each in T cycles:
 
 along   Each position takes its taps in order, each fetch n = min(32 - E % 16, what is left of the run, taps left) of
-        them, and max(1, done * w) cycles, where `done` chunks of L lanes are completed by it: at a position's last
-        fetch also a chunk that is partly filled. The vectors missing in the last tile follow, chunks * w cycles each.
+        them, and max(1, w(done)) cycles, where `done` chunks of L lanes are completed by it: at a position's last
+        fetch also a chunk that is partly filled. The vectors missing in the last tile follow, w(chunks) cycles each.
 across  Tap groups in order: up to 16 places of one line, counted from where the load's part of the line begins. For
         each, blocks of 16 positions in order, chunks * L / 16 of them. A block is filled in 16 cycles, a fetch each (a
-        position behind the last reads nothing), and drained in n * w cycles for n taps. There are two buffers: a fill
+        position behind the last reads nothing), and drained in n * w(1) cycles for n taps. There are two buffers: a fill
         starts when the fill before it and the drain two before it have ended, a drain when its fill and the drain
-        before it have. After the last drain the vectors missing in the last tile follow, chunks * w cycles each.
+        before it have. After the last drain the vectors missing in the last tile follow, w(chunks) cycles each.
 
 Positions do not end where the counts do: without `n_fast` images go on behind the tensor's last one (all zeros), with
 it rows go on behind `y_count`. With `n_fast` an `n_first` behind the last image counts up, round 2**16, to the last one
@@ -469,6 +470,7 @@ def step_layout(config: ArrayConfig) -> data.StructLayout:
     lane               along: lane of its first element in the chunk; across: position in the block
     feed, nth          along: the fetch feeds a chunk, the nth of those that it feeds, from 0
     full, turn         along: it completes the chunk; last cycle of this chunk
+    both               target B: the chunk behind it is complete too, and written with it
     drain, tap, other  across: vector `tap` of the transposer's buffer `other` is written
     emit, cell, vector, part, groups, octet  a cell is written
     """
@@ -482,6 +484,7 @@ def step_layout(config: ArrayConfig) -> data.StructLayout:
             "nth": 2,
             "full": 1,
             "turn": 1,
+            "both": 1,
             "drain": 1,
             "tap": exact_log2(GROUP),
             "other": 1,
@@ -489,7 +492,7 @@ def step_layout(config: ArrayConfig) -> data.StructLayout:
             "cell": 14,
             "vector": 6,
             "part": 3,
-            "groups": config.lane_groups,
+            "groups": config.b_chunks * config.lane_groups,
             "octet": 1,
         }
     )
@@ -537,6 +540,7 @@ class Turns(wiring.Component):
         self.zeros = zeros = Signal()  # the missing vectors are being written
         self.part, part_last = Signal(range(OCTET_BITS)), Signal()
         self.turn = turn = Signal()  # a cell's last cycle
+        self.both = both = Signal()  # two chunks are written
         along, across = Signal(), Signal()
         m.d.comb += [
             along.eq(self.run & ~zeros & ~load.across),
@@ -544,6 +548,7 @@ class Turns(wiring.Component):
             part_last.eq((self.part == self.config.slices_per_octet - 1) | load.target),
             turn.eq(now.emit & part_last),
             now.turn.eq(turn),
+            now.both.eq(both),
             now.part.eq(self.part),
         ]
         with m.If(self.run & zeros):
@@ -562,8 +567,11 @@ class Turns(wiring.Component):
         now, fetch = self.now, self.fetch
         nth, advance = Signal(2), Signal()
         waits = fetch.done != 0
+        if self.config.b_chunks > 1:
+            with m.If(along):
+                m.d.comb += self.both.eq(self.job.load.target & (nth == 0) & fetch.done[1])
         m.d.comb += [
-            advance.eq(along & (~waits | (self.turn & (nth + 1 == fetch.done)))),
+            advance.eq(along & (~waits | (self.turn & (nth + 1 + self.both == fetch.done)))),
             self.advance.eq(advance),
             now.feed.eq(along),
             now.nth.eq(nth),
@@ -572,7 +580,7 @@ class Turns(wiring.Component):
         ]
         with m.If(along):
             m.d.comb += [now.fetch.eq((nth == 0) & (self.part == 0)), now.emit.eq(waits)]
-            m.d.sync += nth.eq(Mux(advance, 0, nth + self.turn))
+            m.d.sync += nth.eq(Mux(advance, 0, nth + self.turn + self.both))
         return advance & fetch.vector_last
 
     def _across(self, m: Module, across: Signal) -> tuple[Value, Value]:
@@ -615,13 +623,16 @@ class Turns(wiring.Component):
         next_vector, next_tile, chunk_next = Signal.like(vector), Signal.like(tile), Signal.like(chunk)
         vector_last, chunk_last = Signal(), Signal()
         group_last = self._groups(m, across, block_end)
+        if config.b_chunks > 1:
+            with m.If(self.zeros):
+                m.d.comb += self.both.eq(load.target & (chunk + 1 != start.chunks))
         to_next, octet_end = Signal(), Signal()
         in_tile = Mux(load.target, config.columns - 1, config.rows - 1)
         m.d.comb += [
             now.octet.eq(octet),
             now.cell.eq(tile + chunk),
             now.vector.eq(vector),
-            chunk_next.eq(chunk + 1),
+            chunk_next.eq(chunk + 1 + self.both),
             chunk_last.eq(chunk_next == start.chunks),
             vector_last.eq(vector == in_tile),
             next_vector.eq(Mux(vector_last, 0, vector + 1)),
@@ -661,7 +672,7 @@ class Turns(wiring.Component):
             with m.If(block_end):
                 m.d.sync += group.eq(group + 1)
         mask = Mux(across, Const(1, groups) << group, 2**groups - 1)
-        m.d.comb += self.now.groups.eq(mask)
+        m.d.comb += self.now.groups.eq(Cat(mask[:groups], self.both.replicate(groups)))
         return group == groups - 1
 
 
@@ -678,7 +689,7 @@ class Shuffle(wiring.Component):
         The octets are an odd number of words apart; holds still.
     words : In(128) x 2
         The store's answer, as in `StoreRead`.
-    write : Out(CellWrite(config))
+    write : Out(CellWrite(config, config.b_chunks))
         `CELL_STAGE` + 1 cycles later.
     """
 
@@ -691,7 +702,7 @@ class Shuffle(wiring.Component):
                 "flip": In(16),
                 "odd": In(1),
                 "words": In(GROUP * OCTET_BITS).array(2),
-                "write": Out(CellWrite(config)),
+                "write": Out(CellWrite(config, config.b_chunks)),
             }
         )
 
@@ -759,16 +770,20 @@ class Shuffle(wiring.Component):
         return ring
 
     def _chunk(self, m: Module, steps: list[data.View], ring: list[Signal]) -> list[Signal]:
-        """along: a chunk of elements in `CELL_STAGE` - 1, the part of the next one that has come already kept."""
+        """along: a chunk of elements in `CELL_STAGE` - 1, the part of the next one that has come already kept.
+
+        For B with L = 16 one behind the other, if `both`.
+        """
         lanes = self.config.lanes
         step, now = steps[TURNED_STAGE - 1], steps[TURNED_STAGE]
-        take, follow, follow_high = Signal(lanes), Signal(lanes), Signal()
+        take, take_high, follow, follow_high = Signal(lanes), Signal(), Signal(lanes), Signal()
         keep, load = Signal(), Signal()
         for lane in range(lanes):
             chosen, next_one = self._lane_masks(step, lane)
             m.d.sync += take[lane].eq(chosen)
             m.d.sync += follow[lane].eq(Mux(step.full, next_one, chosen))
-        m.d.sync += follow_high.eq(step.full & (step.nth == 0))
+        m.d.sync += follow_high.eq(step.full & (step.nth == 0) & ~step.both)
+        m.d.sync += take_high.eq(step.feed & step.both)
         m.d.comb += [keep.eq(~now.full), load.eq(now.feed & (now.turn | ~now.full))]
         kept = [Signal(OCTET_BITS, name=f"kept_{lane}") for lane in range(lanes)]
         chunk = []
@@ -780,6 +795,8 @@ class Shuffle(wiring.Component):
             with m.If(load):
                 m.d.sync += kept[lane].eq(behind)
             chunk.append(kept[lane] | Mux(take[lane], element, 0))
+        if self.config.b_chunks > 1:
+            chunk += [Mux(take_high, element, 0) for element in ring[lanes:]]
         return registered(m, chunk, "chunk")
 
     def _lane_masks(self, step: data.View, lane: int) -> tuple[Value, Value]:
@@ -788,7 +805,7 @@ class Shuffle(wiring.Component):
         reached = at_most(step.lane[:ring_bits], lane % RING)
         first = step.feed & (step.nth == 0)
         if lanes == GROUP:  # a fetch may feed three chunks: the third from the ring lanes before the first
-            return first & reached, (step.nth == 1) & ~reached
+            return first & reached, ((step.nth == 1) | step.both) & ~reached
         block, blocks = step.lane[ring_bits:], lanes // RING
         chosen = ((block == lane // RING) & reached) | ((block + 1 == lane // RING) & ~reached)
         wraps = first & (block == blocks - 1) & ~reached if lane < RING else Const(0)
@@ -828,9 +845,10 @@ class Shuffle(wiring.Component):
         flips = Mux(before.octet, self.flip[slices : 2 * slices], self.flip[:slices])
         for plane in range(OCTET_BITS):
             lanes = Cat(chunk[lane][plane] | block[lane % GROUP][plane] for lane in range(config.lanes))
+            second = Cat(element[plane] for element in chunk[config.lanes :])  # B's alone, and B has no flips
             slice_, place = divmod(OCTET_BITS - 1 - plane, config.slice_bits)
             flip = flips[slice_] if place == 0 else Const(0)
-            m.d.sync += self.write.data[plane].eq(lanes ^ flip.replicate(config.lanes))
+            m.d.sync += self.write.data[plane].eq(Cat(lanes ^ flip.replicate(config.lanes), second))
         m.d.comb += [
             self.write.valid.eq(now.emit),
             self.write.cell.eq(now.cell),
@@ -853,7 +871,7 @@ class _Engine(wiring.Component):
                 "fetch": Out(1),
                 "word": Out(range(config.store_words)),
                 "words": In(GROUP * OCTET_BITS).array(2),
-                "write": Out(CellWrite(config)),
+                "write": Out(CellWrite(config, config.b_chunks)),
             }
         )
 
@@ -934,7 +952,7 @@ class Gather(wiring.Component):
         job is taken in the first cycle in which `busy` is low.
     read : Out(StoreRead(config))
         While `ready` is low, everything stands still.
-    a_write, b_write : Out(CellWrite(config))
+    a_write, b_write : Out(CellWrite(config)), Out(CellWrite(config, config.b_chunks))
         `data` of A has its bits flipped already, in all slices at once.
     events : Out(GatherEvents())
     """
@@ -947,7 +965,7 @@ class Gather(wiring.Component):
                 "busy": Out(1),
                 "read": Out(StoreRead(config)),
                 "a_write": Out(CellWrite(config)),
-                "b_write": Out(CellWrite(config)),
+                "b_write": Out(CellWrite(config, config.b_chunks)),
                 "events": Out(GatherEvents()),
             }
         )
@@ -976,15 +994,17 @@ class Gather(wiring.Component):
                 write.cell.eq(engine.write.cell),
                 write.vector.eq(engine.write.vector),
                 write.part.eq(engine.write.part),
-                write.groups.eq(engine.write.groups),
+                write.groups.eq(engine.write.groups[: len(write.groups)]),
             ]
-            m.d.comb += [plane.eq(bits) for plane, bits in zip(write.data, engine.write.data, strict=True)]
+            m.d.comb += [
+                plane.eq(bits[: len(plane)]) for plane, bits in zip(write.data, engine.write.data, strict=True)
+            ]
         return m
 
 
 @dataclass
 class Gathered:
-    """What a LOAD does: cells written, in order, as (cell, vector, part, groups, planes); words read; cycles busy."""
+    """What a LOAD does: writes of cells, in order, as (cell, vector, part, groups, planes); words read; cycles busy."""
 
     cells: list[tuple[int, int, int, int, tuple[int, ...]]] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
@@ -1004,8 +1024,9 @@ class GatherModel:
         self.config, self.load, self.place, self.store = config, load, place, store
         self.octet = 0
         self.result = Gathered()
-        self.writes = config.slices_per_octet if load["target"] == Target.A else 1
-        self.tile = config.rows if load["target"] == Target.A else config.columns
+        a_side = load["target"] == Target.A
+        self.writes, self.at_once = (config.slices_per_octet, 1) if a_side else (1, config.b_chunks)
+        self.tile = config.rows if a_side else config.columns
         self.chunks = -(-(load["positions"] if load["across"] else load["taps"]) // config.lanes)
 
     def run(self) -> Gathered:
@@ -1055,24 +1076,31 @@ class GatherModel:
         word = self.store[address // GROUP % self.config.store_words]
         return sum((word >> (address % GROUP + GROUP * plane) & 1) << plane for plane in range(OCTET_BITS))
 
-    def write(self, vector: int, chunk: int, groups: int, elements: Sequence[int]) -> None:
-        """One chunk of a vector into its cell; what lies behind the elements is zero."""
+    def write_chunks(self, vector: int, chunk: int, count: int, elements: Sequence[int]) -> int:
+        """Chunks of a vector into their cells, as many at once as the target takes; returns the cycles."""
+        lanes, cycles = self.config.lanes, 0
+        for first in range(0, count, self.at_once):
+            groups = 2 ** (min(self.at_once, count - first) * self.config.lane_groups) - 1
+            cycles += self.write(vector, chunk + first, groups, elements[first * lanes :][: self.at_once * lanes])
+        return cycles
+
+    def write(self, vector: int, chunk: int, groups: int, elements: Sequence[int]) -> int:
+        """A chunk of a vector into its cell, or some at once; what lies behind the elements is zero. The cycles."""
         size, slices = self.config.slice_bits, self.config.slices_per_octet
+        width = self.at_once * self.config.lanes
         flip = sum((self.load["flip"] >> (self.octet * slices + s) & 1) << (7 - s * size) for s in range(slices))
-        elements = [element ^ flip for element in [*elements, *[0] * (self.config.lanes - len(elements))]]
+        elements = [element ^ flip for element in [*elements, *[0] * (width - len(elements))]]
         planes = [sum((e >> plane & 1) << lane for lane, e in enumerate(elements)) for plane in range(OCTET_BITS)]
         octets = self.place["octets"]
         cell = self.load["cell"] + (vector // self.tile * octets + self.octet) * self.chunks + chunk
         for part in range(self.writes):
             self.result.cells.append((cell, vector % self.tile, part, groups, tuple(planes)))
+        return self.writes
 
     def _zeros(self, vectors: int) -> int:
         """The vectors missing in the last tile; returns the cycles."""
         missing = range(vectors, -(-vectors // self.tile) * self.tile)
-        for vector in missing:
-            for chunk in range(self.chunks):
-                self.write(vector, chunk, 2**self.config.lane_groups - 1, [])
-        return len(missing) * self.chunks * self.writes
+        return sum(self.write_chunks(vector, 0, self.chunks, []) for vector in missing)
 
     def _along(self) -> int:
         cycles, lanes = 0, self.config.lanes
@@ -1086,10 +1114,8 @@ class GatherModel:
                     first, count = first + taken, count - taken
                     total = chunk * lanes + len(elements)
                     done = -(-len(elements) // lanes) if total == self.load["taps"] else len(elements) // lanes
-                    for _ in range(done):
-                        self.write(vector, chunk, 2**self.config.lane_groups - 1, elements[:lanes])
-                        elements, chunk = elements[lanes:], chunk + 1
-                    cycles += max(1, done * self.writes)
+                    cycles += max(1, self.write_chunks(vector, chunk, done, elements[: done * lanes]))
+                    elements, chunk = elements[done * lanes :], chunk + done
         return cycles + self._zeros(self.load["positions"])
 
     def _across(self) -> int:

@@ -7,7 +7,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from .config import OPERAND_CYCLES, ArrayConfig
+from .config import ArrayConfig
 from .contract.packets import GROUP, OCTET_BITS, WORD_BITS
 from .ports import CellWrite
 
@@ -15,7 +15,7 @@ from .ports import CellWrite
 #: RAM. It takes effect on an asynchronous read port with a register behind it, which becomes a synchronous one.
 NO_COLLISIONS = {"no_rw_check": True}
 
-TURN_BITS = exact_log2(OCTET_BITS)
+PLANE_BITS = exact_log2(OCTET_BITS)
 
 
 class _Bank:
@@ -88,7 +88,7 @@ class AMemory(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from `enable` to `data`."""
-        return OPERAND_CYCLES
+        return self.config.operand_cycles
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -134,9 +134,12 @@ class AMemory(wiring.Component):
 class BMemory(wiring.Component):
     """Operand B: `config.b_rows` rows, each a plane of L bits for every array column.
 
-    The eight planes of a column are written at once although one plane of all columns is read at once. So the columns
-    stand in groups of eight, and each group has eight banks: plane row r of column c lies in bank (c + r) % 8. A row is
-    read from all banks at one address, then rotated by r.
+    N rows of a column, eight planes of each chunk, are written at once although one row of all columns is read at once;
+    N is `config.b_written_rows`, 16 (L = 16) or 8. So the columns stand in groups of N, and each group has N banks: row
+    r of column c lies in bank (c + r) % N. Any N rows in a row are in N banks, so chunks are written in pairs wherever
+    they begin. A row is read from all banks at one address, then rotated by r.
+
+    A group of W columns, W < N, has only W of N rows in a bank: they are found by r % W and r // N.
 
     Parameters
     ----------
@@ -144,9 +147,9 @@ class BMemory(wiring.Component):
 
     Members
     -------
-    write : In(CellWrite(config))
-        Stores all planes of `data` in rows cell * 8 (weight 2**7) to cell * 8 + 7 of column `vector`. Readable four
-        cycles later.
+    write : In(CellWrite(config, config.b_chunks))
+        Stores all planes of `data` in rows cell * 8 (weight 2**7) to cell * 8 + 7 of column `vector`, those of a second
+        chunk in the eight rows behind them. Readable four cycles later.
     enable, row : In
         Reads a row; as in `AMemory`.
     data : Out(64) x b_row_words
@@ -157,9 +160,10 @@ class BMemory(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
+        self._turn_bits = exact_log2(config.b_written_rows)
         super().__init__(
             {
-                "write": In(CellWrite(config)),
+                "write": In(CellWrite(config, config.b_chunks)),
                 "enable": In(1),
                 "row": In(range(config.b_rows)),
                 "data": Out(WORD_BITS).array(config.b_row_words),
@@ -169,22 +173,23 @@ class BMemory(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from `enable` to `data`: block RAM and rotation."""
-        return OPERAND_CYCLES
+        return self.config.operand_cycles
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
-        groups = range(-(-config.columns // OCTET_BITS))
+        config, count = self.config, self.config.b_written_rows
+        groups = range(-(-config.columns // count))
+        depth = config.b_rows * min(config.columns, count) // count
         banks = [
-            [_Bank(m, f"bank_{group}_{number}", config.lanes, config.b_rows) for number in range(OCTET_BITS)]
-            for group in groups
+            [_Bank(m, f"bank_{group}_{number}", config.lanes, depth) for number in range(count)] for group in groups
         ]
         self._write(m, banks)
-        fetched, turn = _registered(m, "fetched", self.enable, self.row[:TURN_BITS])
+        fetched, turn = _registered(m, "fetched", self.enable, self.row[: self._turn_bits])
         words = []
         for group in groups:
             for bank in banks[group]:
-                m.d.comb += [bank.enable.eq(self.enable), bank.row.eq(self.row)]
+                m.d.comb += bank.enable.eq(self.enable)
+                m.d.comb += bank.row.eq(self._place(self.row[: self._turn_bits], self.row[self._turn_bits :]))
             rows = [bank.words for bank in banks[group]]
             columns = _rotate(m, f"columns_{group}", rows, turn, fetched)
             for column in columns[: config.columns]:
@@ -192,27 +197,40 @@ class BMemory(wiring.Component):
         m.d.comb += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
         return m
 
+    def _place(self, low: Value, high: Value) -> Value:
+        """Where a bank has row N * high + low."""
+        return Cat(low[: exact_log2(min(self.config.columns, self.config.b_written_rows))], high)
+
     def _write(self, m: Module, banks: list[list[_Bank]]) -> None:
-        """Rotates the planes by the column's number, and stores them in one group of banks."""
-        write = self.write
+        """Rotates the rows by the place of the first, and stores them in one group of banks."""
+        config, write, bits = self.config, self.write, self._turn_bits
         size = len(banks[0][0].write_data[0])
-        planes = [
-            [write.data[OCTET_BITS - 1 - row][place : place + size] for place in range(0, self.config.lanes, size)]
-            for row in range(OCTET_BITS)
+        rows = [
+            [write.data[plane][first + place :][:size] for place in range(0, config.lanes, size)]
+            for first in range(0, config.b_chunks * config.lanes, config.lanes)
+            for plane in reversed(range(OCTET_BITS))
         ]
-        column = Signal(max(TURN_BITS, len(write.vector)))
-        m.d.comb += column.eq(write.vector)
-        rotated = _rotate(m, "planes", planes, (-column)[:TURN_BITS], write.valid)
-        fields = write.valid, write.groups, write.cell[: exact_log2(self.config.b_cells)], column
-        for stage in range(TURN_BITS):
+        column, turn = Signal(max(bits, len(write.vector))), Signal(bits)
+        cells = [Signal(range(config.b_cells), name=f"cell_{chunk}") for chunk in range(config.b_chunks)]
+        m.d.comb += [column.eq(write.vector), turn.eq(column + (write.cell << PLANE_BITS))]
+        m.d.comb += [cell.eq(write.cell + chunk) for chunk, cell in enumerate(cells)]
+        turned = _rotate(m, "planes", rows, (-turn)[:PLANE_BITS], write.valid)
+        fields = write.valid, write.groups, column, turn, *cells
+        for stage in range(PLANE_BITS):
             fields = _registered(m, f"write_{stage}", *fields)
-        valid, lane_groups, cell, column = fields
+        valid, groups, column, turn, *cells = fields
+        if bits > PLANE_BITS:  # without a register, so that no write takes longer than a MATMUL's first read
+            turned = _turned(turned, 1 << PLANE_BITS, (-turn)[PLANE_BITS])
+        chunk_groups = [groups.word_select(chunk, config.lane_groups) for chunk in range(config.b_chunks)]
         for group, members in enumerate(banks):
-            enable = (valid & (column[TURN_BITS:] == group)).replicate(len(lane_groups)) & lane_groups
+            here = valid & (column[bits:] == group)
             for number, bank in enumerate(members):
-                row = (number - column)[:TURN_BITS]
-                m.d.comb += [bank.write_row.eq(Cat(row, cell)), bank.write_enable.eq(enable)]
-                m.d.comb += [place.eq(word) for place, word in zip(bank.write_data, rotated[number], strict=True)]
+                row = (number - turn)[:bits]  # which of the rows written it takes
+                cell, enable = (_chosen(row[PLANE_BITS:], values) for values in (cells, chunk_groups))
+                place = Cat(row[:PLANE_BITS], cell)
+                m.d.comb += bank.write_row.eq(self._place(place[:bits], place[bits:]))
+                m.d.comb += bank.write_enable.eq(enable & here.replicate(config.lane_groups))
+                m.d.comb += [word.eq(new) for word, new in zip(bank.write_data, turned[number], strict=True)]
 
 
 def _registered(m: Module, name: str, *values: Value) -> list[Signal]:
@@ -222,24 +240,35 @@ def _registered(m: Module, name: str, *values: Value) -> list[Signal]:
     return later
 
 
+def _chosen(index: Value, values: Sequence[Value]) -> Value:
+    """One of one or two values."""
+    return Mux(index, values[1], values[0]) if len(values) > 1 else values[0]
+
+
+def _turned(rows: Sequence[Sequence[Value]], places: int, turn: Value) -> list[list[Value]]:
+    """Row i of the result is row i + `places` (round the end) if `turn` is high; a row is a list of words."""
+    away = [rows[(number + places) % len(rows)] for number in range(len(rows))]
+    return [
+        [Mux(turn, other, word) for word, other in zip(row, others, strict=True)]
+        for row, others in zip(rows, away, strict=True)
+    ]
+
+
 def _rotate(m: Module, name: str, rows: list[list[Value]], turn: Value, enable: Value) -> list[list[Value]]:
-    """Row i of the result is row (i + turn) % 8, three cycles later; a row is a list of words.
+    """Row i of the result is row i + `turn` (round the end), a cycle later for each bit of `turn`.
 
     It holds until the next `enable`. A register behind each stage costs nothing, and keeps synthesis from building one
     large multiplexer for each bit.
     """
-    for stage in range(TURN_BITS):
+    for stage in range(len(turn)):
         turned = []
-        for number, row in enumerate(rows):
-            away = rows[(number + 2**stage) % len(rows)]
+        for number, row in enumerate(_turned(rows, 2**stage, turn[stage])):
             words = [
                 Signal(len(word), name=f"{name}_{stage}_{number}_{index}", reset_less=True)
                 for index, word in enumerate(row)
             ]
             with m.If(enable):
-                m.d.sync += [
-                    new.eq(Mux(turn[stage], other, word)) for new, word, other in zip(words, row, away, strict=True)
-                ]
+                m.d.sync += [later.eq(word) for later, word in zip(words, row, strict=True)]
             turned.append(words)
         rows = turned
         turn, enable = _registered(m, f"{name}_turn_{stage}", turn, enable)

@@ -144,21 +144,31 @@ class Bench:
             await self.cycle()
 
     def fill(self, side: str, cells: range, kind: str = "random") -> None:
-        """New contents for some cells; they are written as cycles go by, lane groups together or one by one."""
+        """New contents for some cells; they are written as cycles go by, lane groups together or one by one.
+
+        Of B some chunks are written together.
+        """
         store = getattr(self.model, side)
         chosen = slice(cells.start, cells.stop)
         store[chosen] = arrays.numbers(self.rng, store[chosen].shape, OCTET_BITS, kind)
-        every = 2**self.config.lane_groups - 1
-        for cell in cells:
-            for vector, octets in enumerate(store[cell]):
-                apart = [1 << group for group in range(self.config.lane_groups)]
-                for groups in apart if self.rng.random() < 0.3 else [every]:
-                    self.write_octets(side, cell, vector, groups, octets)
+        left = list(cells)
+        while left:
+            count = self.rng.randint(1, min(len(left), self.at_once(side)))
+            together, left = left[:count], left[count:]
+            for vector, octets in enumerate(store[together].swapaxes(0, 1)):
+                apart = [1 << group for group in range(count * self.config.lane_groups)]
+                for groups in apart if self.rng.random() < 0.3 else [sum(apart)]:
+                    self.write_octets(side, together[0], vector, groups, octets.reshape(-1))
+
+    def at_once(self, side: str) -> int:
+        """Chunks that a write may have."""
+        return self.config.b_chunks if side == "b" else 1
 
     def write_octets(self, side: str, cell: int, vector: int, groups: int, octets: np.ndarray) -> None:
         """One vector's octets in some lane groups; what is not to be written is noise."""
         size, parts = (self.config.slice_bits, self.config.slices_per_octet) if side == "a" else (OCTET_BITS, 1)
-        lanes = self.config.lanes
+        lanes = self.at_once(side) * self.config.lanes
+        octets = np.pad(octets, (0, lanes - len(octets)))
         mask = sum((2**GROUP - 1) << (GROUP * group) for group in range(lanes // GROUP) if groups >> group & 1)
         planes = arrays.row_words((octets >> np.arange(OCTET_BITS)[:, None]) & 1, 1, lanes)
         for part in range(parts):

@@ -123,9 +123,9 @@ def tile_vectors(config: ArrayConfig, target: int) -> int:
     return config.columns if target == Target.B else config.rows
 
 
-def write_cycles(config: ArrayConfig, target: int) -> int:
-    """Cycles to write one octet of one chunk."""
-    return 1 if target == Target.B else config.slices_per_octet
+def write_cycles(config: ArrayConfig, target: int, chunks: int) -> int:
+    """Cycles to write one octet of so many chunks in a row of one vector."""
+    return -(-chunks // config.b_chunks) if target == Target.B else chunks * config.slices_per_octet
 
 
 def load_cells(config: ArrayConfig, load: Mapping[str, int], octets: int) -> int:
@@ -176,7 +176,7 @@ def load_cost(config: ArrayConfig, load: Mapping[str, int], shape: Shape, octets
 @lru_cache(maxsize=65536)
 def _cost(config: ArrayConfig, window: Window, shape: Shape, octets: int) -> LoadCost:
     steps, fetches = (_across_cost if window.across else _along_cost)(config, window, shape)
-    spare = window.spare_vectors(config) * window.chunks(config) * write_cycles(config, window.target)
+    spare = window.spare_vectors(config) * write_cycles(config, window.target, window.chunks(config))
     return LoadCost(LOAD_SETUP_CYCLES + octets * (steps + spare) + LOAD_TAIL_CYCLES, octets * fetches)
 
 
@@ -198,7 +198,7 @@ def _along_cost(config: ArrayConfig, window: Window, shape: Shape) -> tuple[int,
                 done = (filled + step) // config.lanes - filled // config.lanes
                 filled += step
                 done += filled == window.taps and filled % config.lanes > 0
-                cycles += count * max(1, done * write_cycles(config, window.target))
+                cycles += count * max(1, write_cycles(config, window.target, done))
     return cycles, fetches
 
 
@@ -225,7 +225,7 @@ def _across_cost(config: ArrayConfig, window: Window, shape: Shape) -> tuple[int
     fetches = filled = drained = drained_before = 0  # ends of the last fill, of the last drain, of the one before
     for line, _, taps in _tap_groups(window):
         fetches += int(np.count_nonzero((rows + line >= 0) & (rows + line < h)))
-        drain = taps * write_cycles(config, window.target)
+        drain = taps * write_cycles(config, window.target, 1)
         for _ in range(blocks):
             filled = max(filled, drained_before) + GROUP
             drained_before, drained = drained, max(filled, drained) + drain
