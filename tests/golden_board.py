@@ -9,6 +9,7 @@ from bitfirst.device import Device
 from bitfirst.golden.commands import GoldenDevice
 from bitfirst.link import response_words
 from bitfirst.lowering import Operation
+from bitfirst.plan import store_sums
 from bitfirst.residency import issue
 from bitfirst.schedule import Schedule, Step, schedule
 from bitfirst_hdl.config import ArrayConfig
@@ -69,7 +70,7 @@ class GoldenBoard(Device):
                 first = command.fields["first"]
                 unread -= set(range(first, first + command.fields["count"]))
                 assert step.fetch.words == len(data)
-                step.fetch.store(data, results[step.product])
+                store_sums([(step.fetch, data, results[step.product])])
         assert not unread
         assert all((result != UNTOUCHED).all() for result in results)
         out = operation.empty_result()

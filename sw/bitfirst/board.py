@@ -13,6 +13,7 @@ from .device import Device
 from .errors import DeviceError
 from .link import Link, LinkStatistics, Request
 from .lowering import Operation
+from .plan import store_sums
 from .residency import Store, forget, issue
 from .schedule import Step, schedule
 from .transports import Transport
@@ -133,7 +134,7 @@ class BoardDevice(Device):
 
 
 class _Run:
-    """One operation: commands as far as the credit allows, answers stored as they come; `before`: the run before it."""
+    """One operation: commands as far as the credit allows, then the result; `before`: the run before it."""
 
     def __init__(self, link: Link, store: Store, operation: Operation, before: "_Run | None") -> None:
         self._link = link
@@ -145,7 +146,7 @@ class _Run:
             np.empty((product.rows, product.columns), dtype=np.int64) for product in self._schedule.products
         ]
         self._reads: list[tuple[Request, Step]] = []
-        self._stored_reads = 0
+        self._answered_reads = 0
         self._reads_of_tile = [0] * store.config.sum_tiles  # so many READs must be answered before it is written anew
 
     def start(self) -> None:
@@ -161,11 +162,12 @@ class _Run:
         """Wait for all READs of these tiles of sums."""
         if self._before is not None:
             self._before.vacate(first, count)
-        self._store(max(self._reads_of_tile[first : first + count]))
+        self._await(max(self._reads_of_tile[first : first + count]))
 
     def result(self) -> torch.Tensor:
         """Wait for all answers."""
-        self._store(len(self._reads))
+        self._await(len(self._reads))
+        store_sums([(step.fetch, request.data, self._results[step.product]) for request, step in self._reads])
         out = self._operation.empty_result()
         for product, result in zip(self._schedule.products, self._results, strict=True):
             product.placement.add(result, out)
@@ -176,13 +178,11 @@ class _Run:
         first, count = step.fields["first"], step.fields["count"]
         self._reads_of_tile[first : first + count] = [len(self._reads)] * count
 
-    def _store(self, count: int) -> None:
-        """Wait for the first `count` READs and put their data into the results."""
-        while self._stored_reads < count:
-            request, step = self._reads[self._stored_reads]
+    def _await(self, count: int) -> None:
+        """Wait for the first `count` READs."""
+        for request, _ in self._reads[self._answered_reads : count]:
             self._link.wait(request)
-            step.fetch.store(request.data, self._results[step.product])
-            self._stored_reads += 1
+        self._answered_reads = max(self._answered_reads, count)
 
 
 def _config_of(identity: dict[str, int]) -> ArrayConfig:

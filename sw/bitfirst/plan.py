@@ -5,11 +5,11 @@ are read. `bitfirst.schedule` puts the blocks in order.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, chain, product
-from math import ceil
+from math import ceil, lcm
 from typing import NamedTuple
 
 import numpy as np
@@ -94,29 +94,45 @@ class Fetch:
         rows = self.elements // self.cols
         return ceil(rows * max(ROW_CYCLES, self.cols / sums_a_cycle(self.bits)))
 
-    def store(self, words: np.ndarray, result: np.ndarray) -> None:
-        """Put the answer's data words (uint64) into `result`, an integer array [rows, columns]."""
-        elements = unpack_sums(words, self.bits)[: self.elements]
+    def place(self, elements: np.ndarray, result: np.ndarray) -> None:
+        """Put the elements into `result`, an integer array [rows, columns]."""
         tiles = elements.reshape(self.row_tiles, self.col_tiles, self.rows, self.cols).swapaxes(1, 2)
         height, width = self.row_tiles * self.rows, self.col_tiles * self.cols
         result[self.row : self.row + height, self.column : self.column + width] = tiles.reshape(height, width)
 
 
+def store_sums(answers: Sequence[tuple[Fetch, np.ndarray, np.ndarray]]) -> None:
+    """Put the data words of READs where they belong: (fetch, uint64 words, integer result [rows, columns]) of each.
+
+    Their sums have the same width, and are unpacked at once.
+    """
+    bits = answers[0][0].bits
+    period = lcm(bits, packets.WORD_BITS) // packets.WORD_BITS  # words after which a sum begins with a word again
+    sizes = (tiles_of(len(words), period) * period for _, words, _ in answers)
+    starts = list(accumulate(sizes, initial=0))
+    joined = np.zeros(starts[-1], dtype="<u8")
+    for start, (_, words, _) in zip(starts, answers, strict=False):
+        joined[start : start + len(words)] = words
+    sums = unpack_sums(joined, bits)
+    for start, (fetch, _, result) in zip(starts, answers, strict=False):
+        first = start * packets.WORD_BITS // bits
+        fetch.place(sums[first : first + fetch.elements], result)
+
+
 def unpack_sums(words: np.ndarray, bits: int) -> np.ndarray:
     """The signed numbers of `bits` bits (a multiple of 4 up to 32, or 64) that lie in uint64 words without gaps."""
-    octets = np.ascontiguousarray(words, dtype="<u8")
+    whole = np.ascontiguousarray(words, dtype="<u8")
     if bits in (8, 16, 32, 64):
-        return octets.view(f"<i{bits // 8}")
-    octets = octets.view(np.uint8)
+        return whole.view(f"<i{bits // 8}")
     pair_octets = bits // 4
-    pairs = np.zeros((len(octets) // pair_octets + 1, 8), dtype=np.uint8)
-    whole = len(octets) // pair_octets
-    pairs[:whole, :pair_octets] = octets[: whole * pair_octets].reshape(whole, pair_octets)
-    rest = octets[whole * pair_octets :]
-    pairs[whole, : len(rest)] = rest
-    both = pairs.view("<i8")
-    unused = 64 - bits
-    return np.concatenate([both << unused >> unused, both << unused - bits >> unused], axis=1).reshape(-1)
+    octets = np.zeros(whole.nbytes + packets.WORD_BYTES, dtype=np.uint8)  # the last pair is read with what is behind it
+    octets[: whole.nbytes] = whole.view(np.uint8)
+    pairs = np.ndarray(tiles_of(whole.nbytes, pair_octets), "<i8", octets, strides=(pair_octets,))
+    numbers = np.empty((len(pairs), 2), dtype=np.int64)
+    for place in range(2):  # to the top, which drops what is behind; then down with its sign
+        np.left_shift(pairs, packets.WORD_BITS - (place + 1) * bits, out=numbers[:, place])
+    numbers >>= packets.WORD_BITS - bits
+    return numbers.reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -244,22 +260,9 @@ class Plan:
         """Blocks along rows, columns and K."""
         return len(self.row_sizes), len(self.col_sizes), sum(map(len, self.k_sizes))
 
-    @cached_property
-    def a_slots(self) -> int:
-        return self.config.a_cells // (self.row_tiles * self.shape.a.octets * self.chunks)
-
-    @cached_property
-    def b_slots(self) -> int:
-        return self.config.b_cells // (self.col_tiles * self.shape.b.octets * self.chunks)
-
     def fits(self, copies: int) -> bool:
         """Whether the cells hold so many blocks, or all of them, and SUMS so many output blocks."""
-        row_blocks, col_blocks, k_blocks = self.counts
-        return (
-            self.a_slots >= min(copies, row_blocks * k_blocks)
-            and self.b_slots >= min(copies, col_blocks * k_blocks)
-            and self.row_tiles * self.col_tiles * min(copies, row_blocks * col_blocks) <= self.config.sum_tiles
-        )
+        return _fits(self.config, self.shape, (self.row_tiles, self.col_tiles, self.chunks), self.counts, copies)
 
     # costs
     @cached_property
@@ -374,6 +377,18 @@ def _spans(sizes: list[int], unit: int, total: int) -> list[tuple[int, int]]:
     return [(start, min(size * unit, total - start * unit)) for start, size in zip(starts, sizes, strict=False)]
 
 
+def _fits(
+    config: ArrayConfig, shape: Shape, size: tuple[int, int, int], counts: tuple[int, int, int], copies: int
+) -> bool:
+    """Whether the device holds so many blocks, or all there are; `size` and `counts` along rows, columns and K."""
+    (row_tiles, col_tiles, chunks), (row_blocks, col_blocks, k_blocks) = size, counts
+    return (
+        row_tiles * shape.a.octets * chunks * min(copies, row_blocks * k_blocks) <= config.a_cells
+        and col_tiles * shape.b.octets * chunks * min(copies, col_blocks * k_blocks) <= config.b_cells
+        and row_tiles * col_tiles * min(copies, row_blocks * col_blocks) <= config.sum_tiles
+    )
+
+
 def sums_per_answer(bits: int) -> int:
     """Most sums that one READ can answer with."""
     return packets.MAX_DATA_WORDS * packets.WORD_BITS // bits
@@ -419,6 +434,15 @@ class _Options:
         self.rows, self.columns = tiles_of(shape.rows, config.rows), tiles_of(shape.columns, config.columns)
         self.depths = [tiles_of(depth, config.lanes) for depth in shape.depths]
         self.digits = tiles_of(shape.a.bits, config.slice_bits), shape.b.bits
+        self.depth, self.elements = sum(self.depths), shape.rows * shape.columns
+        self.steps = config.array_steps(*self.digits, self.depth, self.rows, self.columns)
+        self.most_read = sums_per_answer(USUAL_SUM_BITS)
+        self.read_cycles = self.elements / sums_a_cycle(USUAL_SUM_BITS)
+        self.answer_words = self.elements * USUAL_SUM_BITS / packets.WORD_BITS
+        self.answer_cycles = (
+            1 / sums_a_cycle(USUAL_SUM_BITS) + USUAL_SUM_BITS / config.link_bits
+        )  # of a sum: read, sent
+        self.per_word = packets.WORD_BITS / config.link_bits
         self._loads: dict[tuple[Target, int, int], tuple[int, int]] = {}
 
     def all(self) -> list[Option]:
@@ -435,8 +459,7 @@ class _Options:
                     sizes = (size for size in _sizes(self.columns, limit))
                     size = next((size for size in sizes if self._fits(row_tiles, size, chunks, copies)), 0)
                     if size:
-                        yield self._option(row_tiles, size, chunks, rows_outer=True)
-                        yield self._option(row_tiles, size, chunks, rows_outer=False)
+                        yield from self._both(row_tiles, size, chunks)
 
     def _limits(self, row_tiles: int, chunks: int) -> Iterator[int]:
         """Column tiles that go into one answer, and those that keep array and gather unit busy for so long."""
@@ -447,41 +470,41 @@ class _Options:
             yield max(1, most // cycles)
 
     def _fits(self, row_tiles: int, col_tiles: int, chunks: int, copies: int) -> bool:
-        return Plan(self.config, self.shape, row_tiles, col_tiles, chunks, rows_outer=True).fits(copies)
+        counts = self._counts(row_tiles, col_tiles, chunks)
+        return _fits(self.config, self.shape, (row_tiles, col_tiles, chunks), counts, copies)
 
-    def _option(self, row_tiles: int, col_tiles: int, chunks: int, rows_outer: bool) -> Option:
-        config, shape = self.config, self.shape
-        row_blocks, col_blocks = tiles_of(self.rows, row_tiles), tiles_of(self.columns, col_tiles)
+    def _counts(self, row_tiles: int, col_tiles: int, chunks: int) -> tuple[int, int, int]:
+        """Blocks along rows, columns and K."""
         k_blocks = sum(tiles_of(depth, chunks) for depth in self.depths)
-        gather = fill = loads = 0.0
-        for target, size, tiles, blocks, others, inner in (
-            (Target.A, row_tiles, self.rows, row_blocks, col_blocks, rows_outer),
-            (Target.B, col_tiles, self.columns, col_blocks, row_blocks, not rows_outer),
-        ):
-            cells, octets = (config.a_cells, shape.a.octets) if target == Target.A else (config.b_cells, shape.b.octets)
-            slots = cells // (size * octets * chunks)
-            kept = blocks * k_blocks <= slots or (inner and k_blocks < slots)
-            times = 1 if kept else others  # how often all of the operand is loaded, about
-            cycles, blocks_worth = self._load(target, size, chunks)
-            gather += cycles * times * tiles * sum(self.depths) / blocks_worth
-            loads += times * blocks * k_blocks
-            fill += cycles
+        return tiles_of(self.rows, row_tiles), tiles_of(self.columns, col_tiles), k_blocks
+
+    def _both(self, row_tiles: int, col_tiles: int, chunks: int) -> Iterator[Option]:
+        """The options with blocks of this size: rows outside, columns outside."""
+        config, shape = self.config, self.shape
+        row_blocks, col_blocks, k_blocks = self._counts(row_tiles, col_tiles, chunks)
+        a_cycles, a_size = self._load(Target.A, row_tiles, chunks)
+        b_cycles, b_size = self._load(Target.B, col_tiles, chunks)
+        a_gather, b_gather = a_cycles * self.rows * self.depth / a_size, b_cycles * self.columns * self.depth / b_size
+        a_slots = config.a_cells // (row_tiles * shape.a.octets * chunks)
+        b_slots = config.b_cells // (col_tiles * shape.b.octets * chunks)
         size = (*self.digits, chunks, row_tiles, col_tiles)
+        in_block = row_tiles * col_tiles * config.rows * config.columns
         matmuls = row_blocks * col_blocks * k_blocks
-        steps = config.array_steps(*self.digits, sum(self.depths), self.rows, self.columns)
-        engine = steps + matmuls * (config.stall_cycles(*size) + SETUP_CYCLES + COMMAND_CYCLES)
-        elements, in_block = shape.rows * shape.columns, row_tiles * col_tiles * config.rows * config.columns
-        commands = loads + matmuls + tiles_of(elements, min(sums_per_answer(USUAL_SUM_BITS), in_block))
-        per_word = packets.WORD_BITS / config.link_bits
-        link_in = commands * (packets.COMMAND_WORDS + FRAME_WORDS) * per_word
-        link_out = (elements * USUAL_SUM_BITS / packets.WORD_BITS + commands * (1 + FRAME_WORDS)) * per_word
-        work = engine, gather, link_in, link_out, elements / sums_a_cycle(USUAL_SUM_BITS)
-        block = max(config.array_steps(*size), fill)
-        last = min(elements, in_block)
-        answer = last / sums_a_cycle(USUAL_SUM_BITS) + last * USUAL_SUM_BITS / config.link_bits
-        fill += config.matmul_tail_cycles + answer
-        rough = max(work) + LEAST_OVERLAP * sum(work)
-        return Option(row_tiles, col_tiles, chunks, rows_outer, block, rough, fill)
+        engine = self.steps + matmuls * (config.stall_cycles(*size) + SETUP_CYCLES + COMMAND_CYCLES)
+        reads = tiles_of(self.elements, min(self.most_read, in_block))
+        block = max(config.array_steps(*size), a_cycles + b_cycles)
+        fill = a_cycles + b_cycles + config.matmul_tail_cycles + min(self.elements, in_block) * self.answer_cycles
+        for rows_outer in (True, False):
+            # how often all of an operand is loaded, about
+            a_times = _times_loaded(row_blocks * k_blocks, k_blocks, a_slots, col_blocks, rows_outer)
+            b_times = _times_loaded(col_blocks * k_blocks, k_blocks, b_slots, row_blocks, not rows_outer)
+            commands = (a_times * row_blocks + b_times * col_blocks) * k_blocks + matmuls + reads
+            gather = a_gather * a_times + b_gather * b_times
+            link_in = commands * (packets.COMMAND_WORDS + FRAME_WORDS) * self.per_word
+            link_out = (self.answer_words + commands * (1 + FRAME_WORDS)) * self.per_word
+            work = engine, gather, link_in, link_out, self.read_cycles
+            rough = max(work) + LEAST_OVERLAP * sum(work)
+            yield Option(row_tiles, col_tiles, chunks, rows_outer, block, rough, fill)
 
     def _load(self, target: Target, tiles: int, chunks: int) -> tuple[int, int]:
         """(cycles, tiles * chunks) of a block's LOAD."""
@@ -496,6 +519,11 @@ class _Options:
             cost = load_cost(config, fields, gather.shape, width.octets)
             self._loads[key] = cost.cycles, tiles_of(vectors, size) * tiles_of(lanes, config.lanes)
         return self._loads[key]
+
+
+def _times_loaded(blocks: int, k_blocks: int, slots: int, others: int, inner: bool) -> int:
+    """How often an operand of so many blocks is loaded: for each of the `others`, or once where it stays in `slots`."""
+    return 1 if blocks <= slots or (inner and k_blocks < slots) else others
 
 
 @lru_cache(maxsize=1024)
