@@ -83,7 +83,7 @@ class Simulator:
         return self._cycles
 
     def send(self, data: bytes) -> None:
-        """Queue bytes for the device. No time passes."""
+        """Queue bytes for the device. No time passes; they may stay in this process until the next `receive`."""
         self._message(SEND, len(data), data)
 
     def receive(self, min_bytes: int = 2**40) -> bytes:
@@ -138,7 +138,8 @@ class Simulator:
         try:
             self._process.stdin.write(struct.pack("<BQ", kind, argument))
             self._process.stdin.write(data)
-            self._process.stdin.flush()
+            if kind == RECV:  # the others can wait: one turn of the processes less
+                self._process.stdin.flush()
         except BrokenPipeError:
             self._died()
 
