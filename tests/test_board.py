@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import bitfirst
+import numpy as np
 import pytest
 import torch
 from bitfirst.board import BoardDevice
@@ -168,12 +169,59 @@ def test_refused_command_names_itself_and_the_device_goes_on(rtl: BoardDevice) -
     assert check_random(rtl, rounds=1, seed=0)["faults"] == 1
 
 
+def windows(size: int, kernel: int, stride: int = 1, padding: int = 0) -> dict[str, int]:
+    """LOAD's fields for a convolution of square images of one channel, as a driver without checks would make them."""
+    count, one_axis = (size + 2 * padding - kernel) // stride + 1, {}
+    for axis in "yx":
+        one_axis |= {f"{axis}_start": -padding & 0xFFFF, f"{axis}_step": stride, f"{axis}_count": count & 0xFFFF}
+    return one_axis | {"run": kernel, "taps": kernel * kernel, "positions": max(1, count * count)}
+
+
+ONE_IMAGE = {"slot": 0, "bits": 8, "word": 0, "n": 1, "h": 4, "w": 4, "c": 1}
+
+
+@pytest.mark.parametrize(
+    ("opcode", "fields"),
+    [
+        (Opcode.TENSOR, {"word": TINY.store_words}),  # outside the store
+        (Opcode.TENSOR, {"word": TINY.store_words - 1, "c": 2}),
+        (Opcode.TENSOR, {"slot": 1, "word": 0}),  # overlaps the one in slot 0
+        (Opcode.TENSOR, {"h": 0}),
+        (Opcode.TENSOR, {"c": 0}),
+        (Opcode.WRITE, {"row": TINY.store_words - 1, "rows": 2}),
+        (Opcode.LOAD, windows(4, kernel=5)),  # larger than the image
+        (Opcode.LOAD, windows(4, kernel=6)),
+        (Opcode.LOAD, windows(4, kernel=9, padding=2)),
+        (Opcode.LOAD, windows(4, kernel=10, padding=2)),
+        (Opcode.LOAD, windows(4, kernel=1) | {"y_step": 2}),  # steps past the image
+        (Opcode.LOAD, windows(4, kernel=1) | {"x_step": 2}),
+        (Opcode.LOAD, windows(4, kernel=1) | {"y_count": 1, "x_count": 2, "x_step": 4, "positions": 2}),
+        (Opcode.LOAD, windows(4, kernel=1) | {"positions": 17}),  # behind the last image
+        (Opcode.LOAD, windows(4, kernel=1) | {"n_first": 1, "positions": 1}),
+        (Opcode.LOAD, windows(4, kernel=4) | {"cell": TINY.b_cells}),
+    ],
+)
+def test_the_gateware_refuses_what_cannot_be(rtl: BoardDevice, opcode: Opcode, fields: dict[str, int]) -> None:
+    rtl.execute(Command(Opcode.TENSOR, ONE_IMAGE))
+    base = {
+        Opcode.TENSOR: ONE_IMAGE,
+        Opcode.WRITE: {"space": Space.STORE, "words": 1},
+        Opcode.LOAD: {"slot": 0, "target": 1},
+    }[opcode]
+    data = np.zeros(fields.get("rows", 0), dtype=np.uint64)
+    with pytest.raises(DeviceError, match=f"refused {opcode.name}.* with BAD_RANGE: reaches outside"):
+        rtl.execute(Command(opcode, base | fields, data))
+    for kernel, stride, padding in ((1, 1, 0), (1, 3, 0), (3, 3, 2), (4, 1, 0), (8, 1, 2)):
+        rtl.execute(Command(Opcode.LOAD, {"slot": 0, "target": 1} | windows(4, kernel, stride, padding)))
+    assert rtl.counters()["faults"] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"magic": 0}, "no Bitfirst device"),
-        ({"contract_version": 0}, "contract version 0, this software 2; rebuild the bitstream"),
-        ({"contract_version": 9}, "contract version 9, this software 2; update this software"),
+        ({"contract_version": 2}, "contract version 2, this software 3; rebuild the bitstream"),
+        ({"contract_version": 9}, "contract version 9, this software 3; update this software"),
         ({"lanes": 32}, "built with lanes 32 instead of 16; rebuild the bitstream"),
         ({"datapath": 77}, "update the software"),
     ],

@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from bitfirst import opening
 from bitfirst.cli import run
+from emulated_device import EmulatedDevice, EmulatedTransport
 from result_keys import ENERGY_KEYS, TRAIN_KEYS
 
 PROGRAM = str(Path(sysconfig.get_path("scripts"), "bitfirst"))
@@ -275,6 +277,16 @@ def test_serial_port_with_nobody_behind():
 )
 def test_train_refuses_options(here, options, words):
     assert_refused(here("train", "--device", "model", "--out", "run", *options), *words)
+
+
+@pytest.mark.parametrize("device", ["model", "rtl"])
+def test_train_refuses_an_array_whose_tiles_are_too_large(here, tmp_path, monkeypatch, device):
+    """Sums of 16 x 16 bits: the tile of a MATMUL is nothing that could be cut."""
+    (tmp_path / "huge.toml").write_text("rows = 64\ncolumns = 64\n")
+    bits = ("--bits-x", "16", "--bits-w", "16", "--bits-g", "16")
+    monkeypatch.setattr(opening, "RtlTransport", lambda config, trace: EmulatedTransport(EmulatedDevice(config)))
+    done = here("train", "--device", f"{device}:huge.toml", "--out", "run", "--epochs", "1", *bits)
+    assert_refused(done, "tile of", "64 bits does not fit one answer", "fewer rows or columns")
 
 
 def test_train_needs_a_compiler_for_rtl(tmp_path):

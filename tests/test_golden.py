@@ -214,7 +214,8 @@ def test_bad_operands_are_refused_before_anything_is_counted() -> None:
         (torch.full((1, 1, 1, 1), float("nan")), 8, "must be integers"),
         (torch.ones(1, 1, 1, 1), 17, "1 to 16 bits"),
         (torch.ones(1, 2, 1, 1), 8, r"\[1, 1, 2, 2\]"),
-        (torch.ones(1, 1, 3, 3), 8, "raise the padding"),
+        (torch.ones(1, 1, 3, 3), 8, "kernel does not fit into 2 x 2 pixels: raise the padding"),
+        (torch.ones(0, 1, 1, 1), 8, "no size may be 0"),
     ):
         with pytest.raises(UsageError, match=word):
             device.conv2d(good, Quantised(values, bits, True, 0))

@@ -31,16 +31,14 @@ def positions(load: dict[str, int], images: int) -> Iterator[tuple[int, int, int
         yield image, row, signed(load["x_start"], 16) + right * signed(load["x_step"], 8)
         if load["n_fast"]:
             image += 1
-            if (image - images) % 2**16:  # a counter of 16 bits
+            if image < images:
                 continue
             image = 0
         right += 1
         if right < load["x_count"]:
             continue
         right, down = 0, down + 1
-        if down < load["y_count"]:
-            continue
-        if not load["n_fast"]:
+        if down == load["y_count"]:
             image, down = image + 1, 0
 
 
@@ -56,10 +54,10 @@ def taps(load: dict[str, int]) -> Iterator[tuple[int, int]]:
 
 def element(place: loads.Place, position: tuple[int, int, int], tap: tuple[int, int]) -> tuple[int, bool]:
     """Number of an element in its octet, the place in the store included, and whether it is real."""
-    n, h, w, c = place.shape
+    _, h, w, c = place.shape
     image, y, at = position[0], position[1] + tap[0], position[2] * c + tap[1]
     number = GROUP * place.word + image * h * w * c + y * w * c + at
-    return number, 0 <= image < n and 0 <= y < h and 0 <= at < w * c
+    return number, 0 <= y < h and 0 <= at < w * c
 
 
 def stored_octet(words: np.ndarray, number: int) -> int:
@@ -106,7 +104,7 @@ def along_cycles(config: ArrayConfig, load: dict, place: loads.Place, reads: lis
         while done < len(lines):
             number, _ = element(place, position, lines[done])
             number += octet * GROUP * place.octet_words
-            inside = 0 <= position[0] < place.shape[0] and 0 <= position[1] + lines[done][0] < place.shape[1]
+            inside = 0 <= position[1] + lines[done][0] < place.shape[1]
             reads += [number // GROUP % config.store_words] if inside else []
             line, first = lines[done][0], number // GROUP
             chunks = 0
@@ -137,7 +135,7 @@ def across_cycles(config: ArrayConfig, load: dict, place: loads.Place, reads: li
         to_fill.extend([len(group) * write] * blocks)
         for position in points:
             number, _ = element(place, position, group[0])
-            if position[0] < place.shape[0] and 0 <= position[1] + group[0][0] < place.shape[1]:
+            if 0 <= position[1] + group[0][0] < place.shape[1]:
                 reads.append((number // GROUP + octet * place.octet_words) % config.store_words)
     full: deque[int] = deque()
     cycles = filling = draining = 0
@@ -198,6 +196,37 @@ def test_cells_cycles_and_reads(name: str) -> None:
         assert cost == loads.LoadCost(LOAD_SETUP_CYCLES + cycles + LOAD_TAIL_CYCLES, len(reads)), load
         assert loads.load_reads(config, load, place) == reads, load
     assert len(kinds) == 8
+
+
+def leaves(load: dict[str, int], shape: tuple[int, int, int, int]) -> bool:
+    """By every position of the window; an image is a row of `y_count` times `x_count` of them."""
+    n, h, w, c = shape
+    if load["n_first"] >= n:
+        return True
+    all_rows = [signed(load["y_start"], 16) + i * signed(load["y_step"], 8) for i in range(load["y_count"])]
+    pixels = [signed(load["x_start"], 16) + i * signed(load["x_step"], 8) for i in range(load["x_count"])]
+    left_of_image = all(pixel * c + load["run"] <= 0 for pixel in pixels)
+    whole = [(i, j) for i in range(load["y_count"]) for j in range(load["x_count"])]
+    one = (load["y_first"], load["x_first"])
+    turns = [(*p, i) for p in whole for i in range(n)] if load["n_fast"] else [(i, *p) for i in range(n) for p in whole]
+    first = turns.index((*one, load["n_first"]) if load["n_fast"] else (load["n_first"], *one))
+    return max(all_rows) >= h or max(pixels) >= w or left_of_image or len(turns) - first < load["positions"]
+
+
+def test_windows_that_leave_the_image() -> None:
+    rng, found = random.Random(5), {True: 0, False: 0}
+    for _ in range(4000):
+        shape = tuple(rng.randint(1, 4) for _ in range(4))
+        load = {"n_first": rng.randint(0, 4), "n_fast": rng.getrandbits(1), "run": rng.randint(1, 9)}
+        for axis in "yx":
+            count = rng.randint(1, 4)
+            load |= {f"{axis}_start": rng.randint(-4, 4) & 0xFFFF, f"{axis}_step": rng.randint(-2, 2) & 0xFF}
+            load |= {f"{axis}_count": count, f"{axis}_first": rng.randrange(count)}
+        load["positions"] = rng.choice((1, rng.randint(1, 20)))
+        expected = leaves(load, shape)
+        assert loads.Window.of(load).leaves(shape) == expected, (load, shape)
+        found[expected] += 1
+    assert min(found.values()) > 300
 
 
 def test_a_lost_halo_is_noticed() -> None:

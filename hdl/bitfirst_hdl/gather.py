@@ -3,10 +3,10 @@
 What a LOAD gathers is said in `contract.packets.Load`; this is how many cycles it takes, to the cycle.
 
 A *fetch* reads the two store words E // 16 and E // 16 + 1, where E is the address (in elements, signed) of the first
-element it wants, and uses up to 32 - E % 16 elements of them. When its image or its row is outside the tensor it reads
-nothing, but takes its turn; only elements of the halo left or right do not save the read. w(k)
-is the cycles that k chunks of one vector in a row take to be written: k * 8 / S for A; for B, which takes as many as
-have 32 lanes in a cycle, k / 2 rounded up (L = 16) or k. Octets go one after the other, each in T cycles:
+element it wants, and uses up to 32 - E % 16 elements of them. When its row is outside the image it reads nothing, but
+takes its turn; elements of the halo left or right do not save the read. w(k) is the cycles that k chunks of one vector
+in a row take to be written: k * 8 / S for A; for B, which takes as many as have 32 lanes in a cycle, k / 2 rounded up
+(L = 16) or k. Octets go one after the other, each in T cycles:
 
 along   Each position takes its taps in order, each fetch n = min(32 - E % 16, what is left of the run, taps left) of
         them, and max(1, w(done)) cycles, where `done` chunks of L lanes are completed by it: at a position's last
@@ -16,10 +16,6 @@ across  Tap groups in order: up to 16 places of one line, counted from where the
         position behind the last reads nothing), and drained in n * w(1) cycles for n taps. There are two buffers: a fill
         starts when the fill before it and the drain two before it have ended, a drain when its fill and the drain
         before it have. After the last drain the vectors missing in the last tile follow, w(chunks) cycles each.
-
-Positions do not end where the counts do: without `n_fast` images go on behind the tensor's last one (all zeros), with
-it rows go on behind `y_count`. With `n_fast` an `n_first` behind the last image counts up, round 2**16, to the last one
-before the next pixel's turn.
 
 The unit is busy for LOAD_SETUP_CYCLES + octets * T + LOAD_TAIL_CYCLES cycles, and for as many more as the store is
 not ready.
@@ -50,7 +46,7 @@ TURNED_STAGE = 5  #: fetched elements on their lanes, masked
 CELL_STAGE = 7  #: a chunk is written; the first stage comes a cycle after the fetch takes its turn
 
 X_BITS = 41  #: signed elements from the row's first to a position's pixel: (2**15 + 2**16 * 2**7) * 2**16
-Y_BITS = 26  #: signed row of a position, two `y_count` far
+Y_BITS = 25  #: signed row of a position: 2**15 + 2**16 * 2**7
 
 
 def address_bits(config: ArrayConfig) -> int:
@@ -215,7 +211,7 @@ def position_layout(config: ArrayConfig) -> data.StructLayout:
     address  of its pixel, without octet and taps
     x        elements from the row's first to its pixel
     y        its row
-    live     its image is in the tensor, and it is a position of the load
+    live     it is a position of the load, not one that fills the last chunk
     last     the last one of an octet
     """
     members = {"address": address_bits(config), "x": signed(X_BITS), "y": signed(Y_BITS), "live": 1, "last": 1}
@@ -256,13 +252,13 @@ class Positions(wiring.Component):
         m = Module()
         load, place, start, now = self.job.load, self.job.tensor, self.start, self.now
         address = address_bits(self.config)
-        n, image = Signal(17), Signal(address)
+        image = Signal(address)
         y, y_row, x = Signal(signed(Y_BITS)), Signal(address), Signal(signed(X_BITS))
         turns = Signal(17)
         first = self.load | (self.step & (turns == 1))
         carry_x, carry_y, carry_n, x_wraps, y_wraps, n_wraps = self._carries(m, first)
         with m.If(first):
-            m.d.sync += [turns.eq(start.turns), n.eq(load.n_first), image.eq(start.image)]
+            m.d.sync += [turns.eq(start.turns), image.eq(start.image)]
             m.d.sync += [y.eq(start.y), y_row.eq(start.y_row), x.eq(start.x)]
         with m.Elif(self.step):
             m.d.sync += turns.eq(turns - 1)
@@ -272,7 +268,7 @@ class Positions(wiring.Component):
                 m.d.sync += y.eq(Mux(y_wraps, load.y_start.as_signed(), y + load.y_step.as_signed()))
                 m.d.sync += y_row.eq(Mux(y_wraps, start.y_zero, y_row + start.y_step))
             with m.If(carry_n):
-                m.d.sync += [n.eq(Mux(n_wraps, 0, n + 1)), image.eq(Mux(n_wraps, 0, image + place.image))]
+                m.d.sync += image.eq(Mux(n_wraps, 0, image + place.image))
 
         rows, pixels = Signal(address, reset_less=True), Signal(address, reset_less=True)
         late = Signal(position_layout(self.config), reset_less=True)
@@ -284,7 +280,7 @@ class Positions(wiring.Component):
                 pixels.eq((place.word << low) + x),
                 late.x.eq(x),
                 late.y.eq(y),
-                late.live.eq((n < place.n) & ~(load.across & (turns <= start.missing))),
+                late.live.eq(~(load.across & (turns <= start.missing))),
                 late.last.eq(turns == 1),
                 now.eq(late),
                 now.address.eq(rows + pixels),
@@ -316,7 +312,7 @@ class Positions(wiring.Component):
             carry_y.eq(x_last & carry_x),
             carry_n.eq(load.n_fast | (x_last & y_last)),
         ]
-        return [carry_x, carry_y, carry_n, x_last, y_last & ~load.n_fast, n_last & load.n_fast]
+        return [carry_x, carry_y, carry_n, x_last, y_last, n_last]
 
 
 def fetch_layout(config: ArrayConfig) -> data.StructLayout:
@@ -326,7 +322,7 @@ def fetch_layout(config: ArrayConfig) -> data.StructLayout:
     count        elements, 1 .. 32
     low          how many of them lie left of the row
     room         elements from its first to the row's end, signed
-    live         position and row are in the tensor
+    live         it reads: its row is in the image, and its position is one of the load
     lane         along: lane of its first element in the chunk; across: position in the block
     done         along: chunks that it completes
     vector_last  along: the last one of its position
@@ -946,7 +942,7 @@ class Gather(wiring.Component):
     Members
     -------
     start : In(stream.Signature(GatherJob))
-        Ready when idle; the fields must already be checked.
+        Ready when idle; the fields must already be checked, positions among them (see `packets.Load`).
     busy : Out(1)
         From the cycle after `start` is taken, as many cycles as said above; then all cells are written, and the next
         job is taken in the first cycle in which `busy` is low.
@@ -1042,8 +1038,7 @@ class GatherModel:
         for _ in range(load["positions"]):
             yield image, load["y_start"] + y * load["y_step"], load["x_start"] + x * load["x_step"]
             if load["n_fast"]:
-                carry = (image + 1 - n) % 2**16 == 0  # an image behind the last one first counts round
-                image = 0 if carry else image + 1
+                image, carry = (image + 1) % n, image + 1 == n
                 x, y = (x + carry) % load["x_count"], y + (x + carry) // load["x_count"]
             else:
                 x, carry = (x + 1) % load["x_count"], x + 1 == load["x_count"]
@@ -1064,8 +1059,8 @@ class GatherModel:
 
     def fetch(self, position: tuple[int, int, int], line: int, first: int, count: int) -> list[int]:
         """Read `count` elements; those outside the tensor are zero."""
-        place, (image, y, x) = self.place, position
-        if image >= place["n"] or not 0 <= y + line < place["h"]:
+        place, (_, y, x) = self.place, position
+        if not 0 <= y + line < place["h"]:
             return [0] * count
         address = self.start(position, line, first) + GROUP * self.octet * place["octet_words"]
         self.result.words.append(address // GROUP % self.config.store_words)

@@ -21,14 +21,15 @@ The first that fails gives the status; the golden model does the same.
    a_cell + row_tiles * a_octets * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles;
    READ first + count (`IDENTITY_WORDS` or `sum_tiles`). READ of SUMS: rows > R, cols > C, an answer of more than
    `MAX_DATA_WORDS` words. TENSOR: n * h, w * c or h * w * c > 65535, an overlap with the tensor of another slot. LOAD:
-   a slot without tensor, x_first >= x_count, y_first >= y_count, place_first >= run. TENSOR with bits = 0 forgets the
-   slot's tensor, and no field is checked for its range.
+   a slot without tensor, n_first >= n, x_first >= x_count, y_first >= y_count, place_first >= run, positions that
+   leave the image or go on behind the last one (see `packets.Load`). TENSOR with bits = 0 forgets the slot's tensor,
+   and no field is checked for its range.
 
 The response repeats the opcode byte, also an unknown one. MARK answers with the counters after the phase is set and
 with itself counted.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -87,6 +88,11 @@ def _parts(count: Value, size: int) -> Value:
     return (count + (size - 1)) >> (size.bit_length() - 1)
 
 
+def _forwards(step: Value) -> Value:
+    """A signed step; 0 if it goes back."""
+    return Mux(step[-1], 0, step)
+
+
 class CommandCheck(wiring.Component):
     """Checks all fields of one command, in the order given above.
 
@@ -104,8 +110,8 @@ class CommandCheck(wiring.Component):
     described   out      `Slot`: what TENSOR describes
     read_words  out      data words of READ's answer
 
-    Products are made by one 16 x 16 bit multiplier, one a cycle. `done` comes 2 cycles after `go`, plus one per
-    product: WRITE 1, LOAD 2 (its tiles and chunks among them), READ and MATMUL 3; TENSOR 21, with 16 comparisons.
+    Products are made by a 16 x 16 bit multiplier, one a cycle; LOAD's window by a second one beside it. `done` comes 2
+    cycles after `go`, plus one per product: WRITE 1, READ and MATMUL 3, LOAD 4; TENSOR 21, with 16 comparisons.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -131,6 +137,8 @@ class CommandCheck(wiring.Component):
         self._active, self._step = Signal(), Signal(range(_FIRST_COMPARED + TENSOR_SLOTS))
         self._left, self._right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
         self._product = Signal(2 * _FACTOR_BITS)
+        self._window_left, self._window_right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
+        self._window_product = Signal(2 * _FACTOR_BITS)
         self._ends = Signal()  # the last step is reached
         self._wrong_length, self._bad_reserved = Signal(), Signal()
         self._bad_space, self._bad_value = Signal(), Signal()
@@ -143,6 +151,7 @@ class CommandCheck(wiring.Component):
             self._active.eq(self.go | (self._active & ~self._ends)),
             self._step.eq(Mux(self._active, self._step + 1, 0)),
             self._product.eq(self._left * self._right),
+            self._window_product.eq(self._window_left * self._window_right),
             self._was_bad_range.eq(self._active & (self._was_bad_range | self._bad_range)),
             self.done.eq(self._active & self._ends),
         ]
@@ -194,6 +203,9 @@ class CommandCheck(wiring.Component):
 
     def _multiply(self, m: Module, left: Value, right: Value) -> None:
         m.d.comb += [self._left.eq(left), self._right.eq(right)]
+
+    def _multiply_beside(self, m: Module, left: Value, right: Value) -> None:
+        m.d.comb += [self._window_left.eq(left), self._window_right.eq(right)]
 
     def _write(self, m: Module, write: packets.Write) -> None:
         config = self.config
@@ -347,39 +359,90 @@ class CommandCheck(wiring.Component):
 
     def _load(self, m: Module, load: packets.Load) -> None:
         config, place = self.config, self.slot.place
-        vectors, lanes = Signal(16), Signal(16)
-        tiles, chunks = Signal(16), Signal(16)
-        end = load.cell + (self._product << place.octets[1])
+        zero = (load.positions == 0) | (load.taps == 0)
+        outside = (load.x_first >= load.x_count) | (load.y_first >= load.y_count) | (load.place_first >= load.run)
+        no_image = (place.octets == 0) | (load.n_first >= place.n)
+        cells, window, positions = self._load_cells(m, load), self._load_window(m, load), self._load_positions(m, load)
         m.d.comb += [
-            self._ends.eq(self._step == 2),
-            vectors.eq(Mux(load.across, load.taps, load.positions)),
-            lanes.eq(Mux(load.across, load.positions, load.taps)),
-            self._bad_range.eq(
-                (place.octets == 0)
-                | (load.positions == 0)
-                | (load.taps == 0)
-                | (load.x_first >= load.x_count)
-                | (load.y_first >= load.y_count)
-                | (load.place_first >= load.run)
-                | ((self._step == 2) & (end > Mux(load.target == Target.B, config.b_cells, config.a_cells)))
-            ),
+            self._ends.eq(self._step == 4),
+            self._bad_range.eq(zero | outside | no_image | cells | window | positions),
         ]
-        self._multiply(m, tiles, chunks)
-        m.d.sync += [
-            tiles.eq(Mux(load.target == Target.B, _parts(vectors, config.columns), _parts(vectors, config.rows))),
-            chunks.eq(_parts(lanes, config.lanes)),
-            self.store.first.eq(place.word),
-            self.store.end.eq(self.slot.end),
-            self.a.first.eq(load.cell),
-            self.a.end.eq(Mux(load.target == Target.A, end, 0)),
-            self.b.first.eq(load.cell),
-            self.b.end.eq(Mux(load.target == Target.B, end, 0)),
-        ]
+        m.d.sync += [self.store.first.eq(place.word), self.store.end.eq(self.slot.end)]
         flips = Signal(range(config.max_slices + 1))  # bits that `flip` may use
         m.d.comb += [
             flips.eq(Mux(load.target == Target.A, place.octets * config.slices_per_octet, 0)),
             self._bad_value.eq((load.flip >> flips).any()),
         ]
+
+    def _load_cells(self, m: Module, load: packets.Load) -> Value:
+        """Cells that LOAD writes, their number multiplied in step 2; whether they end behind the memory."""
+        config = self.config
+        vectors, lanes = Signal(16), Signal(16)
+        tiles, chunks = Signal(16), Signal(16)
+        m.d.comb += [
+            vectors.eq(Mux(load.across, load.taps, load.positions)),
+            lanes.eq(Mux(load.across, load.positions, load.taps)),
+        ]
+        m.d.sync += [
+            tiles.eq(Mux(load.target == Target.B, _parts(vectors, config.columns), _parts(vectors, config.rows))),
+            chunks.eq(_parts(lanes, config.lanes)),
+        ]
+        end = load.cell + (self._product << self.slot.place.octets[1])
+        with m.If(self._step == 2):
+            self._multiply(m, tiles, chunks)
+        with m.If(self._step == 3):
+            m.d.sync += [
+                self.a.first.eq(load.cell),
+                self.a.end.eq(Mux(load.target == Target.A, end, 0)),
+                self.b.first.eq(load.cell),
+                self.b.end.eq(Mux(load.target == Target.B, end, 0)),
+            ]
+        return (self._step == 3) & (end > Mux(load.target == Target.B, config.b_cells, config.a_cells))
+
+    def _load_window(self, m: Module, load: packets.Load) -> Value:
+        """Whether LOAD's last row or pixel lies behind the image, or that pixel's run before it; known in step 3."""
+        place, product = self.slot.place, self._window_product
+        x, y = Signal(signed(25)), Signal(signed(25))  # the last pixel and row
+        with m.Switch(self._step):
+            with m.Case(0):
+                self._multiply_beside(m, load.x_count - 1, _forwards(load.x_step))
+            with m.Case(1):
+                self._multiply_beside(m, load.y_count - 1, _forwards(load.y_step))
+                m.d.sync += x.eq(load.x_start.as_signed() + product)
+            with m.Case(2):
+                self._multiply_beside(m, Mux(x < 0, -x, x), place.c)
+                m.d.sync += y.eq(load.y_start.as_signed() + product)
+        far = (x >= 0) & (x >> _FACTOR_BITS).any()
+        right = far | (product >= Mux(x < 0, load.run, place.row))
+        return (self._step == 3) & (right | (y >= place.h))
+
+    def _load_positions(self, m: Module, load: packets.Load) -> Value:
+        """Whether LOAD takes more positions than there are from its first one on; known in step 4.
+
+        There are images * pixels - first: with `n_fast` all images, the pixels from (y_first, x_first) on, `n_first`;
+        without it the images from `n_first` on, all pixels, those before (y_first, x_first). Both are the pixels from
+        there on where there is one image. Else there are enough if the pixels are more than 16 bits tell.
+        """
+        place, product = self.slot.place, self._product
+        before, pixels, left = Signal(32), Signal(32), Signal(32)  # first, pixels, pixels - first
+        images, each, needed = Signal(16), Signal(32), Signal(17)
+        m.d.comb += [
+            images.eq(Mux(load.n_fast, place.n, place.n - load.n_first)),
+            each.eq(Mux(load.n_fast, left, pixels)),
+        ]
+        with m.Switch(self._step):
+            with m.Case(0):
+                self._multiply(m, load.x_count, load.y_first)
+            with m.Case(1):
+                self._multiply(m, load.x_count, load.y_count)
+                m.d.sync += before.eq(product + load.x_first)
+            with m.Case(2):
+                m.d.sync += [pixels.eq(product), left.eq(product - before)]
+            with m.Case(3):
+                self._multiply(m, images, each[:_FACTOR_BITS])
+                m.d.sync += needed.eq(Mux(load.n_fast, load.n_first, before[:_FACTOR_BITS]) + load.positions)
+        lacking = ~each[_FACTOR_BITS:].any() & (product < needed)
+        return (self._step == 4) & Mux(images == 1, left < load.positions, lacking)
 
 
 class Sequencer(wiring.Component):

@@ -83,6 +83,15 @@ class Axis:
         """int64 [size]: in how many windows each pixel of the image lies."""
         return _uses(self, size)
 
+    def trimmed(self, size: int) -> tuple["Axis", int]:
+        """Without the windows that see no pixel of an image of `size` (none may be left); how many of these go first.
+
+        LOAD refuses positions behind the image, and what such windows see is zero.
+        """
+        first = max(0, -(self.start + self.taps) // self.step + 1)
+        behind = min(self.count, -((self.start - size) // self.step))
+        return Axis(self.start + first * self.step, max(0, behind - first), self.step, self.taps), first
+
 
 @lru_cache(maxsize=4096)
 def _uses(axis: Axis, size: int) -> np.ndarray:
@@ -113,10 +122,10 @@ class Geometry:
         geometry = cls(x, w, _pair(stride), _pair(padding))
         if min(geometry.stride) < 1 or min(geometry.padding) < 0:
             raise ValueError(f"stride {geometry.stride} must be positive and padding {geometry.padding} not negative")
+        if min(*x, *w) < 1:
+            raise ValueError(f"a convolution of {list(x)} by {list(w)} has nothing to compute: no size may be 0")
         if min(geometry.output_size) < 1:
             raise ValueError(f"a {w[2]} x {w[3]} kernel does not fit into {x[2]} x {x[3]} pixels: raise the padding")
-        if min(*x, *w) < 1:
-            raise ValueError(f"a convolution of {list(x)} by {list(w)} has nothing to compute")
         return geometry
 
     @property
@@ -392,7 +401,10 @@ def _misfit(config: ArrayConfig, width: Width, candidates: list[Box]) -> str | N
                 "numbers) of the device's tensor store: raise store_words in the configuration"
             )
         if h * w * c > MAX_IMAGE or n * h > MAX_IMAGE:
-            return f"a window of {h} x {w} x {c} numbers is more than the {MAX_IMAGE} that a tensor can have"
+            return (
+                f"a window of {h} x {w} x {c} numbers is more than the {MAX_IMAGE} that a tensor can have: use a "
+                "smaller kernel"
+            )
     return None
 
 
@@ -400,12 +412,17 @@ def check_window(geometry: Geometry) -> None:
     """Raises `UsageError` when LOAD has no fields wide enough for the convolution's windows."""
     taps = geometry.weight_shape[2]
     if taps > MAX_LINES:
-        raise UsageError(f"a kernel of {taps} rows is more than the {MAX_LINES} that the device takes")
+        raise UsageError(f"a kernel of {taps} rows is more than the {MAX_LINES} that the device takes: use fewer")
     for axis in geometry.axes:
         if axis.count > 1 and axis.step > MAX_STEP:
-            raise UsageError(f"a stride of {axis.step} is more than the {MAX_STEP} pixels that the device takes")
+            raise UsageError(
+                f"a stride of {axis.step} is more than the {MAX_STEP} pixels that the device takes: use a smaller "
+                "stride"
+            )
         if axis.start < -MAX_PADDING:
-            raise UsageError(f"a padding of {-axis.start} is more than the {MAX_PADDING} pixels that the device takes")
+            raise UsageError(
+                f"a padding of {-axis.start} is more than the {MAX_PADDING} pixels that the device takes: use less"
+            )
 
 
 def chunks(config: ArrayConfig, images: int, cut: Cut, bits: int) -> list[Range]:
@@ -433,9 +450,15 @@ class Strip:
 
 
 def _strips(axis: Axis, size: int, tap: int, tap_step: int, pixels: slice, split: bool) -> list[Strip]:
-    """One strip, or with `split` one for each stretch of windows that the image's border clips alike."""
+    """One strip, or with `split` one for each stretch of windows that the image's border clips alike.
+
+    Windows that see no pixel are left out: the result is zero there.
+    """
     if not split:
-        return [Strip(axis, tap, tap_step, pixels)]
+        part, first = axis.trimmed(size)
+        if not part.count:
+            return []
+        return [Strip(part, tap, tap_step, _stretch(pixels, first, first + part.count))]
     strips, first = [], 0
     clips = [_clip(axis, size, index) for index in range(axis.count)]
     for index, clip in enumerate(clips):
@@ -444,11 +467,14 @@ def _strips(axis: Axis, size: int, tap: int, tap_step: int, pixels: slice, split
         low, high = clip
         if low < high:
             part = Axis(axis.start + first * axis.step + low, index + 1 - first, axis.step, high - low)
-            start = pixels.start + first * pixels.step
-            stop = pixels.start + index * pixels.step + 1
-            strips.append(Strip(part, tap + low * tap_step, tap_step, slice(start, stop, pixels.step)))
+            strips.append(Strip(part, tap + low * tap_step, tap_step, _stretch(pixels, first, index + 1)))
         first = index + 1
     return strips
+
+
+def _stretch(pixels: slice, first: int, behind: int) -> slice:
+    """Of evenly spaced pixels those from number `first` to before `behind`."""
+    return slice(pixels.start + first * pixels.step, pixels.start + (behind - 1) * pixels.step + 1, pixels.step)
 
 
 def _clip(axis: Axis, size: int, index: int) -> Range:
@@ -484,9 +510,13 @@ class TapGroup:
 
 
 def _tap_groups(axis: Axis, size: int, split: bool) -> list[TapGroup]:
-    """One group, or with `split` one for each stretch of taps that the image's border lets meet the same windows."""
+    """One group, or with `split` one for each stretch of taps that the image's border lets meet the same windows.
+
+    Windows that see no pixel, and taps that meet none, are left out: the result is zero there.
+    """
     if not split:
-        return [TapGroup(slice(0, axis.taps), axis, Axis(0, axis.count, 1, 1))]
+        windows, first = axis.trimmed(size)
+        return [TapGroup(slice(0, axis.taps), windows, Axis(first, windows.count, 1, 1))] if windows.count else []
     groups = []
     meets = [_meets(axis, size, tap) for tap in range(axis.taps)]
     for (first, behind), taps in groupby(range(axis.taps), key=meets.__getitem__):

@@ -347,8 +347,10 @@ class Plan:
         self, block: Block, part: Part, first: int, tiles: int, rows: int, bits: int
     ) -> Iterator[tuple[int, Fetch]]:
         """READs of `tiles` rows of tiles of a part: several whole rows of tiles each, or pieces of one."""
-        most = sums_per_answer(bits) // max(rows * part.cols, 1)
-        if tiles and not most:
+        if not tiles:
+            return
+        most = sums_per_answer(bits) // (rows * part.cols)
+        if not most:
             raise UsageError(
                 f"a tile of {rows} x {part.cols} sums of {bits} bits does not fit one answer: choose an array with "
                 "fewer rows or columns"

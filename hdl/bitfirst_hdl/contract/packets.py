@@ -11,7 +11,7 @@ The structs here are the only definition: the gateware views its signals through
 
 from amaranth.lib import data, enum
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 
@@ -166,6 +166,15 @@ class Load(data.Struct):
     One cell is one chunk of one octet of one tile's vectors. Vector v, chunk k of octet o (0 = most significant) goes
     to cell `cell` + (v // tile * octets + o) * chunks + k. `flip` (A alone): bit s inverts the top bit of slice s
     (0 = most significant, 8 / S of them in an octet) of every element, zeros too: two's complement to offset binary.
+
+    Refused (BAD_RANGE) are windows that leave the image. That is so if the last row of positions, y_start +
+    (y_count - 1) * max(y_step, 0), is not less than h; if the last pixel, x_start + (x_count - 1) * max(x_step, 0),
+    is not less than w, or its run ends before the image: pixel * c + run <= 0. Likewise `n_first` >= n, and more
+    positions than follow from the first one on: those of images behind the last, with `n_fast` those of rows behind
+    `y_count`. So a kernel that is larger than the padded image is refused (its count is zero or, in 16 bits, huge), and
+    a stride that steps past the image. Pixels between positions may be left out, as by a 1 x 1 kernel with stride 2;
+    windows may begin before the image and end behind it. Rows that all lie before the image are not refused: a LOAD
+    may take the lines of a kernel in parts, so what it takes may lie in the halo alone.
 
     Runs beside later commands; waits for the LOAD before it, and for a MATMUL that reads the cells. How many cycles it
     takes is said in `bitfirst_hdl.gather`.

@@ -436,7 +436,7 @@ def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, in
         ({"word": half, "c": GROUP, "bits": 9, "slot": 15}, good),
     ):
         yield Opcode.TENSOR, free | {"word": half} | fields, status
-    load = {"slot": FIRST_HALF, "positions": 1, "taps": 1, "run": 1, "y_count": 1, "x_count": 1}
+    load = {"slot": FIRST_HALF, "positions": 1, "taps": 1, "run": 1, "y_count": 2**16 - 1, "x_count": 1}
     to_b = load | {"target": int(Target.B)}
     for fields, status in (
         (load | {"flip": 1 << config.slices_per_octet}, value),
@@ -463,6 +463,7 @@ def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, in
         (to_b | {"cell": config.b_cells - 1, "positions": config.columns + 1}, place),
     ):
         yield Opcode.LOAD, fields, status
+    yield from window_refusals(config)
     a_cell, b_cell, tile = config.a_cells - 4, config.b_cells - 4, config.sum_tiles - 2
     sizes = {"slices": 1, "planes": 1, "chunks": 2, "row_tiles": 2, "col_tiles": 1, "a_octets": 1, "b_octets": 1}
     matmul = sizes | {"a_cell": a_cell, "b_cell": b_cell, "sum_tile": tile}
@@ -502,6 +503,78 @@ def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, in
         ({"shift": 64}, value),
     ):
         yield Opcode.READ, read | fields, status
+
+
+def window_refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, int], Status]]:
+    """LOADs of windows that only just stay in a tensor of 3 images of 4 x 5 pixels of 3 numbers, and that do not."""
+    good, place = Status.OK, Status.BAD_RANGE
+    yield (
+        Opcode.TENSOR,
+        {"slot": 5, "bits": 8, "word": config.store_words // 2 + 8, "n": 3, "h": 4, "w": 5, "c": 3},
+        good,
+    )
+    base = {"slot": 5, "target": int(Target.B), "positions": 1, "taps": 1, "run": 1, "y_count": 1, "x_count": 1}
+    pixels = {"y_count": 4, "y_step": 1, "x_count": 5, "x_step": 1}
+    inner = pixels | {"n_first": 1, "y_first": 2, "x_first": 3}
+    again = {"y_count": 2**16 - 1, "x_count": 5, "y_first": 2**16 - 2, "x_first": 3}  # the same row: 2 pixels are left
+    many = {"y_count": 2**15, "x_count": 2}
+    for fields, status in (
+        ({"y_start": 3}, good),
+        ({"y_start": 4}, place),
+        ({"y_start": 2**15}, good),  # far above: a kernel's last line may reach it
+        ({"y_start": 3, "y_count": 2, "y_step": 0xFF}, good),
+        ({"y_start": 4, "y_count": 2, "y_step": 0xFF}, place),
+        ({"y_count": 4, "y_step": 1}, good),
+        ({"y_count": 5, "y_step": 1}, place),
+        ({"y_count": 5, "y_step": 1, "y_start": 0xFFFF}, good),
+        ({"y_count": 2, "y_step": 3}, good),  # pixels between positions are left out
+        ({"y_count": 2, "y_step": 4}, place),  # a stride past the image
+        ({"y_count": 0, "y_step": 1}, place),  # a kernel of 5 rows
+        ({"y_count": 0xFFFF, "y_step": 1}, place),  # a kernel of 6 rows
+        ({"y_count": 0xFFFF, "y_step": 127, "y_start": 2**15}, place),
+        ({"x_start": 4}, good),
+        ({"x_start": 5}, place),
+        ({"x_start": 4, "x_count": 2, "x_step": 0xFF}, good),
+        ({"x_start": 5, "x_count": 2, "x_step": 0xFF}, place),
+        ({"x_count": 5, "x_step": 1}, good),
+        ({"x_count": 6, "x_step": 1}, place),
+        ({"x_count": 6, "x_step": 1, "x_start": 0xFFFF}, good),
+        ({"x_count": 2, "x_step": 4}, good),
+        ({"x_count": 2, "x_step": 5}, place),
+        ({"x_count": 0, "x_step": 1}, place),
+        ({"x_count": 0xFFFF, "x_step": 1}, place),
+        ({"x_count": 0xFFFF, "x_step": 127, "x_start": 2**15}, place),
+        ({"x_count": 1025, "x_step": 64}, place),  # pixel 2**16
+        ({"x_start": 0xFFFF, "run": 4}, good),
+        ({"x_start": 0xFFFF, "run": 3}, place),  # wholly left of the image
+        ({"x_start": 0xFFFF, "run": 3, "x_count": 2, "x_step": 1}, good),
+        ({"x_start": 2**16 - 100, "run": 301}, good),
+        ({"x_start": 2**16 - 100, "run": 300}, place),
+        ({"x_start": 2**15, "run": 2**16 - 1}, place),
+        ({"n_first": 2}, good),
+        ({"n_first": 3}, place),
+        ({"n_first": 3, "n_fast": 1}, place),
+        ({"n_first": 2**16 - 1}, place),
+        (pixels | {"positions": 60}, good),
+        (pixels | {"positions": 61}, place),
+        (pixels | {"positions": 60, "n_fast": 1}, good),
+        (pixels | {"positions": 61, "n_fast": 1}, place),
+        (inner | {"positions": 27}, good),
+        (inner | {"positions": 28}, place),
+        (inner | {"positions": 20, "n_fast": 1}, good),
+        (inner | {"positions": 21, "n_fast": 1}, place),
+        (inner | {"positions": 7, "n_first": 2}, good),
+        (inner | {"positions": 8, "n_first": 2}, place),
+        (again | {"positions": 2, "n_first": 2}, good),
+        (again | {"positions": 3, "n_first": 2}, place),
+        (again | {"positions": 3, "n_first": 1}, good),
+        (again | {"positions": 5, "n_first": 1, "n_fast": 1}, good),
+        (again | {"positions": 6, "n_first": 1, "n_fast": 1}, place),
+        (many | {"positions": 5, "n_first": 2}, good),
+        (many | {"positions": 5, "n_first": 1}, good),
+        (many | {"positions": 5, "n_first": 1, "n_fast": 1}, good),
+    ):
+        yield Opcode.LOAD, base | fields, status
 
 
 @cocotb.test()
@@ -648,7 +721,7 @@ async def speed(dut) -> None:
     for opcode, fields, cycles in (
         (Opcode.TENSOR, {"slot": FIRST_HALF, "bits": 1, "n": 1, "h": 1, "w": 1, "c": 1}, 30),
         (Opcode.TENSOR, {"slot": 2}, 9),
-        (Opcode.LOAD, {"slot": 2}, 12),  # refused, which takes a cycle
+        (Opcode.LOAD, {"slot": 2}, 14),  # refused, which takes a cycle
         (Opcode.MATMUL, matmul | {"slices": 0}, 13),  # likewise
         (Opcode.MATMUL, matmul, length + 1),  # as fast as the engine takes them
     ):

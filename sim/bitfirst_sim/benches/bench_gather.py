@@ -162,15 +162,39 @@ def anything(rng: random.Random, bits: int) -> Fields:
     }
 
 
+def within(rng: random.Random, load: Fields, place: Fields) -> Fields:
+    """The same moved to where no position stands behind the image; a favourite is the very end."""
+    load = dict(load)
+    least = {"y": -(2**15), "x": 1 - -(-load["run"] // place["c"])}  # the last pixel's run reaches into the image
+    for axis, size in ("y", place["h"]), ("x", place["row"] // place["c"]):
+        distance = (load[f"{axis}_count"] - 1) * max(load[f"{axis}_step"], 0)
+        if distance > 2**15:
+            load[f"{axis}_step"], distance = -load[f"{axis}_step"], 0
+        most, low = size - 1 - distance, max(-(2**15), least[axis] - distance)
+        start = load[f"{axis}_start"]
+        load[f"{axis}_start"] = rng.choice((low, most)) if not low <= start <= most else start
+    return load
+
+
+def positions_left(load: Fields, place: Fields) -> int:
+    """Positions from the first one on."""
+    pixels, before = load["y_count"] * load["x_count"], load["y_first"] * load["x_count"] + load["x_first"]
+    if load["n_fast"]:
+        return (pixels - before) * place["n"] - load["n_first"]
+    return pixels * (place["n"] - load["n_first"]) - before
+
+
 def part(rng: random.Random, config: ArrayConfig, load: Fields, place: Fields, **fixed: int) -> Fields:
     """The whole load or a part of it, small enough, with a target that holds it."""
     load = {"across": rng.randrange(2), "n_fast": rng.randrange(2), "target": rng.randrange(2)} | load
+    load = within(rng, load, place)
     firsts = {"y_first": "y_count", "x_first": "x_count", "place_first": "run"}
     whole = rng.random() < 0.4
     load |= {first: 0 if whole else rng.randrange(load[count]) for first, count in firsts.items()}
-    load["n_first"] = 0 if whole else rng.choice([rng.randrange(place["n"])] * 4 + [2**16 - rng.randint(1, 9)])
+    load["n_first"] = 0 if whole else rng.randrange(place["n"])
     load["line_first"] = 0 if whole else rng.choice([0, 1, rng.randrange(256)])
-    load["positions"] = place["n"] * load["y_count"] * load["x_count"] if whole else rng.randint(1, 150)
+    left = positions_left(load, place)
+    load["positions"] = left if whole else min(left, rng.randint(1, 150))
     load["taps"] = load["taps"] if whole else rng.randint(1, load["taps"])
     load |= fixed
     load["positions"] = min(load["positions"], -(-MOST_ELEMENTS // load["taps"]))

@@ -419,7 +419,7 @@ class Program:
         return Command(Opcode.TENSOR, {"slot": slot, "bits": 0})
 
     def load(self, target: Target | None = None) -> Command:
-        """A window of any tensor, halo included; a tensor where there is none."""
+        """Part of windows of any tensor, halo included; a tensor where there is none."""
         if not self.tensors:
             return self.tensor()
         config, rng = self.config, self.rng
@@ -435,7 +435,6 @@ class Program:
         n, h, w, c = place.shape
         lines = -(-taps // rng.randint(1, h))  # so that most lines are in the image
         run = rng.choice((lines, lines, lines, c * rng.randint(1, w), rng.randint(1, 70)))
-        y_count, x_count = rng.randint(1, h + 2), rng.randint(1, w + 2)
         flips = place.octets * config.slices_per_octet
         fields = {
             "slot": slot,
@@ -443,15 +442,9 @@ class Program:
             "across": across,
             "n_fast": rng.getrandbits(1),
             "flip": 0 if target else rng.choice((0, rng.getrandbits(flips))),
-            "y_start": rng.choice((-1, 0, 0, rng.randint(-3, h))) & 0xFFFF,
-            "x_start": rng.choice((-1, 0, 0, rng.randint(-3, w))) & 0xFFFF,
-            "y_step": rng.choice((0, 1, rng.randint(-3, 3))) & 0xFF,
-            "x_step": rng.choice((0, 1, rng.randint(-3, 3))) & 0xFF,
-            "y_count": y_count,
-            "x_count": x_count,
-            "n_first": rng.choice((*[rng.randrange(n)] * 9, rng.choice((n, 2**16 - rng.randint(1, 20))))),
-            "y_first": rng.choice((0, rng.randrange(y_count))),
-            "x_first": rng.randrange(x_count),
+            **self._axis("y", h, lines),
+            **self._axis("x", w, -(-run // c)),
+            "n_first": rng.randrange(n),
             "positions": positions,
             "line_first": rng.choice((0, 0, rng.randint(0, h))),
             "place_first": rng.choice((0, rng.randrange(run))),
@@ -459,12 +452,24 @@ class Program:
             "taps": taps,
             "cell": rng.randint(0, cells - tiles * chunks * place.octets),
         }
-        return Command(Opcode.LOAD, fields | (self._dense() if rng.getrandbits(1) else {}))
+        again = {"y_step": 0, "y_count": MAX_EXTENT, "y_first": 0}  # the same row of pixels
+        if rng.getrandbits(1):  # all within the image as far as can be
+            fields |= {"y_start": 0, "x_start": 0, "line_first": 0, "x_step": rng.getrandbits(1)} | again
+            fields |= {"x_count": min(fields["x_count"], w), "x_first": 0, "n_fast": 0}
+        left = loads.Window.of(fields).positions_left(n)
+        if left < positions:
+            fields |= again if rng.random() < 0.3 else {"positions": left}
+        return Command(Opcode.LOAD, fields)
 
-    def _dense(self) -> Fields:
-        """What keeps a window within its image as far as can be: the same row of pixels again and again."""
-        starts = dict.fromkeys(("y_start", "x_start", "y_step", "n_first", "y_first", "line_first"), 0)
-        return starts | {"y_count": MAX_EXTENT, "n_fast": 0, "x_step": self.rng.getrandbits(1)}
+    def _axis(self, name: str, size: int, taps: int) -> Fields:
+        """Positions along an image axis: the last one sees a pixel with so many taps, none stands behind the image."""
+        rng = self.rng
+        count, step = rng.randint(1, size + 2), rng.choice((0, 1, rng.randint(-3, 3)))
+        last = rng.choice((size - 1, size - 1, rng.randint(max(1 - taps, -3), size - 1), 1 - taps))
+        start = last - (count - 1) * max(step, 0)
+        first = rng.choice((0, rng.randrange(count)))
+        axis = {"start": start & 0xFFFF, "step": step & 0xFF, "count": count, "first": first}
+        return {f"{name}_{field}": value for field, value in axis.items()}
 
     def read(self) -> Command:
         config, rng = self.config, self.rng
@@ -598,9 +603,26 @@ class Program:
             (to_a, {"x_first": to_a.fields["x_count"]}),
             (to_b, {"y_first": to_b.fields["y_count"]}),
             (to_b, {"place_first": to_b.fields["run"]}),
+            *((load, change) for load in (to_a, to_b) for change in self._leaving(load.fields)),
             (to_a, {"cell": config.a_cells}),
             (to_b, {"cell": config.b_cells}),
             (to_b, {"positions": 2**16 - 1, "taps": 2**16 - 1}),
+        ]
+
+    def _leaving(self, fields: Fields) -> list[Fields]:
+        """How a LOAD's window leaves the tensor's image."""
+        rng, (n, h, w, c) = self.rng, self.tensors[fields["slot"]].shape
+        axis, size = rng.choice((("y", h), ("x", w)))
+        again = {f"{axis}_start": 0, f"{axis}_count": rng.choice((size + 1, 2**16 - 1)), f"{axis}_step": 1}
+        before = rng.randint(-(-fields["run"] // c), 2**15)
+        all_pixels = fields["y_count"] * fields["x_count"]
+        return [
+            {f"{axis}_start": rng.randint(size, 2**15 - 1), f"{axis}_count": 1, f"{axis}_first": 0},
+            again | {f"{axis}_first": 0},  # a kernel larger than the image
+            {f"{axis}_start": 0, f"{axis}_count": 2, f"{axis}_step": 127, f"{axis}_first": 0},  # a stride past it
+            {"x_start": -before & 0xFFFF, "x_count": 1, "x_first": 0},
+            {"n_first": rng.choice((n, 2**16 - 1))},
+            {"n_first": 0, "y_first": 0, "x_first": 0, "positions": n * all_pixels + 1},
         ]
 
     def _wrong_matmuls(self) -> list[tuple[Command, Fields]]:

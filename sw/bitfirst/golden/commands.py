@@ -160,6 +160,8 @@ class GoldenDevice:
         firsts = ("x_first", "x_count"), ("y_first", "y_count"), ("place_first", "run")
         if any(fields[first] >= fields[count] for first, count in firsts):
             return Status.BAD_RANGE
+        if loads.Window.of(fields).leaves(place.shape):
+            return Status.BAD_RANGE
         end = fields["cell"] + loads.load_cells(self.config, fields, octets)
         return Status.OK if end <= len(self.cells[target]) else Status.BAD_RANGE
 

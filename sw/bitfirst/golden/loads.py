@@ -99,15 +99,27 @@ class Window:
         index = np.arange(self.positions)
         at = self.y_first * self.x_count + self.x_first
         if self.n_fast:
-            first = (images - self.n_first - 1) % 2**16 + 1  # positions of the first pixel; the counter has 16 bits
-            turn, image = np.divmod(index - first, images)
-            at = at + np.maximum(turn + 1, 0)  # the last row done, rows go on beyond `y_count`
-            image = np.where(index < first, self.n_first + index, image)
+            turn, image = np.divmod(index + self.n_first, images)
+            at = at + turn
         else:
             image, at = np.divmod(index + at, self.y_count * self.x_count)
             image += self.n_first
         down, right = np.divmod(at, self.x_count)
         return image, self.y_start + down * self.y_step, self.x_start + right * self.x_step
+
+    def leaves(self, shape: Shape) -> bool:
+        """Whether positions go where `packets.Load` forbids it, in a tensor of this shape; counts are not 0."""
+        n, h, w, c = shape
+        if self.n_first >= n or self.positions > self.positions_left(n):
+            return True
+        bottom = self.y_start + (self.y_count - 1) * max(self.y_step, 0)
+        right = self.x_start + (self.x_count - 1) * max(self.x_step, 0)
+        return bottom >= h or right >= w or right * c + self.run <= 0
+
+    def positions_left(self, images: int) -> int:
+        """How many there are from the first one on."""
+        at, pixels = self.y_first * self.x_count + self.x_first, self.y_count * self.x_count
+        return (pixels - at) * images - self.n_first if self.n_fast else (images - self.n_first) * pixels - at
 
     def lines(self) -> Iterator[tuple[int, int, int]]:
         """(line, first place, taps) of the parts of the run, in order."""
@@ -145,7 +157,7 @@ def load_values(config: ArrayConfig, load: Mapping[str, int], place: Place, stor
     image, y, x = (part[:, None] for part in window.pixels(n))
     line, tap = np.divmod(window.place_first + np.arange(window.taps), window.run)
     y, x = y + line + window.line_first, x * c + tap
-    real = (image >= 0) & (image < n) & (y >= 0) & (y < h) & (x >= 0) & (x < w * c)
+    real = (y >= 0) & (y < h) & (x >= 0) & (x < w * c)
     element = np.where(real, (image * h + y) * w * c + x, 0)
     if window.across:
         real, element = real.T, element.T
@@ -189,7 +201,7 @@ def _along_cost(config: ArrayConfig, window: Window, shape: Shape) -> tuple[int,
     for alignment, count in enumerate(np.bincount(start, minlength=GROUP).tolist()):
         if not count:
             continue
-        rows = y[(start == alignment) & (image < n)]
+        rows = y[start == alignment]
         filled = 0
         for line, place, taps in window.lines():
             steps = _steps((alignment + line * w * c + place) % GROUP, taps)
@@ -219,8 +231,7 @@ def _tap_groups(window: Window) -> Iterator[tuple[int, int, int]]:
 def _across_cost(config: ArrayConfig, window: Window, shape: Shape) -> tuple[int, int]:
     """(cycles without spare vectors, reads) of one octet: blocks of positions x taps through two buffers."""
     n, h, _, _ = shape
-    image, y, _ = window.pixels(n)
-    rows = y[image < n]
+    _, rows, _ = window.pixels(n)
     blocks = window.chunks(config) * config.lane_groups
     fetches = filled = drained = drained_before = 0  # ends of the last fill, of the last drain, of the one before
     for line, _, taps in _tap_groups(window):
@@ -242,7 +253,7 @@ def load_reads(config: ArrayConfig, load: Mapping[str, int], place: Place) -> li
     for octet in range(place.octets):
         base = GROUP * (place.word + octet * place.octet_words)
         for (image, y, x), (line, tap, taps) in _visits(window, pixels):
-            if image >= n or not 0 <= y + line < h:
+            if not 0 <= y + line < h:
                 continue
             element = base + ((image * h + y + line) * w + x) * c + tap
             for step in [taps] if window.across else _steps(element % GROUP, taps):
