@@ -121,6 +121,7 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         26,
     ),
     "MATMUL into sums under READ": (hazard_mutant, "by_read.eq(self.readout_busy & read_sums)", "by_read.eq(0)", 18),
+    "WRITE into the row list under LOAD": (hazard_mutant, "Case(Space.LIST)", "Case(Space.REGISTERS)", 18),
     "WRITE into a tensor under LOAD": (hazard_mutant, "by_load.eq(loading_words)", "by_load.eq(0)", 18),
     "WRITE into sums at work": (
         hazard_mutant,

@@ -30,6 +30,7 @@ class StoredGather(wiring.Component):
         super().__init__(
             {
                 "write": In(MemoryWrite()),
+                "list_write": In(MemoryWrite()),
                 "start": In(stream.Signature(GatherJob)),
                 "hold": In(1),
                 "busy": Out(1),
@@ -48,6 +49,7 @@ class StoredGather(wiring.Component):
         for name in "a_write", "b_write", "events":
             wiring.connect(m, getattr(unit, name), wiring.flipped(getattr(self, name)))
         wiring.connect(m, wiring.flipped(self.write), store.write)
+        wiring.connect(m, wiring.flipped(self.list_write), unit.list_write)
         wiring.connect(m, wiring.flipped(self.start), unit.start)
         m.d.comb += [
             unit.read.ready.eq(store.read.ready & ~self.hold),

@@ -18,7 +18,7 @@ from bitfirst.quantised import Quantised
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract import numeric as contract
-from bitfirst_hdl.contract.packets import Opcode, Phase, Rounding, Space, Status, Target
+from bitfirst_hdl.contract.packets import LIST_ENTRIES, Opcode, Phase, Rounding, Space, Status, Target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -281,6 +281,7 @@ LOAD = {"slot": 3, "positions": 2, "taps": 4, "run": 4, "y_count": 1, "x_count":
 MATMUL = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "a_octets": 1, "b_octets": 1}
 READ = {"space": Space.SUMS, "bits": 64, "rows": 1, "cols": 1, "count": 1}
 ROW = np.arange(1, 3, dtype=np.uint64)
+LAST_ENTRY = LIST_ENTRIES - 1
 STORE_ROW = {"space": Space.STORE, "rows": 1, "words": 2, "row": 3}
 
 
@@ -291,7 +292,8 @@ def done(device: GoldenDevice, opcode: Opcode, fields: dict[str, int], data: np.
 
 
 def memories(device: GoldenDevice) -> list[np.ndarray]:
-    return [device.store.copy(), *(cells.copy() for cells in device.cells.values()), device.sums.copy()]
+    memories = device.store, *device.cells.values(), device.sums, np.array(device.rows)
+    return [memory.copy() for memory in memories]
 
 
 def test_refused_commands_change_nothing_but_two_counters() -> None:
@@ -302,7 +304,10 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
     before, tensors = memories(device), dict(device.tensors)
     refused = [
         (Status.BAD_SPACE, Command(Opcode.WRITE, STORE_ROW | {"space": Space.REGISTERS}, ROW)),
-        (Status.BAD_SPACE, Command(Opcode.WRITE, STORE_ROW | {"space": 2}, ROW)),
+        (Status.BAD_SPACE, Command(Opcode.WRITE, STORE_ROW | {"space": 4}, ROW)),
+        (Status.BAD_SPACE, Command(Opcode.READ, READ | {"space": Space.LIST})),
+        (Status.BAD_RANGE, Command(Opcode.WRITE, {"space": Space.LIST, "rows": 1, "words": 2}, ROW)),
+        (Status.BAD_RANGE, Command(Opcode.WRITE, {"space": Space.LIST, "rows": 2, "words": 1, "row": LAST_ENTRY}, ROW)),
         (Status.BAD_LENGTH, Command(Opcode.WRITE, STORE_ROW | {"rows": 2}, ROW)),
         (Status.BAD_LENGTH, Command(Opcode.SYNC, {}, ROW)),
         (Status.BAD_RANGE, Command(Opcode.WRITE, STORE_ROW | {"row": TINY.store_words}, ROW)),
@@ -330,6 +335,11 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
             *[(Status.BAD_VALUE, {"flip": 1, "slot": 5}), (Status.BAD_VALUE, {"reserved0": 1, "taps": 0})],
             *[(Status.BAD_RANGE, {name: 0}) for name in ("positions", "taps", "run", "y_count", "x_count")],
             *[(Status.BAD_RANGE, {"slot": 5}), (Status.BAD_RANGE, {"x_first": 2}), (Status.BAD_RANGE, {"y_first": 1})],
+            *[
+                (Status.BAD_VALUE, {"listed": 1, "n_fast": 1}),
+                (Status.BAD_RANGE, {"listed": 1, "n_first": LIST_ENTRIES}),
+            ],
+            (Status.BAD_RANGE, {"listed": 1, "n_first": LAST_ENTRY, "positions": 3}),
             *[(Status.BAD_RANGE, {"place_first": 4}), (Status.BAD_RANGE, {"cell": TINY.a_cells - 1})],
             *[(Status.BAD_RANGE, {"taps": 17, "cell": TINY.a_cells - 3}), (Status.BAD_RANGE, {"positions": 65535})],
             (Status.BAD_RANGE, {"target": Target.B, "positions": 5, "cell": TINY.b_cells - 3}),

@@ -13,7 +13,7 @@ from bitfirst.command import Command
 from bitfirst.golden import loads
 from bitfirst.golden.commands import GoldenDevice
 from bitfirst_hdl.config import CONFIGS, LOAD_SETUP_CYCLES, LOAD_TAIL_CYCLES, ArrayConfig
-from bitfirst_hdl.contract.packets import GROUP, MAX_DATA_WORDS, Opcode, Space, Status, Target
+from bitfirst_hdl.contract.packets import GROUP, LIST_ENTRIES, MAX_DATA_WORDS, Opcode, Space, Status, Target
 
 WIDE = ArrayConfig(lanes=64, rows=2, columns=4, a_cells=64, b_cells=64, store_words=1024)
 ARRAYS = {name: CONFIGS[name] for name in ("tiny", "small", "default", "square", "slice1", "slice8")} | {"wide": WIDE}
@@ -52,21 +52,33 @@ def taps(load: dict[str, int]) -> Iterator[tuple[int, int]]:
             line, place = line + 1, 0
 
 
-def element(place: loads.Place, position: tuple[int, int, int], tap: tuple[int, int]) -> tuple[int, bool]:
+class Images:
+    """A tensor, and where its images begin: one after the other, or as the row list says."""
+
+    def __init__(self, place: loads.Place, rows: loads.Rows, load: dict[str, int]) -> None:
+        self.shape, self.word, self.octets, self.octet_words = place.shape, place.word, place.octets, place.octet_words
+        self.rows = rows if load["listed"] else None
+
+    def begin(self, image: int) -> int:
+        _, h, w, c = self.shape
+        return GROUP * self.word + (image * h * w * c if self.rows is None else self.rows[image])
+
+
+def element(place: Images, position: tuple[int, int, int], tap: tuple[int, int]) -> tuple[int, bool]:
     """Number of an element in its octet, the place in the store included, and whether it is real."""
     _, h, w, c = place.shape
-    image, y, at = position[0], position[1] + tap[0], position[2] * c + tap[1]
-    number = GROUP * place.word + image * h * w * c + y * w * c + at
-    return number, 0 <= y < h and 0 <= at < w * c
+    y, at = position[1] + tap[0], position[2] * c + tap[1]
+    return place.begin(position[0]) + y * w * c + at, 0 <= y < h and 0 <= at < w * c
 
 
 def stored_octet(words: np.ndarray, number: int) -> int:
-    """Of the store as uint64 [words, 2]: bit e + 16 * i is bit i of element e."""
+    """Of the store as uint64 [words, 2]: bit e + 16 * i is bit i of element e. Behind its end it begins again."""
+    number %= GROUP * len(words)
     word = int(words[number // GROUP, 0]) | int(words[number // GROUP, 1]) << 64
     return sum((word >> (number % GROUP + GROUP * i) & 1) << i for i in range(8))
 
 
-def expected_cells(config: ArrayConfig, load: dict, place: loads.Place, words: np.ndarray) -> dict[tuple, int]:
+def expected_cells(config: ArrayConfig, load: dict, place: Images, words: np.ndarray) -> dict[tuple, int]:
     """(cell, vector in its tile, lane) -> octet, of every element; cells are complete."""
     points, lines = list(positions(load, place.shape[0])), list(taps(load))
     tile = config.columns if load["target"] else config.rows
@@ -96,7 +108,7 @@ def written_in(config: ArrayConfig, load: dict, chunks: int) -> int:
     return -(-chunks * config.lanes // max(config.lanes, 32)) if load["target"] else chunks * 8 // config.slice_bits
 
 
-def along_cycles(config: ArrayConfig, load: dict, place: loads.Place, reads: list[int], octet: int) -> int:
+def along_cycles(config: ArrayConfig, load: dict, place: Images, reads: list[int], octet: int) -> int:
     """Fetch by fetch, each of the taps that one pair of words gives."""
     cycles, lines = 0, list(taps(load))
     for position in positions(load, place.shape[0]):
@@ -120,7 +132,7 @@ def along_cycles(config: ArrayConfig, load: dict, place: loads.Place, reads: lis
     return cycles
 
 
-def across_cycles(config: ArrayConfig, load: dict, place: loads.Place, reads: list[int], octet: int) -> int:
+def across_cycles(config: ArrayConfig, load: dict, place: Images, reads: list[int], octet: int) -> int:
     """Two buffers between filling and draining, one cycle at a time."""
     write = written_in(config, load, 1)
     points, blocks = (
@@ -177,11 +189,16 @@ def test_cells_cycles_and_reads(name: str) -> None:
         rows = min(config.store_words, MAX_DATA_WORDS // 2)
         fields = {"space": Space.STORE, "row": row, "rows": rows, "words": 2}
         assert device.execute(Command(Opcode.WRITE, fields, words[row : row + rows].reshape(-1)))[0] == Status.OK
+    listed = random_words(rng, LIST_ENTRIES)
+    fields = {"space": Space.LIST, "rows": LIST_ENTRIES, "words": 1}
+    assert device.execute(Command(Opcode.WRITE, fields, listed))[0] == Status.OK
+    rows = tuple(int(entry) % (GROUP * config.store_words) for entry in listed)
     kinds = set()
-    for load, place in random_loads(config, rng, 80):
-        kinds.add((load["target"], load["across"], place.octets))
+    for load, tensor in random_loads(config, rng, 120):
+        place = Images(tensor, rows, load)
+        kinds.add((load["target"], load["across"], place.octets, load["listed"]))
         expected = expected_cells(config, load, place, words)
-        values = loads.load_values(config, load, place, device.store)
+        values = loads.load_values(config, load, tensor, device.store, device.rows)
         assert values.size == len(expected)
         assert all(values[cell - load["cell"], v, lane] == value for (cell, v, lane), value in expected.items()), load
         assert loads.load_cells(config, load, place.octets) == len(values)
@@ -192,10 +209,10 @@ def test_cells_cycles_and_reads(name: str) -> None:
         tile = config.columns if load["target"] else config.rows
         vectors, lanes = (load["taps"], load["positions"])[:: 1 if load["across"] else -1]
         cycles += place.octets * (-vectors % tile) * written_in(config, load, -(-lanes // config.lanes))
-        cost = loads.load_cost(config, load, place.shape, place.octets)
+        cost = loads.load_cost(config, load, place.shape, place.octets, device.rows)
         assert cost == loads.LoadCost(LOAD_SETUP_CYCLES + cycles + LOAD_TAIL_CYCLES, len(reads)), load
-        assert loads.load_reads(config, load, place) == reads, load
-    assert len(kinds) == 8
+        assert loads.load_reads(config, load, tensor, device.rows) == reads, load
+    assert len(kinds) == 16
 
 
 def leaves(load: dict[str, int], shape: tuple[int, int, int, int]) -> bool:
@@ -217,7 +234,7 @@ def test_windows_that_leave_the_image() -> None:
     rng, found = random.Random(5), {True: 0, False: 0}
     for _ in range(4000):
         shape = tuple(rng.randint(1, 4) for _ in range(4))
-        load = {"n_first": rng.randint(0, 4), "n_fast": rng.getrandbits(1), "run": rng.randint(1, 9)}
+        load = {"n_first": rng.randint(0, 4), "n_fast": rng.getrandbits(1), "run": rng.randint(1, 9), "listed": 0}
         for axis in "yx":
             count = rng.randint(1, 4)
             load |= {f"{axis}_start": rng.randint(-4, 4) & 0xFFFF, f"{axis}_step": rng.randint(-2, 2) & 0xFF}
@@ -345,3 +362,40 @@ def test_the_three_products_of_a_convolution(name: str, x_bits: int, w_bits: int
     counters = bench.device.counters
     assert (counters["loads"], counters["matmuls"], counters["faults"]) == (6, 3, 0)
     assert counters["fetches_a"] > 0 and counters["fetches_b"] > 0 and counters["load_cycles"] > 0
+
+
+@pytest.mark.parametrize("name", ["small", "slice8", "wide"])
+def test_products_of_listed_images(name: str) -> None:
+    """Forward and dW of some images of a batch, in any order and some twice, without sending them again."""
+    config, generator = ARRAYS[name], torch.Generator().manual_seed(1)
+    n, h, w, c, o = 4, 3, 4, 3, 5
+    shapes = (n, h, w, c), (o, 3, 3, c), (n, h, w, o)
+    x, weight, g = (torch.randint(-127, 128, shape, generator=generator) for shape in shapes)
+    bench = Bench(config)
+    slots = [bench.hold(values, 8) for values in (x, weight, g)]
+    chosen, at = [3, 0, 3, 1], 7
+    pixels = {"y_count": h, "x_count": w, "y_step": 1, "x_step": 1, "positions": len(chosen) * h * w, "n_first": at}
+    halo = {"y_start": 0xFFFF, "x_start": 0xFFFF, "run": 3 * c, "taps": 9 * c}
+    nchw, kernel, gradient = (part.permute(0, 3, 1, 2).double() for part in (x[chosen], weight, g[chosen]))
+
+    def listed(channels: int) -> dict[str, int]:
+        entries = np.array(chosen, dtype=np.uint64) * np.uint64(h * w * channels)
+        bench.call(Opcode.WRITE, {"space": Space.LIST, "row": at, "rows": len(chosen), "words": 1}, entries)
+        return pixels | {"listed": 1}
+
+    one = {"y_count": 1, "x_count": 1, "positions": o, "run": 3 * c, "taps": 9 * c}
+    got = bench.product(
+        {"slot": slots[1]} | one, {"slot": slots[0]} | halo | listed(c), 8, 8, -(-9 * c // config.lanes)
+    )
+    y = torch.nn.functional.conv2d(nchw, kernel, padding=1)
+    assert np.array_equal(got, y.permute(1, 0, 2, 3).reshape(o, -1).long().numpy())
+
+    loads_of_x = {"slot": slots[0], "across": 1} | halo | listed(c)
+    rows_of_x = bench.device.rows
+    loads_of_g = {"slot": slots[2], "across": 1, "run": o, "taps": o, "n_first": at + 10}
+    entries = np.array(chosen, dtype=np.uint64) * np.uint64(h * w * o)
+    bench.call(Opcode.WRITE, {"space": Space.LIST, "row": at + 10, "rows": len(chosen), "words": 1}, entries)
+    assert bench.device.rows[: at + 10] == rows_of_x[: at + 10]
+    got = bench.product(loads_of_x, pixels | {"listed": 1} | loads_of_g, 8, 8, -(-len(chosen) * h * w // config.lanes))
+    dw = torch.nn.grad.conv2d_weight(nchw, kernel.shape, gradient, padding=1)
+    assert np.array_equal(got, dw.permute(2, 3, 1, 0).reshape(9 * c, o).long().numpy())

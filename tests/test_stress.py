@@ -23,7 +23,17 @@ from bitfirst_sim.simulator import Schedule, Simulator
 
 AT_ONCE = ("commands", "faults", "matmuls", "loads", "words_written", "phase")  # exact at every moment
 SETTLED = (Opcode.MARK, Opcode.RESET, Opcode.SYNC)
-WEIGHTS = {"store": 10, "sums": 6, "tensor": 8, "load": 26, "matmul": 24, "read": 24, "registers": 4, "mark": 2}
+WEIGHTS = {
+    "store": 10,
+    "list": 3,
+    "sums": 6,
+    "tensor": 8,
+    "load": 26,
+    "matmul": 24,
+    "read": 24,
+    "registers": 4,
+    "mark": 2,
+}
 WEIGHTS |= {"plain": 6, "wrong": 8}
 
 
@@ -63,6 +73,9 @@ class Commands:
 
     def _store(self) -> np.ndarray:
         return self._write(Space.STORE, self.config.store_words, packets.STORE_WORD_WORDS, self.last_row)
+
+    def _list(self) -> np.ndarray:
+        return self._write(Space.LIST, packets.LIST_ENTRIES, 1, 0)
 
     def _sums(self) -> np.ndarray:
         near = self.last_matmul["sum_tile"] * self.config.rows

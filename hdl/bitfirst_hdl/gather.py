@@ -13,8 +13,8 @@ along   Each position takes its taps in order, each fetch n = min(32 - E % 16, w
         fetch also a chunk that is partly filled. The vectors missing in the last tile follow, w(chunks) cycles each.
 across  Tap groups in order: up to 16 places of one line, counted from where the load's part of the line begins. For
         each, blocks of 16 positions in order, chunks * L / 16 of them. A block is filled in 16 cycles, a fetch each (a
-        position behind the last reads nothing), and drained in n * w(1) cycles for n taps. There are two buffers: a fill
-        starts when the fill before it and the drain two before it have ended, a drain when its fill and the drain
+        position behind the last reads nothing), and drained in n * w(1) cycles for n taps. There are two buffers: a
+        fill starts when the fill before it and the drain two before it have ended, a drain when its fill and the drain
         before it have. After the last drain the vectors missing in the last tile follow, w(chunks) cycles each.
 
 The unit is busy for LOAD_SETUP_CYCLES + octets * T + LOAD_TAIL_CYCLES cycles, and for as many more as the store is
@@ -30,8 +30,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from .config import LOAD_SETUP_CYCLES, LOAD_TAIL_CYCLES, ArrayConfig
-from .contract.packets import GROUP, OCTET_BITS, Target
-from .ports import CellWrite, GatherEvents, GatherJob, StoreRead
+from .contract.packets import GROUP, LIST_ENTRIES, OCTET_BITS, Target
+from .operands import NO_COLLISIONS
+from .ports import CellWrite, GatherEvents, GatherJob, MemoryWrite, StoreRead
 
 RING = 2 * GROUP  #: elements of one fetch: the lanes of the rotator, an element on lane E % 32
 
@@ -136,6 +137,8 @@ class Setup(wiring.Component):
         Holds still while it is worked on.
     step : In
         Cycle of the set-up, 0 in the first.
+    listed : In
+        From step 5 on the entry of the row list for the first image.
     start : Out(start_layout(config))
         All but `line` and `low` are right from step 6 on, `line` from 7, `low` from 8.
     """
@@ -143,7 +146,12 @@ class Setup(wiring.Component):
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
         super().__init__(
-            {"job": In(GatherJob), "step": In(range(LOAD_SETUP_CYCLES)), "start": Out(start_layout(config))}
+            {
+                "job": In(GatherJob),
+                "step": In(range(LOAD_SETUP_CYCLES)),
+                "listed": In(address_bits(config)),
+                "start": Out(start_layout(config)),
+            }
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -158,7 +166,8 @@ class Setup(wiring.Component):
             with m.Case(4):
                 m.d.sync += [start.x.eq(start.x_zero + x_product), start.y_row.eq(start.y_zero + y_product)]
             with m.Case(5):
-                m.d.sync += [start.image.eq(x_product), start.y.eq(load.y_start.as_signed() + y_product)]
+                m.d.sync += start.image.eq(Mux(load.listed, self.listed, x_product))
+                m.d.sync += [start.y.eq(load.y_start.as_signed() + y_product)]
             with m.Case(6):
                 m.d.sync += start.line.eq(y_product)
         m.d.sync += start.low.eq(start.line + load.place_first)
@@ -205,6 +214,47 @@ class Setup(wiring.Component):
         m.d.comb += beyond.eq(load.taps - room)
 
 
+class RowList(wiring.Component):
+    """Where the images of a listed LOAD begin: `LIST_ENTRIES` addresses of elements.
+
+    Members
+    -------
+    write : In(MemoryWrite())
+        Stores the low bits of a word in entry `row`. Not while a LOAD runs.
+    enable, index : In
+        Reads an entry.
+    image : Out
+        It, a cycle after `enable`, until the next one. The contents survive reset.
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "write": In(MemoryWrite()),
+                "enable": In(1),
+                "index": In(range(LIST_ENTRIES)),
+                "image": Out(address_bits(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.entries = entries = memory.Memory(
+            shape=address_bits(self.config), depth=LIST_ENTRIES, init=[], attrs=NO_COLLISIONS
+        )
+        read_port, write_port = entries.read_port(domain="comb"), entries.write_port()
+        m.d.comb += [
+            write_port.en.eq(self.write.valid),
+            write_port.addr.eq(self.write.row),
+            write_port.data.eq(self.write.data),
+            read_port.addr.eq(self.index),
+        ]
+        with m.If(self.enable):
+            m.d.sync += self.image.eq(read_port.data)
+        return m
+
+
 def position_layout(config: ArrayConfig) -> data.StructLayout:
     """One position on its way to a fetch.
 
@@ -225,6 +275,8 @@ class Positions(wiring.Component):
     -------
     job, start : In
         As in `Setup`.
+    set_up : In(1)
+        Before `load`; two cycles at least, in which `listed` becomes that of the first position.
     load : In(1)
         Enter the first position; it is at `now` after two steps.
     step : In(1)
@@ -233,6 +285,8 @@ class Positions(wiring.Component):
         The present position, registered.
     next_low : Out(4)
         Address of the next position's pixel, modulo 16.
+    list_enable, list_index, listed
+        To the `RowList`.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -241,10 +295,14 @@ class Positions(wiring.Component):
             {
                 "job": In(GatherJob),
                 "start": In(start_layout(config)),
+                "set_up": In(1),
                 "load": In(1),
                 "step": In(1),
                 "now": Out(position_layout(config)),
                 "next_low": Out(exact_log2(GROUP)),
+                "list_enable": Out(1),
+                "list_index": Out(range(LIST_ENTRIES)),
+                "listed": In(address_bits(config)),
             }
         )
 
@@ -257,6 +315,7 @@ class Positions(wiring.Component):
         turns = Signal(17)
         first = self.load | (self.step & (turns == 1))
         carry_x, carry_y, carry_n, x_wraps, y_wraps, n_wraps = self._carries(m, first)
+        self._look_up(m, first, self.step & carry_n)
         with m.If(first):
             m.d.sync += [turns.eq(start.turns), image.eq(start.image)]
             m.d.sync += [y.eq(start.y), y_row.eq(start.y_row), x.eq(start.x)]
@@ -268,7 +327,8 @@ class Positions(wiring.Component):
                 m.d.sync += y.eq(Mux(y_wraps, load.y_start.as_signed(), y + load.y_step.as_signed()))
                 m.d.sync += y_row.eq(Mux(y_wraps, start.y_zero, y_row + start.y_step))
             with m.If(carry_n):
-                m.d.sync += image.eq(Mux(n_wraps, 0, image + place.image))
+                following = Mux(n_wraps, 0, image + place.image)
+                m.d.sync += image.eq(Mux(load.listed, self.listed, following))
 
         rows, pixels = Signal(address, reset_less=True), Signal(address, reset_less=True)
         late = Signal(position_layout(self.config), reset_less=True)
@@ -286,6 +346,17 @@ class Positions(wiring.Component):
                 now.address.eq(rows + pixels),
             ]
         return m
+
+    def _look_up(self, m: Module, first: Value, goes_on: Value) -> None:
+        """The list's entry for the image after the present one, always one ahead."""
+        ahead, begin = Signal.like(self.list_index), self.job.load.n_first
+        m.d.comb += self.list_enable.eq(self.set_up | first | goes_on)
+        with m.If(self.set_up):
+            m.d.comb += self.list_index.eq(begin)
+        with m.Else():
+            m.d.comb += self.list_index.eq(Mux(first, begin + 1, ahead))
+        with m.If(first | goes_on):
+            m.d.sync += ahead.eq(self.list_index + 1)
 
     def _carries(self, m: Module, first: Value) -> list[Value]:
         """Which of x, y, n move on at a step, and which of these start anew."""
@@ -356,6 +427,8 @@ class Fetches(wiring.Component):
         Go on to the next fetch. Not while `set_up`.
     now : Out(fetch_layout(config))
         The present fetch, registered; the first one after the set-up.
+    list_enable, list_index, listed
+        As in `Positions`.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -368,6 +441,9 @@ class Fetches(wiring.Component):
                 "set_up": In(1),
                 "advance": In(1),
                 "now": Out(fetch_layout(config)),
+                "list_enable": Out(1),
+                "list_index": Out(range(LIST_ENTRIES)),
+                "listed": In(address_bits(config)),
             }
         )
 
@@ -380,7 +456,11 @@ class Fetches(wiring.Component):
         m.d.comb += [
             positions.job.eq(self.job),
             positions.start.eq(self.start),
+            positions.set_up.eq(self.set_up & (self.step < START_STEP)),
             positions.load.eq(self.set_up & (self.step == START_STEP)),
+            positions.listed.eq(self.listed),
+            self.list_enable.eq(positions.list_enable),
+            self.list_index.eq(positions.list_index),
             restart.eq(self.set_up & (self.step == TAPS_STEP)),
             move.eq(self.advance | (self.set_up & (self.step > TAPS_STEP))),
             positions.step.eq(before_taps | (move & (load.across | taps_last))),
@@ -868,11 +948,13 @@ class _Engine(wiring.Component):
                 "word": Out(range(config.store_words)),
                 "words": In(GROUP * OCTET_BITS).array(2),
                 "write": Out(CellWrite(config, config.b_chunks)),
+                "list_write": In(MemoryWrite()),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        m.submodules.rows = rows = RowList(self.config)
         m.submodules.setup = setup = Setup(self.config)
         m.submodules.fetches = fetches = Fetches(self.config)
         m.submodules.turns = turns = Turns(self.config)
@@ -883,6 +965,13 @@ class _Engine(wiring.Component):
         for part in fetches, turns:
             m.d.comb += part.start.eq(setup.start)
         self._time(m, job, setup, fetches, turns)
+        wiring.connect(m, wiring.flipped(self.list_write), rows.write)
+        m.d.comb += [
+            rows.enable.eq(fetches.list_enable),
+            rows.index.eq(fetches.list_index),
+            fetches.listed.eq(rows.image),
+            setup.listed.eq(rows.image),
+        ]
 
         fetch, now = fetches.now, turns.now
         first = Signal(len(self.word), reset_less=True)
@@ -951,6 +1040,8 @@ class Gather(wiring.Component):
     a_write, b_write : Out(CellWrite(config)), Out(CellWrite(config, config.b_chunks))
         `data` of A has its bits flipped already, in all slices at once.
     events : Out(GatherEvents())
+    list_write : In(MemoryWrite())
+        Entries of the row list (see `packets.Load`), `row` each; not while `busy`.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -963,6 +1054,7 @@ class Gather(wiring.Component):
                 "a_write": Out(CellWrite(config)),
                 "b_write": Out(CellWrite(config, config.b_chunks)),
                 "events": Out(GatherEvents()),
+                "list_write": In(MemoryWrite()),
             }
         )
 
@@ -981,6 +1073,7 @@ class Gather(wiring.Component):
             self.read.word.eq(engine.word),
         ]
         m.d.comb += [taken.eq(word) for taken, word in zip(engine.words, self.read.data, strict=True)]
+        wiring.connect(m, wiring.flipped(self.list_write), engine.list_write)
         sides = (Target.A, self.a_write, self.events.fetch_a), (Target.B, self.b_write, self.events.fetch_b)
         for target, write, fetched in sides:
             chosen = moves & (engine.target == target.value)
@@ -1011,13 +1104,18 @@ class GatherModel:
     """The integer model of one LOAD on a tensor.
 
     `load` and `place` have the fields of `packets.Load` and `TensorPlace` as numbers, signed ones signed; `store` has
-    the store's words as 128-bit numbers. `run` gives what happens.
+    the store's words as 128-bit numbers, `rows` the row list. `run` gives what happens.
     """
 
     def __init__(
-        self, config: ArrayConfig, load: Mapping[str, int], place: Mapping[str, int], store: Sequence[int]
+        self,
+        config: ArrayConfig,
+        load: Mapping[str, int],
+        place: Mapping[str, int],
+        store: Sequence[int],
+        rows: Sequence[int],
     ) -> None:
-        self.config, self.load, self.place, self.store = config, load, place, store
+        self.config, self.load, self.place, self.store, self.rows = config, load, place, store, rows
         self.octet = 0
         self.result = Gathered()
         a_side = load["target"] == Target.A
@@ -1055,7 +1153,8 @@ class GatherModel:
     def start(self, position: tuple[int, int, int], line: int, first: int) -> int:
         """Address of an element, without octet."""
         place, (image, y, x) = self.place, position
-        return 16 * place["word"] + image * place["image"] + (y + line) * place["row"] + x * place["c"] + first
+        begin = self.rows[image] if self.load["listed"] else image * place["image"]
+        return 16 * place["word"] + begin + (y + line) * place["row"] + x * place["c"] + first
 
     def fetch(self, position: tuple[int, int, int], line: int, first: int, count: int) -> list[int]:
         """Read `count` elements; those outside the tensor are zero."""

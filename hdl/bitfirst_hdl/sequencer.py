@@ -8,20 +8,20 @@ The first that fails gives the status; the golden model does the same.
 2. `BAD_LENGTH`  fewer than `COMMAND_WORDS` words; or data words (those after the command): WRITE has other than
    rows * words of them, any other command has some.
 3. `BAD_VALUE`   a reserved field is not zero.
-4. `BAD_SPACE`   WRITE to other than STORE, SUMS; READ of other than REGISTERS, SUMS.
+4. `BAD_SPACE`   WRITE to other than STORE, LIST, SUMS; READ of other than REGISTERS, SUMS.
 5. `BAD_VALUE`   TENSOR: slot > 15, bits > 16, `layout` not 0. LOAD: `flip` has a bit at or above octets * 8 / S (octets
-   of the slot's tensor, 0 without one), or is not zero for target B. MATMUL: slices or planes 0, slices * S > 16,
-   planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or above `planes`, a_octets or b_octets
-   other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes > b_octets * 8. READ of SUMS: `bits` other
-   than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64). MARK: `phase` not in `packets.Phase`. READ
-   of REGISTERS looks at no field but `first`, `count`.
+   of the slot's tensor, 0 without one), or is not zero for target B; both `listed` and `n_fast`. MATMUL: slices or
+   planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or above
+   `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes > b_octets * 8.
+   READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64). MARK: `phase`
+   not in `packets.Phase`. READ of REGISTERS looks at no field but `first`, `count`.
 6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles; n, h, w, c; positions, taps, run,
-   y_count, x_count) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words; TENSOR
-   word + octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL
-   a_cell + row_tiles * a_octets * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles;
-   READ first + count (`IDENTITY_WORDS` or `sum_tiles`). READ of SUMS: rows > R, cols > C, an answer of more than
-   `MAX_DATA_WORDS` words. TENSOR: n * h, w * c or h * w * c > 65535, an overlap with the tensor of another slot. LOAD:
-   a slot without tensor, n_first >= n, x_first >= x_count, y_first >= y_count, place_first >= run, positions that
+   y_count, x_count) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words; TENSOR word +
+   octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL a_cell + row_tiles * a_octets
+   * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles; READ first + count
+   (`IDENTITY_WORDS` or `sum_tiles`). READ of SUMS: rows > R, cols > C, an answer of more than `MAX_DATA_WORDS` words.
+   TENSOR: n * h, w * c or h * w * c > 65535, an overlap with the tensor of another slot. LOAD: a slot without tensor,
+   n_first >= n (`listed`: `LIST_ENTRIES`), x_first >= x_count, y_first >= y_count, place_first >= run, positions that
    leave the image or go on behind the last one (see `packets.Load`). TENSOR with bits = 0 forgets the slot's tensor,
    and no field is checked for its range.
 
@@ -40,6 +40,7 @@ from .contract.packets import (
     COMMAND_WORDS,
     COMMANDS,
     GROUP,
+    LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
     STORE_WORD_WORDS,
@@ -211,6 +212,7 @@ class CommandCheck(wiring.Component):
         config = self.config
         shapes = {
             Space.STORE: (config.store_words, STORE_WORD_WORDS),
+            Space.LIST: (LIST_ENTRIES, 1),
             Space.SUMS: (config.sum_rows, config.columns),
         }
         rows, words = Signal(17), Signal(17)
@@ -361,18 +363,25 @@ class CommandCheck(wiring.Component):
         config, place = self.config, self.slot.place
         zero = (load.positions == 0) | (load.taps == 0)
         outside = (load.x_first >= load.x_count) | (load.y_first >= load.y_count) | (load.place_first >= load.run)
-        no_image = (place.octets == 0) | (load.n_first >= place.n)
+        no_image = (place.octets == 0) | (load.n_first >= self._images(load))
         cells, window, positions = self._load_cells(m, load), self._load_window(m, load), self._load_positions(m, load)
         m.d.comb += [
             self._ends.eq(self._step == 4),
             self._bad_range.eq(zero | outside | no_image | cells | window | positions),
         ]
-        m.d.sync += [self.store.first.eq(place.word), self.store.end.eq(self.slot.end)]
+        m.d.sync += [  # a list may lead anywhere
+            self.store.first.eq(Mux(load.listed, 0, place.word)),
+            self.store.end.eq(Mux(load.listed, config.store_words, self.slot.end)),
+        ]
         flips = Signal(range(config.max_slices + 1))  # bits that `flip` may use
         m.d.comb += [
             flips.eq(Mux(load.target == Target.A, place.octets * config.slices_per_octet, 0)),
-            self._bad_value.eq((load.flip >> flips).any()),
+            self._bad_value.eq((load.flip >> flips).any() | (load.listed & load.n_fast)),
         ]
+
+    def _images(self, load: packets.Load) -> Value:
+        """How many images there are to count through."""
+        return Mux(load.listed, LIST_ENTRIES, self.slot.place.n)
 
     def _load_cells(self, m: Module, load: packets.Load) -> Value:
         """Cells that LOAD writes, their number multiplied in step 2; whether they end behind the memory."""
@@ -427,7 +436,7 @@ class CommandCheck(wiring.Component):
         before, pixels, left = Signal(32), Signal(32), Signal(32)  # first, pixels, pixels - first
         images, each, needed = Signal(16), Signal(32), Signal(17)
         m.d.comb += [
-            images.eq(Mux(load.n_fast, place.n, place.n - load.n_first)),
+            images.eq(Mux(load.n_fast, place.n, self._images(load) - load.n_first)),
             each.eq(Mux(load.n_fast, left, pixels)),
         ]
         with m.Switch(self._step):
@@ -458,7 +467,7 @@ class Sequencer(wiring.Component):
     engine_walking in(1)  a MATMUL reads its cells, from the cycle after it was taken
     engine_storing in(1)  not all sums of a MATMUL that has walked are stored: the last but one at most while this
     engine_busy    in(1)  either of them
-    store_write, sum_write  out, `MemoryWrite`
+    store_write, list_write, sum_write  out, `MemoryWrite`
     job            out, stream of `readout.Job`
     readout_busy   in(1)
     command, fault, matmul, load_started, word_written  out(1)  high for one cycle each, for the counters
@@ -498,6 +507,7 @@ class Sequencer(wiring.Component):
                 "engine_storing": In(1),
                 "engine_busy": In(1),
                 "store_write": Out(MemoryWrite()),
+                "list_write": Out(MemoryWrite()),
                 "sum_write": Out(MemoryWrite()),
                 "job": Out(stream.Signature(Job)),
                 "readout_busy": In(1),
@@ -604,10 +614,12 @@ class Sequencer(wiring.Component):
         read_sums = Signal()
         m.d.sync += read_sums.eq(_overlap(self._check.sums, self._read_sums))
         with m.Switch(opcode):
-            with m.Case(Opcode.WRITE), m.If(good):
-                with m.If(write.space == Space.STORE):
+            with m.Case(Opcode.WRITE), m.If(good), m.Switch(write.space):
+                with m.Case(Space.STORE):
                     m.d.comb += by_load.eq(loading_words)
-                with m.Else():
+                with m.Case(Space.LIST):
+                    m.d.comb += by_load.eq(self.gather_busy)
+                with m.Default():
                     m.d.comb += [by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]
             with m.Case(Opcode.LOAD), m.If(good):
                 m.d.comb += [by_load.eq(self.gather_busy), by_matmul.eq(walked_cells)]
@@ -707,7 +719,8 @@ class Sequencer(wiring.Component):
         row, word, words_left = Signal(16), Signal(8), Signal(16)  # place of the next word; words left in its row
         stored_row, stored_word, stored = Signal(16), Signal(8), Signal(WORD_BITS)
         m.d.sync += [stored_row.eq(row), stored_word.eq(word), stored.eq(self.frames.payload)]
-        for space, port in ((Space.STORE, self.store_write), (Space.SUMS, self.sum_write)):
+        ports = (Space.STORE, self.store_write), (Space.LIST, self.list_write), (Space.SUMS, self.sum_write)
+        for space, port in ports:
             m.d.comb += [port.row.eq(stored_row), port.word.eq(stored_word), port.data.eq(stored)]
             m.d.sync += port.valid.eq(stores & (write.space == space))
         with m.If(self._check.done):

@@ -63,6 +63,7 @@ class Core(wiring.Component):
         wiring.connect(m, sequencer.job, readout.start)
         wiring.connect(m, readout.sum_read, engine.sum_read)
         wiring.connect(m, sequencer.store_write, store.write)
+        wiring.connect(m, sequencer.list_write, gather.list_write)
         wiring.connect(m, sequencer.sum_write, engine.sum_write)
         wiring.connect(m, sequencer.load, gather.start)
         wiring.connect(m, gather.read, store.read)

@@ -24,6 +24,7 @@ GROUP = 16  #: elements side by side in one store word
 OCTET_BITS = 8  #: planes in one store word: bits 8 * i + 7 .. 8 * i of the elements
 STORE_WORD_WORDS = GROUP * OCTET_BITS // WORD_BITS  #: 64-bit words in one store word
 TENSOR_SLOTS = 16  #: tensor descriptors that the device holds
+LIST_ENTRIES = 512  #: images that the row list names
 
 
 class Header(data.Struct):
@@ -75,6 +76,7 @@ class Status(enum.IntEnum, shape=8):
 class Space(enum.IntEnum, shape=8):
     REGISTERS = 0  # read only; identity block from address 0, one word per address
     STORE = 1  # the tensor store, write only; row = one store word: 8 planes of `GROUP` elements
+    LIST = 2  # the row list, write only; row = one entry: elements from a tensor's first to an image's
     SUMS = 3  # partial sums; row = one array row of one tile, one 48-bit sum per column
 
 
@@ -104,8 +106,9 @@ class Write(data.Struct):
 
     STORE: bit e + 16 * i of a store word is bit i of element e, so its 64-bit word 0 has the low four bits of its 16
     elements, word 1 the high four: a tensor of at most 4 bits needs word 0 alone. Waits while a LOAD reads a tensor
-    that overlaps the rows. SUMS: one word per column, its low 48 bits the sum (row = tile * array rows + array row);
-    waits while anything computes.
+    that overlaps the rows, or any by the row list. LIST: the low bits of one word, as many as an element's address in
+    the store has; waits while a LOAD runs. SUMS: one word per column, its low 48 bits the sum (row = tile * array rows
+    + array row); waits while anything computes.
     """
 
     opcode: 8
@@ -163,18 +166,21 @@ class Load(data.Struct):
     `target` A: vectors are rows of the array, in tiles of R; B: columns, in tiles of C. Lanes are cut in chunks of L.
     What is missing in the last tile or chunk is filled with zeros.
 
+    `listed`: image i begins LIST[i] elements behind the tensor's first one, modulo the store: rows of a batch in any
+    order, some left out, some twice. Images are counted through the list, whatever n is. Not with `n_fast` (BAD_VALUE).
+
     One cell is one chunk of one octet of one tile's vectors. Vector v, chunk k of octet o (0 = most significant) goes
     to cell `cell` + (v // tile * octets + o) * chunks + k. `flip` (A alone): bit s inverts the top bit of slice s
     (0 = most significant, 8 / S of them in an octet) of every element, zeros too: two's complement to offset binary.
 
-    Refused (BAD_RANGE) are windows that leave the image. That is so if the last row of positions, y_start +
-    (y_count - 1) * max(y_step, 0), is not less than h; if the last pixel, x_start + (x_count - 1) * max(x_step, 0),
-    is not less than w, or its run ends before the image: pixel * c + run <= 0. Likewise `n_first` >= n, and more
-    positions than follow from the first one on: those of images behind the last, with `n_fast` those of rows behind
-    `y_count`. So a kernel that is larger than the padded image is refused (its count is zero or, in 16 bits, huge), and
-    a stride that steps past the image. Pixels between positions may be left out, as by a 1 x 1 kernel with stride 2;
-    windows may begin before the image and end behind it. Rows that all lie before the image are not refused: a LOAD
-    may take the lines of a kernel in parts, so what it takes may lie in the halo alone.
+    Refused (BAD_RANGE) are windows that leave the image. That is so if the last row of positions, y_start + (y_count -
+    1) * max(y_step, 0), is not less than h; if the last pixel, x_start + (x_count - 1) * max(x_step, 0), is not less
+    than w, or its run ends before the image: pixel * c + run <= 0. Likewise `n_first` >= n (`listed`: `LIST_ENTRIES`),
+    and more positions than follow from the first one on: those of images behind the last, with `n_fast` those of rows
+    behind `y_count`. So a kernel that is larger than the padded image is refused (its count is zero or, in 16 bits,
+    huge), and a stride that steps past the image. Pixels between positions may be left out, as by a 1 x 1 kernel with
+    stride 2; windows may begin before the image and end behind it. Rows that all lie before the image are not refused:
+    a LOAD may take the lines of a kernel in parts, so what it takes may lie in the halo alone.
 
     Runs beside later commands; waits for the LOAD before it, and for a MATMUL that reads the cells. How many cycles it
     takes is said in `bitfirst_hdl.gather`.
@@ -198,7 +204,8 @@ class Load(data.Struct):
     x_first: 16
     positions: 16
     line_first: 8
-    reserved1: 8
+    listed: 1
+    reserved1: 7
     place_first: 16
     run: 16
     taps: 16

@@ -16,6 +16,7 @@ from bitfirst_hdl.contract import codec, numeric, packets, registers
 from bitfirst_hdl.contract.packets import (
     COMMAND_WORDS,
     GROUP,
+    LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
     STORE_WORD_WORDS,
@@ -166,6 +167,7 @@ class CommandMaker:
         self.config, self.rng = bench.config, bench.rng
         self.spaces = (
             (Space.STORE, self.config.store_words, STORE_WORD_WORDS),
+            (Space.LIST, LIST_ENTRIES, 1),
             (Space.SUMS, self.config.sum_rows, self.config.columns),
         )
 
@@ -630,6 +632,10 @@ async def loads_hold_up(dut) -> None:
         assert await interlocks.gap(load, (Opcode.LOAD, load_half(config, target, half=1, slot=1))) > length / 2
         sums = {"space": int(Space.SUMS), "row": 0, "rows": 1, "words": 1}
         assert await interlocks.gap(load, (Opcode.WRITE, sums)) < length / 2
+        assert await interlocks.gap(load, (Opcode.WRITE, sums | {"space": int(Space.LIST)})) > length / 2
+        listed = Opcode.LOAD, fields | {"listed": 1}  # it may read anywhere
+        write = {"space": int(Space.STORE), "row": 2 * half_store - 1, "rows": 1, "words": 2}
+        assert await interlocks.gap(listed, (Opcode.WRITE, write)) > length / 2
         assert await interlocks.gap(load, (Opcode.READ, read_tile(config, 0) | ONE_SUM)) < length / 2
         assert await interlocks.gap(load, (Opcode.SYNC, {})) > length / 2
     bench.finish()

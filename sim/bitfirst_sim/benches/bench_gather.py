@@ -6,7 +6,7 @@ from itertools import chain, repeat
 
 import cocotb
 from bitfirst_hdl.config import LOAD_SETUP_CYCLES, LOAD_TAIL_CYCLES, ArrayConfig
-from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, WORD_BITS, Load, Opcode, Target
+from bitfirst_hdl.contract.packets import GROUP, LIST_ENTRIES, OCTET_BITS, WORD_BITS, Load, Opcode, Target
 from bitfirst_hdl.gather import RING, Gathered, GatherModel
 from bitfirst_hdl.ports import TensorPlace
 from cocotb.triggers import RisingEdge
@@ -28,6 +28,7 @@ class Bench:
         self.held = 0
         self.busy = 0
         self.store = [0] * config.store_words
+        self.rows = [0] * LIST_ENTRIES
         self.cells = {target: common.Checker(f"cells of {target.name}") for target in Target}
         self.words = {target: common.Checker(f"words fetched for {target.name}") for target in Target}
         self.word = 0
@@ -43,6 +44,19 @@ class Bench:
                 self.dut.write__data.value = (number >> (WORD_BITS * half)) % 2**WORD_BITS
                 await RisingEdge(self.dut.clk)
         self.dut.write__valid.value = 0
+        await RisingEdge(self.dut.clk)
+
+    async def fill_list(self) -> None:
+        """Anything: only as many bits count as an element's address has."""
+        elements = GROUP * self.config.store_words
+        self.dut.list_write__valid.value = 1
+        for row in range(LIST_ENTRIES):
+            number = self.rng.getrandbits(WORD_BITS)
+            self.rows[row] = number % elements
+            self.dut.list_write__row.value = row
+            self.dut.list_write__data.value = number
+            await RisingEdge(self.dut.clk)
+        self.dut.list_write__valid.value = 0
         await RisingEdge(self.dut.clk)
 
     async def cycle(self) -> None:
@@ -72,7 +86,7 @@ class Bench:
     def expect(self, job: Job) -> Gathered:
         """What the model says, told to the checkers."""
         load, place = job
-        result = GatherModel(self.config, load, place, self.store).run()
+        result = GatherModel(self.config, load, place, self.store, self.rows).run()
         self.cells[Target(load["target"])].expect(*result.cells)
         self.words[Target(load["target"])].expect(*result.words)
         return result
@@ -181,17 +195,23 @@ def positions_left(load: Fields, place: Fields) -> int:
     pixels, before = load["y_count"] * load["x_count"], load["y_first"] * load["x_count"] + load["x_first"]
     if load["n_fast"]:
         return (pixels - before) * place["n"] - load["n_first"]
-    return pixels * (place["n"] - load["n_first"]) - before
+    return pixels * (images(load, place) - load["n_first"]) - before
+
+
+def images(load: Fields, place: Fields) -> int:
+    """How many there are to count through."""
+    return LIST_ENTRIES if load["listed"] else place["n"]
 
 
 def part(rng: random.Random, config: ArrayConfig, load: Fields, place: Fields, **fixed: int) -> Fields:
     """The whole load or a part of it, small enough, with a target that holds it."""
     load = {"across": rng.randrange(2), "n_fast": rng.randrange(2), "target": rng.randrange(2)} | load
+    load["listed"] = 0 if load["n_fast"] else rng.randrange(2)
     load = within(rng, load, place)
     firsts = {"y_first": "y_count", "x_first": "x_count", "place_first": "run"}
     whole = rng.random() < 0.4
     load |= {first: 0 if whole else rng.randrange(load[count]) for first, count in firsts.items()}
-    load["n_first"] = 0 if whole else rng.randrange(place["n"])
+    load["n_first"] = 0 if whole else rng.randrange(images(load, place))
     load["line_first"] = 0 if whole else rng.choice([0, 1, rng.randrange(256)])
     left = positions_left(load, place)
     load["positions"] = left if whole else min(left, rng.randint(1, 150))
@@ -226,9 +246,10 @@ def random_jobs(rng: random.Random, config: ArrayConfig) -> Iterator[Job]:
 
 async def prepare(dut) -> Bench:
     """Reset, and a store full of noise."""
-    rng = await common.start(dut, hold=0, start__valid=0, write__valid=0)
+    rng = await common.start(dut, hold=0, start__valid=0, write__valid=0, list_write__valid=0)
     bench = Bench(dut, rng, ArrayConfig(**common.parameters()["config"]))
     await bench.fill_store()
+    await bench.fill_list()
     return bench
 
 
@@ -268,13 +289,21 @@ async def back_to_back(dut) -> None:
 
 @cocotb.test()
 async def whole_words(dut) -> None:
-    """Runs of whole words, one tile full: 256 bits a cycle into B, the store's rate; into A as fast as it is written."""
+    """Runs of whole words, one tile full: 256 bits a cycle into B, the store's rate; A as fast as it is written."""
     bench = await prepare(dut)
     config = bench.config
     for target, vectors in (Target.A, config.rows), (Target.B, config.columns):
         place = tensor(bench.rng, config, n=vectors, h=1, w=1, c=64) | {"octets": 1}
         load = {"y_start": 0, "x_start": 0, "y_step": 1, "x_step": 1, "y_count": 1, "x_count": 1, "run": 64, "taps": 64}
-        fixed = {"across": 0, "n_fast": 0, "n_first": 0, "place_first": 0, "line_first": 0, "positions": vectors}
+        fixed = {
+            "across": 0,
+            "n_fast": 0,
+            "listed": 0,
+            "n_first": 0,
+            "place_first": 0,
+            "line_first": 0,
+            "positions": vectors,
+        }
         load = part(bench.rng, config, load, place, **fixed, target=int(target), taps=64)
         result = await bench.check((load, place))
         spent = result.cycles - LOAD_SETUP_CYCLES - LOAD_TAIL_CYCLES

@@ -164,8 +164,8 @@ class Hazards(Commands):
     """One cell of A, one of B, one sum tile and one store word are followed, whichever.
 
     No LOAD under way writes the cell while a MATMUL reads it; no READ under way takes the tile while a MATMUL has yet
-    to store it; no WRITE changes the word while a LOAD may read it, or sums while anything uses sums. At SYNC, MARK and
-    RESET nothing is under way. Each command is answered once.
+    to store it; no WRITE changes the word while a LOAD may read it, the row list while a LOAD runs, or sums while
+    anything uses sums. At SYNC, MARK and RESET nothing is under way. Each command is answered once.
     """
 
     def hold(self, m: Module) -> None:
@@ -183,6 +183,7 @@ class Hazards(Commands):
             Assert(~(loading & walking & self.load_b & self.walk_b), "cell of B"),
             Assert(~(reading & self.read_tile & self.computing), "sum tile"),
             Assert(~(writes_word & loading & self.load_word), "store word"),
+            Assert(~(unit.list_write.valid & loading), "row list"),
             Assert(~unit.sum_write.valid | ~(walking | reading | (self.stored != 0)), "sums"),
             Cover(loading & walking & reading & self.load_a & ~self.walk_a & self.read_tile & (self.stored == 1)),
             Cover(writes_word & loading),
@@ -289,9 +290,11 @@ class Hazards(Commands):
             ]
         with m.If((ongoing["WRITE"] & (space == Space.STORE)) | unit.store_write.valid):
             m.d.comb += Assert(~(self.gather.busy & _meet(check.store, store)))
-        with m.If((ongoing["WRITE"] & (space != Space.STORE)) | unit.sum_write.valid):
+        with m.If((ongoing["WRITE"] & (space == Space.LIST)) | unit.list_write.valid):
+            m.d.comb += Assert(~self.gather.busy)
+        with m.If((ongoing["WRITE"] & (space == Space.SUMS)) | unit.sum_write.valid):
             m.d.comb += Assert(~(self.walk.busy | (self.stored != 0) | self.readout.busy))
-        with m.If(unit.store_write.valid | unit.sum_write.valid):
+        with m.If(unit.store_write.valid | unit.list_write.valid | unit.sum_write.valid):
             m.d.comb += Assert(ongoing["WRITE"] | ongoing["REPLY"])
 
 

@@ -14,6 +14,7 @@ from bitfirst_hdl.contract.numeric import MAX_SHIFT, container_bits, limits
 from bitfirst_hdl.contract.packets import (
     COMMAND_WORDS,
     GROUP,
+    LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
     STORE_WORD_WORDS,
@@ -287,7 +288,11 @@ def forget_all() -> list[Payload]:
 
 def fill(config: ArrayConfig, rng: random.Random) -> Iterator[Payload]:
     """Commands that put random words into all memories: from here on every result is determined. No tensor is left."""
-    sizes = {Space.STORE: (config.store_words, STORE_WORD_WORDS), Space.SUMS: (config.sum_rows, config.columns)}
+    sizes = {
+        Space.STORE: (config.store_words, STORE_WORD_WORDS),
+        Space.LIST: (LIST_ENTRIES, 1),
+        Space.SUMS: (config.sum_rows, config.columns),
+    }
     for space, (depth, width) in sizes.items():
         rows = min(depth, MAX_DATA_WORDS // width)
         for row in range(0, depth, rows):
@@ -390,7 +395,11 @@ class Program:
 
     def write(self) -> Command:
         config, rng = self.config, self.rng
-        spaces = (Space.STORE, config.store_words, STORE_WORD_WORDS), (Space.SUMS, config.sum_rows, config.columns)
+        spaces = (
+            (Space.STORE, config.store_words, STORE_WORD_WORDS),
+            (Space.LIST, LIST_ENTRIES, 1),
+            (Space.SUMS, config.sum_rows, config.columns),
+        )
         space, depth, width = rng.choice(spaces)
         words = rng.randint(1, width)
         rows = rng.randint(1, min(depth, MAX_DATA_WORDS // words))
@@ -441,6 +450,7 @@ class Program:
             "target": target,
             "across": across,
             "n_fast": rng.getrandbits(1),
+            "listed": 0,
             "flip": 0 if target else rng.choice((0, rng.getrandbits(flips))),
             **self._axis("y", h, lines),
             **self._axis("x", w, -(-run // c)),
@@ -456,7 +466,11 @@ class Program:
         if rng.getrandbits(1):  # all within the image as far as can be
             fields |= {"y_start": 0, "x_start": 0, "line_first": 0, "x_step": rng.getrandbits(1)} | again
             fields |= {"x_count": min(fields["x_count"], w), "x_first": 0, "n_fast": 0}
-        left = loads.Window.of(fields).positions_left(n)
+        images = n
+        if not fields["n_fast"] and rng.getrandbits(1):
+            images = LIST_ENTRIES
+            fields |= {"listed": 1, "n_first": rng.choice((0, rng.randrange(images), images - 1))}
+        left = loads.Window.of(fields).positions_left(images)
         if left < positions:
             fields |= again if rng.random() < 0.3 else {"positions": left}
         return Command(Opcode.LOAD, fields)
@@ -548,10 +562,10 @@ class Program:
     def _wrong_accesses(self) -> list[tuple[Command, Fields]]:
         config, rng = self.config, self.rng
         return [
-            (self.write(), {"space": rng.choice((Space.REGISTERS, 2, 4, 255))}),
+            (self.write(), {"space": rng.choice((Space.REGISTERS, 4, 255))}),
             (self.write(), {"row": rng.choice((config.store_words + config.sum_rows, 2**32 - 1))}),
             (self.write(), {"word": rng.choice((STORE_WORD_WORDS + config.columns, 2**16 - 1))}),
-            (self.read(), {"space": rng.choice((Space.STORE, 2, 4, 255))}),
+            (self.read(), {"space": rng.choice((Space.STORE, Space.LIST, 4, 255))}),
             (self.read(), {"bits": rng.choice((0, 1, 33, 63, 65, 255))}),
             (self.read(), {"rounding": rng.choice((2, 3))}),
             (self.read(), {"shift": rng.randint(MAX_SHIFT + 1, 255)}),
@@ -604,6 +618,7 @@ class Program:
             (to_b, {"y_first": to_b.fields["y_count"]}),
             (to_b, {"place_first": to_b.fields["run"]}),
             *((load, change) for load in (to_a, to_b) for change in self._leaving(load.fields)),
+            (to_a, {"listed": 1, "n_fast": 1}),
             (to_a, {"cell": config.a_cells}),
             (to_b, {"cell": config.b_cells}),
             (to_b, {"positions": 2**16 - 1, "taps": 2**16 - 1}),
@@ -621,8 +636,9 @@ class Program:
             again | {f"{axis}_first": 0},  # a kernel larger than the image
             {f"{axis}_start": 0, f"{axis}_count": 2, f"{axis}_step": 127, f"{axis}_first": 0},  # a stride past it
             {"x_start": -before & 0xFFFF, "x_count": 1, "x_first": 0},
-            {"n_first": rng.choice((n, 2**16 - 1))},
-            {"n_first": 0, "y_first": 0, "x_first": 0, "positions": n * all_pixels + 1},
+            {"listed": 0, "n_first": rng.choice((n, 2**16 - 1))},
+            {"listed": 0, "n_first": 0, "y_first": 0, "x_first": 0, "positions": n * all_pixels + 1},
+            {"listed": 1, "n_fast": 0, "n_first": rng.choice((LIST_ENTRIES, 2**16 - 1))},
         ]
 
     def _wrong_matmuls(self) -> list[tuple[Command, Fields]]:

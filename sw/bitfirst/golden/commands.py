@@ -11,6 +11,7 @@ from bitfirst_hdl.contract.numeric import MAX_SHIFT, SUM_BITS, container_bits
 from bitfirst_hdl.contract.packets import (
     COMMAND_WORDS,
     GROUP,
+    LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
     STORE_WORD_WORDS,
@@ -39,6 +40,7 @@ class GoldenDevice:
 
     store  uint8 [store words, GROUP]: the octet of each element
     cells  uint8 [cells, vectors, lanes] of each target: octets, flips done
+    rows   the row list
     sums   int64 [sum rows, columns]
     """
 
@@ -51,6 +53,7 @@ class GoldenDevice:
             Target.B: np.zeros((config.b_cells, config.columns, config.lanes), dtype=np.uint8),
         }
         self.sums = np.zeros((config.sum_rows, config.columns), dtype=np.int64)
+        self.rows: loads.Rows = (0,) * LIST_ENTRIES
         self.tensors: dict[int, loads.Place] = {}
         self._counters: Counter[str] = Counter()
         self._checks: dict[Opcode, Callable[[Fields], Status]] = {
@@ -113,7 +116,11 @@ class GoldenDevice:
         return Status.OK, fields
 
     def _check_write(self, fields: Fields) -> Status:
-        sizes = {Space.STORE: (len(self.store), STORE_WORD_WORDS), Space.SUMS: self.sums.shape}
+        sizes = {
+            Space.STORE: (len(self.store), STORE_WORD_WORDS),
+            Space.LIST: (len(self.rows), 1),
+            Space.SUMS: self.sums.shape,
+        }
         if fields["space"] not in sizes:
             return Status.BAD_SPACE
         depth, width = sizes[fields["space"]]
@@ -152,7 +159,8 @@ class GoldenDevice:
     def _check_load(self, fields: Fields) -> Status:
         place, target = self.tensors.get(fields["slot"]), Target(fields["target"])
         octets = place.octets if place else 0
-        if fields["flip"] >> (0 if target == Target.B else octets * self.config.slices_per_octet):
+        flips = 0 if target == Target.B else octets * self.config.slices_per_octet
+        if fields["flip"] >> flips or (fields["listed"] and fields["n_fast"]):
             return Status.BAD_VALUE
         counts = ("positions", "taps", "run", "y_count", "x_count")
         if not place or not all(fields[name] for name in counts):
@@ -198,6 +206,9 @@ class GoldenDevice:
         for word, column in enumerate(values.T, fields["word"]):
             if fields["space"] == Space.SUMS:
                 self.sums[rows, word] = _wrap(column)
+            elif fields["space"] == Space.LIST:
+                entries = (column % np.uint64(self.store.size)).tolist()
+                self.rows = (*self.rows[: rows.start], *entries, *self.rows[rows.stop :])
             else:
                 self.store[rows] = _with_nibbles(self.store[rows], column, word)
         self._counters["words_written"] += values.size
@@ -211,9 +222,9 @@ class GoldenDevice:
 
     def _load(self, fields: Fields, data: np.ndarray) -> np.ndarray:
         place, target = self.tensors[fields["slot"]], Target(fields["target"])
-        values = loads.load_values(self.config, fields, place, self.store)
+        values = loads.load_values(self.config, fields, place, self.store, self.rows)
         self.cells[target][fields["cell"] : fields["cell"] + len(values)] = values
-        cost = loads.load_cost(self.config, fields, place.shape, place.octets)
+        cost = loads.load_cost(self.config, fields, place.shape, place.octets, self.rows)
         self._counters["loads"] += 1
         self._counters["load_cycles"] += cost.cycles
         self._counters["fetches_b" if target == Target.B else "fetches_a"] += cost.fetches

@@ -1,10 +1,11 @@
 """LOAD: what it writes, what it costs, what it reads.
 
-    load_cost(config: ArrayConfig, load: Mapping[str, int], shape: (n, h, w, c), octets: int)
+    load_cost(config: ArrayConfig, load: Mapping[str, int], shape: (n, h, w, c), octets: int, rows: the row list)
         -> LoadCost(cycles, fetches)
 
-needs no data, and remembers what it found for equal windows. `load` holds the fields of `packets.Load`, absent ones
-0. The cost does not depend on slot, cell and flip, nor on the tensor's place in the store (a word is 16 elements).
+needs no other data, and remembers what it found for equal windows. `load` holds the fields of `packets.Load`, absent
+ones 0. The cost does not depend on slot, cell and flip, nor on the tensor's place in the store (a word is 16 elements).
+Only `listed` loads look at `rows`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,10 +15,11 @@ from functools import lru_cache
 import numpy as np
 from bitfirst_hdl.config import LOAD_SETUP_CYCLES, LOAD_TAIL_CYCLES, ArrayConfig
 from bitfirst_hdl.contract import codec, packets
-from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Target
+from bitfirst_hdl.contract.packets import GROUP, LIST_ENTRIES, OCTET_BITS, Target
 
 PAIR = 2 * GROUP  # elements of the two words of one read
 Shape = tuple[int, int, int, int]  # n, h, w, c
+Rows = tuple[int, ...]  # the row list: where images begin, in elements from the tensor's first
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Window:
     place_first: int
     run: int
     taps: int
+    listed: int
 
     @classmethod
     def of(cls, load: Mapping[str, int]) -> "Window":
@@ -107,10 +110,18 @@ class Window:
         down, right = np.divmod(at, self.x_count)
         return image, self.y_start + down * self.y_step, self.x_start + right * self.x_step
 
+    def starts(self, shape: Shape, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(first element, row, pixel) of each position, int64 [positions]; the element counted from the tensor's."""
+        n, h, w, c = shape
+        image, y, x = self.pixels(n)
+        begin = np.array(rows)[image] if self.listed else image * h * w * c
+        return begin + (y * w + x) * c, y, x
+
     def leaves(self, shape: Shape) -> bool:
         """Whether positions go where `packets.Load` forbids it, in a tensor of this shape; counts are not 0."""
         n, h, w, c = shape
-        if self.n_first >= n or self.positions > self.positions_left(n):
+        images = LIST_ENTRIES if self.listed else n
+        if self.n_first >= images or self.positions > self.positions_left(images):
             return True
         bottom = self.y_start + (self.y_count - 1) * max(self.y_step, 0)
         right = self.x_start + (self.x_count - 1) * max(self.x_step, 0)
@@ -147,26 +158,29 @@ def load_cells(config: ArrayConfig, load: Mapping[str, int], octets: int) -> int
 
 
 # values
-def load_values(config: ArrayConfig, load: Mapping[str, int], place: Place, store: np.ndarray) -> np.ndarray:
+def load_values(
+    config: ArrayConfig, load: Mapping[str, int], place: Place, store: np.ndarray, rows: Rows = ()
+) -> np.ndarray:
     """What a LOAD writes: uint8 [cells, vectors of a tile, lanes], each an octet of one element, flips done.
 
     `store`: uint8 [store words, GROUP], the octet of each element.
     """
     window = Window.of(load)
-    n, h, w, c = place.shape
-    image, y, x = (part[:, None] for part in window.pixels(n))
+    _, h, w, c = place.shape
+    start, y, x = (part[:, None] for part in window.starts(place.shape, rows))
     line, tap = np.divmod(window.place_first + np.arange(window.taps), window.run)
-    y, x = y + line + window.line_first, x * c + tap
+    line = line + window.line_first
+    y, x = y + line, x * c + tap
     real = (y >= 0) & (y < h) & (x >= 0) & (x < w * c)
-    element = np.where(real, (image * h + y) * w * c + x, 0)
+    element = start + line * w * c + tap
     if window.across:
         real, element = real.T, element.T
     tile, tiles, chunks = tile_vectors(config, window.target), window.tiles(config), window.chunks(config)
     values = np.zeros((place.octets, tiles * tile, chunks * config.lanes), dtype=np.uint8)
     for octet in range(place.octets):
-        first = place.word + octet * place.octet_words
-        elements = store[first : first + place.octet_words].reshape(-1)
-        values[octet, : window.vectors, : window.lanes] = np.where(real, elements[element], 0)
+        first = GROUP * (place.word + octet * place.octet_words)
+        octets = store.reshape(-1).take(first + element, mode="wrap")
+        values[octet, : window.vectors, : window.lanes] = np.where(real, octets, 0)
         values[octet] ^= _flip_mask(config, load.get("flip", 0), octet)
     cells = values.reshape(place.octets, tiles, tile, chunks, config.lanes).transpose(1, 0, 3, 2, 4)
     return cells.reshape(-1, tile, config.lanes)
@@ -180,32 +194,33 @@ def _flip_mask(config: ArrayConfig, flip: int, octet: int) -> np.uint8:
 
 
 # cost
-def load_cost(config: ArrayConfig, load: Mapping[str, int], shape: Shape, octets: int) -> LoadCost:
+def load_cost(config: ArrayConfig, load: Mapping[str, int], shape: Shape, octets: int, rows: Rows = ()) -> LoadCost:
     """Cycles and reads of a LOAD from a tensor [n, h, w, c] of `octets` octets."""
-    return _cost(config, Window.of(load), shape, octets)
+    window = Window.of(load)
+    return _cost(config, window, shape, octets, rows if window.listed else ())
 
 
 @lru_cache(maxsize=65536)
-def _cost(config: ArrayConfig, window: Window, shape: Shape, octets: int) -> LoadCost:
-    steps, fetches = (_across_cost if window.across else _along_cost)(config, window, shape)
+def _cost(config: ArrayConfig, window: Window, shape: Shape, octets: int, rows: Rows) -> LoadCost:
+    steps, fetches = (_across_cost if window.across else _along_cost)(config, window, shape, rows)
     spare = window.spare_vectors(config) * write_cycles(config, window.target, window.chunks(config))
     return LoadCost(LOAD_SETUP_CYCLES + octets * (steps + spare) + LOAD_TAIL_CYCLES, octets * fetches)
 
 
-def _along_cost(config: ArrayConfig, window: Window, shape: Shape) -> tuple[int, int]:
+def _along_cost(config: ArrayConfig, window: Window, shape: Shape, rows: Rows) -> tuple[int, int]:
     """(cycles without spare vectors, reads) of one octet: positions that start alike in their word cost alike."""
-    n, h, w, c = shape
-    image, y, x = window.pixels(n)
-    start = (image * h * w * c + y * w * c + x * c) % GROUP
+    _, h, w, c = shape
+    start, y, _ = window.starts(shape, rows)
+    start %= GROUP
     cycles = fetches = 0
     for alignment, count in enumerate(np.bincount(start, minlength=GROUP).tolist()):
         if not count:
             continue
-        rows = y[start == alignment]
+        alike = y[start == alignment]
         filled = 0
         for line, place, taps in window.lines():
             steps = _steps((alignment + line * w * c + place) % GROUP, taps)
-            fetches += len(steps) * int(np.count_nonzero((rows + line >= 0) & (rows + line < h)))
+            fetches += len(steps) * int(np.count_nonzero((alike + line >= 0) & (alike + line < h)))
             for step in steps:
                 done = (filled + step) // config.lanes - filled // config.lanes
                 filled += step
@@ -228,14 +243,14 @@ def _tap_groups(window: Window) -> Iterator[tuple[int, int, int]]:
             yield line, place + used, min(GROUP, taps - used)
 
 
-def _across_cost(config: ArrayConfig, window: Window, shape: Shape) -> tuple[int, int]:
+def _across_cost(config: ArrayConfig, window: Window, shape: Shape, rows: Rows) -> tuple[int, int]:
     """(cycles without spare vectors, reads) of one octet: blocks of positions x taps through two buffers."""
-    n, h, _, _ = shape
-    _, rows, _ = window.pixels(n)
+    _, h, _, _ = shape
+    _, y, _ = window.starts(shape, rows)
     blocks = window.chunks(config) * config.lane_groups
     fetches = filled = drained = drained_before = 0  # ends of the last fill, of the last drain, of the one before
     for line, _, taps in _tap_groups(window):
-        fetches += int(np.count_nonzero((rows + line >= 0) & (rows + line < h)))
+        fetches += int(np.count_nonzero((y + line >= 0) & (y + line < h)))
         drain = taps * write_cycles(config, window.target, 1)
         for _ in range(blocks):
             filled = max(filled, drained_before) + GROUP
@@ -244,26 +259,26 @@ def _across_cost(config: ArrayConfig, window: Window, shape: Shape) -> tuple[int
 
 
 # reads
-def load_reads(config: ArrayConfig, load: Mapping[str, int], place: Place) -> list[int]:
+def load_reads(config: ArrayConfig, load: Mapping[str, int], place: Place, rows: Rows = ()) -> list[int]:
     """The first of the two store words of each read, in order."""
     window = Window.of(load)
-    n, h, w, c = place.shape
-    pixels = list(zip(*(part.tolist() for part in window.pixels(n)), strict=True))
+    _, h, w, c = place.shape
+    positions = list(zip(*(part.tolist() for part in window.starts(place.shape, rows)), strict=True))
     reads = []
     for octet in range(place.octets):
         base = GROUP * (place.word + octet * place.octet_words)
-        for (image, y, x), (line, tap, taps) in _visits(window, pixels):
+        for (start, y, _), (line, tap, taps) in _visits(window, positions):
             if not 0 <= y + line < h:
                 continue
-            element = base + ((image * h + y + line) * w + x) * c + tap
+            element = base + start + line * w * c + tap
             for step in [taps] if window.across else _steps(element % GROUP, taps):
                 reads.append(element // GROUP % config.store_words)
                 element += step
     return reads
 
 
-def _visits(window: Window, pixels: list[tuple[int, int, int]]) -> Iterator[tuple[tuple, tuple]]:
-    """(pixel, part of a line) in the order of an octet."""
+def _visits(window: Window, positions: list[tuple[int, int, int]]) -> Iterator[tuple[tuple, tuple]]:
+    """(position, part of a line) in the order of an octet."""
     if window.across:
-        return ((pixel, group) for group in _tap_groups(window) for pixel in pixels)
-    return ((pixel, line) for pixel in pixels for line in window.lines())
+        return ((position, group) for group in _tap_groups(window) for position in positions)
+    return ((position, line) for position in positions for line in window.lines())
