@@ -13,6 +13,7 @@ from bitfirst_hdl.contract.registers import COUNTERS
 from .errors import UsageError
 from .lowering import Forward, Geometry, InputGradient, Operation, Pair, WeightGradient
 from .quantised import Quantised
+from .quantiser import Halves, to_float
 from .residency import Store
 
 #: counters that add up; all but `phase`
@@ -23,7 +24,8 @@ class Device(ABC):
     """A device, whatever answers: the golden model, simulated RTL, or a board.
 
     Operations take integers (`Quantised`) and return a tensor of exact integers: float32 (below 2**24), float64
-    (below 2**53) or int64, on the device of the operands. Each belongs to a phase; when the phase changes, a MARK is
+    (below 2**53) or int64, on the device of the operands. With `real` they return the real numbers instead: float32,
+    the integers times the scales of both operands, rounded once. Each belongs to a phase; when the phase changes, a MARK is
     issued first, so that the counters can be told apart by phase. A product whose sums could leave 48 bits is refused:
     16 x 16 bits signed may have 131,072 terms, 8 x 16 over 33 million.
 
@@ -46,10 +48,12 @@ class Device(ABC):
         self._marked: dict[str, int] = {}
 
     # operations
-    def conv2d(self, x: Quantised, w: Quantised, stride: int | Pair = 1, padding: int | Pair = 0) -> torch.Tensor:
+    def conv2d(
+        self, x: Quantised, w: Quantised, stride: int | Pair = 1, padding: int | Pair = 0, real: bool = False
+    ) -> torch.Tensor:
         """y [n, o, h, w] of x [n, c, h, w] and w [o, c, kh, kw]."""
         geometry = self._geometry(x.values.shape, w.values.shape, stride, padding)
-        return self.run(Forward(x, w, geometry))
+        return self.run(Forward(x, w, geometry), real)
 
     def conv2d_input_gradient(
         self,
@@ -58,11 +62,12 @@ class Device(ABC):
         input_shape: tuple[int, ...],
         stride: int | Pair = 1,
         padding: int | Pair = 0,
+        real: bool = False,
     ) -> torch.Tensor:
         """dX [n, c, h, w] (`input_shape`) of g = dL/dy [n, o, h, w] and w [o, c, kh, kw]."""
         geometry = self._geometry(input_shape, w.values.shape, stride, padding)
         self._check_gradient(g, geometry)
-        return self.run(InputGradient(g, w, geometry))
+        return self.run(InputGradient(g, w, geometry), real)
 
     def conv2d_weight_gradient(
         self,
@@ -71,42 +76,52 @@ class Device(ABC):
         weight_shape: tuple[int, ...],
         stride: int | Pair = 1,
         padding: int | Pair = 0,
+        real: bool = False,
     ) -> torch.Tensor:
         """dW [o, c, kh, kw] (`weight_shape`) of g = dL/dy [n, o, h, w] and x [n, c, h, w]."""
         geometry = self._geometry(x.values.shape, weight_shape, stride, padding)
         self._check_gradient(g, geometry)
-        return self.run(WeightGradient(g, x, geometry))
+        return self.run(WeightGradient(g, x, geometry), real)
 
     def conv2d_gradients(
-        self, g: Quantised, x: Quantised, w: Quantised, stride: int | Pair = 1, padding: int | Pair = 0
+        self,
+        g: Quantised,
+        x: Quantised,
+        w: Quantised,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        real: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """dX and dW as above, dW computed while dX is still on its way to the host. Both belong to phase BACKWARD."""
         geometry = self._geometry(x.values.shape, w.values.shape, stride, padding)
         self._check_gradient(g, geometry)
         operations = InputGradient(g, w, geometry), WeightGradient(g, x, geometry, after_dx=True)
-        dx, dw = self._run_all(operations, Phase.BACKWARD)
+        dx, dw = self._run_all(operations, Phase.BACKWARD, real)
         return dx, dw
 
-    def linear(self, x: Quantised, w: Quantised) -> torch.Tensor:
+    def linear(self, x: Quantised, w: Quantised, real: bool = False) -> torch.Tensor:
         """y [..., o] of x [..., i] and w [o, i]."""
         leading = x.values.shape[:-1]
-        return self.conv2d(_as_image(x), _as_kernel(w)).reshape(*leading, -1)
+        return self.conv2d(_as_image(x), _as_kernel(w), real=real).reshape(*leading, -1)
 
-    def linear_input_gradient(self, g: Quantised, w: Quantised) -> torch.Tensor:
+    def linear_input_gradient(self, g: Quantised, w: Quantised, real: bool = False) -> torch.Tensor:
         """dX [..., i] of g = dL/dy [..., o] and w [o, i]."""
         leading, features = g.values.shape[:-1], w.values.shape[1]
         image = _as_image(g)
         shape = (image.values.shape[0], features, 1, 1)
-        return self.conv2d_input_gradient(image, _as_kernel(w), shape).reshape(*leading, features)
+        return self.conv2d_input_gradient(image, _as_kernel(w), shape, real=real).reshape(*leading, features)
 
-    def linear_weight_gradient(self, g: Quantised, x: Quantised) -> torch.Tensor:
+    def linear_weight_gradient(self, g: Quantised, x: Quantised, real: bool = False) -> torch.Tensor:
         """dW [o, i] of g = dL/dy [..., o] and x [..., i]."""
         shape = (g.values.shape[-1], x.values.shape[-1])
-        return self.conv2d_weight_gradient(_as_image(g), _as_image(x), (*shape, 1, 1)).reshape(shape)
+        image, gradient = _as_image(x), _as_image(g)
+        return self.conv2d_weight_gradient(gradient, image, (*shape, 1, 1), real=real).reshape(shape)
 
-    def linear_gradients(self, g: Quantised, x: Quantised, w: Quantised) -> tuple[torch.Tensor, torch.Tensor]:
+    def linear_gradients(
+        self, g: Quantised, x: Quantised, w: Quantised, real: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """dX [..., i] and dW [o, i] of g = dL/dy [..., o], x [..., i] and w [o, i]; see `conv2d_gradients`."""
-        dx, dw = self.conv2d_gradients(_as_image(g), _as_image(x), _as_kernel(w))
+        dx, dw = self.conv2d_gradients(_as_image(g), _as_image(x), _as_kernel(w), real=real)
         return dx.reshape(x.values.shape), dw.reshape(w.values.shape)
 
     # counters
@@ -133,10 +148,10 @@ class Device(ABC):
         """Execute a MARK; returns the counters it answers with."""
 
     @abstractmethod
-    def _execute(self, operation: Operation) -> torch.Tensor:
+    def _execute(self, operation: Operation) -> torch.Tensor | Halves:
         """The operation's result, exact integers, by its products in their order."""
 
-    def _execute_all(self, operations: Sequence[Operation]) -> list[torch.Tensor]:
+    def _execute_all(self, operations: Sequence[Operation]) -> Sequence[torch.Tensor | Halves]:
         """Each operation's result; a device may begin one while the one before is not at its end."""
         return [self._execute(operation) for operation in operations]
 
@@ -145,11 +160,11 @@ class Device(ABC):
         """Give back what the device holds; it cannot be used afterwards."""
 
     # shared behaviour
-    def run(self, operation: Operation) -> torch.Tensor:
+    def run(self, operation: Operation, real: bool = False) -> torch.Tensor:
         """Any operation's result."""
-        return self._run_all((operation,), operation.phase)[0]
+        return self._run_all((operation,), operation.phase, real)[0]
 
-    def _run_all(self, operations: Sequence[Operation], phase: Phase) -> list[torch.Tensor]:
+    def _run_all(self, operations: Sequence[Operation], phase: Phase, real: bool) -> list[torch.Tensor]:
         for operation in operations:
             for _, operand in operation.operands:
                 operand.check()
@@ -158,8 +173,7 @@ class Device(ABC):
             self.mark(phase)
         results = self._execute_all(operations)
         self.bit_macs += sum(operation.bit_macs for operation in operations)
-        places = (operation.operands[1][1].values.device for operation in operations)
-        return [result.to(place) for result, place in zip(results, places, strict=True)]
+        return [_finished(operation, result, real) for operation, result in zip(operations, results, strict=True)]
 
     @staticmethod
     def _geometry(*arguments: object) -> Geometry:
@@ -197,6 +211,15 @@ class Device(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
+
+
+def _finished(operation: Operation, result: torch.Tensor | Halves, real: bool) -> torch.Tensor:
+    """The result as its caller wants it, where the operands are."""
+    if real:
+        result = to_float(result, operation.exponent)
+    elif isinstance(result, Halves):
+        result = result.integers()
+    return result.to(operation.operands[1][1].values.device)
 
 
 def _as_image(x: Quantised) -> Quantised:

@@ -19,13 +19,15 @@ with a single image, or weights, too large into boxes of channels and output pix
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby, pairwise, product
-from math import isqrt
+from math import inf, isqrt, sqrt
 
 import numpy as np
+import torch
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import numeric
 from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Phase
@@ -37,6 +39,7 @@ Pair = tuple[int, int]
 Range = tuple[int, int]  #: first, behind the last
 Shape4 = tuple[int, int, int, int]
 Ends = tuple[np.ndarray, np.ndarray]  #: int64 [count] each
+Between = Iterator[tuple[float, float]]  #: a number lies between these, ever closer; at last both are the number
 
 MAX_IMAGE = 65535  #: elements of an image, and of a row of it; rows of a tensor: what a descriptor can say
 MAX_STEP = 127  #: pixels between positions
@@ -46,6 +49,7 @@ SHARES = (1 / 8, 1 / 2)  #: where a tensor that would fit as a whole is cut: the
 UNIT = 4  #: images: the pixels of one corner, and what dW sums over, then fill columns and lanes better
 LEAST_CHUNK_WORDS = 64
 RAW_BITS = 64
+ROOT_ERROR = 2.0**-40  #: no less than that of a root of float64 numbers
 
 
 def tensor_words(elements: int, bits: int) -> int:
@@ -79,6 +83,10 @@ class Axis:
         first = np.clip(-((self.taps - 1 - place) // self.step), 0, behind)
         return first, behind
 
+    def covers(self, size: int) -> torch.Tensor:
+        """float64 [count, size]: 1 where a pixel of the image lies in a window, else 0."""
+        return _covers(self, size)
+
     def uses(self, size: int) -> np.ndarray:
         """int64 [size]: in how many windows each pixel of the image lies."""
         return _uses(self, size)
@@ -98,6 +106,13 @@ def _uses(axis: Axis, size: int) -> np.ndarray:
     pixels = axis.start + np.arange(axis.count)[:, None] * axis.step + np.arange(axis.taps)
     inside = pixels[(pixels >= 0) & (pixels < size)]
     return np.bincount(inside, minlength=size).astype(np.int64)
+
+
+@lru_cache(maxsize=4096)
+def _covers(axis: Axis, size: int) -> torch.Tensor:
+    first, behind = (torch.from_numpy(ends)[:, None] for ends in axis.ends(size))
+    pixels = torch.arange(size)
+    return ((first <= pixels) & (pixels < behind)).to(torch.float64)
 
 
 def _pair(value: int | Pair) -> Pair:
@@ -499,6 +514,21 @@ def _residue(residue: int, axis: Axis, size: int, windows: int, split: bool) -> 
     return _strips(gradient, windows, residue + axis.step * (reach - 1), -axis.step, pixels, split)
 
 
+def _residues(axis: Axis, size: int, windows: int, split: bool) -> list[Strip]:
+    """Strips of all input pixels that a gradient of `windows` pixels reaches."""
+    count = min(axis.step, axis.taps)
+    return [strip for residue in range(count) for strip in _residue(residue, axis, size, windows, split)]
+
+
+def residues(geometry: Geometry) -> tuple[list[Strip], list[Strip]]:
+    """What dX is made of, down and right: each pair of strips is a convolution of g with stride 1."""
+    down, right = (
+        _residues(axis, size, axis.count, split=False)
+        for axis, size in zip(geometry.axes, geometry.input_shape[2:], strict=True)
+    )
+    return down, right
+
+
 # tap groups: what one axis of dW is made of
 @dataclass(frozen=True)
 class TapGroup:
@@ -601,11 +631,7 @@ class Task:
     def _input_gradient(self, config: ArrayConfig, box: Box, variant: Variant) -> Iterator[MatrixProduct]:
         bands = box.down, box.right
         downs, rights = (
-            [
-                strip
-                for residue in range(min(band.axis.step, band.axis.taps))
-                for strip in _residue(residue, band.axis, _length(band.pixels), _length(band.windows), split)
-            ]
+            _residues(band.axis, _length(band.pixels), _length(band.windows), split)
             for band, split in zip(bands, variant.borders, strict=True)
         )
         w = box.cut("w", (0, 0))
@@ -719,14 +745,28 @@ class Operation(ABC):
         (_, a), (_, b) = self.operands
         return self.depth * numeric.limits(a.bits, a.signed)[1] * numeric.limits(b.bits, b.signed)[1]
 
-    @cached_property
+    @property
     def sum_bound(self) -> int:
         """No sum of these data, of part of the depth either, is larger in magnitude."""
-        return min(self.largest_sum, *self._bounds_by_data())
+        return min(self.largest_sum, *(int(deque(bound, maxlen=1)[0][0]) for bound in self._bounds()))
+
+    @cached_property
+    def sum_bits(self) -> int:
+        """Width in which sums are read: that which holds `sum_bound`."""
+        return _least_width(self.largest_sum, self._bounds())
 
     @abstractmethod
-    def _bounds_by_data(self) -> Iterator[int]:
-        """Sum of magnitudes times largest magnitude; product of Euclidean norms (Cauchy-Schwarz)."""
+    def _bounds(self) -> Iterator[Between]:
+        """Numbers that each are a bound.
+
+        Sum of magnitudes times largest magnitude; product of Euclidean norms (Cauchy-Schwarz).
+        """
+
+    @property
+    def exponent(self) -> int:
+        """The real result is the integers * 2**exponent."""
+        (_, a), (_, b) = self.operands
+        return a.exponent + b.exponent
 
     def operand(self, role: str) -> Quantised:
         return dict(self.operands)[role]
@@ -735,13 +775,13 @@ class Operation(ABC):
     def task(self) -> Task:
         """Raises as `Quantised.check` does."""
         a, b = (Width(role, operand.bits, operand.signed) for role, operand in self.operands)
-        return Task(self.phase, self.geometry, a, b, width_of_sums(self.sum_bound), self.fresh)
+        return Task(self.phase, self.geometry, a, b, self.sum_bits, self.fresh)
 
     def empty_result(self) -> np.ndarray:
         return np.zeros(self.result_shape, dtype=np.int64)
 
 
-def width_of_sums(bound: int) -> int:
+def width_of_sums(bound: float) -> int:
     """Width in which sums up to `bound` are read: a multiple of 4 that holds them, or raw."""
     return next((bits for bits in range(4, 33, 4) if bound <= numeric.limits(bits, True)[1]), RAW_BITS)
 
@@ -758,11 +798,13 @@ class Forward(Operation):
         self.result_shape = geometry.output_shape
         self.depth = int(np.prod(geometry.weight_shape[1:]))
 
-    def _bounds_by_data(self) -> Iterator[int]:
+    def _bounds(self) -> Iterator[Between]:
         w, x = self.w, self.x
-        yield _largest(w.magnitudes(0), x.signed) * x.peak
-        windows = (axis.ends(size) for axis, size in zip(self.geometry.axes, x.values.shape[2:], strict=True))
-        yield isqrt(_largest(w.energies(0), x.signed) * _most_in_a_window(x.pixel_energies, *windows))
+        yield _known(_largest(w.magnitudes(0), x.signed) * x.peak)
+        sizes = x.values.shape[2:]
+        rough = [axis.covers(size) for axis, size in zip(self.geometry.axes, sizes, strict=True)]
+        ends = [axis.ends(size) for axis, size in zip(self.geometry.axes, sizes, strict=True)]
+        yield _norms(_known(_largest(w.energies(0), x.signed)), _most_in_a_window(x, rough, ends))
 
 
 class InputGradient(Operation):
@@ -778,11 +820,13 @@ class InputGradient(Operation):
         taps = (-(-taps // step) for taps, step in zip(geometry.weight_shape[2:], geometry.stride, strict=True))
         self.depth = geometry.weight_shape[0] * int(np.prod(list(taps)))
 
-    def _bounds_by_data(self) -> Iterator[int]:
+    def _bounds(self) -> Iterator[Between]:
         w, g = self.w, self.g
-        yield _largest(w.magnitudes(1), g.signed) * g.peak
-        windows = (axis.seen_by(size) for axis, size in zip(self.geometry.axes, self.result_shape[2:], strict=True))
-        yield isqrt(_largest(w.energies(1), g.signed) * _most_in_a_window(g.pixel_energies, *windows))
+        yield _known(_largest(w.magnitudes(1), g.signed) * g.peak)
+        sizes = self.result_shape[2:]
+        rough = [axis.covers(size).T for axis, size in zip(self.geometry.axes, sizes, strict=True)]
+        ends = [axis.seen_by(size) for axis, size in zip(self.geometry.axes, sizes, strict=True)]
+        yield _norms(_known(_largest(w.energies(1), g.signed)), _most_in_a_window(g, rough, ends))
 
 
 class WeightGradient(Operation):
@@ -797,12 +841,54 @@ class WeightGradient(Operation):
         self.result_shape = geometry.weight_shape
         self.depth = g.values.numel() // geometry.weight_shape[0]
 
-    def _bounds_by_data(self) -> Iterator[int]:
+    def _bounds(self) -> Iterator[Between]:
         x, g = self.x, self.g
-        yield _largest(x.magnitudes(1), g.signed) * g.peak
-        yield _largest(g.magnitudes(1), x.signed) * x.peak
-        yield isqrt(_largest(x.energies(1), g.signed) * _largest(g.energies(1), signed=True))
-        yield isqrt(_largest(g.energies(1), x.signed) * _largest(x.energies(1), signed=True))
+        yield _norms(_most_in_a_channel(x, 2, g.signed), _most_in_a_channel(g, 2, True))
+        yield _norms(_most_in_a_channel(g, 2, x.signed), _most_in_a_channel(x, 2, True))
+        yield _times(_most_in_a_channel(g, 1, x.signed), x.peak)
+        yield _times(_most_in_a_channel(x, 1, g.signed), g.peak)
+
+
+# bounds of sums: numbers between (least, most), ever closer, at last exact
+def _least_width(largest: int, bounds: Iterator[Between]) -> int:
+    """Width of sums for the least of these numbers; they come no closer than that takes."""
+    width = width_of_sums(largest)
+    for bound in bounds:
+        for least, most in bound:
+            width = min(width, width_of_sums(most))
+            if width_of_sums(least) >= width:
+                break
+    return width
+
+
+def _known(number: int) -> Between:
+    yield number, number
+
+
+def _times(number: Between, factor: int) -> Between:
+    for least, most in number:
+        yield least * factor, most * factor
+
+
+def _norms(*squares: Between) -> Between:
+    """The root of a product of two, rounded down."""
+    for (least, most), (other_least, other_most) in _together(*squares):
+        if least == most and other_least == other_most:
+            exact = isqrt(int(least) * int(other_least))
+            yield exact, exact
+        else:
+            yield sqrt(least * other_least) * (1 - ROOT_ERROR) - 1, sqrt(most * other_most) * (1 + ROOT_ERROR)
+
+
+def _together(*numbers: Between) -> Iterator[list[tuple[float, float]]]:
+    """The numbers side by side, each as close as it comes when another comes closer."""
+    last = [next(number) for number in numbers]
+    while True:
+        yield list(last)
+        closer = [next(number, None) for number in numbers]
+        if not any(closer):
+            return
+        last = [new or old for new, old in zip(closer, last, strict=True)]
 
 
 def _largest(parts: np.ndarray, signed: bool) -> int:
@@ -813,7 +899,36 @@ def _largest(parts: np.ndarray, signed: bool) -> int:
     return int((parts.sum(axis=0) if signed else parts).max())
 
 
-def _most_in_a_window(energies: np.ndarray, down: Ends, right: Ends) -> int:
+def _most_in_a_channel(operand: Quantised, power: int, signed: bool) -> Between:
+    """The largest `_largest` of a channel's magnitudes or (`power` 2) squares, against numbers that may be `signed`."""
+    error, both = operand.rough_error, signed or not operand.signed
+    energy = float(operand.rough_sums(2).max())
+    share = 1 if both else 2  # of positive and negative ones, the larger are half of all
+    if power == 2:
+        yield energy * (1 - error) / share, energy * (1 + error)
+    else:  # a square is at most the peak times the magnitude
+        yield energy * (1 - error) / (share * max(operand.peak, 1)), inf
+        total = float(operand.rough_sums(1).max())
+        yield total * (1 - error) / share, total * (1 + error)
+    if not both:
+        total, positive = operand.rough_sums(power), operand.rough_sums(power, positive=True)
+        total_error = error * float(total.max())
+        most = float(np.maximum(positive, total - positive).max())
+        yield most - 3 * total_error, most + 3 * total_error
+    exact = _largest(operand.magnitudes(1) if power == 1 else operand.energies(1), both)
+    yield exact, exact
+
+
+def _most_in_a_window(operand: Quantised, covers: list[torch.Tensor], ends: list[Ends]) -> Between:
+    """The largest sum of squares in a window: `covers` [windows, pixels] and the windows' `ends` say the same."""
+    down, right = covers
+    energy = float((down @ operand.rough_pixel_energies @ right.T).max())
+    yield energy * (1 - operand.rough_error), energy * (1 + operand.rough_error)
+    exact = _energy_in_a_window(operand.pixel_energies, *ends)
+    yield exact, exact
+
+
+def _energy_in_a_window(energies: np.ndarray, down: Ends, right: Ends) -> int:
     """The largest sum of `energies` [n, h, w] in a window from the first of the ends to before the last."""
     totals = np.pad(energies, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
     bands = totals[:, down[1]] - totals[:, down[0]]

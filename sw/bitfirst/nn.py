@@ -13,14 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from bitfirst_hdl.contract.packets import Phase
 from torch import nn
 
 from .device import Device
 from .errors import UsageError
-from .quantised import Quantised
-from .quantiser import check_bits, quantise, to_float
+from .quantised import CONTENT_BYTES, Quantised
+from .quantiser import check_bits, quantise
 
 logger = logging.getLogger(__name__)
 
@@ -70,36 +71,48 @@ def _measured(number: int) -> bool:
 
 
 def _compute(number: int, name: str, phase: Phase, operation: str, *arguments: Any) -> torch.Tensor:
-    """Exact integers by the device's `operation`, one tensor or two."""
+    """Real numbers by the device's `operation`, one tensor or two."""
     connection = _connections.get(number)
     if connection is None or connection.device is None:
         raise UsageError(f"layer {name} has no device: give the loaded module to bitfirst.convert(module, device)")
     device, rows = connection.device, connection.measured
     if rows is None:
-        return getattr(device, operation)(*arguments)
+        return getattr(device, operation)(*arguments, real=True)
     device.mark(Phase.OTHER)
     counters, bit_macs = dict(device.phase_counters.get(phase, {})), device.bit_macs
-    result = getattr(device, operation)(*arguments)
+    result = getattr(device, operation)(*arguments, real=True)
     device.mark(Phase.OTHER)
     grown = {key: count - counters.get(key, 0) for key, count in device.phase_counters[phase].items()}
     rows.append({"layer": name, "phase": phase.name.lower(), "bit_macs": device.bit_macs - bit_macs, **grown})
     return result
 
 
-# Operators: a linear layer is kernel_dims 0, a convolution 2. `meta` is what makes integers `Quantised` again:
-# [x signed, x exponent, w signed, w exponent].
+# Operators: a linear layer is kernel_dims 0, a convolution 2. `meta` is what makes integers `Quantised` again.
+_ABOUT = 3 + CONTENT_BYTES // 8  # int64 words about an operand: signed, exponent, peak, content
+
+
+def _about(operand: Quantised) -> list[int]:
+    return [operand.signed, operand.exponent, operand.peak, *np.frombuffer(operand.content, np.int64).tolist()]
+
+
+def _again(values: torch.Tensor, bits: int, about: list[int]) -> Quantised:
+    """What `_about` is about; `quantise` made the values."""
+    signed, exponent, peak, *content = about
+    return Quantised(values, bits, bool(signed), exponent, peak, np.array(content, np.int64).tobytes())
+
+
 @torch.library.custom_op("bitfirst::product", mutates_args=())
 def _product(
     x: torch.Tensor, w: torch.Tensor, connection: int, stride: list[int], padding: list[int], bits: list[int], name: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     xq = quantise(x, bits[0], name=f"layer {name}: input")
     wq = quantise(w, bits[1], signed=True, name=f"layer {name}: weight")
-    meta = torch.tensor([xq.signed, xq.exponent, wq.signed, wq.exponent])
+    meta = torch.tensor([*_about(xq), *_about(wq)])
     if x.numel() == 0:
         return _empty_output(x, w, stride, padding), xq.values, wq.values, meta
     operation, window = ("conv2d", (tuple(stride), tuple(padding))) if w.ndim == 4 else ("linear", ())
-    total = _compute(connection, name, Phase.FORWARD, operation, xq, wq, *window)
-    return to_float(total, xq.exponent + wq.exponent), xq.values, wq.values, meta
+    y = _compute(connection, name, Phase.FORWARD, operation, xq, wq, *window)
+    return y, xq.values, wq.values, meta
 
 
 def _empty_output(x: torch.Tensor, w: torch.Tensor, stride: list[int], padding: list[int]) -> torch.Tensor:
@@ -114,7 +127,7 @@ def _empty_output(x: torch.Tensor, w: torch.Tensor, stride: list[int], padding: 
 
 @_product.register_fake
 def _(x, w, connection, stride, padding, bits, name):
-    meta = torch.empty(4, dtype=torch.int64, device="cpu")
+    meta = torch.empty(2 * _ABOUT, dtype=torch.int64, device="cpu")
     return _empty_output(x, w, stride, padding), torch.empty_like(x), torch.empty_like(w), meta
 
 
@@ -133,15 +146,13 @@ def _product_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if g.numel() == 0:
         return torch.zeros_like(x), torch.zeros_like(w)
-    x_signed, x_exponent, w_signed, w_exponent = meta.tolist()
-    xq = Quantised(x, bits[0], bool(x_signed), x_exponent)
-    wq = Quantised(w, bits[1], bool(w_signed), w_exponent)
+    about = meta.tolist()
+    xq, wq = _again(x, bits[0], about[:_ABOUT]), _again(w, bits[1], about[_ABOUT:])
     gq = quantise(g, bits[2], signed=True, name=f"layer {name}: output gradient")
     window = (tuple(stride), tuple(padding))
     if all(needs) and not _measured(connection):
         operation, more = ("conv2d_gradients", window) if w.ndim == 4 else ("linear_gradients", ())
-        dx, dw = _compute(connection, name, Phase.BACKWARD, operation, gq, xq, wq, *more)
-        return to_float(dx, gq.exponent + wq.exponent), to_float(dw, gq.exponent + xq.exponent)
+        return _compute(connection, name, Phase.BACKWARD, operation, gq, xq, wq, *more)
     dx, dw = x.new_empty(0), w.new_empty(0)
     if needs[0]:
         operation, more = (
@@ -153,7 +164,7 @@ def _product_backward(
             ("conv2d_weight_gradient", (tuple(w.shape), *window)) if w.ndim == 4 else ("linear_weight_gradient", ())
         )
         dw = _compute(connection, name, Phase.WEIGHT_GRADIENT, operation, gq, xq, *more)
-    return to_float(dx, gq.exponent + wq.exponent), to_float(dw, gq.exponent + xq.exponent)
+    return dx, dw
 
 
 @_product_backward.register_fake

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import blake2b
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from bitfirst_hdl.contract.numeric import limits
 
 from .errors import UsageError
 
+CONTENT_BYTES = 16
+_CHANNELS_AT_ONCE = 255 // 8  #: so many counts of bits in an octet add up in an octet
+
 
 @dataclass(frozen=True)
 class Quantised:
@@ -18,43 +21,60 @@ class Quantised:
 
     Signed values lie in -(2**(bits-1)-1) .. 2**(bits-1)-1, unsigned in 0 .. 2**bits-1. The tensor must not be
     changed afterwards.
+
+    Whoever made the values so that they cannot be anything else says so by `known_peak`, their largest magnitude:
+    then they are not checked. `known_content`: `content`, where it is known already.
     """
 
     values: torch.Tensor
     bits: int
     signed: bool
     exponent: int
+    known_peak: int | None = None
+    known_content: bytes | None = None
 
     @cached_property
     def integers(self) -> np.ndarray:
-        """The values as numpy integers of the smallest type that holds them. Raises as `check` does."""
-        if not 1 <= self.bits <= MAX_BITS:
-            raise UsageError(f"an operand has 1 to {MAX_BITS} bits, not {self.bits}: choose a width in this range")
-        values = self.values.detach()
-        low, high = limits(self.bits, self.signed)
-        whole = values.to("cpu", torch.int32 if high > 32767 else torch.int16 if high > 127 else torch.int8)
-        integers = whole.numpy()
-        fits = torch.equal(whole.to(values.dtype), values.cpu())
-        if not (fits and low <= integers.min(initial=0) and integers.max(initial=0) <= high):
-            raise UsageError(f"values must be integers from {low} to {high}; quantise them first")
-        return integers.astype(f"{'i' if self.signed else 'u'}{1 if self.bits <= 8 else 2}", copy=False)
+        """The values as contiguous numpy integers of the smallest type that holds them. Raises as `check` does."""
+        self.check()
+        return self._whole.astype(f"{'i' if self.signed else 'u'}{1 if self.bits <= 8 else 2}", order="C", copy=False)
+
+    @cached_property
+    def _whole(self) -> np.ndarray:
+        """The values in some integer type; float32 where they are known to be integers."""
+        values = self.values.detach().cpu()
+        if self.known_peak is not None:
+            return values.numpy()
+        high = limits(self.bits, self.signed)[1]
+        return values.to(torch.int32 if high > 32767 else torch.int16 if high > 127 else torch.int8).numpy()
 
     def check(self) -> None:
         """Raises `UsageError` when a value is not an integer of `bits` bits, or `bits` is not 1 .. `MAX_BITS`."""
-        _ = self.integers
+        if not 1 <= self.bits <= MAX_BITS:
+            raise UsageError(f"an operand has 1 to {MAX_BITS} bits, not {self.bits}: choose a width in this range")
+        if self.known_peak is None:
+            _ = self._range
 
     @cached_property
-    def ones(self) -> np.ndarray:
-        """uint8 array: how many bits are set in each value's two's complement of `bits` bits."""
-        whole = self.integers
-        unsigned = whole.view(f"u{whole.dtype.itemsize}")
-        return np.bitwise_count(unsigned & unsigned.dtype.type(2**self.bits - 1))
+    def _range(self) -> tuple[int, int]:
+        """The smallest value and the largest, or 0. Raises `UsageError` when one is no integer of `bits` bits."""
+        values, whole = self.values.detach().cpu(), self._whole
+        low, high = limits(self.bits, self.signed)
+        fits = torch.equal(torch.from_numpy(whole).to(values.dtype), values)
+        least, most = int(whole.min(initial=0)), int(whole.max(initial=0))
+        if not (fits and low <= least and most <= high):
+            raise UsageError(f"values must be integers from {low} to {high}; quantise them first")
+        return least, most
 
     @cached_property
     def peak(self) -> int:
         """The largest magnitude."""
-        return max(int(self.integers.max(initial=0)), -int(self.integers.min(initial=0)))
+        if self.known_peak is not None:
+            return self.known_peak
+        least, most = self._range
+        return max(most, -least)
 
+    # sums, exact
     def magnitudes(self, axis: int) -> np.ndarray:
         """int64 [2, size], of [n, c, h, w]: for each index along `axis`, sums of positive and of negative values."""
         return self._sums(axis, 1)
@@ -65,46 +85,114 @@ class Quantised:
 
     def _sums(self, axis: int, power: int) -> np.ndarray:
         if (axis, power) not in self._known_sums:
-            others = [other for other in range(4) if other != axis]
-            total = self._powers(self.values.abs(), power).sum(others)
-            positive = self._powers(self.values.clamp(min=0), power).sum(others) if self.signed else total
-            parts = torch.stack((positive, total - positive))
-            self._known_sums[axis, power] = parts.to("cpu", torch.int64).numpy()
+            others = [1 + other for other in range(4) if other != axis]
+            parts = self._parts if power == 1 else self._parts.square()
+            self._known_sums[axis, power] = parts.sum(others).to("cpu", torch.int64).numpy()
         return self._known_sums[axis, power]
-
-    @cached_property
-    def pixel_energies(self) -> np.ndarray:
-        """int64 [n, h, w], of [n, c, h, w]: sums of squares over the channels."""
-        return self._powers(self.values, 2).sum(1).to("cpu", torch.int64).numpy()
-
-    def _powers(self, values: torch.Tensor, power: int) -> torch.Tensor:
-        """In a type in which all their sums are exact."""
-        exact = values.numel() * limits(self.bits, self.signed)[1] ** power < 2**53
-        whole = values.detach().to(torch.float64 if exact else torch.int64)
-        return whole.square_() if power == 2 else whole
-
-    def ones_of_pixels(self, channels: tuple[int, int]) -> np.ndarray:
-        """int64 [n, h, w], of [n, c, h, w]: `ones` summed over these channels (first, behind last)."""
-        if channels not in self._ones_of_pixels:
-            self._ones_of_pixels[channels] = self.ones[:, slice(*channels)].sum(axis=1, dtype=np.int64)
-        return self._ones_of_pixels[channels]
 
     @cached_property
     def _known_sums(self) -> dict[tuple[int, int], np.ndarray]:
         return {}
 
     @cached_property
+    def _parts(self) -> torch.Tensor:
+        """[2, n, c, h, w]: magnitudes of the positive values and of the negative ones."""
+        whole = self._exact(self.values)
+        return torch.stack((whole.clamp(min=0), whole.clamp(max=0).abs_()))
+
+    @cached_property
+    def pixel_energies(self) -> np.ndarray:
+        """int64 [n, h, w], of [n, c, h, w]: sums of squares over the channels."""
+        return self._exact(self.values).square_().sum(1).to("cpu", torch.int64).numpy()
+
+    def _exact(self, values: torch.Tensor) -> torch.Tensor:
+        """In a type in which all sums of squares are exact."""
+        exact = values.numel() * self.peak**2 < 2**53
+        return values.detach().to(torch.float64 if exact else torch.int64)
+
+    # sums, rough
+    @property
+    def rough_error(self) -> float:
+        """Nothing rough is wrong by more than this share of it.
+
+        Terms are not negative; each is rounded once, and in each addition, by at most 2**-24, in whatever order.
+        """
+        n, c, h, w = self.values.shape
+        return (max(c, h * w) + 8) * 2.0**-22 + n * 2.0**-50
+
+    @cached_property
+    def rough_energies(self) -> torch.Tensor:
+        """float64 [n, c], of [n, c, h, w]: sums of squares over the pixels."""
+        return rough_energies(self.values)
+
+    def rough_sums(self, power: int, positive: bool = False) -> np.ndarray:
+        """float64 [c], of [n, c, h, w]: sums of magnitudes or (`power` 2) squares, of positive values or of all."""
+        if (power, positive) not in self._known_rough_sums:
+            values = self.values.detach().clamp(min=0) if positive else self.values.detach()
+            if power == 2:
+                parts = rough_energies(values) if positive else self.rough_energies
+            else:
+                parts = (values if positive else values.abs()).sum((2, 3)).to(torch.float64)
+            self._known_rough_sums[power, positive] = parts.sum(0).cpu().numpy()
+        return self._known_rough_sums[power, positive]
+
+    @cached_property
+    def _known_rough_sums(self) -> dict[tuple[int, bool], np.ndarray]:
+        return {}
+
+    @cached_property
+    def rough_pixel_energies(self) -> torch.Tensor:
+        """float64 [n, h, w], of [n, c, h, w]: sums of squares over the channels."""
+        return self.values.detach().square().sum(1).to("cpu", torch.float64)
+
+    # bits
+    def ones_of_pixels(self, channels: tuple[int, int]) -> np.ndarray:
+        """int64 [n, h, w], of [n, c, h, w]: bits set in the values of these channels (first, behind last).
+
+        Of the two's complement of `bits` bits.
+        """
+        if channels not in self._ones_of_pixels:
+            n, _, h, w = self.values.shape
+            octets = self.integers.itemsize
+            total = np.zeros((n, h * w * octets), dtype=np.uint32)
+            for first in range(*channels, _CHANNELS_AT_ONCE):
+                part = self._ones_of_octets[:, first : min(first + _CHANNELS_AT_ONCE, channels[1])]
+                total += part.sum(axis=1, dtype=np.uint8)
+            pixels = total if octets == 1 else total[:, ::2] + total[:, 1::2]
+            self._ones_of_pixels[channels] = pixels.reshape(n, h, w).astype(np.int64)
+        return self._ones_of_pixels[channels]
+
+    @cached_property
     def _ones_of_pixels(self) -> dict[tuple[int, int], np.ndarray]:
         return {}
 
     @cached_property
+    def _ones_of_octets(self) -> np.ndarray:
+        """uint8 [n, c, octets of all pixels]"""
+        whole = self.integers
+        if self.signed and self.bits % 8:
+            whole = whole & whole.dtype.type(2**self.bits - 1)
+        return np.bitwise_count(whole.view(np.uint8).reshape(*whole.shape[:2], -1))
+
+    # names
+    @cached_property
+    def content(self) -> bytes:
+        """`CONTENT_BYTES` bytes, equal for equal integers in the same order."""
+        if self.known_content is not None:
+            return self.known_content
+        return sha256(self.integers.reshape(-1).view(np.uint8)).digest()[:CONTENT_BYTES]
+
+    @cached_property
     def name(self) -> bytes:
         """Equal for tensors of equal content and shape."""
-        content = np.ascontiguousarray(self.integers)
-        digest = blake2b(content.reshape(-1).view(np.uint8), digest_size=16)
-        digest.update(repr(content.shape).encode())
-        return digest.digest()
+        return self.content + repr(tuple(self.values.shape)).encode()
 
     def reshape(self, *shape: int) -> "Quantised":
         """The same numbers in another shape."""
-        return replace(self, values=self.values.reshape(shape))
+        known = self.__dict__.get("content", self.known_content)
+        return replace(self, values=self.values.reshape(shape), known_content=known)
+
+
+def rough_energies(values: torch.Tensor) -> torch.Tensor:
+    """float64 [n, c], of [n, c, h, w]: sums of squares over the pixels, within (h * w + 8) * 2**-22 of each."""
+    return torch.linalg.vector_norm(values.detach().flatten(2), dim=2).to(torch.float64).square_()

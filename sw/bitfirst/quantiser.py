@@ -1,6 +1,7 @@
 """Float tensors to integers: symmetric, zero exact, one power-of-two scale for each tensor."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -48,8 +49,10 @@ def quantise(tensor: torch.Tensor, bits: int, signed: bool | None = None, name: 
     elif not signed and low < 0:
         raise UsageError(f"{name} holds negative values; quantise it as signed")
     check_bits(bits, signed, name)
-    exponent = exponent_of(max(-low, high), bits, signed)
-    return Quantised((tensor * 2.0**-exponent).round_(), bits, signed, exponent)
+    largest = max(-low, high)
+    exponent = exponent_of(largest, bits, signed)
+    peak = round(largest * 2.0**-exponent)  # rounding keeps the order; ties to even here, too
+    return Quantised((tensor * 2.0**-exponent).round_(), bits, signed, exponent, known_peak=peak)
 
 
 def dequantise(quantised: Quantised) -> torch.Tensor:
@@ -57,8 +60,32 @@ def dequantise(quantised: Quantised) -> torch.Tensor:
     return quantised.values * 2.0**quantised.exponent
 
 
-def to_float(integers: torch.Tensor, exponent: int) -> torch.Tensor:
+@dataclass(frozen=True)
+class Halves:
+    """Integers low + unit * high, both float32 integers below 2**24 in magnitude; `unit` is a power of two."""
+
+    low: torch.Tensor
+    high: torch.Tensor
+    unit: int
+
+    def integers(self) -> torch.Tensor:
+        """float64"""
+        return self.low.to(torch.float64).add_(self.high, alpha=self.unit)
+
+
+def to_float(integers: torch.Tensor | Halves, exponent: int) -> torch.Tensor:
     """integers * 2**exponent as float32, rounded once; zero is +0. `integers` (any type) below 2**53 in magnitude."""
-    if integers.dtype == torch.float32 and abs(exponent) <= EXACT_EXPONENT:
-        return integers * 2.0**exponent + 0.0
-    return (integers.to(torch.float64) * 2.0**exponent + 0.0).to(torch.float32)
+    if abs(exponent) > EXACT_EXPONENT:
+        whole = integers.integers() if isinstance(integers, Halves) else integers.to(torch.float64)
+        return (whole * 2.0**exponent + 0.0).to(torch.float32)
+    if isinstance(integers, Halves):  # both parts are scaled exactly; their sum is what is rounded
+        scaled = _scaled(integers.low, exponent)
+        return scaled.add_(integers.high, alpha=integers.unit * 2.0**exponent)
+    if not integers.is_floating_point():
+        integers = integers.to(torch.float64)
+    return _scaled(integers.to(torch.float32), exponent)  # rounded, then scaled exactly
+
+
+def _scaled(values: torch.Tensor, exponent: int) -> torch.Tensor:
+    """float32, exact; zero is +0."""
+    return torch.add(torch.zeros((), device=values.device), values, alpha=2.0**exponent)

@@ -1,47 +1,66 @@
 """Exact integer convolutions on floating-point kernels.
 
 Every partial sum of a product, in whatever order, is at most the sum of |a * b|: an integer that float32 holds
-below 2**24 and float64 below 2**53. The functions here use a float32 kernel only under a proof of that bound: the
-largest values times the depth, or the product of Euclidean norms (Cauchy-Schwarz). Where it fails they cut an
-operand into 8-bit halves or the depth into pieces and add the pieces in float64. A result is float64, or float32 when
-none of this was needed.
+below 2**24 and float64 below 2**53. The functions here use a float32 kernel only under a proof of that bound from the
+data: a kernel's sum of magnitudes times the largest value it meets, or the product of Euclidean norms
+(Cauchy-Schwarz). Where it fails they cut an operand into halves or the depth into parts and add up what comes of them.
 
 Only kernels that multiply and add are used: NNPACK (Winograd) is switched off, and on a GPU the product is a
 float64 matrix product over unfolded windows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
+from math import ceil, log2, sqrt
 
+import numpy as np
 import torch
 from torch.nn import functional
 
-from ..lowering import Geometry
+from ..lowering import Axis, Geometry, Range, Strip, residues
+from ..quantised import Quantised, rough_energies
+from ..quantiser import Halves
 
 EXACT_FLOAT32 = 2**24
-UNIT = 256  #: weight of the high half
+WHOLE = 255  #: largest magnitude that is not cut
+MOST_LOW_BITS, LEAST_LOW_BITS = 8, 5
 
+Exact = torch.Tensor | Halves
 Weighted = tuple[int, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Integers `values` (float32) as the sum of weight * piece over `pieces`, no piece above `bound` in magnitude."""
+    """Integers as the sum of weight * piece: `stack` float32 [n, pieces, channels, h, w], none of it above `bound`."""
 
-    values: torch.Tensor
-    pieces: tuple[Weighted, ...]
+    stack: torch.Tensor
+    weights: tuple[int, ...]
     bound: int
 
+    def split(self) -> list[Weighted]:
+        return [(weight, self.stack[:, index]) for index, weight in enumerate(self.weights)]
 
-def cut(values: torch.Tensor, bound: int) -> Pieces:
-    """`values` of magnitude up to `bound` < 2**16 in 8-bit halves, or whole when that is enough."""
-    if bound < UNIT:
-        return Pieces(values, ((1, values),), bound)
-    high = torch.mul(values, 1 / UNIT).round_()
-    low = torch.sub(values, high, alpha=UNIT)
-    return Pieces(values, ((1, low), (UNIT, high)), max(UNIT // 2, (bound + UNIT // 2) // UNIT))
+
+def cut(operand: Quantised) -> Pieces:
+    """The operand's integers whole, when they are small, or in two pieces."""
+    values = operand.values.detach()
+    if operand.peak <= WHOLE:
+        return Pieces(values.unsqueeze(1), (1,), operand.peak)
+    bits = _low_bits(operand)
+    stack = values.new_empty((values.shape[0], 2, *values.shape[1:]))
+    low, high = stack[:, 0], stack[:, 1]
+    torch.mul(values, 2.0**-bits, out=high).round_()
+    torch.sub(values, high, alpha=2**bits, out=low)
+    half = 2 ** (bits - 1)
+    return Pieces(stack, (1, 2**bits), max(half, operand.peak + half >> bits))
+
+
+def _low_bits(operand: Quantised) -> int:
+    """So many that the norms of low and high piece are about the same: then they need the same parts of the batch."""
+    mean_square = float(operand.rough_energies.sum()) / operand.values.numel()
+    return min(max(round(log2(12 * mean_square) / 4), LEAST_LOW_BITS), MOST_LOW_BITS)
 
 
 @contextmanager
@@ -57,109 +76,149 @@ def plain_kernels() -> Iterator[None]:
         convolutions.fp32_precision = precision
 
 
-def _recombine(pieces: list[Weighted]) -> torch.Tensor:
-    """Sum of weight * tensor: a single piece as it is, else float64."""
-    (weight, first), *others = pieces
-    if not others and weight == 1:
+def _sum(parts: list[Weighted]) -> Exact:
+    """Sum of weight * part; the parts are float32."""
+    (weight, first), *others = parts
+    if weight == 1 and not others:
         return first
-    total = first.to(torch.float64)
-    if weight != 1:
-        total *= weight
-    for weight, piece in others:
-        total.add_(piece, alpha=weight)
+    if weight == 1 and len(others) == 1:
+        return Halves(first, others[0][1], others[0][0])
+    total = first.to(torch.float64).mul_(weight)
+    for weight, part in others:
+        total.add_(part, alpha=weight)
     return total
 
 
-def _channel_chunks(channels: int, geometry: Geometry, bound: int) -> list[slice]:
-    """Fewest slices of the channels over which float32 is exact; none when one channel is too much."""
-    taps = geometry.weight_shape[2] * geometry.weight_shape[3]
-    most = (EXACT_FLOAT32 - 1) // (taps * max(bound, 1))
-    if not most:
-        return []
-    size = -(-channels // -(-channels // most))
-    return [slice(start, start + size) for start in range(0, channels, size)]
-
-
-def convolution(x: Pieces, w: Pieces, geometry: Geometry) -> torch.Tensor:
+# forward and dX: a kernel moves along an image
+def convolution(x: Pieces, w: Pieces, geometry: Geometry) -> Exact:
     """y [n, o, h, w] of x [n, c, ...] and w [o, c, kh, kw]."""
-    chunks = _channel_chunks(geometry.weight_shape[1], geometry, x.bound * w.bound)
-    if not chunks or x.values.is_cuda:
-        return _forward_float64(x.values, w.values, geometry)
-    return _recombine(
-        [
-            (
-                x_weight * w_weight,
-                functional.conv2d(image[:, channels], kernel[:, channels], None, geometry.stride, geometry.padding),
-            )
-            for (x_weight, image), (w_weight, kernel), channels in product(x.pieces, w.pieces, chunks)
-        ]
-    )
+    chunks = _channel_chunks(w, 1, x.bound)
+    if not chunks or x.stack.is_cuda:
+        return _forward_float64(_whole(x), _whole(w), geometry)
+
+    def convolve(images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        return functional.conv2d(images, kernel, None, geometry.stride, geometry.padding)
+
+    return _along(x, [(weight, kernel.split(chunks, 1)) for weight, kernel in w.split()], chunks, convolve)
 
 
-def input_gradient(g: Pieces, w: Pieces, geometry: Geometry) -> torch.Tensor:
+def input_gradient(g: Pieces, w: Pieces, geometry: Geometry) -> Exact:
     """dX [n, c, h, w] of g [n, o, ...] and w [o, c, kh, kw]."""
-    chunks = _channel_chunks(geometry.weight_shape[0], geometry, g.bound * w.bound)
-    if not chunks or g.values.is_cuda:
-        return _input_gradient_float64(g.values, w.values, geometry)
-    return _recombine(
-        [
-            (
-                g_weight * w_weight,
-                torch.nn.grad.conv2d_input(
-                    geometry.input_shape,
-                    kernel[channels],
-                    gradient[:, channels],
-                    geometry.stride,
-                    geometry.padding,
-                ),
-            )
-            for (g_weight, gradient), (w_weight, kernel), channels in product(g.pieces, w.pieces, chunks)
-        ]
-    )
+    chunks = _channel_chunks(w, 0, g.bound)
+    if not chunks or g.stack.is_cuda:
+        return _input_gradient_float64(_whole(g), _whole(w), geometry)
+    strips = residues(geometry)
+
+    def convolve(images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        return _transposed(images, kernel, strips, geometry)
+
+    return _along(g, [(weight, kernel.split(chunks)) for weight, kernel in w.split()], chunks, convolve)
 
 
-def weight_gradient(g: Pieces, x: Pieces, geometry: Geometry) -> torch.Tensor:
-    """dW [o, c, kh, kw] of g [n, o, ...] and x [n, c, ...]."""
+def _whole(pieces: Pieces) -> torch.Tensor:
+    """float64"""
+    return sum(weight * piece.to(torch.float64) for weight, piece in pieces.split())
+
+
+def _channel_chunks(kernel: Pieces, axis: int, bound: int) -> list[int]:
+    """Sizes of the fewest parts of the kernel's channels (`axis` 0 or 1) in each of which float32 is exact.
+
+    The images' values are at most `bound`. None when a single channel is too much.
+    """
+    sums = kernel.stack.abs().sum((3, 4), dtype=torch.float64)  # [o, pieces, c]
+    sums = (sums if axis == 1 else sums.transpose(0, 2)).flatten(0, 1).cpu().numpy()
+    channels = sums.shape[1]
+    count = max(1, ceil(sums.sum(1).max() * bound / EXACT_FLOAT32))
+    while count <= channels:
+        size = ceil(channels / count)
+        if np.add.reduceat(sums, range(0, channels, size), axis=1).max() * bound < EXACT_FLOAT32:
+            return [min(size, channels - first) for first in range(0, channels, size)]
+        count += 1
+    return []
+
+
+def _along(
+    images: Pieces,
+    kernels: list[tuple[int, tuple[torch.Tensor, ...]]],
+    chunks: list[int],
+    convolve: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Exact:
+    """All pieces of the images with all pieces of the kernel, in chunks of the channels."""
+    n, pieces = images.stack.shape[:2]
     parts = []
-    for (g_weight, gradient), (x_weight, image) in product(g.pieces, x.pieces):
-        images = _images_at_once(gradient, image)
-        if not images or g.values.is_cuda:
-            return _weight_gradient_float64(g.values, x.values, geometry)
-        parts += [
-            (
-                g_weight * x_weight,
-                torch.nn.grad.conv2d_weight(
-                    image_part, geometry.weight_shape, gradient_part, geometry.stride, geometry.padding
-                ),
-            )
-            for gradient_part, image_part in zip(gradient.split(images), image.split(images), strict=True)
-        ]
-    return _recombine(parts)
+    for chunk, image in enumerate(images.stack.flatten(0, 1).split(chunks, 1)):
+        for weight, kernel in kernels:
+            result = convolve(image, kernel[chunk]).unflatten(0, (n, pieces))
+            parts += [(weight * own, result[:, index]) for index, own in enumerate(images.weights)]
+    return _sum(sorted(parts, key=lambda part: part[0]))
+
+
+def _transposed(
+    g: torch.Tensor, w: torch.Tensor, strips: tuple[list[Strip], list[Strip]], geometry: Geometry
+) -> torch.Tensor:
+    """dX, one convolution for each residue of the input pixels by the stride."""
+    if geometry.stride == (1, 1):
+        return _strip_of(g, w, strips[0][0], strips[1][0])
+    out = g.new_zeros((g.shape[0], *geometry.input_shape[1:]))
+    for down, right in product(*strips):
+        out[:, :, down.pixels, right.pixels] = _strip_of(g, w, down, right)
+    return out
+
+
+def _strip_of(g: torch.Tensor, w: torch.Tensor, down: Strip, right: Strip) -> torch.Tensor:
+    rows, columns = ([strip.tap + tap * strip.tap_step for tap in range(strip.axis.taps)] for strip in (down, right))
+    kernel = w[:, :, rows][:, :, :, columns].transpose(0, 1).contiguous()
+    before, behind = zip(*(_margins(strip.axis, size) for strip, size in zip((down, right), g.shape[2:], strict=True)))
+    if before == behind and min(before) >= 0:
+        return functional.conv2d(g, kernel, None, 1, before)
+    return functional.conv2d(functional.pad(g, (before[1], behind[1], before[0], behind[0])), kernel)
+
+
+def _margins(axis: Axis, size: int) -> Range:
+    """Zeros before and behind an image of `size` pixels, so that the windows fill it; fewer than none: cut off."""
+    return -axis.start, axis.start + axis.count - 1 + axis.taps - size
+
+
+# dW
+def weight_gradient(g: Pieces, x: Pieces, geometry: Geometry) -> Exact:
+    """dW [o, c, kh, kw] of g [n, o, ...] and x [n, c, ...]."""
+    gradients, images = g.stack.flatten(1, 2), x.stack.flatten(1, 2)
+    at_once = _images_at_once(gradients, images)
+    if not at_once or gradients.is_cuda:
+        return _weight_gradient_float64(_whole(g), _whole(x), geometry)
+    o, c, kh, kw = geometry.weight_shape
+    shape = len(g.weights) * o, len(x.weights) * c, kh, kw
+    total = None
+    for image, gradient in zip(images.split(at_once), gradients.split(at_once), strict=True):
+        part = torch.nn.grad.conv2d_weight(image, shape, gradient, geometry.stride, geometry.padding)
+        total = part.to(torch.float64) if total is None else total.add_(part)
+    blocks = total.reshape(len(g.weights), o, len(x.weights), c, kh, kw)
+    weights = total.new_tensor(np.outer(g.weights, x.weights))
+    return torch.einsum("gx,goxckl->ockl", weights, blocks)
 
 
 def _images_at_once(g: torch.Tensor, x: torch.Tensor) -> int:
     """Over how many images of the batch float32 is exact, by the norms of the channels; 0 when over not even one."""
-    batch = g.shape[0]
-    g_energy, x_energy = (_energy(tensor) for tensor in (g, x))
-    images = batch
-    while images:
-        worst = max(
-            float(g_part.sum(0).max()) * float(x_part.sum(0).max())
-            for g_part, x_part in zip(g_energy.split(images), x_energy.split(images), strict=True)
-        )
-        if worst < EXACT_FLOAT32**2:
-            return images
-        images = images // 2
+    energies = [_no_less(tensor) for tensor in (g, x)]
+    batch = len(energies[0])
+    most = float(EXACT_FLOAT32) ** 2
+    parts = max(1, int(sqrt(np.prod([energy.sum(0).max() for energy in energies]) / most)))
+    while parts <= batch:
+        size = ceil(batch / parts)
+        g_most, x_most = (np.add.reduceat(energy, range(0, batch, size)).max(1) for energy in energies)
+        if (g_most * x_most).max() < most:
+            return size
+        parts += 1
     return 0
 
 
-def _energy(tensor: torch.Tensor) -> torch.Tensor:
-    """float64 [n, channels]: sum of squares, rounded up."""
-    images = tensor.flatten(2)
-    norms = torch.linalg.vector_norm(images, dim=2).to(torch.float64)
-    return norms.square_().mul_(1 + (images.shape[2] + 8) * 2.0**-22)  # each addition errs by 2**-24 at most
+def _no_less(tensor: torch.Tensor) -> np.ndarray:
+    """float64 [n, channels]: sums of squares, rounded up."""
+    pixels = tensor.shape[2] * tensor.shape[3]
+    return rough_energies(tensor).mul_(1 + (pixels + 8) * 2.0**-22).cpu().numpy()
 
 
+# float64
 def _unfold(x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """float64 [n, c * taps, pixels]"""
     return functional.unfold(

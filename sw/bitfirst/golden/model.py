@@ -3,9 +3,8 @@
 from collections import Counter
 
 import numpy as np
-import torch
 from bitfirst_hdl.config import ArrayConfig
-from bitfirst_hdl.contract import numeric, packets
+from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import Phase
 from bitfirst_hdl.contract.registers import COUNTERS, EXECUTION_COUNTERS
 
@@ -58,7 +57,7 @@ class ModelDevice(Device):
         self.bytes_moved += _PLAIN_COMMAND_BYTES + _COUNTERS_ANSWER_BYTES
         return dict(self._counters)
 
-    def _execute(self, operation: Operation) -> torch.Tensor:
+    def _execute(self, operation: Operation) -> exact.Exact:
         self._check_open()
         result = self._evaluate(operation)
         self._count(operation)
@@ -84,7 +83,7 @@ class ModelDevice(Device):
         words = commands * _COMMAND_AND_ANSWER_WORDS + data_words + planned.answer_words
         self.bytes_moved += words * packets.WORD_BYTES
 
-    def _evaluate(self, operation: Operation) -> torch.Tensor:
+    def _evaluate(self, operation: Operation) -> exact.Exact:
         geometry = operation.geometry
         with exact.plain_kernels():
             match operation:
@@ -100,8 +99,7 @@ class ModelDevice(Device):
         """The operand, cut; the latest one that took work is kept: dX and dW have the same g."""
         if self._cut is not None and self._cut[0] is operand:
             return self._cut[1]
-        values = operand.values.detach().to(torch.float32)
-        pieces = exact.cut(values, numeric.limits(operand.bits, operand.signed)[1])
-        if len(pieces.pieces) > 1:
+        pieces = exact.cut(operand)
+        if len(pieces.weights) > 1:
             self._cut = operand, pieces
         return pieces
