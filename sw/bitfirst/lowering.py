@@ -31,6 +31,7 @@ import torch
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import numeric
 from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Phase
+from torch.nn import functional
 
 from .errors import UsageError
 from .quantised import Quantised
@@ -83,10 +84,6 @@ class Axis:
         first = np.clip(-((self.taps - 1 - place) // self.step), 0, behind)
         return first, behind
 
-    def covers(self, size: int) -> torch.Tensor:
-        """float64 [count, size]: 1 where a pixel of the image lies in a window, else 0."""
-        return _covers(self, size)
-
     def uses(self, size: int) -> np.ndarray:
         """int64 [size]: in how many windows each pixel of the image lies."""
         return _uses(self, size)
@@ -106,13 +103,6 @@ def _uses(axis: Axis, size: int) -> np.ndarray:
     pixels = axis.start + np.arange(axis.count)[:, None] * axis.step + np.arange(axis.taps)
     inside = pixels[(pixels >= 0) & (pixels < size)]
     return np.bincount(inside, minlength=size).astype(np.int64)
-
-
-@lru_cache(maxsize=4096)
-def _covers(axis: Axis, size: int) -> torch.Tensor:
-    first, behind = (torch.from_numpy(ends)[:, None] for ends in axis.ends(size))
-    pixels = torch.arange(size)
-    return ((first <= pixels) & (pixels < behind)).to(torch.float64)
 
 
 def _pair(value: int | Pair) -> Pair:
@@ -782,8 +772,9 @@ class Operation(ABC):
 
 
 def width_of_sums(bound: float) -> int:
-    """Width in which sums up to `bound` are read: a multiple of 4 that holds them, or raw."""
-    return next((bits for bits in range(4, 33, 4) if bound <= numeric.limits(bits, True)[1]), RAW_BITS)
+    """Width in which sums, integers up to `bound`, are read: a multiple of 4 that holds them, or raw."""
+    bits = -(-(int(bound).bit_length() + 1) // 4) * 4 if bound < 2**31 else RAW_BITS
+    return max(bits, 4)
 
 
 class Forward(Operation):
@@ -800,11 +791,10 @@ class Forward(Operation):
 
     def _bounds(self) -> Iterator[Between]:
         w, x = self.w, self.x
-        yield _known(_largest(w.magnitudes(0), x.signed) * x.peak)
-        sizes = x.values.shape[2:]
-        rough = [axis.covers(size) for axis, size in zip(self.geometry.axes, sizes, strict=True)]
-        ends = [axis.ends(size) for axis, size in zip(self.geometry.axes, sizes, strict=True)]
-        yield _norms(_known(_largest(w.energies(0), x.signed)), _most_in_a_window(x, rough, ends))
+        ends = [axis.ends(size) for axis, size in zip(self.geometry.axes, x.values.shape[2:], strict=True)]
+        energy = _most_in_a_window(x, [self.geometry.axes], ends)
+        yield _norms(_most_in_a_slice(w, 0, 2, x.signed), energy)
+        yield _times(_most_in_a_slice(w, 0, 1, x.signed), x.peak)
 
 
 class InputGradient(Operation):
@@ -822,11 +812,11 @@ class InputGradient(Operation):
 
     def _bounds(self) -> Iterator[Between]:
         w, g = self.w, self.g
-        yield _known(_largest(w.magnitudes(1), g.signed) * g.peak)
         sizes = self.result_shape[2:]
-        rough = [axis.covers(size).T for axis, size in zip(self.geometry.axes, sizes, strict=True)]
+        windows = [(down.axis, right.axis) for down, right in product(*residues(self.geometry))]
         ends = [axis.seen_by(size) for axis, size in zip(self.geometry.axes, sizes, strict=True)]
-        yield _norms(_known(_largest(w.energies(1), g.signed)), _most_in_a_window(g, rough, ends))
+        yield _norms(_most_in_a_slice(w, 1, 2, g.signed), _most_in_a_window(g, windows, ends))
+        yield _times(_most_in_a_slice(w, 1, 1, g.signed), g.peak)
 
 
 class WeightGradient(Operation):
@@ -843,10 +833,10 @@ class WeightGradient(Operation):
 
     def _bounds(self) -> Iterator[Between]:
         x, g = self.x, self.g
-        yield _norms(_most_in_a_channel(x, 2, g.signed), _most_in_a_channel(g, 2, True))
-        yield _norms(_most_in_a_channel(g, 2, x.signed), _most_in_a_channel(x, 2, True))
-        yield _times(_most_in_a_channel(g, 1, x.signed), x.peak)
-        yield _times(_most_in_a_channel(x, 1, g.signed), g.peak)
+        yield _norms(_most_in_a_slice(x, 1, 2, g.signed), _most_in_a_slice(g, 1, 2, True))
+        yield _norms(_most_in_a_slice(g, 1, 2, x.signed), _most_in_a_slice(x, 1, 2, True))
+        yield _times(_most_in_a_slice(g, 1, 1, x.signed), x.peak)
+        yield _times(_most_in_a_slice(x, 1, 1, g.signed), g.peak)
 
 
 # bounds of sums: numbers between (least, most), ever closer, at last exact
@@ -859,10 +849,6 @@ def _least_width(largest: int, bounds: Iterator[Between]) -> int:
             if width_of_sums(least) >= width:
                 break
     return width
-
-
-def _known(number: int) -> Between:
-    yield number, number
 
 
 def _times(number: Between, factor: int) -> Between:
@@ -891,41 +877,50 @@ def _together(*numbers: Between) -> Iterator[list[tuple[float, float]]]:
         last = [new or old for new, old in zip(closer, last, strict=True)]
 
 
-def _largest(parts: np.ndarray, signed: bool) -> int:
-    """The largest total of positive and negative `parts` [2, channels] in one sum.
+def _most_in_a_slice(operand: Quantised, axis: int, power: int, signed: bool) -> Between:
+    """The most that a sum takes from an index of `axis` (0 or 1): a sum of magnitudes or (`power` 2) of squares.
 
-    Both count against numbers that may be `signed`; against others they cancel, and the larger counts.
+    Positive and negative values both count against numbers that may be `signed`; against others they cancel, and the
+    larger sum counts.
     """
-    return int((parts.sum(axis=0) if signed else parts).max())
-
-
-def _most_in_a_channel(operand: Quantised, power: int, signed: bool) -> Between:
-    """The largest `_largest` of a channel's magnitudes or (`power` 2) squares, against numbers that may be `signed`."""
     error, both = operand.rough_error, signed or not operand.signed
-    energy = float(operand.rough_sums(2).max())
     share = 1 if both else 2  # of positive and negative ones, the larger are half of all
-    if power == 2:
-        yield energy * (1 - error) / share, energy * (1 + error)
-    else:  # a square is at most the peak times the magnitude
+    if power == 1:  # a square is at most the peak times the magnitude
+        energy = float(operand.rough_sums(2).sum(1 - axis).max())
         yield energy * (1 - error) / (share * max(operand.peak, 1)), inf
-        total = float(operand.rough_sums(1).max())
-        yield total * (1 - error) / share, total * (1 + error)
+    total = operand.rough_sums(power).sum(1 - axis)
+    largest = float(total.max())
+    yield largest * (1 - error) / share, largest * (1 + error)
     if not both:
-        total, positive = operand.rough_sums(power), operand.rough_sums(power, positive=True)
-        total_error = error * float(total.max())
+        positive = operand.rough_sums(power, positive=True).sum(1 - axis)
         most = float(np.maximum(positive, total - positive).max())
-        yield most - 3 * total_error, most + 3 * total_error
-    exact = _largest(operand.magnitudes(1) if power == 1 else operand.energies(1), both)
+        yield most - 3 * error * largest, most + 3 * error * largest
+    parts = operand.magnitudes(axis) if power == 1 else operand.energies(axis)
+    exact = int((parts.sum(axis=0) if both else parts).max())
     yield exact, exact
 
 
-def _most_in_a_window(operand: Quantised, covers: list[torch.Tensor], ends: list[Ends]) -> Between:
-    """The largest sum of squares in a window: `covers` [windows, pixels] and the windows' `ends` say the same."""
-    down, right = covers
-    energy = float((down @ operand.rough_pixel_energies @ right.T).max())
+def _most_in_a_window(operand: Quantised, windows: list[tuple[Axis, Axis]], ends: list[Ends]) -> Between:
+    """The largest sum of squares in a window: axes of `windows`, down and right, and the windows' `ends` say the same."""
+    energies = operand.rough_pixel_energies
+    sums = (_in_windows(_in_windows(energies, down, 1), right, 2).max() for down, right in windows)
+    energy = max(map(float, sums), default=0.0)
     yield energy * (1 - operand.rough_error), energy * (1 + operand.rough_error)
     exact = _energy_in_a_window(operand.pixel_energies, *ends)
     yield exact, exact
+
+
+def _in_windows(values: torch.Tensor, axis: Axis, dim: int) -> torch.Tensor:
+    """Sums over the windows of the axis along dimension `dim`, 1 or 2 of [n, h, w]."""
+    if (axis.start, axis.step, axis.taps) == (0, 1, 1) and axis.count == values.shape[dim]:
+        return values
+    last = (axis.count - 1) * axis.step + 1
+    margins = -axis.start, axis.start + last - 1 + axis.taps - values.shape[dim]
+    padded = functional.pad(values, margins if dim == 2 else (0, 0, *margins))
+    total = padded.narrow(dim, 0, last)
+    for tap in range(1, axis.taps):
+        total = total + padded.narrow(dim, tap, last)
+    return total[:, :: axis.step] if dim == 1 else total[:, :, :: axis.step]
 
 
 def _energy_in_a_window(energies: np.ndarray, down: Ends, right: Ends) -> int:

@@ -115,25 +115,21 @@ class Quantised:
     def rough_error(self) -> float:
         """Nothing rough is wrong by more than this share of it.
 
-        Terms are not negative; each is rounded once, and in each addition, by at most 2**-24, in whatever order.
+        Terms are not negative; each is rounded once, and in each addition, by at most 2**-24, in whatever order. What
+        is added to sums over channels are the sums of other pixels of the image.
         """
-        n, c, h, w = self.values.shape
-        return (max(c, h * w) + 8) * 2.0**-22 + n * 2.0**-50
-
-    @cached_property
-    def rough_energies(self) -> torch.Tensor:
-        """float64 [n, c], of [n, c, h, w]: sums of squares over the pixels."""
-        return rough_energies(self.values)
+        _, c, h, w = self.values.shape
+        return (max(c, h * w) + 8) * 2.0**-22
 
     def rough_sums(self, power: int, positive: bool = False) -> np.ndarray:
-        """float64 [c], of [n, c, h, w]: sums of magnitudes or (`power` 2) squares, of positive values or of all."""
+        """float64 [n, c], of [n, c, h, w]: sums over the pixels of magnitudes or (`power` 2) squares.
+
+        Of all values, or of the `positive` ones.
+        """
         if (power, positive) not in self._known_rough_sums:
             values = self.values.detach().clamp(min=0) if positive else self.values.detach()
-            if power == 2:
-                parts = rough_energies(values) if positive else self.rough_energies
-            else:
-                parts = (values if positive else values.abs()).sum((2, 3)).to(torch.float64)
-            self._known_rough_sums[power, positive] = parts.sum(0).cpu().numpy()
+            sums = rough_energies(values) if power == 2 else rough_magnitudes(values)
+            self._known_rough_sums[power, positive] = sums.cpu().numpy()
         return self._known_rough_sums[power, positive]
 
     @cached_property
@@ -142,8 +138,8 @@ class Quantised:
 
     @cached_property
     def rough_pixel_energies(self) -> torch.Tensor:
-        """float64 [n, h, w], of [n, c, h, w]: sums of squares over the channels."""
-        return self.values.detach().square().sum(1).to("cpu", torch.float64)
+        """float32 [n, h, w], of [n, c, h, w]: sums of squares over the channels."""
+        return self.values.detach().square().sum(1)
 
     # bits
     def ones_of_pixels(self, channels: tuple[int, int]) -> np.ndarray:
@@ -184,8 +180,8 @@ class Quantised:
 
     @cached_property
     def name(self) -> bytes:
-        """Equal for tensors of equal content and shape."""
-        return self.content + repr(tuple(self.values.shape)).encode()
+        """Equal for tensors of equal content, shape and width."""
+        return self.content + repr((*self.values.shape, self.bits)).encode()
 
     def reshape(self, *shape: int) -> "Quantised":
         """The same numbers in another shape."""
@@ -193,6 +189,11 @@ class Quantised:
         return replace(self, values=self.values.reshape(shape), known_content=known)
 
 
+def rough_magnitudes(values: torch.Tensor) -> torch.Tensor:
+    """float64 [n, c], of [n, c, h, w]: sums of magnitudes over the pixels; see `rough_error`."""
+    return values.abs().sum((2, 3)).to(torch.float64)
+
+
 def rough_energies(values: torch.Tensor) -> torch.Tensor:
-    """float64 [n, c], of [n, c, h, w]: sums of squares over the pixels, within (h * w + 8) * 2**-22 of each."""
-    return torch.linalg.vector_norm(values.detach().flatten(2), dim=2).to(torch.float64).square_()
+    """float64 [n, c], of [n, c, h, w]: sums of squares over the pixels; see `rough_error`."""
+    return torch.linalg.vector_norm(values.flatten(2), dim=2).to(torch.float64).square_()

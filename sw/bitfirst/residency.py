@@ -6,10 +6,11 @@ model device keeps the same book as a board.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
 from bitfirst_hdl.config import ArrayConfig
@@ -23,11 +24,12 @@ from .lowering import Cut, Operation, octets_of
 from .pace import fits, most_write_words, write_cycles
 from .quantised import Quantised
 from .schedule import Schedule
-from .steps import Hold, Step
+from .steps import Hold, Step, overlap
 
-Key = bytes
+Key = bytes | int  #: a tensor's name; a number stands for it while `Supplies` looks ahead
 Piece = tuple[int, int, int, int]
 MOST_REMEMBERED = 1 << 14  #: names of tensors that are no longer in the store
+MOST_FORESEEN = 1 << 12  #: ways in which operations meet the store
 #: what a use of an operand says about the uses that follow, where dX comes before dW
 _USES_TO_COME = {
     (Phase.FORWARD, "x"): 1,
@@ -39,17 +41,22 @@ _USES_TO_COME = {
 }
 
 
+def _key(operand: Quantised, cut: Cut) -> Key:
+    return operand.name + cut.name
+
+
 @dataclass(frozen=True)
 class Tensor:
-    """What may lie in the store: `cut` of `operand`."""
+    """What may lie in the store: `cut` of `operand`; `alias`, where it is given, is its name."""
 
     operand: Quantised
     cut: Cut
+    alias: int | None = None
 
     @cached_property
     def key(self) -> Key:
         """Its name: equal for equal parts of equal operands."""
-        return b"%b %d %b" % (self.operand.name, self.operand.bits, self.cut.name)
+        return _key(self.operand, self.cut) if self.alias is None else self.alias
 
     @property
     def octets(self) -> int:
@@ -127,8 +134,7 @@ def forget(slot: int) -> Command:
     return Command(Opcode.TENSOR, {"slot": slot})
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     slot: int
     words: range
 
@@ -143,7 +149,7 @@ class Store:
         self.config = config
         self.refetched_bytes = 0
         self._places: OrderedDict[Key, _Place] = OrderedDict()
-        self._described: dict[int, range] = {}  # slot -> words, of dropped tensors too
+        self._described = [range(0)] * packets.TENSOR_SLOTS  # words of each slot, of dropped tensors too
         self._to_come: dict[Key, int] = {}  # uses
         self._wanted: frozenset[Key] = frozenset()
         self._dropped: OrderedDict[Key, None] = OrderedDict()
@@ -157,6 +163,8 @@ class Store:
     def want(self, keys: Iterable[Key]) -> None:
         """These the next operation will hold: they make room after all others but those of `keep`."""
         self._wanted = frozenset(keys)
+        while len(self._dropped) > MOST_REMEMBERED:
+            self._dropped.popitem(last=False)
 
     def note_use(self, key: Key, uses_to_come: int) -> None:
         """So many more (or fewer) uses are expected to follow."""
@@ -200,21 +208,52 @@ class Store:
         self._places.pop(key)
         self._to_come.pop(key, None)
         self._dropped[key] = None
-        if len(self._dropped) > MOST_REMEMBERED:
-            self._dropped.popitem(last=False)
 
     def _take_slot(self, words: range) -> tuple[int, tuple[int, ...]]:
         """A free slot for these words, and the slots to forget before: no other may describe any of them."""
         taken = {place.slot for place in self._places.values()}
         free = [slot for slot in range(packets.TENSOR_SLOTS) if slot not in taken]
-        described = ((slot, self._described.get(slot, range(0))) for slot in free)
-        in_the_way = [slot for slot, place in described if place.start < words.stop and words.start < place.stop]
+        in_the_way = [slot for slot in free if overlap(self._described[slot], words)]
         slot = (in_the_way or free)[0]
         forgotten = tuple(in_the_way[1:])
         for other in forgotten:
-            del self._described[other]
+            self._described[other] = range(0)
         self._described[slot] = words
         return slot, forgotten
+
+    # the same with other names
+    def names(self, keys: Sequence[Key]) -> dict[Key, Key]:
+        """Other names for these tensors, which are the same for the same places in `keys`, and for those in the store."""
+        names: dict[Key, Key] = dict(zip(self._places, range(-1, -1 - len(self._places), -1), strict=True))
+        names.update(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))
+        return names
+
+    def view(self, keys: Sequence[Key], names: dict[Key, Key]) -> Hashable:
+        """All that decides what an operation that wants these tensors will do to the store."""
+        to_come, dropped = self._to_come, self._dropped
+        places = [(place, names[key], key in to_come) for key, place in self._places.items()]
+        wanted = [(names[key], to_come.get(key, 0), key in dropped) for key in keys]
+        return tuple(places), tuple(self._described), tuple(wanted)
+
+    def renamed(self, names: dict[Key, Key]) -> "Store":
+        """A copy that knows these tensors alone, those in the store among them, by other names."""
+        copy = Store(self.config)
+        copy._places = OrderedDict((names[key], place) for key, place in self._places.items())
+        copy._described = list(self._described)
+        copy._to_come = {names[key]: uses for key, uses in self._to_come.items() if key in names}
+        copy._dropped = OrderedDict.fromkeys(name for key, name in names.items() if key in self._dropped)
+        return copy
+
+    def become(self, after: "Store", names: dict[Key, Key]) -> None:
+        """As `after`, which comes from this store, `renamed` by `names`."""
+        keys = dict(zip(names.values(), names, strict=True))
+        self.refetched_bytes += after.refetched_bytes
+        self._places = OrderedDict([(keys[name], place) for name, place in after._places.items()])
+        self._described = list(after._described)
+        for key in names:
+            self._to_come.pop(key, None)
+        self._to_come.update([(keys[name], uses) for name, uses in after._to_come.items()])
+        self._dropped.update([(keys[name], None) for name in after._dropped])
 
 
 class Supply:
@@ -223,10 +262,12 @@ class Supply:
     `bring` is called with each move, in order.
     """
 
-    def __init__(self, store: Store, wanted: Schedule, operation: Operation, bring: Callable[[Move], None]) -> None:
+    def __init__(
+        self, store: Store, tensors: Sequence[Tensor], phase: Phase, bring: Callable[[Move], None]
+    ) -> None:
         self._store = store
-        self._wanted = [Tensor(operation.operand(cut.role), cut) for cut in wanted.tensors]
-        self._phase = operation.phase
+        self._wanted = tensors
+        self._phase = phase
         self._bring = bring
         store.want(tensor.key for tensor in self._wanted)
 
@@ -256,6 +297,55 @@ class Supply:
             self._bring(move)
 
 
+def tensors_of(wanted: Schedule, operation: Operation) -> list[Tensor]:
+    return [Tensor(operation.operand(cut.role), cut) for cut in wanted.tensors]
+
+
+class _Supplied(NamedTuple):
+    """What an operation did to the store: words and commands that brought tensors in, and the store afterwards."""
+
+    data_words: int
+    commands: int
+    after: Store
+
+
+class Supplies:
+    """Brings the tensors of whole operations into the store, where only the sums of the moves matter.
+
+    In training the same operations meet the store in the same state again and again, but for the tensors' names. What
+    they did is kept without the names and done again.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[Hashable, ...], _Supplied] = {}
+
+    def bring(self, wanted: Schedule, operation: Operation) -> tuple[int, int]:
+        """(data words, commands) of all moves that the operation needs; the store is then as after them."""
+        store, operands = self._store, dict(operation.operands)
+        keys = [_key(operands[cut.role], cut) for cut in wanted.tensors]
+        store.want(keys)
+        names = store.names(keys)
+        seen = wanted.needs, store.view(keys, names)
+        if seen not in self._known:
+            if len(self._known) == MOST_FORESEEN:
+                self._known.clear()
+            tensors = [replace(tensor, alias=names[tensor.key]) for tensor in tensors_of(wanted, operation)]
+            self._known[seen] = _supplied(store.renamed(names), wanted, tensors)
+        known = self._known[seen]
+        store.become(known.after, names)
+        return known.data_words, known.commands
+
+
+def _supplied(store: Store, wanted: Schedule, tensors: list[Tensor]) -> _Supplied:
+    moved: list[Move] = []
+    supply = Supply(store, tensors, wanted.task.phase, moved.append)
+    for hold, needed in wanted.uses:
+        supply.hold(hold)
+        supply.need_all(needed)
+    return _Supplied(sum(move.data_words for move in moved), sum(move.command_count for move in moved), store)
+
+
 @dataclass(frozen=True)
 class _Encoded(Command):
     """A command whose words are known."""
@@ -272,7 +362,7 @@ class _Issue:
     def __init__(self, wanted: Schedule, store: Store, operation: Operation) -> None:
         self._schedule = wanted
         self._store = store
-        self._supply = Supply(store, wanted, operation, self._bring)
+        self._supply = Supply(store, tensors_of(wanted, operation), operation.phase, self._bring)
         self._waiting: deque[Command] = deque()
         self._unsent: set[Key] = set()
 

@@ -13,7 +13,7 @@ those before, in the gaps that commands leave to the sequencer. `bitfirst.reside
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from math import inf, prod
@@ -78,6 +78,7 @@ class Schedule:
     answer_words data words of all READs
     cycles       about how many it will take
     outputs      output blocks, by the number of their last block
+    needs        stands for when which tensors are needed; the same in whatever width sums are read
     """
 
     config: ArrayConfig
@@ -90,6 +91,7 @@ class Schedule:
     answer_words: int
     cycles: int
     outputs: dict[int, Output]
+    needs: object = field(default_factory=object)
 
     def with_sums_of(self, bits: int) -> "Schedule":
         """The same, but sums are read in `bits` bits."""

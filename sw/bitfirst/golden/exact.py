@@ -59,7 +59,7 @@ def cut(operand: Quantised) -> Pieces:
 
 def _low_bits(operand: Quantised) -> int:
     """So many that the norms of low and high piece are about the same: then they need the same parts of the batch."""
-    mean_square = float(operand.rough_energies.sum()) / operand.values.numel()
+    mean_square = float(operand.rough_sums(2).sum()) / operand.values.numel()
     return min(max(round(log2(12 * mean_square) / 4), LEAST_LOW_BITS), MOST_LOW_BITS)
 
 
@@ -166,12 +166,17 @@ def _transposed(
 
 
 def _strip_of(g: torch.Tensor, w: torch.Tensor, down: Strip, right: Strip) -> torch.Tensor:
-    rows, columns = ([strip.tap + tap * strip.tap_step for tap in range(strip.axis.taps)] for strip in (down, right))
-    kernel = w[:, :, rows][:, :, :, columns].transpose(0, 1).contiguous()
+    (top, down_step), (left, right_step) = (_taps_of(strip) for strip in (down, right))
+    kernel = w[:, :, top : down.tap + 1 : down_step, left : right.tap + 1 : right_step].flip((2, 3)).transpose(0, 1)
     before, behind = zip(*(_margins(strip.axis, size) for strip, size in zip((down, right), g.shape[2:], strict=True)))
     if before == behind and min(before) >= 0:
         return functional.conv2d(g, kernel, None, 1, before)
     return functional.conv2d(functional.pad(g, (before[1], behind[1], before[0], behind[0])), kernel)
+
+
+def _taps_of(strip: Strip) -> tuple[int, int]:
+    """(first, step) of the kernel's taps, upwards; the strip goes through them downwards."""
+    return strip.tap + (strip.axis.taps - 1) * strip.tap_step, -strip.tap_step
 
 
 def _margins(axis: Axis, size: int) -> Range:

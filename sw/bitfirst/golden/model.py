@@ -13,7 +13,7 @@ from ..errors import LinkError
 from ..lowering import Forward, InputGradient, Operation, WeightGradient
 from ..plan import FRAME_WORDS
 from ..quantised import Quantised
-from ..residency import Move, Supply
+from ..residency import Supplies
 from ..schedule import schedule
 from . import exact
 
@@ -31,6 +31,7 @@ class ModelDevice(Device):
 
     def __init__(self, config: ArrayConfig, url: str = "model") -> None:
         super().__init__(url, config)
+        self._supplies = Supplies(self.store)
         self._counters = Counter(dict.fromkeys(EXECUTION_COUNTERS, 0))
         self._cut: tuple[Quantised, exact.Pieces] | None = None
         self._closed = False
@@ -65,13 +66,7 @@ class ModelDevice(Device):
 
     def _count(self, operation: Operation) -> None:
         planned = schedule(self.config, operation.task)
-        moved: list[Move] = []
-        supply = Supply(self.store, planned, operation, moved.append)
-        for hold, tensors in planned.uses:
-            supply.hold(hold)
-            supply.need_all(tensors)
-        data_words = sum(move.data_words for move in moved)
-        commands = sum(move.command_count for move in moved)
+        data_words, commands = self._supplies.bring(planned, operation)
         self._counters.update(planned.counters)
         self._counters["commands"] += commands
         self._counters["words_written"] += data_words
