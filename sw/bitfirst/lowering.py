@@ -901,7 +901,7 @@ def _most_in_a_slice(operand: Quantised, axis: int, power: int, signed: bool) ->
 
 
 def _most_in_a_window(operand: Quantised, windows: list[tuple[Axis, Axis]], ends: list[Ends]) -> Between:
-    """The largest sum of squares in a window: axes of `windows`, down and right, and the windows' `ends` say the same."""
+    """The largest sum of squares in a window; axes of `windows`, down and right, and their `ends` say the same."""
     energies = operand.rough_pixel_energies
     sums = (_in_windows(_in_windows(energies, down, 1), right, 2).max() for down, right in windows)
     energy = max(map(float, sums), default=0.0)

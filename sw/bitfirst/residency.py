@@ -223,7 +223,7 @@ class Store:
 
     # the same with other names
     def names(self, keys: Sequence[Key]) -> dict[Key, Key]:
-        """Other names for these tensors, which are the same for the same places in `keys`, and for those in the store."""
+        """Other names for these tensors, the same for the same places in `keys`, and for those in the store."""
         names: dict[Key, Key] = dict(zip(self._places, range(-1, -1 - len(self._places), -1), strict=True))
         names.update(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))
         return names
@@ -262,9 +262,7 @@ class Supply:
     `bring` is called with each move, in order.
     """
 
-    def __init__(
-        self, store: Store, tensors: Sequence[Tensor], phase: Phase, bring: Callable[[Move], None]
-    ) -> None:
+    def __init__(self, store: Store, tensors: Sequence[Tensor], phase: Phase, bring: Callable[[Move], None]) -> None:
         self._store = store
         self._wanted = tensors
         self._phase = phase

@@ -156,11 +156,12 @@ def _along(
 def _transposed(
     g: torch.Tensor, w: torch.Tensor, strips: tuple[list[Strip], list[Strip]], geometry: Geometry
 ) -> torch.Tensor:
-    """dX, one convolution for each residue of the input pixels by the stride."""
-    if geometry.stride == (1, 1):
-        return _strip_of(g, w, strips[0][0], strips[1][0])
+    """dX, one convolution for each residue of the input pixels by the stride; zero where no window sees a pixel."""
+    pairs = list(product(*strips))
+    if len(pairs) == 1 and [strip.axis.count for strip in pairs[0]] == list(geometry.input_shape[2:]):
+        return _strip_of(g, w, *pairs[0])
     out = g.new_zeros((g.shape[0], *geometry.input_shape[1:]))
-    for down, right in product(*strips):
+    for down, right in pairs:
         out[:, :, down.pixels, right.pixels] = _strip_of(g, w, down, right)
     return out
 
@@ -168,7 +169,8 @@ def _transposed(
 def _strip_of(g: torch.Tensor, w: torch.Tensor, down: Strip, right: Strip) -> torch.Tensor:
     (top, down_step), (left, right_step) = (_taps_of(strip) for strip in (down, right))
     kernel = w[:, :, top : down.tap + 1 : down_step, left : right.tap + 1 : right_step].flip((2, 3)).transpose(0, 1)
-    before, behind = zip(*(_margins(strip.axis, size) for strip, size in zip((down, right), g.shape[2:], strict=True)))
+    margins = [_margins(strip.axis, size) for strip, size in zip((down, right), g.shape[2:], strict=True)]
+    before, behind = zip(*margins, strict=True)
     if before == behind and min(before) >= 0:
         return functional.conv2d(g, kernel, None, 1, before)
     return functional.conv2d(functional.pad(g, (before[1], behind[1], before[0], behind[0])), kernel)
