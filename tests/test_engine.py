@@ -14,7 +14,7 @@ SMALL = {"a_cells": 32, "b_cells": 32, "sum_tiles": 16, "store_words": 64}
 CONFIGURATIONS = {
     "tiny": CONFIGS["tiny"],
     "one_bit": ArrayConfig(slice_bits=1, lanes=16, rows=4, columns=4, **SMALL),
-    "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=4, **SMALL),
+    "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=32, **SMALL),
     "tall_one_column": ArrayConfig(slice_bits=2, lanes=64, rows=8, columns=1, **SMALL),
     "wide_one_row": ArrayConfig(slice_bits=2, lanes=32, rows=1, columns=16, **SMALL),
 }

@@ -13,9 +13,10 @@ along   Each position takes its taps in order, each fetch n = min(32 - E % 16, w
         fetch also a chunk that is partly filled. The vectors missing in the last tile follow, w(chunks) cycles each.
 across  Tap groups in order: up to 16 places of one line, counted from where the load's part of the line begins. For
         each, blocks of 16 positions in order, chunks * L / 16 of them. A block is filled in 16 cycles, a fetch each (a
-        position behind the last reads nothing), and drained in n * w(1) cycles for n taps. There are two buffers: a
-        fill starts when the fill before it and the drain two before it have ended, a drain when its fill and the drain
-        before it have. After the last drain the vectors missing in the last tile follow, w(chunks) cycles each.
+        position behind the last reads nothing), and drained in n * w(1) cycles for n taps, one chunk at a time. There
+        are two buffers: a fill starts when the fill before it and the drain two before it have ended, a drain when its
+        fill and the drain before it have. After the last drain the vectors missing in the last tile follow, w(chunks)
+        cycles each.
 
 The unit is busy for LOAD_SETUP_CYCLES + octets * T + LOAD_TAIL_CYCLES cycles, and for as many more as the store is
 not ready.

@@ -212,20 +212,22 @@ class BMemory(wiring.Component):
         ]
         column, turn = Signal(max(bits, len(write.vector))), Signal(bits)
         cells = [Signal(range(config.b_cells), name=f"cell_{chunk}") for chunk in range(config.b_chunks)]
-        m.d.comb += [column.eq(write.vector), turn.eq(column + (write.cell << PLANE_BITS))]
+        m.d.comb += [column.eq(write.vector), turn.eq(-(column + (write.cell << PLANE_BITS)))]
         m.d.comb += [cell.eq(write.cell + chunk) for chunk, cell in enumerate(cells)]
-        turned = _rotate(m, "planes", rows, (-turn)[:PLANE_BITS], write.valid)
-        fields = write.valid, write.groups, column, turn, *cells
-        for stage in range(PLANE_BITS):
+        turned = _rotate(m, "planes", rows, turn[:PLANE_BITS], write.valid)
+        fields = write.valid, write.groups, column[bits:], *cells, turn
+        for stage in range(PLANE_BITS - 1):
             fields = _registered(m, f"write_{stage}", *fields)
-        valid, groups, column, turn, *cells = fields
+        *_, turn = fields
+        taken = [(turn + number)[:bits] for number in range(len(banks[0]))]  # which of the rows a bank takes
+        valid, groups, column_group, *cells, turn = _registered(m, "write", *fields)
+        taken = _registered(m, "taken", *taken)
         if bits > PLANE_BITS:  # without a register, so that no write takes longer than a MATMUL's first read
-            turned = _turned(turned, 1 << PLANE_BITS, (-turn)[PLANE_BITS])
+            turned = _turned(turned, 1 << PLANE_BITS, turn[PLANE_BITS])
         chunk_groups = [groups.word_select(chunk, config.lane_groups) for chunk in range(config.b_chunks)]
         for group, members in enumerate(banks):
-            here = valid & (column[bits:] == group)
-            for number, bank in enumerate(members):
-                row = (number - turn)[:bits]  # which of the rows written it takes
+            here = valid & (column_group == group)
+            for number, (bank, row) in enumerate(zip(members, taken, strict=True)):
                 cell, enable = (_chosen(row[PLANE_BITS:], values) for values in (cells, chunk_groups))
                 place = Cat(row[:PLANE_BITS], cell)
                 m.d.comb += bank.write_row.eq(self._place(place[:bits], place[bits:]))

@@ -289,7 +289,7 @@ async def back_to_back(dut) -> None:
 
 @cocotb.test()
 async def whole_words(dut) -> None:
-    """Runs of whole words, one tile full: 256 bits a cycle into B, the store's rate; A as fast as it is written."""
+    """Runs of whole words, one tile full: into B all that the store gives, 256 bits a cycle; into A what A can take."""
     bench = await prepare(dut)
     config = bench.config
     for target, vectors in (Target.A, config.rows), (Target.B, config.columns):
