@@ -142,14 +142,17 @@ class Commands:
         """A command with bits flipped, or cut off, or too long; it may be right all the same."""
         kind = self.rng.choice([kind for kind in WEIGHTS if kind != "wrong"])
         payload = getattr(self, f"_{kind}")()
-        how = self.rng.randrange(4)
+        how = self.rng.randrange(5)
         if how == 0:
             return payload[: self.rng.randint(1, len(payload))]
         if how == 1:
             extra = self.rng.randint(1, packets.MAX_PAYLOAD_WORDS - len(payload))
             return np.concatenate([payload, self._numbers(extra)])
+        if how == 2:
+            payload[0] ^= np.uint64(self.rng.randrange(1, 256) << 8)  # where WRITE and READ name a space
+            return payload
         for _ in range(self.rng.choice((1, 1, 2, 3))):
-            word = self.rng.randrange(packets.COMMAND_WORDS if how == 2 else 1)
+            word = self.rng.randrange(packets.COMMAND_WORDS if how == 3 else 1)
             payload[word] ^= np.uint64(1 << self.rng.randrange(64))
         return payload
 
