@@ -426,6 +426,7 @@ async def beside_a_matmul(dut) -> None:
         await bench.cycle()
         assert bench.events - before == +expected
         await bench.flush()
+        await bench.cycle()  # the command is taken in the cycle after the last write, at the earliest
         await bench.matmul(random_command(bench.rng, config))
     assert reads > 0 and waits > 0, "no read met the drain"
     await bench.check_sums()
