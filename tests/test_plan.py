@@ -11,7 +11,7 @@ import torch
 from bitfirst.errors import UsageError
 from bitfirst.golden.model import ModelDevice
 from bitfirst.lowering import Forward, Geometry, InputGradient, Operation, Variant, WeightGradient, width_of_sums
-from bitfirst.plan import ROW_CYCLES, Fetch, Plan, Shape, plan, unpack_sums
+from bitfirst.plan import ROW_CYCLES, Fetch, Plan, Shape, plan, store_sums, unpack_sums
 from bitfirst.quantised import Quantised
 from bitfirst.schedule import Schedule, arrange, schedule
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
@@ -261,6 +261,26 @@ def test_dense_sums_unpack(bits: int) -> None:
         words = -(-count * bits // 64)
         octets = np.frombuffer(packed.to_bytes(words * 8, "little"), dtype="<u8")
         assert unpack_sums(octets, bits)[:count].tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize("bits", [*range(4, 33, 4), 64])
+def test_the_sums_of_many_reads_come_to_their_places(bits: int) -> None:
+    """READs of any number of words, into two results; what no READ brings stays."""
+    generator = np.random.default_rng(bits)
+    low, high = -(2 ** (min(bits, 48) - 1)), 2 ** (min(bits, 48) - 1) - 1
+    results = [np.full((12, 7), 10**15) for _ in range(2)]
+    expected = [generator.integers(low, high, (12, 7), endpoint=True) for _ in range(2)]
+    answers = []
+    for result, numbers in zip(results, expected, strict=True):
+        numbers[0] = 10**15
+        for row, column, row_tiles, rows, cols in ((1, 0, 3, 2, 5), (1, 5, 1, 6, 2), (7, 5, 5, 1, 2), (7, 0, 1, 5, 5)):
+            fetch = Fetch(row, column, row_tiles, 1, rows, cols, bits)
+            places = numbers[row : row + row_tiles * rows, column : column + cols].reshape(-1)
+            packed = sum((int(number) & (2**bits - 1)) << index * bits for index, number in enumerate(places))
+            words = np.frombuffer(packed.to_bytes(fetch.words * 8, "little"), dtype="<u8")
+            answers.append((fetch, words, result))
+    store_sums(answers)
+    assert np.array_equal(results, expected)
 
 
 @pytest.mark.parametrize(

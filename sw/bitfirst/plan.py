@@ -104,8 +104,10 @@ class Fetch:
 def store_sums(answers: Sequence[tuple[Fetch, np.ndarray, np.ndarray]]) -> None:
     """Put the data words of READs where they belong: (fetch, uint64 words, integer result [rows, columns]) of each.
 
-    Their sums have the same width, and are unpacked at once.
+    Their sums have the same width, and are unpacked at once. An operation in which nothing meets has no READs.
     """
+    if not answers:
+        return
     bits = answers[0][0].bits
     period = lcm(bits, packets.WORD_BITS) // packets.WORD_BITS  # words after which a sum begins with a word again
     sizes = (tiles_of(len(words), period) * period for _, words, _ in answers)
