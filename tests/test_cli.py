@@ -284,7 +284,7 @@ def test_train_refuses_an_array_whose_tiles_are_too_large(here, tmp_path, monkey
     """Sums of 16 x 16 bits: the tile of a MATMUL is nothing that could be cut."""
     (tmp_path / "huge.toml").write_text("rows = 64\ncolumns = 64\n")
     bits = ("--bits-x", "16", "--bits-w", "16", "--bits-g", "16")
-    monkeypatch.setattr(opening, "RtlTransport", lambda config, trace: EmulatedTransport(EmulatedDevice(config)))
+    monkeypatch.setattr(opening, "RtlTransport", lambda config, *_: EmulatedTransport(EmulatedDevice(config)))
     done = here("train", "--device", f"{device}:huge.toml", "--out", "run", "--epochs", "1", *bits)
     assert_refused(done, "tile of", "64 bits does not fit one answer", "fewer rows or columns")
 

@@ -64,7 +64,7 @@ _RAW_BITS = 64
 _COMMAND_BITS = COMMAND_WORDS * WORD_BITS
 _MAX_EXTENT = 2**16 - 1  # of n * h, w * c and h * w * c of a tensor
 _FIRST_COMPARED = 6  # step in which TENSOR is compared with the tensor of slot 0
-PROMISES = 4  #: READs of SUMS whose answers may wait for the transmitter, all but one complete
+PROMISES = 4  #: READs of SUMS whose answers may wait for the transmitter
 _WAITS_FOR_ALL = (Opcode.SYNC, Opcode.MARK, Opcode.RESET)
 
 
@@ -460,7 +460,7 @@ class Sequencer(wiring.Component):
     frames         in, stream of words: `FrameStart` and payload of each accepted frame
     replies        out, stream of `Reply`: all answers but the data of SUMS, in order
     data           out, stream of words: the data words of `replies`
-    sum_replies    out, stream of `Reply`: READ of SUMS, when all its data words have left the readout
+    sum_replies    out, stream of `Reply`: READ of SUMS, from its start on; the readout makes its data words meanwhile
     load           out, stream of `GatherJob`, to the gather unit
     gather_busy    in(1)  a LOAD is under way, from the cycle after it was taken
     start          out, stream of `packets.Matmul`, to the engine
@@ -748,7 +748,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += self._words_left.eq(self._words_left - 1)
 
     def _promise_read(self, m: Module, words: Value | int) -> None:
-        """The answer to this READ follows those promised before, once the readout is no longer busy."""
+        """The answer to this READ follows those promised before."""
         reply = Signal(Reply)
         m.d.comb += [
             reply.opcode.eq(Opcode.READ),
@@ -761,11 +761,11 @@ class Sequencer(wiring.Component):
         m.d.sync += self._read_sums.eq(self._check.sums)
 
     def _answer_read_of_sums(self, m: Module) -> None:
-        """Only the answer promised last can still be in the making."""
+        """An answer may leave as soon as it is promised: only that of the latest READ can still be in the making."""
         m.submodules.promises = promises = self._promises
         m.d.comb += [
-            self._reading.eq(promises.level != 0),
-            self.sum_replies.valid.eq((promises.level > 1) | (self._reading & ~self.readout_busy)),
+            self._reading.eq((promises.level != 0) | self.readout_busy),
+            self.sum_replies.valid.eq(promises.level != 0),
             self.sum_replies.payload.eq(promises.r_data),
             promises.r_en.eq(self.sum_replies.valid & self.sum_replies.ready),
         ]

@@ -89,7 +89,7 @@ class Pace:
             self._answer(0, begin)
         else:
             self._readout = begin + step.fetch.cycles + READOUT_CYCLES
-            self._answer(step.fetch.words, self._readout)
+            self._answer(step.fetch.words, begin + READOUT_CYCLES)  # it leaves while the readout makes it
             tiles = _from(step.fields["first"], step.fields["count"])
             self._answered.update(dict.fromkeys(tiles, self._link_out))
 

@@ -234,7 +234,7 @@ class Hazards(Commands):
             Assert(~(answers | promises) | owed, "an answer for a command"),
             Assert(~unit.ongoing["START"] | ~owed, "a command without answer"),
             Assert(~promises | unit._promises.w_rdy, "a promise lost"),
-            Assert(unit.sum_replies.valid == (promised > self.readout.busy), "all that is complete leaves"),
+            Assert(unit.sum_replies.valid == (promised != 0), "all that is promised leaves"),
             Assert(~(unit.replies.valid & after_all) | self.everything_idle),
             Assert(~(unit.set_phase | unit.clear) | self.everything_idle),
         ]

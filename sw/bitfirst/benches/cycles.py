@@ -630,14 +630,14 @@ class Program:
         axis, size = rng.choice((("y", h), ("x", w)))
         again = {f"{axis}_start": 0, f"{axis}_count": rng.choice((size + 1, 2**16 - 1)), f"{axis}_step": 1}
         before = rng.randint(-(-fields["run"] // c), 2**15)
-        all_pixels = fields["y_count"] * fields["x_count"]
         return [
             {f"{axis}_start": rng.randint(size, 2**15 - 1), f"{axis}_count": 1, f"{axis}_first": 0},
             again | {f"{axis}_first": 0},  # a kernel larger than the image
             {f"{axis}_start": 0, f"{axis}_count": 2, f"{axis}_step": 127, f"{axis}_first": 0},  # a stride past it
             {"x_start": -before & 0xFFFF, "x_count": 1, "x_first": 0},
             {"listed": 0, "n_first": rng.choice((n, 2**16 - 1))},
-            {"listed": 0, "n_first": 0, "y_first": 0, "x_first": 0, "positions": n * all_pixels + 1},
+            {"listed": 0, "n_first": 0, "x_first": 0, "positions": n * fields["x_count"] + 1}
+            | {"y_first": 0, "y_count": 1},
             {"listed": 1, "n_fast": 0, "n_first": rng.choice((LIST_ENTRIES, 2**16 - 1))},
         ]
 
