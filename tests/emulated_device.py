@@ -9,6 +9,7 @@ import zlib
 from collections import deque
 
 import numpy as np
+from bitfirst.command import is_quiet
 from bitfirst.golden.commands import GoldenDevice
 from bitfirst.link import encode_frame
 from bitfirst_hdl.config import ArrayConfig
@@ -132,7 +133,7 @@ class EmulatedDevice:
         status, data = self.golden.execute_payload(payload)
         if status == Status.OK and _is_read_of_sums(payload):
             self._readout.append((sequence, status, data))
-        else:
+        elif status != Status.OK or not is_quiet(payload):
             self._respond(opcode, status, sequence, data)
 
 

@@ -10,11 +10,11 @@ from bitfirst.errors import DeviceError, LinkError
 from bitfirst.link import Link
 from bitfirst.transports import RtlTransport
 from bitfirst_hdl.config import ArrayConfig
-from bitfirst_hdl.contract.packets import Opcode
+from bitfirst_hdl.contract.packets import Opcode, Status
 from emulated_device import EmulatedDevice, EmulatedTransport
 from faulty_transport import Faults, FaultyTransport
 from test_board import check_random
-from test_link import TINY, read_tile, write_and_read
+from test_link import MATMUL, TINY, read_tile, write_and_read
 
 KINDS = ("flip", "drop", "duplicate")
 
@@ -125,6 +125,68 @@ def test_lost_refusal_is_found() -> None:
     transport.losing = False
     with pytest.raises(DeviceError, match="refused 1 commands whose answers were lost"):
         link.drain()
+
+
+def test_lost_refusal_of_a_quiet_command_is_found() -> None:
+    """The frame that follows it has the wrong number, and nothing else tells."""
+
+    class LosingOne(EmulatedTransport):
+        lost = 0
+
+        def read(self, min_bytes: int, timeout_s: float) -> bytes:
+            data = super().read(min_bytes, timeout_s)
+            refusal = data.find(bytes([Opcode.MATMUL, Status.BAD_VALUE]), 8)
+            if refusal < 0:
+                return data
+            self.lost += 1
+            return data[: refusal - 8] + data[refusal + 16 :]
+
+    for behind in (Command(Opcode.SYNC), Command(Opcode.MATMUL, {"quiet": 1} | MATMUL)):
+        transport = LosingOne(EmulatedDevice(TINY))
+        link = Link(transport)
+        link.restart()
+        link.reset_counters()
+        link.submit(Command(Opcode.MATMUL, {"quiet": 1}))
+        link.submit(behind)
+        with pytest.raises(DeviceError, match="refused 1 commands whose answers were lost"):
+            link.drain()
+        assert transport.lost == 1
+        assert link.statistics.lost_responses == 0
+
+
+def drain_all(link: Link) -> None:
+    """Also what is still under way after a refusal."""
+    while True:
+        try:
+            return link.drain()
+        except DeviceError as error:
+            assert "refused" in str(error), error
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_quiet_commands_on_a_damaged_link(seed: int) -> None:
+    """Refused ones are noticed, each with its own answer or by their number; the others are executed once."""
+    rates, rng = dict.fromkeys(KINDS, 5e-4), np.random.default_rng(seed)
+    device = EmulatedDevice(TINY)
+    faults = Faults(**rates, seed=seed), Faults(**rates, seed=seed + 50)
+    link = Link(FaultyTransport(EmulatedTransport(device), *faults))
+    link.restart()
+    link.reset_counters()
+    right = wrong = 0
+    for turn in range(60):
+        try:
+            for _ in range(20):
+                bad = turn % 2 == 1 and rng.random() < 0.1
+                right, wrong = right + (not bad), wrong + bad
+                link.submit(Command(Opcode.MATMUL, MATMUL | {"quiet": 1, "chunks": int(not bad)}))
+            link.drain()
+        except DeviceError:
+            drain_all(link)
+            link.reset_counters()
+        assert device.golden.counters["faults"] == 0, "a refusal was missed"
+    assert device.opcodes.count(Opcode.MATMUL) == right + wrong
+    assert wrong > 10
+    assert link.statistics.retransmitted_frames > 0
 
 
 def check_board(transport: FaultyTransport, config: ArrayConfig) -> None:

@@ -135,6 +135,32 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "by_read.eq(self._reading)]",
         18,
     ),
+    "answer to a quiet LOAD": (
+        hazard_mutant,
+        "self.load.ready, packets.Load(self._bits).quiet",
+        "self.load.ready, 0",
+        18,
+    ),
+    "no answer to a MATMUL that is not quiet": (
+        hazard_mutant,
+        "self.start.ready, packets.Matmul(self._bits).quiet",
+        "self.start.ready, 1",
+        18,
+    ),
+    "quiet LOAD dropped while another is under way": (
+        hazard_mutant,
+        'with m.If(~ready):\n            m.next = "WAIT"\n        with m.Elif(quiet)',
+        'with m.If(~ready):\n            m.next = "WAIT"\n        with m.If(quiet)',
+        18,
+    ),
+    "no answer to a quiet command that is refused": (
+        hazard_mutant,
+        'm.next = "DISCARD"',
+        'm.next = "DISCARD"\n                    with m.If(packets.Load(self._bits).quiet):\n'
+        + 24 * " "
+        + 'm.next = "START"',
+        18,
+    ),
     "an answer promised twice": (
         hazard_mutant,
         "promises.r_en.eq(self.sum_replies.valid & ",

@@ -175,6 +175,66 @@ def test_refused_command_is_named(link: Link) -> None:
     assert write_and_read(link, rounds=5) > 0  # the link goes on
 
 
+MATMUL = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "a_octets": 1, "b_octets": 1}
+
+
+def quiet(**fields: int) -> Command:
+    return Command(Opcode.MATMUL, MATMUL | {"quiet": 1} | fields)
+
+
+def test_quiet_commands_are_settled_by_an_answer_in_order(link: Link, device: EmulatedDevice) -> None:
+    received = link.statistics.received_frames
+    first = [link.submit(quiet()) for _ in range(5)]
+    loud = link.submit(Command(Opcode.MATMUL, MATMUL))
+    read = link.submit(read_tile(0))
+    last = link.submit(quiet())
+    link.wait(read)  # its data come after the other's answer
+    assert loud.done and all(request.done for request in first)
+    assert not last.done
+    assert link.statistics.received_frames == received + 2
+    link.wait(last)
+    assert last.done and len(last.data) == 0
+    assert device.opcodes[-1] == Opcode.PING  # nothing else would have shown it
+    assert device.opcodes.count(Opcode.PING) == 2  # the other one was that of the restart
+    assert link.statistics.silences == link.statistics.lost_responses == 0
+
+
+def test_an_answer_to_read_settles_no_quiet_command(link: Link) -> None:
+    """It may overtake a refusal."""
+    request, read = link.submit(quiet()), link.submit(read_tile(0))
+    link.wait(read)
+    assert not request.done
+    link.drain()
+    assert request.done
+
+
+def test_quiet_commands_do_not_use_up_the_credit(link: Link, device: EmulatedDevice) -> None:
+    requests = [link.submit(quiet()) for _ in range(1000)]
+    assert sum(request.done for request in requests) > 500
+    link.drain()
+    assert all(request.done for request in requests)
+    assert device.opcodes.count(Opcode.MATMUL) == 1000
+    assert device.opcodes.count(Opcode.PING) < 20
+    assert link.statistics.silences == 0
+
+
+@pytest.mark.parametrize("behind", [0, 3, 300])
+def test_refused_quiet_command_is_named(link: Link, behind: int) -> None:
+    """By `drain` at the latest; `submit` may say so before."""
+    bad = link.submit(quiet(chunks=0))
+
+    def go_on() -> None:
+        for _ in range(behind):
+            link.submit(quiet())
+        link.drain()
+
+    with pytest.raises(DeviceError, match=r"refused MATMUL\(.*chunks=0.*quiet=1\) with BAD_RANGE"):
+        go_on()
+    assert bad.done
+    link.drain()
+    assert write_and_read(link, rounds=5) > 0
+
+
 def test_command_larger_than_the_buffer_is_refused() -> None:
     link = Link(EmulatedTransport(EmulatedDevice(TINY)), window_words=100)
     link.restart()

@@ -25,6 +25,7 @@ from test_board import check_convolution, check_random, random_convolution, rand
 
 TINY = CONFIGS["tiny"]
 SIZES = ("slices", "planes", "chunks", "row_tiles", "col_tiles")
+SMALL_STORE = replace(TINY, store_words=64)
 
 
 def tensors(
@@ -179,6 +180,32 @@ def test_border_strips_leave_out_the_halo(kind: int) -> None:
         halo[borders] = arrange(config, operation.task, products, plans).waste["halo"]
         assert len(products) == 3 ** sum(borders)
     assert halo[False, False] > halo[True, False] > halo[True, True] == 0
+
+
+# answers
+
+
+@pytest.mark.parametrize("config", [TINY, SMALL_STORE, CONFIGS["default"]], ids=["tiny", "spills", "default"])
+def test_answers_in_order_come_before_the_credit_is_used_up(config: ArrayConfig) -> None:
+    board, quiet, opcodes = GoldenBoard(config), Counter(), Counter()
+    for operation in operations(*tensors((4, 16, 12, 12), 8, 3, padding=1)):
+        board.run(operation)
+        words, last = 0, None
+        for command, _ in board.commands:
+            words += len(command.payload()) + 1
+            if command.quiet:
+                assert words <= config.rx_words // 4
+            elif command.opcode != Opcode.READ:
+                words = 0
+            if command.opcode in (Opcode.LOAD, Opcode.MATMUL):
+                last = command
+            quiet[command.quiet] += 1
+            opcodes[command.opcode, command.quiet] += 1
+        assert not last.quiet  # it settles all before it
+        assert schedule(config, operation.task).quiet_commands == sum(command.quiet for command, _ in board.commands)
+    assert opcodes[Opcode.LOAD, True] + opcodes[Opcode.MATMUL, True] == quiet[True]
+    assert opcodes[Opcode.LOAD, True] > 10 and opcodes[Opcode.MATMUL, True] > 10
+    assert sum(opcodes[opcode, False] for opcode in (Opcode.LOAD, Opcode.MATMUL)) < quiet[True] / 5 + 3
 
 
 # order
@@ -338,9 +365,6 @@ def test_cells_that_hold_one_block_only() -> None:
     """Two octets in 16 cells, a handful of sums: no double buffering, but right."""
     small = replace(TINY, a_cells=16, b_cells=16, sum_tiles=2)
     check_convolution(GoldenBoard(small), *tensors((2, 40, 3, 3), 9, 3, (16, 16, 16), padding=1))
-
-
-SMALL_STORE = replace(TINY, store_words=64)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from bitfirst.benches.cycles import Program, fill
-from bitfirst.command import Command
+from bitfirst.command import Command, is_quiet
 from bitfirst.errors import DeviceError
 from bitfirst.golden import loads
 from bitfirst.golden.commands import GoldenDevice
@@ -22,6 +22,7 @@ from bitfirst_hdl.verilog import fingerprint
 from bitfirst_sim.simulator import Schedule, Simulator
 
 AT_ONCE = ("commands", "faults", "matmuls", "loads", "words_written", "phase")  # exact at every moment
+PING_WORDS = packets.COMMAND_WORDS + 1
 SETTLED = (Opcode.MARK, Opcode.RESET, Opcode.SYNC)
 WEIGHTS = {
     "store": 10,
@@ -182,9 +183,14 @@ class Pipeline:
         self.seen: Counter = Counter()
 
     def submit(self, payload: np.ndarray) -> None:
-        words = len(payload) + 1
-        while self.sent_words - self.freed_words + words > self.config.rx_words:
+        while self.sent_words - self.freed_words + len(payload) + 1 + PING_WORDS > self.config.rx_words:
+            if not self.expected:  # quiet ones alone: no answer would bring credit
+                self._send(Command(Opcode.PING).payload())
+                self.seen["asked for credit"] += 1
             self.take(self.rng.choice((1, 24, 200)))
+        self._send(payload)
+
+    def _send(self, payload: np.ndarray) -> None:
         opcode = int(payload[0]) & 0xFF
         status, data = self.golden.execute_payload(payload)
         if opcode in SETTLED:
@@ -192,10 +198,14 @@ class Pipeline:
         elif opcode in (Opcode.MATMUL, Opcode.LOAD, Opcode.READ) and status == Status.OK:
             self.settled = False
         reset = opcode == Opcode.RESET and status == Status.OK
-        self.expected[self.sequence] = Expected(payload, opcode, status, data, self.settled, reset)
+        if status == Status.OK and is_quiet(payload):
+            self.seen[f"quiet {Opcode(opcode).name}"] += 1
+        else:
+            self.expected[self.sequence] = Expected(payload, opcode, status, data, self.settled, reset)
+            self.seen["quiet refused"] += is_quiet(payload)
         self.simulator.send(encode_frame(payload, self.sequence, self.restart))
         self.sequence, self.restart = (self.sequence + 1) & 0xFFFF, False
-        self.sent_words += words
+        self.sent_words += len(payload) + 1
 
     def jump(self) -> None:
         """The next frame restarts the sequence elsewhere, whatever is under way."""
@@ -275,7 +285,7 @@ SCHEDULES = [None, Schedule(1, 0.0, 0.9), Schedule(2, 0.5, 0.5), Schedule(3, 0.0
 def test_raw_commands_in_a_pipeline(schedule: Schedule | None) -> None:
     seen = stress(7, 3000, schedule)
     kinds = [opcode.name for opcode in Opcode if opcode != Opcode.LINK]
-    for name in (*kinds, "overtaken", "exact counters"):
+    for name in (*kinds, "overtaken", "exact counters", "quiet LOAD", "quiet MATMUL", "quiet refused"):
         assert seen[name] > 0, name
     for status in ("BAD_OPCODE", "BAD_LENGTH", "BAD_SPACE", "BAD_RANGE", "BAD_VALUE"):
         assert seen[status] > 0, status
@@ -314,7 +324,12 @@ def stress_link(seed: int, commands: int, schedule: Schedule | None = None) -> C
                 assert "refused" in str(error), error
                 seen["refusals raised"] += 1
 
+    def send(command: Command) -> None:
+        status, data = golden.execute(command)
+        requests.append((attempt(link.submit, command), status, data))
+
     def compare() -> None:
+        send(Command(Opcode.PING, {"token": rng.getrandbits(64)}))  # or the link would ask, behind quiet ones
         attempt(link.drain)
         for request, status, data in requests:
             assert request.done
@@ -327,6 +342,8 @@ def stress_link(seed: int, commands: int, schedule: Schedule | None = None) -> C
                 assert np.array_equal(request.data, data), (opcode, request.command.fields, status)
             seen[opcode.name] += 1
             seen["refused"] += status != Status.OK
+            seen["quiet"] += request.quiet
+            seen["quiet refused"] += request.quiet and status != Status.OK
         requests.clear()
 
     try:
@@ -345,8 +362,7 @@ def stress_link(seed: int, commands: int, schedule: Schedule | None = None) -> C
             command = _as_command(payload)
             if opcode == Opcode.READ and command.fields["bits"] > 64:  # `response_words` cannot
                 continue
-            status, data = golden.execute(command)
-            requests.append((attempt(link.submit, command), status, data))
+            send(command)
             if rng.random() < 0.02:
                 compare()
         compare()
@@ -365,7 +381,7 @@ def stress_link(seed: int, commands: int, schedule: Schedule | None = None) -> C
 def test_commands_through_the_link(schedule: Schedule | None) -> None:
     seen = stress_link(8, 2000, schedule)
     kinds = [opcode.name for opcode in packets.COMMANDS if opcode != Opcode.RESET]
-    for name in (*kinds, "refused"):
+    for name in (*kinds, "refused", "quiet", "quiet refused"):
         assert seen[name] > 0, name
     assert 0 < seen["refusals raised"] <= seen["refused"]
 
@@ -402,4 +418,20 @@ def test_a_refused_read_is_answered_before_the_next_one() -> None:
     link.drain()
     counters = link.call(Command(Opcode.COUNTERS))
     assert [int(counters[COUNTER_INDEX[name]]) for name in ("commands", "faults")] == [4, 1]
+    link.close()
+
+
+def test_quiet_commands_alone_use_up_the_credit() -> None:
+    """Far more of them than the buffer holds: no answer comes by itself, and all are executed."""
+    config = CONFIGS["tiny"]
+    link = Link(RtlTransport(config))
+    link.restart()
+    link.reset_counters()
+    fields = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "a_octets": 1, "b_octets": 1}
+    requests = [link.submit(Command(Opcode.MATMUL, fields | {"quiet": 1})) for _ in range(config.rx_words)]
+    link.drain()
+    assert all(request.done and len(request.data) == 0 for request in requests)
+    counters = link.call(Command(Opcode.COUNTERS))
+    assert counters[COUNTER_INDEX["matmuls"]] == config.rx_words
+    assert link.statistics.silences == link.statistics.retransmitted_frames == link.statistics.lost_responses == 0
     link.close()

@@ -25,8 +25,8 @@ The first that fails gives the status; the golden model does the same.
    leave the image or go on behind the last one (see `packets.Load`). TENSOR with bits = 0 forgets the slot's tensor,
    and no field is checked for its range.
 
-The response repeats the opcode byte, also an unknown one. MARK answers with the counters after the phase is set and
-with itself counted.
+A quiet LOAD or MATMUL has no response unless a check fails. A response repeats the opcode byte, also an unknown one.
+MARK answers with the counters after the phase is set and with itself counted.
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
@@ -458,7 +458,7 @@ class Sequencer(wiring.Component):
     """Executes commands strictly in order; what overlaps is in docs/design.md, section Execution.
 
     frames         in, stream of words: `FrameStart` and payload of each accepted frame
-    replies        out, stream of `Reply`: all answers but the data of SUMS, in order
+    replies        out, stream of `Reply`: all answers but the data of SUMS, in order; quiet commands have none
     data           out, stream of words: the data words of `replies`
     sum_replies    out, stream of `Reply`: READ of SUMS, from its start on; the readout makes its data words meanwhile
     load           out, stream of `GatherJob`, to the gather unit
@@ -487,8 +487,9 @@ class Sequencer(wiring.Component):
     SYNC, MARK, RESET  all of it; refused ones too, so that answers keep their order
 
     A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), one
-    to take a snapshot, one per data word either way, and its waits. Replies that are not taken hold up later commands,
-    never gather unit, engine and readout. Reset drops the command at hand; the tensor table keeps what it holds.
+    to take a snapshot, one per data word either way, and its waits; a quiet one takes a cycle less. Replies that are
+    not taken hold up later commands, never gather unit, engine and readout. Reset drops the command at hand; the tensor
+    table keeps what it holds.
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
@@ -687,10 +688,10 @@ class Sequencer(wiring.Component):
                         m.d.comb += describes.eq(1)
                     with m.Case(Opcode.LOAD):
                         m.d.comb += [self.load.valid.eq(1), self.load_started.eq(self.load.ready)]
-                        self._stay_until(m, self.load.ready)
+                        self._stay_until(m, self.load.ready, packets.Load(self._bits).quiet)
                     with m.Case(Opcode.MATMUL):
                         m.d.comb += [self.start.valid.eq(1), self.matmul.eq(self.start.ready)]
-                        self._stay_until(m, self.start.ready)
+                        self._stay_until(m, self.start.ready, packets.Matmul(self._bits).quiet)
                     with m.Case(Opcode.READ), m.If(read.space == Space.SUMS):
                         m.d.comb += self.job.valid.eq(1)
                         self._stay_until(m, self.job.ready)
@@ -709,9 +710,12 @@ class Sequencer(wiring.Component):
             m.next = "REPLY"
 
     @staticmethod
-    def _stay_until(m: Module, ready: Signal) -> None:
+    def _stay_until(m: Module, ready: Signal, quiet: Value | int = 0) -> None:
+        """Then, without an answer if `quiet`, to the next command."""
         with m.If(~ready):
             m.next = "WAIT"
+        with m.Elif(quiet):
+            m.next = "START"
 
     def _store(self, m: Module, stores: Signal) -> None:
         """WRITE: the data word at hand to its place, through one register, while `stores`."""

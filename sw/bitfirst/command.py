@@ -11,6 +11,19 @@ def _no_data() -> np.ndarray:
     return np.zeros(0, dtype=np.uint64)
 
 
+_QUIET = {
+    int(opcode): 1 << codec.fields(struct)["quiet"][0]
+    for opcode, struct in packets.COMMANDS.items()
+    if "quiet" in codec.fields(struct)
+}
+
+
+def is_quiet(payload: np.ndarray) -> bool:
+    """Whether a command, right or wrong, wants no answer unless it is refused; `payload`: its words (uint64)."""
+    word = int(payload[0])
+    return bool(word & _QUIET.get(word & 0xFF, 0))
+
+
 @dataclass(frozen=True)
 class Command:
     """`fields` are those of `packets.COMMANDS[opcode]` (opcode itself left out); `data` its uint64 words."""
@@ -18,6 +31,11 @@ class Command:
     opcode: Opcode
     fields: dict[str, int] = field(default_factory=dict)
     data: np.ndarray = field(default_factory=_no_data)
+
+    @property
+    def quiet(self) -> bool:
+        """No answer is wanted unless it is refused."""
+        return bool(self.fields.get("quiet"))
 
     def payload(self) -> np.ndarray:
         """Command words followed by data words, uint64. Raises `codec.FieldError` when a value does not fit."""

@@ -4,6 +4,10 @@ The contract (`bitfirst_hdl.contract.packets`) defines frames and responses. A f
 accept is sent again from where the device says. The device keeps no answers, so one that is lost on its way to
 the host is settled here: reading commands are asked again as new commands, plain acknowledgements are taken as
 given and checked against the device's `faults` counter.
+
+A quiet command is answered only when it is refused. It is settled by the next answer in order, that is to any command
+but READ; where none is under way, a PING asks for one. A gap in the numbers of the device's frames may have been a
+refusal, so then the `faults` counter is looked at as well.
 """
 
 import zlib
@@ -80,6 +84,8 @@ class FrameDecoder:
     def __init__(self) -> None:
         self.damaged_frames = 0
         self.skipped_bytes = 0
+        self.gaps = 0  #: frames whose number does not follow that of the frame before
+        self._next_number: int | None = None
         self.missing_bytes = SMALLEST_RESPONSE_BYTES  #: until the next frame can be complete
         self._rest = b""
 
@@ -105,6 +111,7 @@ class FrameDecoder:
             body = stream[start : end - WORD_BYTES]
             if zlib.crc32(body) == int.from_bytes(stream[end - WORD_BYTES : end - WORD_BYTES + 4], "little"):
                 payloads.append(np.frombuffer(body, dtype="<u8", offset=WORD_BYTES))
+                self._note_number(int.from_bytes(body[4:6], "little"))
                 position = end
             else:
                 position = self._drop(start)
@@ -121,6 +128,10 @@ class FrameDecoder:
         self._rest = b""
         self.missing_bytes = SMALLEST_RESPONSE_BYTES
         return payloads
+
+    def _note_number(self, number: int) -> None:
+        self.gaps += self._next_number not in (None, number)
+        self._next_number = (number + 1) & 0xFFFF
 
     def _drop(self, start: int) -> int:
         self.damaged_frames += 1
@@ -161,10 +172,12 @@ def response_words(command: Command) -> int:
 class Request:
     """A command under way. `done` when it is answered or settled; `data` are the answer's uint64 words."""
 
-    __slots__ = ("command", "data", "done", "expected_words")
+    __slots__ = ("command", "data", "done", "expected_words", "in_order", "quiet")
 
     def __init__(self, command: Command) -> None:
         self.command = command
+        self.quiet = command.quiet
+        self.in_order = not self.quiet and command.opcode != Opcode.READ  # its answer comes after all refusals before
         self.expected_words = response_words(command)
         self.done = False
         self.data: np.ndarray | None = None
@@ -279,12 +292,15 @@ class Link:
         """Return once `request` is answered."""
         while not request.done:
             self._ask_again()
+            if request.quiet:
+                self._ask_about_quiet()
             self._exchange(self._bytes_until(request))
 
     def drain(self) -> None:
-        """Return once everything is answered, and lost acknowledgements are known to have been good ones."""
+        """Return once everything is answered or settled, and what was lost is known to have been good answers."""
         while self._pending or self._again:
             self._ask_again()
+            self._ask_about_quiet()
             if self._pending:
                 self._exchange(self._bytes_until(None))
         if self._unsettled:
@@ -308,6 +324,8 @@ class Link:
                 f"{self.window_words} words; cut it, or raise rx_words in the configuration"
             )
         while self._outstanding_words() + words + reserve_words > self.window_words:
+            if all(pending.quiet for pending in self._pending.values()):  # no answer would bring credit
+                self._ask_about_quiet()
             self._exchange(self._bytes_until_half_free())
         frame = encode_frame(payload, self._sequence)
         self._unreceived.append((self._sequence, frame))
@@ -324,6 +342,15 @@ class Link:
         while self._again:
             self._send(self._again[0])  # an earlier refusal may be raised here: the request must not be lost
             self._again.popleft()
+
+    def _ask_about_quiet(self) -> None:
+        """Send a PING if the last commands are quiet, so that no answer under way will settle them."""
+        for request in reversed(self._pending.values()):
+            if request.in_order:
+                return
+            if request.quiet:
+                self._send(Request(Command(Opcode.PING)), reserve_words=0)
+                return
 
     def _outstanding_words(self) -> int:
         return (self._sent_words - self._freed_words) & 0xFFFF
@@ -345,11 +372,14 @@ class Link:
 
     # receiving
     def _bytes_until(self, request: Request | None) -> int:
-        """Bytes of the answers up to that of `request` (None: of all), as far as they are already sent for."""
-        total_words = 0
+        """Bytes of the answers up to what settles `request` (None: of all), as far as they are already sent for."""
+        total_words, reached = 0, False
         for pending in self._pending.values():
+            reached = reached or pending is request
+            if pending.quiet:
+                continue
             total_words += 3 + pending.expected_words
-            if pending is request:
+            if reached and (pending is request or pending.in_order):
                 break
         return total_words * WORD_BYTES
 
@@ -362,11 +392,10 @@ class Link:
             return SMALLEST_RESPONSE_BYTES
         acknowledgements, excess_words = 0, self._outstanding_words() - self.window_words // 2
         for pending in self._pending.values():
-            if excess_words <= 0:
-                break
-            if pending.command.opcode != Opcode.READ:  # its data may come later
-                acknowledgements += 1
             excess_words -= len(pending.command.data) + PROBE_WORDS
+            acknowledgements += pending.in_order  # the data of READ may come later
+            if excess_words <= 0 and pending.in_order:
+                break
         return max(1, acknowledgements) * SMALLEST_RESPONSE_BYTES
 
     def _exchange(self, min_bytes: int) -> None:
@@ -377,7 +406,10 @@ class Link:
         min_bytes -= self._decoder.held_bytes
         data = self.transport.read(max(1, min_bytes, self._decoder.missing_bytes), self._timeout_s)
         self.statistics.received_bytes += len(data)
+        gaps = self._decoder.gaps
         payloads = self._decoder.feed(data) if data else self._decoder.flush()
+        if self._decoder.gaps > gaps and any(request.quiet for request in self._pending.values()):
+            self._unsettled = True  # the refusal of a quiet command may be lost
         progress = [self._take(payload) for payload in payloads]
         self.statistics.damaged_frames = self._decoder.damaged_frames
         self.statistics.skipped_bytes = self._decoder.skipped_bytes
@@ -457,7 +489,7 @@ class Link:
 
     # answers that do not come
     def _give_up_overtaken(self, sequence: int, request: Request) -> None:
-        """Acknowledgements come in order, and so does READ data; what should have come before is lost."""
+        """Acknowledgements come in order, and so does READ data; what should have come before is lost, or was quiet."""
         everything = request.command.opcode in _AFTER_EVERYTHING
         is_read = request.command.opcode == Opcode.READ
         older = []
@@ -470,14 +502,14 @@ class Link:
             self._give_up(other_sequence)
 
     def _give_up(self, sequence: int) -> None:
-        self.statistics.lost_responses += 1
         request = self._pending.pop(sequence)
+        self.statistics.lost_responses += not request.quiet
         if request.command.opcode in _ASKED_AGAIN:
             self._again.append(request)
             return
         request.done = True
         request.data = np.zeros(0, dtype=np.uint64)
-        self._unsettled = True
+        self._unsettled = self._unsettled or not request.quiet
 
     def _silence(self) -> None:
         """Frames of which the device said nothing are sent again; else a SYNC shows which answers are lost."""

@@ -1,7 +1,7 @@
 """How long commands will take: link, sequencer, gather unit, array and readout beside each other.
 
 A rough account in cycles, only for choosing among schedules and the order of their commands. The sequencer takes
-commands in order; each waits for what it needs, and holds up those behind it.
+commands in order; each waits for what it needs, and holds up those behind it. All LOADs and MATMULs count as quiet.
 """
 
 from collections import deque
@@ -83,10 +83,8 @@ class Pace:
         if step.opcode == Opcode.LOAD:
             self._gather = begin + step.cycles + 1
             self._loaded = {step.fields["target"]: step.cells}
-            self._answer(0, begin)
         elif step.opcode == Opcode.MATMUL:
             self._multiply(step.fields, step.sums, begin)
-            self._answer(0, begin)
         else:
             self._readout = begin + step.fetch.cycles + READOUT_CYCLES
             self._answer(step.fetch.words, begin + READOUT_CYCLES)  # it leaves while the readout makes it

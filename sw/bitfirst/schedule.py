@@ -33,6 +33,7 @@ from .steps import Hold, Step, overlap
 PRODUCT_CYCLES = 80  # rough: what does not overlap where one product follows another
 WORTH_A_LOOK = 1.25  # times the best rough estimate
 MOST_STEPS_PACED = 3000
+CREDIT_WORDS = packets.COMMAND_WORDS + 1  # of the receive buffer, for a command without data
 WORTH_OF_A_WORD = 0.2  # cycles that a word less on the link is worth
 
 
@@ -116,6 +117,30 @@ class Schedule:
         task = replace(self.task, sum_bits=bits)
         return replace(self, task=task, steps=tuple(steps), counters=counters, answer_words=words)
 
+    def made_quiet(self) -> "Schedule":
+        """The same, but LOADs and MATMULs are quiet where that may be.
+
+        An answer in order shows that those before it were executed, and brings credit: so the last one is answered, and
+        one in as many as take a quarter of the receive buffer, READs counted, whose answers may come late.
+        """
+        steps: list[Step | Hold] = []
+        words, last = 0, max((place for place, step in enumerate(self.steps) if _may_be_quiet(step)), default=-1)
+        for place, step in enumerate(self.steps):
+            made = step
+            words += 0 if isinstance(step, Hold) else CREDIT_WORDS
+            if _may_be_quiet(step):
+                if place < last and words + CREDIT_WORDS <= self.config.rx_words // 4:
+                    made = replace(step, fields=step.fields | {"quiet": 1}, _words=None)
+                else:
+                    words = 0
+            steps.append(made)
+        return replace(self, steps=tuple(steps))
+
+    @cached_property
+    def quiet_commands(self) -> int:
+        """How many commands have no answer."""
+        return sum(not isinstance(step, Hold) and step.fields.get("quiet", 0) for step in self.steps)
+
     @property
     def cost(self) -> float:
         """What is to be little."""
@@ -166,6 +191,10 @@ class Schedule:
             elif step.tensor >= 0 and uses[-1][1][-1:] != [step.tensor]:
                 uses[-1][1].append(step.tensor)
         return tuple((hold, tuple(tensors)) for hold, tensors in uses)
+
+
+def _may_be_quiet(step: Step | Hold) -> bool:
+    return not isinstance(step, Hold) and step.opcode != Opcode.READ
 
 
 class _Cells:
@@ -489,4 +518,4 @@ def schedule(config: ArrayConfig, task: Task) -> Schedule:
 
     Raises `UsageError` when something irreducible does not fit the device.
     """
-    return _chosen(config, replace(task, sum_bits=USUAL_SUM_BITS)).with_sums_of(task.sum_bits)
+    return _chosen(config, replace(task, sum_bits=USUAL_SUM_BITS)).with_sums_of(task.sum_bits).made_quiet()

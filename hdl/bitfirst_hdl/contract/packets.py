@@ -183,7 +183,7 @@ class Load(data.Struct):
     a LOAD may take the lines of a kernel in parts, so what it takes may lie in the halo alone.
 
     Runs beside later commands; waits for the LOAD before it, and for a MATMUL that reads the cells. How many cycles it
-    takes is said in `bitfirst_hdl.gather`.
+    takes is said in `bitfirst_hdl.gather`. `quiet`: has no response unless it is refused.
     """
 
     opcode: 8
@@ -191,7 +191,7 @@ class Load(data.Struct):
     target: Target
     across: 1
     n_fast: 1
-    reserved0: 1
+    quiet: 1
     flip: 16
     y_start: 16
     x_start: 16
@@ -224,12 +224,14 @@ class Matmul(data.Struct):
     `b_negative`: used plane p counts negative. Weights: slice s 2**(S*(slices-1-s)), plane p 2**(planes-1-p). Plain
     two's complement A: a_offset = 1 if signed else 0, and LOAD's `flip` = 1 << a_first; B: b_negative likewise.
 
-    Waits for the MATMUL before it, for a LOAD that fills the cells, and for a READ of the sums.
+    Waits for the MATMUL before it, for a LOAD that fills the cells, and for a READ of the sums. `quiet`: has no
+    response unless it is refused.
     """
 
     opcode: 8
     accumulate: 1
-    reserved0: 7
+    quiet: 1
+    reserved0: 6
     slices: 8
     planes: 8
     a_offset: 16
@@ -320,6 +322,10 @@ class Response(data.Struct):
     `sequence` is that of the command answered (responses may overtake: READ data comes when it is ready).
     `next_sequence` is what the link expects next: every earlier frame has arrived. `credit` counts the
     words that the receive buffer has freed since reset, modulo 2**16: a frame takes payload + 1 words of it.
+
+    A quiet command (a flag of LOAD and MATMUL) that is not refused has none: that it was executed follows from the
+    response to a later command other than READ, which comes after all refusals before it. So the host asks for one
+    before its credit runs dry. That a refusal was lost shows in the numbers of the frames: the device counts them.
     """
 
     opcode: Opcode

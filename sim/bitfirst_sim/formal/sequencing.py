@@ -12,7 +12,7 @@ from amaranth.hdl import Assert, Assume, Cat, Cover, Fragment, Module, Mux, Sign
 from amaranth.lib.wiring import In
 from bitfirst_hdl import sequencer
 from bitfirst_hdl.config import ArrayConfig
-from bitfirst_hdl.contract.packets import WORD_BITS, Opcode, Read, Space, Status, Write
+from bitfirst_hdl.contract.packets import WORD_BITS, Load, Matmul, Opcode, Read, Space, Status, Write
 from bitfirst_hdl.contract.registers import COUNTERS, IDENTITY_WORDS
 from bitfirst_hdl.frames import FrameStart
 
@@ -165,7 +165,8 @@ class Hazards(Commands):
 
     No LOAD under way writes the cell while a MATMUL reads it; no READ under way takes the tile while a MATMUL has yet
     to store it; no WRITE changes the word while a LOAD may read it, the row list while a LOAD runs, or sums while
-    anything uses sums. At SYNC, MARK and RESET nothing is under way. Each command is answered once.
+    anything uses sums. At SYNC, MARK and RESET nothing is under way. Each command is answered once, but a quiet one
+    that begins not at all.
     """
 
     def hold(self, m: Module) -> None:
@@ -224,19 +225,23 @@ class Hazards(Commands):
         unit, owed, promised = self.sequencer, Signal(), Signal(range(sequencer.PROMISES + 1))
         answers, opcode = unit.replies.valid & unit.replies.ready, unit.replies.payload.opcode
         promises, keeps = unit._promises.w_en, unit.sum_replies.valid & unit.sum_replies.ready
+        begins_quietly = (self.loads & Load(unit._bits).quiet) | (self.starts & Matmul(unit._bits).quiet)
         after_all = (opcode == Opcode.SYNC) | (opcode == Opcode.MARK) | (opcode == Opcode.RESET)
         m.d.sync += promised.eq(promised + promises - keeps)
         with m.If(unit.ongoing["START"] & unit.frames.valid):
             m.d.sync += owed.eq(1)
-        with m.Elif(answers | promises):
+        with m.Elif(answers | promises | begins_quietly):
             m.d.sync += owed.eq(0)
         m.d.comb += [
             Assert(~(answers | promises) | owed, "an answer for a command"),
             Assert(~unit.ongoing["START"] | ~owed, "a command without answer"),
+            Assert(~begins_quietly | owed, "a quiet command begins once"),
             Assert(~promises | unit._promises.w_rdy, "a promise lost"),
             Assert(unit.sum_replies.valid == (promised != 0), "all that is promised leaves"),
             Assert(~(unit.replies.valid & after_all) | self.everything_idle),
             Assert(~(unit.set_phase | unit.clear) | self.everything_idle),
+            Cover(begins_quietly),
+            Cover(answers & (opcode == Opcode.LOAD) & Load(unit._bits).quiet),
         ]
         if self.inductive:
             refused_read = unit.ongoing["DISCARD"] & (unit._opcode == Opcode.READ)

@@ -23,12 +23,13 @@ from bitfirst_hdl.contract.packets import (
     Phase,
     Rounding,
     Space,
+    Status,
     Target,
 )
 
 from .. import open as open_device
 from ..board import BoardDevice
-from ..command import Command
+from ..command import Command, is_quiet
 from ..errors import DeviceError, UsageError
 from ..golden import loads
 from ..golden.commands import MAX_EXTENT, RAW_BITS, GoldenDevice, place_of
@@ -97,6 +98,7 @@ class Findings:
     pairs_seen: set[tuple[int, int]] = field(default_factory=set)
     possible_pairs: int = 0
     splits: int = 0
+    quiet_commands: int = 0
     spilled_bytes: int = 0
     result_mismatches: int = 0
     counter_mismatches: int = 0
@@ -124,6 +126,7 @@ class Findings:
                 "precision_pairs": len(self.pairs_seen),
                 "possible_precision_pairs": self.possible_pairs,
                 "splits": self.splits,
+                "quiet": self.quiet_commands,
                 "spills": self.spilled_bytes,
             },
             "result_mismatches": self.result_mismatches,
@@ -167,26 +170,33 @@ class Wire:
         self._sequence = 0
         self._restart = True
 
-    def exchange(self, payloads: list[Payload]) -> list[tuple[int, Payload]]:
-        """(status, data words) of the answer to each payload. Raises `DeviceError` when one does not come."""
+    def exchange(self, payloads: list[Payload]) -> list[tuple[int, Payload] | None]:
+        """(status, data words) of the answer to each payload; None for quiet ones that have none.
+
+        The last one must not be quiet: it shows that the answers to quiet ones before it are there. Raises
+        `DeviceError` when an answer does not come.
+        """
         answers: dict[int, tuple[int, Payload]] = {}
         sequences = []
         for group in self._groups(payloads):
             frames = b"".join(self._frame(payload) for payload in group)
             group_sequences = [(self._sequence - count) & 0xFFFF for count in range(len(group), 0, -1)]
             self._transport.write(frames)
-            self._collect(answers, group_sequences)
+            loud = [sequence for sequence, payload in zip(group_sequences, group, strict=True) if not is_quiet(payload)]
+            self._collect(answers, loud)
             sequences += group_sequences
-        return [answers[sequence] for sequence in sequences]
+        return [answers.get(sequence) for sequence in sequences]
 
     def _groups(self, payloads: list[Payload]) -> Iterator[list[Payload]]:
-        group, words = [], 0
+        """As many as there is room for, quiet ones included that may still wait."""
+        group, words, quiet_words = [], 0, 0
         for payload in payloads:
             if group and words + len(payload) + 1 > self._window_words:
                 yield group
-                group, words = [], 0
+                group, words = [], quiet_words
             group.append(payload)
             words += len(payload) + 1
+            quiet_words = quiet_words + len(payload) + 1 if is_quiet(payload) else 0
         if group:
             yield group
 
@@ -225,20 +235,27 @@ class Comparison:
         """Execute and compare, then wait for everything and compare the counters. Returns the device's data."""
         answers = self.wire.exchange([*payloads, Command(Opcode.SYNC).payload()])
         for payload, answer in zip([*payloads, Command(Opcode.SYNC).payload()], answers, strict=True):
-            self._compare(payload, *answer)
+            self._compare(payload, answer)
         counters = Command(Opcode.COUNTERS).payload()
-        self._compare(counters, *self.wire.exchange([counters])[0])
-        return [data for _, data in answers[:-1]]
+        self._compare(counters, self.wire.exchange([counters])[0])
+        return [answer[1] if answer else np.zeros(0, dtype=np.uint64) for answer in answers[:-1]]
 
-    def _compare(self, payload: Payload, status: int, data: Payload) -> None:
+    def _compare(self, payload: Payload, answer: tuple[int, Payload] | None) -> None:
         expected_status, expected = self.golden.execute_payload(payload)
         opcode = int(payload[0]) & 0xFF
         name = Opcode(opcode).name if opcode in packets.COMMANDS else "unknown"
         self.findings.commands += 1
         self.findings.opcodes.add(name)
         self.findings.statuses[expected_status.name] += 1
-        alike = status == expected_status and len(data) == len(expected)
         where = f"command {self.findings.commands} {_describe(payload)}"
+        without_answer = is_quiet(payload) and expected_status == Status.OK
+        self.findings.quiet_commands += without_answer
+        if without_answer != (answer is None):
+            self.findings.result(f"{where}: {'no' if answer is None else 'an'} answer")
+        if answer is None:
+            return
+        status, data = answer
+        alike = status == expected_status and len(data) == len(expected)
         if alike and len(data) and opcode in (Opcode.COUNTERS, Opcode.MARK):
             names = [counter.name for counter in registers.COUNTERS]
             self.findings.counters(where, *(dict(zip(names, words, strict=True)) for words in (data, expected)))
@@ -376,6 +393,7 @@ class Program:
         self.splits += a_offset > 1 or b_negative > 1
         fields = {
             "accumulate": rng.getrandbits(1),
+            "quiet": rng.getrandbits(1),
             "slices": slices,
             "planes": planes,
             "a_offset": a_offset,
@@ -451,6 +469,7 @@ class Program:
             "across": across,
             "n_fast": rng.getrandbits(1),
             "listed": 0,
+            "quiet": rng.getrandbits(1),
             "flip": 0 if target else rng.choice((0, rng.getrandbits(flips))),
             **self._axis("y", h, lines),
             **self._axis("x", w, -(-run // c)),

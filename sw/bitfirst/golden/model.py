@@ -17,7 +17,8 @@ from ..residency import Supplies
 from ..schedule import schedule
 from . import exact
 
-_COMMAND_AND_ANSWER_WORDS = packets.COMMAND_WORDS + 1 + 2 * FRAME_WORDS
+_ANSWER_WORDS = 1 + FRAME_WORDS
+_COMMAND_AND_ANSWER_WORDS = packets.COMMAND_WORDS + FRAME_WORDS + _ANSWER_WORDS
 _PLAIN_COMMAND_BYTES = (packets.COMMAND_WORDS + FRAME_WORDS) * packets.WORD_BYTES
 _COUNTERS_ANSWER_BYTES = (1 + len(COUNTERS) + FRAME_WORDS) * packets.WORD_BYTES
 
@@ -76,6 +77,7 @@ class ModelDevice(Device):
         )
         commands += planned.counters["commands"]
         words = commands * _COMMAND_AND_ANSWER_WORDS + data_words + planned.answer_words
+        words -= planned.quiet_commands * _ANSWER_WORDS
         self.bytes_moved += words * packets.WORD_BYTES
 
     def _evaluate(self, operation: Operation) -> exact.Exact:
