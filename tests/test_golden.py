@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import bitfirst
 import numpy as np
@@ -199,10 +200,90 @@ def test_float64_kernels_equal_the_float32_ones() -> None:
     cut = [exact.cut(operand) for operand in (x, w, g)]
     got = exact.convolution(cut[0], cut[1], geometry)
     assert torch.equal(got.double(), exact._forward_float64(x.values, w.values, geometry))
-    got = exact.input_gradient(cut[2], cut[1], geometry).integers()
-    assert torch.equal(got, exact._input_gradient_float64(g.values, w.values, geometry))
+    got = exact.input_gradient(cut[2], cut[1], geometry)
+    assert torch.equal(got.integers(), exact._input_gradient_float64(g.values, w.values, geometry))
     got = exact.weight_gradient(cut[2], cut[0], geometry)
-    assert torch.equal(got, exact._weight_gradient_float64(g.values, x.values, geometry))
+    assert torch.equal(got.integers(), exact._weight_gradient_float64(g.values, x.values, geometry))
+
+
+@pytest.mark.parametrize("spread", [20, 300, 4000, 32767])
+@pytest.mark.parametrize("window", [{"padding": 1}, {"stride": 2, "padding": 1}, {"stride": (3, 1), "padding": (0, 2)}])
+def test_float32_is_used_where_it_is_exact_and_no_further(spread: int, window: dict) -> None:
+    """Sums beyond 2**24 of every size: over parts of the batch and of the channels, in halves; all positive numbers."""
+    generator = np.random.default_rng(spread)
+    device = ModelDevice(CONFIGS["default"])
+    x, w = (
+        Quantised(torch.tensor(generator.integers(64, 256, shape), dtype=torch.float32), 8, False, 0)
+        for shape in ((6, 40, 18, 17), (24, 40, 3, 3))
+    )
+    y = functional.conv2d(x.values.double(), w.values.double(), **window)
+    values = generator.integers(spread // 2, spread, tuple(y.shape), endpoint=True)
+    g = Quantised(torch.tensor(values, dtype=torch.float32), 16, True, 0)
+    assert torch.equal(device.conv2d(x, w, **window).double(), y)
+    geometry = Geometry.of(x.values.shape, w.values.shape, window.get("stride", 1), window["padding"])
+    dx, dw = device.conv2d_gradients(g, x, w, geometry.stride, geometry.padding)
+    assert torch.equal(dx.double(), exact._input_gradient_float64(g.values, w.values, geometry))
+    assert torch.equal(dw.double(), exact._weight_gradient_float64(g.values, x.values, geometry))
+
+
+@pytest.mark.parametrize("peak", [1, 255, 256, 300, 4095, 32767, 65535])
+@pytest.mark.parametrize("share", [1, 0.02])
+def test_pieces_add_up_and_keep_their_bounds(peak: int, share: float) -> None:
+    generator = np.random.default_rng(peak)
+    values = generator.integers(-peak, peak, (3, 4, 5, 6), endpoint=True) * share // 1
+    values[0, 0, 0, 0] = peak
+    operand = Quantised(torch.tensor(values.clip(min=0 if peak > 32767 else -peak), dtype=torch.float32), 16, False, 0)
+    operand = replace(operand, signed=peak <= 32767)
+    pieces = exact.cut(operand)
+    assert len(pieces.weights) == 1 + (peak > 255)
+    total = sum(weight * piece.double() for weight, piece in pieces.split())
+    assert torch.equal(total, operand.values.double())
+    for (_, piece), energies in zip(pieces.split(), pieces.energies, strict=True):
+        assert piece.abs().max() <= pieces.bound < 2**12
+        assert (piece.double().square().sum((2, 3)).numpy() <= energies).all()
+        assert torch.equal(piece, piece.round())
+
+
+# facts about operands
+@pytest.mark.parametrize(("bits", "signed"), [(b, s) for b in range(1, 17) for s in (False, True) if b > s])
+def test_facts_are_those_of_the_integers(bits: int, signed: bool) -> None:
+    generator = np.random.default_rng(bits)
+    integers = random_integers(generator, (3, 70, 2, 3), bits, signed)
+    operand = Quantised(torch.tensor(integers, dtype=torch.float32), bits, signed, 0)
+    known = replace(operand, known_peak=operand.peak)
+    assert operand.peak == abs(integers).max()
+    for same in (operand, known, operand.reshape(3, 70, 2, 3)):
+        assert same.integers.tolist() == integers.tolist()
+        assert same.integers.dtype == operand.integers.dtype and same.integers.flags.c_contiguous
+        assert same.name == operand.name
+        for channels, images in (((0, 70), (0, 3)), ((5, 69), (1, 2))):
+            part = integers[slice(*images), slice(*channels)]
+            ones = np.vectorize(lambda value: (int(value) & 2**bits - 1).bit_count())(part)
+            assert same.ones_of_pixels(channels, images).tolist() == ones.sum((0, 1)).tolist()
+    parts = integers.clip(min=0), -integers.clip(max=0)
+    for axis, others in ((0, (1, 2, 3)), (1, (0, 2, 3))):
+        assert operand.magnitudes(axis).tolist() == [part.sum(others).tolist() for part in parts]
+        assert operand.energies(axis).tolist() == [(part**2).sum(others).tolist() for part in parts]
+    assert operand.pixel_energies.tolist() == (integers**2).sum(1).tolist()
+    strided = Quantised(operand.values.contiguous(memory_format=torch.channels_last), bits, signed, 0)
+    assert strided.name == operand.name
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 300, 1, 2), (2, 8, 5, 5)])
+def test_rough_sums_are_as_right_as_they_say(shape: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(7)
+    integers = random_integers(generator, shape, 16, True)
+    operand = Quantised(torch.tensor(integers, dtype=torch.float32), 16, True, 0)
+    positive = integers.clip(min=0)
+    for rough, right in (
+        (operand.rough_sums(1), abs(integers).sum((2, 3))),
+        (operand.rough_sums(2), (integers**2).sum((2, 3))),
+        (operand.rough_sums(1, positive=True), positive.sum((2, 3))),
+        (operand.rough_sums(2, positive=True), (positive**2).sum((2, 3))),
+        (operand.rough_pixel_energies.double().numpy(), (integers**2).sum(1)),
+    ):
+        assert 0 < operand.rough_error < 2**-10
+        assert (abs(rough - right) <= operand.rough_error * rough).all()
 
 
 # what a device refuses

@@ -12,7 +12,7 @@ from bitfirst import nn as layers
 from bitfirst.errors import UsageError
 from bitfirst.models import digits_resnet
 from bitfirst.nn import Bits, convert, layer_counters, left_on_host
-from bitfirst.quantiser import dequantise, quantise, to_float
+from bitfirst.quantiser import Halves, dequantise, quantise, to_float
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_device import ReferenceDevice
@@ -38,6 +38,10 @@ def test_quantiser_rounds_to_nearest_even_with_the_finest_scale_that_clips_nothi
     limit = 2 ** (bits - quantised.signed) - 1
     exact = [nearest_even(value, quantised.exponent) for value in tensor.tolist()]
     assert quantised.values.tolist() == exact
+    assert quantised.peak == max(map(abs, exact))
+    assert quantised.integers.tolist() == exact
+    again = layers._again(quantised.values, bits, layers._about(quantised))
+    assert (again.name, again.peak, again.exponent) == (quantised.name, quantised.peak, quantised.exponent)
     assert max(map(abs, exact)) <= limit
     if any(numbers) and quantised.exponent > -126:
         finer = [nearest_even(value, quantised.exponent - 1) for value in tensor.tolist()]
@@ -96,6 +100,26 @@ def test_sums_are_rounded_once():
     assert to_float(torch.tensor([halfway, halfway + 2]), -3).tolist() == [2**21, (2**24 + 4) / 8]
     assert to_float(torch.tensor([2**46 + 1]), 0).tolist() == [2.0**46]
     assert math.copysign(1, to_float(torch.tensor([-0.0], dtype=torch.float64), 0).item()) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.integers(-(2**24) + 1, 2**24 - 1)] * 2), min_size=1, max_size=9),
+    st.integers(0, 16),
+    st.sampled_from((-200, -61, -30, 0, 60, 70)),
+)
+def test_halves_are_rounded_once(pairs, shift, exponent):
+    low, high = (torch.tensor(part, dtype=torch.float32) for part in zip(*pairs, strict=True))
+    halves = Halves(low, high, 2**shift)
+    integers = torch.tensor([one + (other << shift) for one, other in pairs], dtype=torch.float64)
+    assert torch.equal(halves.integers(), integers)
+    expected = (integers * 2.0**exponent + 0.0).to(torch.float32)
+    assert torch.equal(to_float(halves, exponent).view(torch.int32), expected.view(torch.int32))
+
+
+def test_halves_that_cancel_are_plus_zero():
+    halves = Halves(torch.tensor([-0.0, 256.0]), torch.tensor([-0.0, -1.0]), 256)
+    assert to_float(halves, 0).view(torch.int32).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("exponent", (-260, -150, -61, -60, 0, 60, 61, 104, 130, 260))

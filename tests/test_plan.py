@@ -341,6 +341,40 @@ def test_width_of_sums_follows_the_data() -> None:
     assert WeightGradient(g, image, geometry).sum_bound == 2
 
 
+@given(st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_the_width_of_sums_is_that_of_their_bound(seed: int) -> None:
+    """However rough the numbers by which it is chosen, and every one of these bounds holds."""
+    source = random.Random(seed)
+    kernel, stride, padding = source.choice((1, 2, 3)), source.randint(1, 3), source.randint(0, 2)
+    size = kernel + source.randint(0, 9)
+    channels, outputs, batch = (source.choice((1, 2, 5, 17)) for _ in range(3))
+    x = skewed(source, (batch, channels, size, size + 1))
+    w = skewed(source, (outputs, channels, kernel, kernel))
+    geometry = Geometry.of(x.values.shape, w.values.shape, stride, padding)
+    g = skewed(source, geometry.output_shape)
+    for operation in (Forward(x, w, geometry), InputGradient(g, w, geometry), WeightGradient(g, x, geometry)):
+        assert operation.sum_bits == operation.task.sum_bits == width_of_sums(operation.sum_bound)
+        for bound in operation._bounds():
+            steps = list(bound)
+            least, most = steps[-1]
+            assert least == most == int(most)
+            assert all(low <= least and most <= high for low, high in steps)
+        result = ModelDevice(TINY).run(operation).abs().max()
+        assert result <= operation.sum_bound <= operation.largest_sum
+
+
+def skewed(source: random.Random, shape: tuple[int, ...]) -> Quantised:
+    """Numbers of any width, few of them large; or none but zeros."""
+    bits, signed = source.choice((1, 4, 8, 12, 16)), source.random() < 0.7
+    bits += bits == signed
+    high = limits(bits, signed)[1] if source.random() < 0.95 else 0
+    sizes = torch.tensor(source.random()) ** 3 * torch.rand(shape, generator=torch.Generator().manual_seed(len(shape)))
+    values = (high * sizes * (1 if not signed else torch.where(sizes > sizes.mean(), 1, -1))).round()
+    values.view(-1)[source.randrange(values.numel())] = high
+    return Quantised(values, bits, signed, 0)
+
+
 # what does not fit
 
 

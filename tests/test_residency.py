@@ -10,9 +10,10 @@ from bitfirst import packing
 from bitfirst.board import BoardDevice
 from bitfirst.errors import DeviceError, UsageError
 from bitfirst.golden.model import ModelDevice
-from bitfirst.lowering import Cut
+from bitfirst.lowering import Cut, Forward, Geometry, InputGradient, WeightGradient
 from bitfirst.quantised import Quantised
-from bitfirst.residency import Store, Tensor, forget
+from bitfirst.residency import WORTH_KNOWING, Move, Store, Supplies, Supply, Tensor, forget, tensors_of
+from bitfirst.schedule import schedule
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract.packets import TENSOR_SLOTS, Opcode
 from emulated_device import EmulatedDevice, EmulatedTransport
@@ -151,6 +152,34 @@ def test_gaps_are_filled_and_neighbours_forgotten() -> None:
 def test_a_tensor_larger_than_the_store_is_refused() -> None:
     with pytest.raises(UsageError, match="raise store_words"):
         Store(replace(TINY, store_words=64)).hold(tensor(65))
+
+
+def test_what_operations_do_to_the_store_is_known_by_heart() -> None:
+    """The same sums of moves and the same store as by the moves themselves, whatever is held again or has changed."""
+    small = replace(TINY, store_words=128)
+    source = random.Random(5)
+    layers = [random_convolution(source) for _ in range(3)]
+    layers += [tensors((9, 16, 7, 7), 12, 3, padding=1), tensors((9, 30, 5, 5), 16, 3, stride=2)]
+    quick, slow = Store(small), Store(small)
+    supplies, large = Supplies(quick), 0
+    for turn in range(60):
+        x, w, g, window = layers[turn % 5 if turn < 40 else source.randrange(5)]
+        geometry = Geometry.of(x.values.shape, w.values.shape, window.get("stride", 1), window.get("padding", 0))
+        if turn < 40:  # other numbers of the same kind
+            g = Quantised(g.values.roll(turn), g.bits, g.signed, 0)
+        for operation in (Forward(x, w, geometry), InputGradient(g, w, geometry), WeightGradient(g, x, geometry)):
+            planned = schedule(small, operation.task)
+            moves: list[Move] = []
+            supply = Supply(slow, tensors_of(planned, operation), operation.phase, moves.append)
+            for hold, needed in planned.uses:
+                supply.hold(hold)
+                supply.need_all(needed)
+            expected = sum(move.data_words for move in moves), sum(move.command_count for move in moves)
+            assert supplies.bring(planned, operation) == expected
+            large += len(planned.tensors) >= WORTH_KNOWING
+            assert quick.__dict__ == slow.__dict__
+    assert quick.refetched_bytes > 0
+    assert 0 < len(supplies._known) < large * 3 // 4
 
 
 # boards

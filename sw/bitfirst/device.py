@@ -25,9 +25,11 @@ class Device(ABC):
 
     Operations take integers (`Quantised`) and return a tensor of exact integers: float32 (below 2**24), float64
     (below 2**53) or int64, on the device of the operands. With `real` they return the real numbers instead: float32,
-    the integers times the scales of both operands, rounded once. Each belongs to a phase; when the phase changes, a
-    MARK is issued first, so that the counters can be told apart by phase. A product whose sums could leave 48 bits is
-    refused: 16 x 16 bits signed may have 131,072 terms, 8 x 16 over 33 million.
+    the integers times the scales of both operands, rounded once.
+
+    Each belongs to a phase; when the phase changes, a MARK is issued first, so that the counters can be told apart by
+    phase. A product whose sums could leave 48 bits is refused: 16 x 16 bits signed may have 131,072 terms, 8 x 16
+    over 33 million.
 
     url             as given to `bitfirst.open`
     config          the array's configuration

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby, pairwise, product
-from math import inf, isqrt, sqrt
+from math import inf, isqrt, prod, sqrt
 
 import numpy as np
 import torch
@@ -853,28 +853,27 @@ def _least_width(largest: int, bounds: Iterator[Between]) -> int:
 
 def _times(number: Between, factor: int) -> Between:
     for least, most in number:
-        yield least * factor, most * factor
+        yield least * factor, most * factor if factor else 0
 
 
 def _norms(*squares: Between) -> Between:
-    """The root of a product of two, rounded down."""
-    for (least, most), (other_least, other_most) in _together(*squares):
-        if least == most and other_least == other_most:
-            exact = isqrt(int(least) * int(other_least))
-            yield exact, exact
-        else:
-            yield sqrt(least * other_least) * (1 - ROOT_ERROR) - 1, sqrt(most * other_most) * (1 + ROOT_ERROR)
-
-
-def _together(*numbers: Between) -> Iterator[list[tuple[float, float]]]:
-    """The numbers side by side, each as close as it comes when another comes closer."""
-    last = [next(number) for number in numbers]
+    """The root of a product of two, rounded down; the one that is known worse comes closer first."""
+    known = [next(square) for square in squares]
     while True:
-        yield list(last)
-        closer = [next(number, None) for number in numbers]
-        if not any(closer):
+        least, most = (prod(ends) for ends in zip(*known, strict=True))
+        if all(low == high for low, high in known):
+            yield isqrt(int(least)), isqrt(int(least))
             return
-        last = [new or old for new, old in zip(closer, last, strict=True)]
+        yield sqrt(least) * (1 - ROOT_ERROR) - 1, sqrt(most) * (1 + ROOT_ERROR)
+        worse = max((0, 1), key=lambda index: _doubt(*known[index]))
+        known[worse] = next(squares[worse])
+
+
+def _doubt(least: float, most: float) -> float:
+    """How far apart the ends of a number are; 0 only when it is known."""
+    if least == most:
+        return 0.0
+    return most / least if least else inf
 
 
 def _most_in_a_slice(operand: Quantised, axis: int, power: int, signed: bool) -> Between:
@@ -901,11 +900,12 @@ def _most_in_a_slice(operand: Quantised, axis: int, power: int, signed: bool) ->
 
 
 def _most_in_a_window(operand: Quantised, windows: list[tuple[Axis, Axis]], ends: list[Ends]) -> Between:
-    """The largest sum of squares in a window; axes of `windows`, down and right, and their `ends` say the same."""
+    """The largest sum of squares in a window; axes of `windows`, down and right, and all `ends` say the same."""
     energies = operand.rough_pixel_energies
+    error = operand.rough_error
     sums = (_in_windows(_in_windows(energies, down, 1), right, 2).max() for down, right in windows)
     energy = max(map(float, sums), default=0.0)
-    yield energy * (1 - operand.rough_error), energy * (1 + operand.rough_error)
+    yield energy * (1 - error), energy * (1 + error)
     exact = _energy_in_a_window(operand.pixel_energies, *ends)
     yield exact, exact
 

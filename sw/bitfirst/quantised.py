@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from math import inf
 
 import numpy as np
 import torch
@@ -111,15 +112,17 @@ class Quantised:
         return values.detach().to(torch.float64 if exact else torch.int64)
 
     # sums, rough
-    @property
+    @cached_property
     def rough_error(self) -> float:
         """Nothing rough is wrong by more than this share of it.
 
-        Terms are not negative; each is rounded once, and in each addition, by at most 2**-24, in whatever order. What
-        is added to sums over channels are the sums of other pixels of the image.
+        It is a sum of terms that are not negative. Each is rounded once, and in each addition, by at most 2**-24, in
+        whatever order; a norm once more, before it is squared. To a sum over channels those of other pixels in a
+        window may be added, line by line.
         """
         _, c, h, w = self.values.shape
-        return (max(c, h * w) + 8) * 2.0**-22
+        share = (max(c + h + w, h * w) + 4) * 2.0**-24  # of what is right
+        return share / (1 - 2 * share) if share < 1 / 4 else inf
 
     def rough_sums(self, power: int, positive: bool = False) -> np.ndarray:
         """float64 [n, c], of [n, c, h, w]: sums over the pixels of magnitudes or (`power` 2) squares.
@@ -142,24 +145,23 @@ class Quantised:
         return self.values.detach().square().sum(1)
 
     # bits
-    def ones_of_pixels(self, channels: tuple[int, int]) -> np.ndarray:
-        """int64 [n, h, w], of [n, c, h, w]: bits set in the values of these channels (first, behind last).
+    def ones_of_pixels(self, channels: tuple[int, int], images: tuple[int, int]) -> np.ndarray:
+        """int64 [h, w], of [n, c, h, w]: bits set in the values of these channels and images (first, behind last).
 
         Of the two's complement of `bits` bits.
         """
-        if channels not in self._ones_of_pixels:
-            n, _, h, w = self.values.shape
-            octets = self.integers.itemsize
-            total = np.zeros((n, h * w * octets), dtype=np.uint32)
+        if (channels, images) not in self._ones_of_pixels:
+            _, _, h, w = self.values.shape
+            octets = self._ones_of_octets[slice(*images)]
+            total = np.zeros(octets.shape[2], dtype=np.int64)
             for first in range(*channels, _CHANNELS_AT_ONCE):
-                part = self._ones_of_octets[:, first : min(first + _CHANNELS_AT_ONCE, channels[1])]
-                total += part.sum(axis=1, dtype=np.uint8)
-            pixels = total if octets == 1 else total[:, ::2] + total[:, 1::2]
-            self._ones_of_pixels[channels] = pixels.reshape(n, h, w).astype(np.int64)
-        return self._ones_of_pixels[channels]
+                part = octets[:, first : min(first + _CHANNELS_AT_ONCE, channels[1])]
+                total += part.sum(axis=1, dtype=np.uint8).sum(axis=0, dtype=np.int64)
+            self._ones_of_pixels[channels, images] = total.reshape(h, w, self.integers.itemsize).sum(axis=2)
+        return self._ones_of_pixels[channels, images]
 
     @cached_property
-    def _ones_of_pixels(self) -> dict[tuple[int, int], np.ndarray]:
+    def _ones_of_pixels(self) -> dict[tuple[tuple[int, int], tuple[int, int]], np.ndarray]:
         return {}
 
     @cached_property

@@ -29,7 +29,8 @@ from .steps import Hold, Step, overlap
 Key = bytes | int  #: a tensor's name; a number stands for it while `Supplies` looks ahead
 Piece = tuple[int, int, int, int]
 MOST_REMEMBERED = 1 << 14  #: names of tensors that are no longer in the store
-MOST_FORESEEN = 1 << 12  #: ways in which operations meet the store
+MOST_FORESEEN = 1 << 10  #: ways in which operations meet the store
+WORTH_KNOWING = packets.TENSOR_SLOTS // 2  #: tensors of one operation
 #: what a use of an operand says about the uses that follow, where dX comes before dW
 _USES_TO_COME = {
     (Phase.FORWARD, "x"): 1,
@@ -67,7 +68,7 @@ class Tensor:
         n, h, w, c = self.cut.shape
         return -(-n * h * w * c // GROUP)
 
-    @property
+    @cached_property
     def words(self) -> int:
         return self.octets * self.octet_words
 
@@ -223,7 +224,7 @@ class Store:
 
     # the same with other names
     def names(self, keys: Sequence[Key]) -> dict[Key, Key]:
-        """Other names for these tensors, the same for the same places in `keys`, and for those in the store."""
+        """Other names for these tensors, by their place in `keys`, and for those in the store."""
         names: dict[Key, Key] = dict(zip(self._places, range(-1, -1 - len(self._places), -1), strict=True))
         names.update(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))
         return names
@@ -310,8 +311,9 @@ class _Supplied(NamedTuple):
 class Supplies:
     """Brings the tensors of whole operations into the store, where only the sums of the moves matter.
 
-    In training the same operations meet the store in the same state again and again, but for the tensors' names. What
-    they did is kept without the names and done again.
+    An operation with many tensors leaves little of what was there. So in training the same operations meet the store
+    in the same state again and again, but for the tensors' names: what they did is kept without the names and done
+    again.
     """
 
     def __init__(self, store: Store) -> None:
@@ -320,19 +322,26 @@ class Supplies:
 
     def bring(self, wanted: Schedule, operation: Operation) -> tuple[int, int]:
         """(data words, commands) of all moves that the operation needs; the store is then as after them."""
-        store, operands = self._store, dict(operation.operands)
-        keys = [_key(operands[cut.role], cut) for cut in wanted.tensors]
+        tensors = tensors_of(wanted, operation)
+        if len(tensors) < WORTH_KNOWING:
+            known = _supplied(self._store, wanted, tensors)
+        else:
+            known = self._again(wanted, tensors)
+        return known.data_words, known.commands
+
+    def _again(self, wanted: Schedule, tensors: list[Tensor]) -> "_Supplied":
+        store, keys = self._store, [tensor.key for tensor in tensors]
         store.want(keys)
         names = store.names(keys)
         seen = wanted.needs, store.view(keys, names)
         if seen not in self._known:
             if len(self._known) == MOST_FORESEEN:
                 self._known.clear()
-            tensors = [replace(tensor, alias=names[tensor.key]) for tensor in tensors_of(wanted, operation)]
-            self._known[seen] = _supplied(store.renamed(names), wanted, tensors)
+            renamed = [replace(tensor, alias=names[tensor.key]) for tensor in tensors]
+            self._known[seen] = _supplied(store.renamed(names), wanted, renamed)
         known = self._known[seen]
         store.become(known.after, names)
-        return known.data_words, known.commands
+        return known
 
 
 def _supplied(store: Store, wanted: Schedule, tensors: list[Tensor]) -> _Supplied:

@@ -25,7 +25,7 @@ from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import Opcode, Space, Target
 
 from .golden.loads import load_cost
-from .lowering import Cut, MatrixProduct, Task, tensor_words
+from .lowering import Cut, MatrixProduct, Range, Task, tensor_words
 from .pace import Pace
 from .plan import BLOCK_CYCLES, USUAL_SUM_BITS, Block, Plan, Shape, plan, tiles_of
 from .steps import Hold, Step, overlap
@@ -147,8 +147,8 @@ class Schedule:
         return self.cycles + self.answer_words * WORTH_OF_A_WORD
 
     @cached_property
-    def serial_uses(self) -> dict[tuple[str, tuple[int, int]], np.ndarray]:
-        """(operand, range of its channels) -> int64 [n, h, w]: how often the array is fed these as operand B."""
+    def serial_uses(self) -> tuple[tuple[str, Range, Range, np.ndarray], ...]:
+        """Operand, ranges of its channels and images, int64 [h, w]: how often the array is fed these as operand B."""
         shapes = {"x": self.task.geometry.input_shape, "g": self.task.geometry.output_shape}
         uses: dict[tuple[str, tuple[int, int]], np.ndarray] = {}
         for made, planned in zip(self.products, self.plans, strict=True):
@@ -159,7 +159,11 @@ class Schedule:
                 part = total[first : first + gather.images, slice(*cut.rows), slice(*cut.cols)]
                 once = np.outer(gather.down.uses(cut.shape[1]), gather.right.uses(cut.shape[2]))
                 part += once * (planned.total_row_tiles * planned.slices)
-        return uses
+        return tuple(
+            (role, channels, (first, behind), total[first])
+            for (role, channels), total in uses.items()
+            for first, behind in _alike(total)
+        )
 
     @cached_property
     def waste(self) -> dict[str, int]:
@@ -195,6 +199,12 @@ class Schedule:
 
 def _may_be_quiet(step: Step | Hold) -> bool:
     return not isinstance(step, Hold) and step.opcode != Opcode.READ
+
+
+def _alike(images: np.ndarray) -> Iterator[Range]:
+    """The stretches of images that are the same."""
+    ends = [0, *(np.flatnonzero((images[1:] != images[:-1]).any((1, 2))) + 1).tolist(), len(images)]
+    return pairwise(ends)
 
 
 class _Cells:

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from ..lowering import Axis, Geometry, Range, Strip, residues
-from ..quantised import Quantised, rough_energies
+from ..quantised import Quantised
 from ..quantiser import Halves
 
 EXACT_FLOAT32 = 2**24
@@ -35,9 +35,21 @@ Weighted = tuple[int, torch.Tensor]
 class Pieces:
     """Integers as the sum of weight * piece: `stack` float32 [n, pieces, channels, h, w], none of it above `bound`."""
 
+    operand: Quantised
     stack: torch.Tensor
     weights: tuple[int, ...]
     bound: int
+
+    @property
+    def energies(self) -> list[np.ndarray]:
+        """Of each piece, float64 [n, channels]: sums of squares over the pixels, rounded up."""
+        whole = self.operand.rough_sums(2) * (1 + self.operand.rough_error)
+        if len(self.weights) == 1:
+            return [whole]
+        pixels = self.stack.shape[3] * self.stack.shape[4]
+        unit = self.weights[1]  # no piece is further from what it stands for than rounding brings it
+        high = (np.sqrt(whole) / unit + sqrt(pixels) / 2) ** 2
+        return [np.minimum(whole, pixels * (unit / 2) ** 2), high * (1 + 2.0**-40)]
 
     def split(self) -> list[Weighted]:
         return [(weight, self.stack[:, index]) for index, weight in enumerate(self.weights)]
@@ -47,20 +59,20 @@ def cut(operand: Quantised) -> Pieces:
     """The operand's integers whole, when they are small, or in two pieces."""
     values = operand.values.detach()
     if operand.peak <= WHOLE:
-        return Pieces(values.unsqueeze(1), (1,), operand.peak)
+        return Pieces(operand, values.unsqueeze(1), (1,), operand.peak)
     bits = _low_bits(operand)
     stack = values.new_empty((values.shape[0], 2, *values.shape[1:]))
     low, high = stack[:, 0], stack[:, 1]
     torch.mul(values, 2.0**-bits, out=high).round_()
     torch.sub(values, high, alpha=2**bits, out=low)
     half = 2 ** (bits - 1)
-    return Pieces(stack, (1, 2**bits), max(half, operand.peak + half >> bits))
+    return Pieces(operand, stack, (1, 2**bits), max(half, operand.peak + half >> bits))
 
 
 def _low_bits(operand: Quantised) -> int:
-    """So many that the norms of low and high piece are about the same: then they need the same parts of the batch."""
+    """So many that low and high piece are about equally large: then they need the same parts of the batch."""
     mean_square = float(operand.rough_sums(2).sum()) / operand.values.numel()
-    return min(max(round(log2(12 * mean_square) / 4), LEAST_LOW_BITS), MOST_LOW_BITS)
+    return min(max(round(log2(4 * mean_square) / 4), LEAST_LOW_BITS), MOST_LOW_BITS)
 
 
 @contextmanager
@@ -77,11 +89,11 @@ def plain_kernels() -> Iterator[None]:
 
 
 def _sum(parts: list[Weighted]) -> Exact:
-    """Sum of weight * part; the parts are float32."""
+    """Sum of weight * part, the first weight the least."""
     (weight, first), *others = parts
     if weight == 1 and not others:
         return first
-    if weight == 1 and len(others) == 1:
+    if weight == 1 and len(others) == 1 and first.dtype == torch.float32:
         return Halves(first, others[0][1], others[0][0])
     total = first.to(torch.float64).mul_(weight)
     for weight, part in others:
@@ -125,9 +137,12 @@ def _channel_chunks(kernel: Pieces, axis: int, bound: int) -> list[int]:
 
     The images' values are at most `bound`. None when a single channel is too much.
     """
+    o, _, c, kh, kw = kernel.stack.shape
+    channels = c if axis == 1 else o
+    if channels * kh * kw * kernel.bound * bound < EXACT_FLOAT32:
+        return [channels]
     sums = kernel.stack.abs().sum((3, 4), dtype=torch.float64)  # [o, pieces, c]
     sums = (sums if axis == 1 else sums.transpose(0, 2)).flatten(0, 1).cpu().numpy()
-    channels = sums.shape[1]
     count = max(1, ceil(sums.sum(1).max() * bound / EXACT_FLOAT32))
     while count <= channels:
         size = ceil(channels / count)
@@ -170,10 +185,9 @@ def _strip_of(g: torch.Tensor, w: torch.Tensor, down: Strip, right: Strip) -> to
     (top, down_step), (left, right_step) = (_taps_of(strip) for strip in (down, right))
     kernel = w[:, :, top : down.tap + 1 : down_step, left : right.tap + 1 : right_step].flip((2, 3)).transpose(0, 1)
     margins = [_margins(strip.axis, size) for strip, size in zip((down, right), g.shape[2:], strict=True)]
-    before, behind = zip(*margins, strict=True)
-    if before == behind and min(before) >= 0:
-        return functional.conv2d(g, kernel, None, 1, before)
-    return functional.conv2d(functional.pad(g, (before[1], behind[1], before[0], behind[0])), kernel)
+    if all(before == behind >= 0 for before, behind in margins):
+        return functional.conv2d(g, kernel, None, 1, (margins[0][0], margins[1][0]))
+    return functional.conv2d(functional.pad(g, (*margins[1], *margins[0])), kernel)
 
 
 def _taps_of(strip: Strip) -> tuple[int, int]:
@@ -189,26 +203,30 @@ def _margins(axis: Axis, size: int) -> Range:
 # dW
 def weight_gradient(g: Pieces, x: Pieces, geometry: Geometry) -> Exact:
     """dW [o, c, kh, kw] of g [n, o, ...] and x [n, c, ...]."""
-    gradients, images = g.stack.flatten(1, 2), x.stack.flatten(1, 2)
-    at_once = _images_at_once(gradients, images)
-    if not at_once or gradients.is_cuda:
+    at_once = _images_at_once(np.concatenate(g.energies, 1), np.concatenate(x.energies, 1))
+    if not at_once or g.stack.is_cuda:
         return _weight_gradient_float64(_whole(g), _whole(x), geometry)
     o, c, kh, kw = geometry.weight_shape
     shape = len(g.weights) * o, len(x.weights) * c, kh, kw
-    total = None
-    for image, gradient in zip(images.split(at_once), gradients.split(at_once), strict=True):
-        part = torch.nn.grad.conv2d_weight(image, shape, gradient, geometry.stride, geometry.padding)
-        total = part.to(torch.float64) if total is None else total.add_(part)
+    pairs = zip(*(pieces.stack.flatten(1, 2).split(at_once) for pieces in (g, x)), strict=True)
+    sums = [
+        torch.nn.grad.conv2d_weight(images, shape, gradients, geometry.stride, geometry.padding)
+        for gradients, images in pairs
+    ]
+    total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0, dtype=torch.float64)
     blocks = total.reshape(len(g.weights), o, len(x.weights), c, kh, kw)
-    weights = total.new_tensor(np.outer(g.weights, x.weights))
-    return torch.einsum("gx,goxckl->ockl", weights, blocks)
+    return _sum(
+        [
+            (g_weight * x_weight, blocks[g_piece, :, x_piece])
+            for g_piece, g_weight in enumerate(g.weights)
+            for x_piece, x_weight in enumerate(x.weights)
+        ]
+    )
 
 
-def _images_at_once(g: torch.Tensor, x: torch.Tensor) -> int:
-    """Over how many images of the batch float32 is exact, by the norms of the channels; 0 when over not even one."""
-    energies = [_no_less(tensor) for tensor in (g, x)]
-    batch = len(energies[0])
-    most = float(EXACT_FLOAT32) ** 2
+def _images_at_once(*energies: np.ndarray) -> int:
+    """Over how many images of the batch float32 is exact, by the energies of g and x; 0 when over not even one."""
+    batch, most = len(energies[0]), float(EXACT_FLOAT32) ** 2
     parts = max(1, int(sqrt(np.prod([energy.sum(0).max() for energy in energies]) / most)))
     while parts <= batch:
         size = ceil(batch / parts)
@@ -217,12 +235,6 @@ def _images_at_once(g: torch.Tensor, x: torch.Tensor) -> int:
             return size
         parts += 1
     return 0
-
-
-def _no_less(tensor: torch.Tensor) -> np.ndarray:
-    """float64 [n, channels]: sums of squares, rounded up."""
-    pixels = tensor.shape[2] * tensor.shape[3]
-    return rough_energies(tensor).mul_(1 + (pixels + 8) * 2.0**-22).cpu().numpy()
 
 
 # float64

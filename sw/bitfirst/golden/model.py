@@ -1,6 +1,7 @@
 """The `model` device: whole operations at once, exact, with the counters that a board would show."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from bitfirst_hdl.config import ArrayConfig
@@ -59,6 +60,10 @@ class ModelDevice(Device):
         self.bytes_moved += _PLAIN_COMMAND_BYTES + _COUNTERS_ANSWER_BYTES
         return dict(self._counters)
 
+    def _execute_all(self, operations: Sequence[Operation]) -> Sequence[exact.Exact]:
+        with exact.plain_kernels():
+            return super()._execute_all(operations)
+
     def _execute(self, operation: Operation) -> exact.Exact:
         self._check_open()
         result = self._evaluate(operation)
@@ -72,8 +77,8 @@ class ModelDevice(Device):
         self._counters["commands"] += commands
         self._counters["words_written"] += data_words
         self._counters["serial_ones"] += sum(
-            int(np.vdot(operation.operand(role).ones_of_pixels(channels), uses))
-            for (role, channels), uses in planned.serial_uses.items()
+            int(np.vdot(operation.operand(role).ones_of_pixels(channels, images), uses))
+            for role, channels, images, uses in planned.serial_uses
         )
         commands += planned.counters["commands"]
         words = commands * _COMMAND_AND_ANSWER_WORDS + data_words + planned.answer_words
@@ -82,14 +87,13 @@ class ModelDevice(Device):
 
     def _evaluate(self, operation: Operation) -> exact.Exact:
         geometry = operation.geometry
-        with exact.plain_kernels():
-            match operation:
-                case Forward(x=x, w=w):
-                    return exact.convolution(self._pieces(x), self._pieces(w), geometry)
-                case InputGradient(g=g, w=w):
-                    return exact.input_gradient(self._pieces(g), self._pieces(w), geometry)
-                case WeightGradient(g=g, x=x):
-                    return exact.weight_gradient(self._pieces(g), self._pieces(x), geometry)
+        match operation:
+            case Forward(x=x, w=w):
+                return exact.convolution(self._pieces(x), self._pieces(w), geometry)
+            case InputGradient(g=g, w=w):
+                return exact.input_gradient(self._pieces(g), self._pieces(w), geometry)
+            case WeightGradient(g=g, x=x):
+                return exact.weight_gradient(self._pieces(g), self._pieces(x), geometry)
         raise TypeError(f"{type(operation).__name__} is no operation")
 
     def _pieces(self, operand: Quantised) -> exact.Pieces:
