@@ -4,7 +4,7 @@ import bitfirst
 import pytest
 import torch
 from bitfirst import data, training
-from bitfirst.benches.cycles import bench_cycles
+from bitfirst.benches.cycles import BYTE_SCHEDULES, bench_cycles
 from bitfirst.models import digits_resnet
 from bitfirst.nn import convert
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
@@ -14,7 +14,7 @@ MAX_TRAINING_CYCLES = 120_000_000
 
 
 def test_random_commands() -> None:
-    found = bench_cycles("rtl", commands=200, seed=0)
+    found = bench_cycles(f"rtl?{BYTE_SCHEDULES[0]}", commands=200, seed=0)  # all schedules: with `tiny`
     assert found["commands"] >= 200
     assert found["coverage"]["precision_pairs"] == found["coverage"]["possible_precision_pairs"] == 4 * 16
     assert found["result_mismatches"] == found["counter_mismatches"] == 0
