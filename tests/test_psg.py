@@ -273,11 +273,10 @@ def test_thresholds_out_of_range_are_refused(fields):
 # decisions
 def given_sums(first: list[int], total: list[int]) -> Sums:
     """Closed sums with these values, of one bit each below the cut."""
-    sums = Sums(Split(8, 1, False), Split(16, 1, True), 1, len(first), 1)
-    sums.added = 1
-    sums._first = torch.tensor([first])
-    sums._rest = torch.tensor([total]) - (sums._first << 2)
-    return sums
+    rest = torch.tensor([total]) - (torch.tensor([first]) << 2)
+    none = {"x_high": torch.zeros(1, dtype=torch.int64), "g_rest": torch.zeros(len(first), dtype=torch.int64)}
+    parts = {"first": torch.tensor([first]), "rest": rest, **none}
+    return Sums.of(Split(8, 1, False), Split(16, 1, True), 1, parts)
 
 
 def check_decisions() -> None:

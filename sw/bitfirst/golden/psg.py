@@ -101,6 +101,15 @@ class Sums:
         self._x_high = torch.zeros(rows, dtype=torch.int64)
         self._g_rest = torch.zeros(columns, dtype=torch.int64)
 
+    @classmethod
+    def of(cls, x: Split, g: Split, length: int, parts: dict[str, torch.Tensor]) -> "Sums":
+        """Closed sums from their parts, named as above."""
+        sums = cls(x, g, *parts["first"].shape, length)
+        sums.added = length
+        sums._first, sums._rest = parts["first"], parts["rest"]
+        sums._x_high, sums._g_rest = parts["x_high"], parts["g_rest"]
+        return sums
+
     def add(self, x: torch.Tensor, g: torch.Tensor) -> None:
         """A part of K: integers x [k, rows] and g [k, columns]."""
         if self.added + len(x) > self.length:
