@@ -15,8 +15,10 @@ What is counted (L = 16, S = 4, cells and sums of the default array):
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,9 @@ DRAIN = 8
 COMMAND_GAP = 3
 COMPARED, LINK_BITS, SUM_BITS = 2, 64, 48
 PREDICTOR = "4x10 round"
+SUMS_OF_TILE = 8 * 16
+THRESHOLDS = (8, 4, 2, 1)
+NONE = -1
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,9 @@ class Way:
                    residual tile is any `rows` rows that some column of the tile needs
     choices        banks in which each row of A lies (copies written at once): elements that may take it
     free           columns that may take any output among as many; 1: each its own
-    chained        a column goes on with its output of the next column tile (B is addressed column by column)
-    rotated        row r of row tile t lies in bank (r + t) mod rows
+    chained        a group of columns goes on with the next column tile without waiting for the others
+    rotated        a tile's rows are turned by one bank from tap to tap
+    popular        the list builder takes rows first that many columns want
     words          words that a bank delivers a cycle
     merged         four planes of the low slice go on where the high slice ended, so that a pass of 6 planes, shorter
                    than a drain, becomes two of 10 and 12
@@ -59,6 +65,7 @@ class Way:
     free: int = 1
     chained: bool = False
     rotated: bool = True
+    popular: bool = False
     words: int = 1
     merged: bool = True
     sum_tiles: int = SUM_TILES
@@ -72,19 +79,20 @@ WAYS = [
     Way("own rows"),
     Way("own rows, two words a bank", words=2),
     Way("own rows, chained", chained=True),
-    Way("own rows, 2 choices", choices=2),
     Way("own rows, 2 choices, chained", choices=2, chained=True),
     Way("own rows, free in 8", free=8),
-    Way("own rows, free in 16", free=16),
-    Way("own rows, 2 choices, free in 8", choices=2, free=8),
-    Way("own rows, 4 choices, free in 8", choices=4, free=8),
-    Way("own rows, 8 choices, free in 8", choices=8, free=8),
-    Way("own rows, 2 choices, free in 8, two words a bank", choices=2, free=8, words=2),
-    Way("own rows, 2 choices, free in 8, 256 tiles of sums", choices=2, free=8, sum_tiles=256),
+    Way("own rows, free in 8, chained", free=8, chained=True),
+    Way("own rows, free in 4, chained, popular", free=4, chained=True, popular=True),
+    Way("own rows, free in 8, chained, popular, not merged", free=8, chained=True, popular=True, merged=False),
+    Way("own rows, free in 8, chained, popular, not rotated", free=8, chained=True, popular=True, rotated=False),
+    Way("own rows, free in 8, chained, popular", free=8, chained=True, popular=True),
+    Way("own rows, free in 8, chained, popular, two words", free=8, chained=True, popular=True, words=2),
+    Way("own rows, free in 8, chained, popular, 128 tiles", free=8, chained=True, popular=True, sum_tiles=128),
+    Way("own rows, free in 8, chained, popular, 2 choices", free=8, chained=True, popular=True, choices=2),
+    Way("own rows, free in 16, chained, popular", free=16, chained=True, popular=True),
+    Way("own rows, pairs, free in 8, chained, popular", shared=2, free=8, chained=True, popular=True),
     Way("own rows, 16x8", rows=16, columns=8),
-    Way("own rows, 16x8, chained", rows=16, columns=8, chained=True),
-    Way("own rows, 16x8, free in 8", rows=16, columns=8, free=8),
-    Way("own rows, 16x8, 2 choices, free in 8", rows=16, columns=8, choices=2, free=8),
+    Way("own rows, 16x8, free in 8, chained, popular", rows=16, columns=8, free=8, chained=True, popular=True),
 ]
 
 
@@ -102,59 +110,66 @@ def columns_in_turn(way: Way, outputs: int, needs: np.ndarray) -> Iterator[list[
 
     needs [outputs]: in how many passes a column must take an output until the last element's list is empty.
     """
-    tiles = [range(first, min(first + way.columns, outputs)) for first in range(0, outputs, way.columns)]
-    if way.chained:
-        yield [[o for tile in tiles if c < len(tile) for o in [tile[c]] * needs[tile[c]]] for c in range(way.columns)]
-        return
-    for tile in tiles:
-        columns: list[list[int]] = []
-        for first in range(0, len(tile), way.free):
-            group = tile[first : first + way.free]
+    columns: list[list[int]] = [[] for _ in range(way.columns)]
+    for tile in range(0, outputs, way.columns):
+        for first in range(0, way.columns, way.free):
+            group = range(tile + first, min(tile + first + way.free, tile + way.columns, outputs))
             wanted = [o for o in group for _ in range(needs[o])]
             depth = -(-len(wanted) // way.free)
-            # one column after the other is filled to the same depth: an output is shared by neighbours at most
-            columns += [wanted[place : place + depth] for place in range(0, len(wanted), depth or 1)]
+            start = max(map(len, columns[first : first + way.free]))
+            for column in range(way.free):
+                # one column after the other is filled to the same depth: an output is shared by neighbours at most
+                work = columns[first + column]
+                work += [NONE] * (start - len(work)) + wanted[column * depth : (column + 1) * depth]
+        if not way.chained:
+            yield columns
+            columns = [[] for _ in range(way.columns)]
+    if way.chained:
         yield columns
 
 
-def own_passes(way: Way, mask: np.ndarray) -> list[int]:
+def own_passes(way: Way, mask: np.ndarray, bank: np.ndarray) -> list[int]:
     """Cycles per K chunk of each residual tile in which each element has a row of its own.
 
     A bank delivers each word once to all columns that want it in this pass; while one slice is at work the other one's
-    words come.
+    words come. mask: bool [rows, outputs]; bank [rows]: where each row of A lies.
     """
     rows, outputs = mask.shape
     if way.shared > 1:  # columns that share a register have one list
         mask = np.repeat(mask.reshape(rows, -1, way.shared).any(2), way.shared, axis=1)
-    index = np.arange(rows)
-    bank = (index + index // way.rows if way.rotated else index) % way.rows
     classes = way.rows // way.choices  # rows of a class lie in `choices` banks
-    lists = [[list(np.flatnonzero(mask[:, o] & (bank % classes == q))) for q in range(classes)] for o in range(outputs)]
-    needs = np.array([max(-(-len(part) // way.choices) for part in of_output) for of_output in lists])
+    members = [np.flatnonzero(bank % classes == q) for q in range(classes)]
+    listed = [{int(row): set(np.flatnonzero(mask[row])) for row in part if mask[row].any()} for part in members]
+    counts = np.array([mask[part].sum(0) for part in members])
+    needs = -(-counts.max(0) // way.choices)
     found = []
     for columns in columns_in_turn(way, outputs, needs):
         for turn in range(max(map(len, columns), default=0)):
-            wanted: list[set[int]] = [set() for _ in range(way.rows)]
-            for work in columns:
-                if turn >= len(work):
-                    continue
-                for q, left in enumerate(lists[work[turn]]):
-                    for copy, row in enumerate(left[: way.choices]):
-                        wanted[q + copy * classes].add(row)
-            for o in {work[turn] for work in columns if turn < len(work)}:
-                count = sum(turn < len(work) and work[turn] == o for work in columns)
-                _take(lists[o], way, count, wanted, classes)
-            found.append(_chunk_cycles(way, max(map(len, wanted))))
-    assert not any(part for of_output in lists for part in of_output), "some elements were not finished"
+            active = Counter(work[turn] for work in columns if turn < len(work) and work[turn] != NONE)
+            found.append(_chunk_cycles(way, max(_words(way, left, active) for left in listed)))
+    assert not any(outputs for left in listed for outputs in left.values()), "some elements were not finished"
     return found
 
 
-def _take(of_output: list[list[int]], way: Way, count: int, wanted: list[set[int]], classes: int) -> None:
-    """Removes what `count` columns take of one output in a pass, and notes the rows of all but the first."""
-    for q, left in enumerate(of_output):
-        for place, row in enumerate(left[way.choices : way.choices * count]):
-            wanted[q + place % way.choices * classes].add(row)
-        del left[: way.choices * count]
+def _words(way: Way, left: dict[int, set[int]], active: Counter[int]) -> int:
+    """Most words of one bank in one pass; removes from `left` (row -> outputs) what the pass takes.
+
+    active: how many columns are at work on each output. The list builder goes over the rows once for each threshold,
+    and takes a row for all columns that still want one, if they are so many.
+    """
+    wanting = {o: count * way.choices for o, count in active.items()}
+    words = [0] * way.choices
+    for threshold in THRESHOLDS if way.popular else (1,):
+        for outputs in left.values():
+            takers = [o for o in outputs if wanting.get(o, 0)]
+            if len(takers) < threshold or not takers:
+                continue
+            for copy in {wanting[o] % way.choices for o in takers}:
+                words[copy] += 1
+            for o in takers:
+                wanting[o] -= 1
+                outputs.discard(o)
+    return max(words)
 
 
 def _chunk_cycles(way: Way, words: int) -> int:
@@ -163,29 +178,59 @@ def _chunk_cycles(way: Way, words: int) -> int:
     return max(high, loads) + max(LOW_SLICE, loads)
 
 
-def cycle_work(way: Way, gradient: Gradient, unresolved: np.ndarray) -> float:
-    """Cycles with PSG over cycles of the full product. unresolved: bool [rows, outputs]."""
-    rows, outputs = unresolved.shape
-    chunks = -(-next(iter(gradient.sums.values())).length // LANES)
+def blocks_of(way: Way, gradient: Gradient, shape: tuple[int, int], order: str) -> Iterator[tuple[np.ndarray, slice]]:
+    """(rows in the order in which they stand in the tiles, outputs) of each block whose sums are in SUMS together."""
+    rows, outputs = shape
+    squared = gradient.taps**2
+    channels = rows // squared
     col_tiles = -(-outputs // way.columns)
-    all_tiles = -(-rows // way.rows)
-    sum_tiles = way.sum_tiles * (8 * 16) // (way.rows * way.columns)
-    blocks = -(-all_tiles * col_tiles // sum_tiles)
-    per_block = -(-all_tiles // blocks)
-    whole, with_psg = 0.0, 0.0
-    for first in range(0, all_tiles, per_block):
-        mask = unresolved[first * way.rows : (first + per_block) * way.rows]
-        tiles = -(-len(mask) // way.rows) * col_tiles
-        load = len(mask) + 2 * outputs
-        row_tiles = tiles // col_tiles
+    room = way.sum_tiles * SUMS_OF_TILE // (way.rows * way.columns)
+    index = np.arange(rows).reshape(channels, squared)
+    parts = [index.ravel() if order == "c,kh,kw" else index.T.ravel()]
+    groups = ceil(ceil(rows / way.rows) * col_tiles / room)
+    if order == "16 c,kh,kw,c":
+        size = 16 * -(-channels // (16 * groups))
+        parts = [index[first : first + size].T.ravel() for first in range(0, channels, size)]
+    elif groups > 1:
+        size = way.rows * -(-rows // (way.rows * groups))
+        parts = [parts[0][first : first + size] for first in range(0, rows, size)]
+    for part in parts:
+        row_tiles = -(-len(part) // way.rows)
+        sets = -(-col_tiles // max(1, room // row_tiles))
+        width = way.columns * -(-col_tiles // sets)
+        for first in range(0, outputs, width):
+            yield part, slice(first, min(first + width, outputs))
+
+
+def banks_of(way: Way, gradient: Gradient, part: np.ndarray, order: str) -> np.ndarray:
+    """The bank of each row of a block: its place in its tile, turned by the tap of the tile's first row (where channels
+    lead: by the number of the tile)."""
+    place = np.arange(len(part))
+    tile = place // way.rows
+    turn = tile if order == "c,kh,kw" else part[tile * way.rows] % gradient.taps**2
+    return (place + turn * way.rotated) % way.rows
+
+
+def cycle_work(way: Way, gradient: Gradient, unresolved: np.ndarray, order: str) -> float:
+    """Cycles with PSG over cycles of the full product. unresolved: bool [rows, outputs]."""
+    chunks = -(-next(iter(gradient.sums.values())).length // LANES)
+    blocks = list(blocks_of(way, gradient, unresolved.shape, order))
+    whole, least, with_psg = 0.0, 0.0, 0.0
+    for part, outputs in blocks:
+        mask = unresolved[part, outputs]
+        row_tiles = -(-len(part) // way.rows)
+        tiles = row_tiles * -(-mask.shape[1] // way.columns)
+        load = len(part) + 2 * mask.shape[1]
         whole += _walk(chunks, row_tiles, tiles * FULL, load)
-        with_psg += _walk(chunks, row_tiles, tiles * FIRST, load)
-        passes = (own_passes if way.own else packed_passes)(way, mask)
-        with_psg += _walk(chunks, row_tiles * way.choices, sum(passes), load)
-        with_psg += mask.size / COMPARED + len(passes) * len(mask) * col_tiles / 2  # the lists shrink evenly
-    if blocks > 1:
+        first = _walk(chunks, row_tiles, tiles * FIRST, load)
+        passes = own_passes(way, mask, banks_of(way, gradient, part, order)) if way.own else packed_passes(way, mask)
+        least += first + _walk(chunks, row_tiles, 1, load)
+        with_psg += first + _walk(chunks, row_tiles * way.choices, sum(passes), load)
+        scans = len(THRESHOLDS) if way.popular else 1
+        with_psg += mask.size / COMPARED + scans * len(passes) * tiles * way.rows / 2  # the lists shrink evenly
+    if len(blocks) > 1:
         with_psg += 2 * unresolved.size * SUM_BITS / LINK_BITS
-    return with_psg / whole
+    return 1.0 if least > whole else with_psg / whole  # loading alone takes longer: the planner does the full product
 
 
 def _walk(chunks: int, cells: int, work: int, load: int) -> float:
@@ -200,12 +245,6 @@ def _walk(chunks: int, cells: int, work: int, load: int) -> float:
     return chunks / at_once * max(loading, computing)
 
 
-def in_store_order(mask: np.ndarray, gradient: Gradient) -> np.ndarray:
-    """Rows from (channel, tap row, tap column) to (tap row, tap column, channel), the order of the gather unit."""
-    squared = gradient.taps**2
-    return mask.reshape(-1, squared, mask.shape[1]).transpose(1, 0, 2).reshape(mask.shape)
-
-
 def stage_of(gradient: Gradient) -> str:
     if gradient.layer == "conv":
         return "first"
@@ -214,6 +253,8 @@ def stage_of(gradient: Gradient) -> str:
     return {1024: "stage 1", 256: "stage 2", 64: "stage 3"}[gradient.pixels]
 
 
+#: of rows: as the store has them; channels first; as the store has them, in blocks of 16 channels or multiples of it
+ORDERS = ("kh,kw,c", "c,kh,kw", "16 c,kh,kw,c")
 STAGES = ("first", "stage 1", "stage 2", "stage 3", "1x1")
 
 
@@ -225,8 +266,7 @@ def macs(gradient: Gradient) -> int:
 def row_of(way: Way, found: list[tuple[Gradient, np.ndarray]], order: str) -> str:
     works, weights, by_stage = [], [], {name: [] for name in STAGES}
     for gradient, unresolved in found:
-        mask = in_store_order(unresolved, gradient) if order == "kh,kw,c" else unresolved
-        works.append(cycle_work(way, gradient, mask))
+        works.append(cycle_work(way, gradient, unresolved, order))
         weights.append(macs(gradient))
         by_stage[stage_of(gradient)].append(works[-1])
     stages = " | ".join(f"{np.mean(part):.3f}" for part in by_stage.values())
@@ -237,7 +277,7 @@ def row_of(way: Way, found: list[tuple[Gradient, np.ndarray]], order: str) -> st
 def main(folder: Path, steps: int, beta: float) -> None:
     for mode in (Mode.EXACT, Mode.LAGGED):
         found = [(g, (~d.resolved).numpy()) for g, d in decisions(folder, PREDICTOR, beta, mode, steps=steps)]
-        for order in ("kh,kw,c", "c,kh,kw"):
+        for order in ORDERS:
             share = np.mean([mask.mean() for _, mask in found])
             print(f"\n{PREDICTOR}, beta {beta}, {mode}: {share:.3f} unresolved; rows in the order ({order})\n")
             print("| way | mean | by MACs | worst |", " | ".join(STAGES), "|")

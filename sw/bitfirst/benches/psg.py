@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def gradient_sums(captured: Captured, x: Split, g: Split) -> Sums:
     return sums
 
 
+@lru_cache(maxsize=8)
 def gradients(folder: Path, step: int) -> list[Gradient]:
     """Of all layers in one step that `psg_capture.capture` kept in `folder`; what was computed is kept there too."""
     cache = folder / f"sums_{step}.pt"
