@@ -212,6 +212,18 @@ def test_a_sum_that_leaves_48_bits_is_refused():
         _ = sums.total
 
 
+def test_the_bias_of_floor_decides_signs_that_rounding_gets_right():
+    """x is never negative, as behind a ReLU: what floor leaves out of g then adds up over a long sum."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(20_000, 8, generator=generator).clamp(0, 3).mul(80).round()
+    g = torch.randn(20_000, 32, generator=generator).clamp(-5, 5).mul(400).round()
+    wrong = {}
+    for predictor in Predictor:
+        sums = closed(Split(8, 4, False, predictor), Split(16, 6, True, predictor), x, g)
+        wrong[predictor] = float((decide(sums, Threshold()).signs != sums.total.sign()).double().mean())
+    assert wrong[Predictor.ROUND] < 0.15 and wrong[Predictor.FLOOR] > 0.3, wrong
+
+
 # thresholds
 def predictions(*values: int) -> torch.Tensor:
     return torch.tensor([values])

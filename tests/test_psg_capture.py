@@ -1,0 +1,128 @@
+"""Captured gradients: the run can be resumed, operands keep the limits, sums are those of the convolution."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from bitfirst.benches import psg, psg_capture
+from bitfirst.benches.psg import PREDICTORS, bench_psg, gradients, table
+from bitfirst.benches.psg_capture import capture, capture_steps, quantise_within, read_captures, read_images
+from bitfirst.errors import UsageError
+from PIL import Image
+from torch.nn import functional
+
+STEPS, IMAGES, BATCH = 8, 8, 4
+LAYERS = 21
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    generator = np.random.default_rng(1)
+    files = []
+    for _ in range(IMAGES):
+        file = io.BytesIO()
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, "JPEG")
+        files.append(np.frombuffer(file.getvalue(), dtype=np.uint8))
+    offsets = np.cumsum([0, *map(len, files)])
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    np.savez(path, jpeg=np.concatenate(files), offsets=offsets, labels=np.arange(IMAGES) % 10)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psg_capture, "BATCH", BATCH)
+        patch.setattr(psg_capture, "IMAGES", IMAGES)
+        patch.setattr(psg_capture, "SAVE_EVERY", 1)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def folder(archive, small, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    capture(archive, path, STEPS, report=lambda line: None)
+    return path
+
+
+def test_steps_before_and_at_the_shares():
+    assert capture_steps(500) == {24: False, 25: True, 249: False, 250: True, 474: False, 475: True}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_captures(archive, small, folder, tmp_path):
+    def stop(line: str) -> None:
+        if line.startswith("step 3 "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        capture(archive, tmp_path, STEPS, report=stop)
+    assert not (tmp_path / f"step_{STEPS // 2}.pt").exists()
+    capture(archive, tmp_path, STEPS, report=lambda line: None)
+    for step in capture_steps(STEPS):
+        for once, again in zip(read_captures(folder, step), read_captures(tmp_path, step), strict=True):
+            assert torch.equal(once.x, again.x) and torch.equal(once.g, again.g)
+            assert (once.x_exponent, once.g_exponent) == (again.x_exponent, again.g_exponent)
+    with pytest.raises(UsageError, match="another folder"):
+        capture(archive, tmp_path, STEPS, seed=1)
+
+
+def test_sums_are_the_convolutions_gradient(folder):
+    """Of every layer, by every predictor, against PyTorch's own kernel in float64."""
+    step = STEPS // 2
+    for captured, gradient in zip(read_captures(folder, step), gradients(folder, step), strict=True):
+        x, g = captured.x.double(), captured.g.double()
+        shape = (g.shape[1], x.shape[1], captured.taps, captured.taps)
+        expected = torch.nn.grad.conv2d_weight(x, shape, g, captured.stride, captured.padding)
+        for name in PREDICTORS:
+            assert torch.equal(gradient.sums[name].total, expected.flatten(1).T.long()), (captured.layer, name)
+        assert gradient.exponent == captured.x_exponent + captured.g_exponent
+
+
+def test_rows_of_the_bench(folder):
+    rows = bench_psg(folder, STEPS)
+    combinations = len(PREDICTORS) * 2 * 7
+    assert len(rows) == combinations * (3 * LAYERS + 1)
+    for row in rows:
+        if row["beta"] == 0:
+            assert row["resolved"] == 1
+        least = 16 / 128 if row["predictor"] == "4x6 round" else 0
+        assert least < row["bit_work"] <= 1 and 0 <= row["wrong_overall"] <= row["resolved"], row
+    means = [row for row in rows if row["layer"] == "mean"]
+    assert len(table(rows).splitlines()) == 2 + len(means) == 2 + combinations
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-30, 0.49, 1.0, 247.4, 247.6, 495.1, 3e30])
+@pytest.mark.parametrize("limit", [119, 247, 32255])
+def test_quantised_within_limits_with_the_smallest_scale(largest, limit):
+    values, exponent = quantise_within(torch.tensor([0.0, largest, -largest]), limit)
+    assert values.abs().max() <= limit and values[1] == -values[2]
+    if largest:
+        wanted = float(torch.tensor(largest))
+        assert values[1] == round(wanted * 2.0**-exponent) and round(wanted * 2.0 ** (1 - exponent)) > limit
+
+
+@pytest.mark.parametrize("content", [None, b"no archive"])
+def test_files_without_images_are_refused(tmp_path, content):
+    path = tmp_path / "images.npz"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match="no images"):
+        read_images(path, 1)
+
+
+def test_too_few_images_are_refused(archive):
+    with pytest.raises(UsageError, match="wanted"):
+        read_images(archive, IMAGES + 1)
+
+
+def test_a_step_that_was_not_captured_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="capture the training first"):
+        psg.gradients(tmp_path, 3)
+
+
+def test_windows_are_those_of_the_convolution(folder):
+    captured = next(iter(read_captures(folder, STEPS // 2)))
+    kernel = torch.arange(27, dtype=torch.float64)
+    y = functional.conv2d(captured.x.double(), kernel.reshape(1, 3, 3, 3), padding=1)
+    assert torch.equal(psg.unfolded(captured.x, captured) @ kernel, y.flatten())
