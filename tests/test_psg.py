@@ -144,10 +144,11 @@ def check_sums(x_split: Split, g_split: Split, length: int, rows: int, columns: 
             g_parts = [reference_cut(value, g_low, g_split.predictor) for value in g[:, column].tolist()]
             first = sum(a * b for a, (b, _) in zip(x_high, g_parts, strict=True))
             total = sum(a * b for a, b in zip(x[:, row].tolist(), g[:, column].tolist(), strict=True))
-            mean = Fraction(sum(x_high) * sum(rest for _, rest in g_parts), length)
+            mean = math.floor(Fraction(sum(rest for _, rest in g_parts) * 2**16, length) + Fraction(1, 2))
+            repair = Fraction(sum(x_high) * mean, 2**16)
             assert sums.first[row, column] == first
             assert (first << (x_low + g_low)) + sums.rest[row, column].item() == total == sums.total[row, column]
-            assert repaired[row, column] == (first << g_low) + math.floor(mean + Fraction(1, 2))
+            assert repaired[row, column] == (first << g_low) + math.floor(repair + Fraction(1, 2))
 
 
 @settings(max_examples=40, deadline=None)

@@ -19,6 +19,7 @@ BETA_BITS = 12  #: beta is a multiple of 2**-BETA_BITS, 0 to 1
 CONSTANT_BITS = 24  #: significant bits of a constant threshold
 MOST_SHIFT = 31  #: a state whose unit is further than this from the present one is stale
 NEVER = 2 ** (SUM_BITS - 1)  #: a threshold that no sum reaches; larger ones are cut to it
+MEAN_BITS = 16  #: of the repair's mean, behind the point
 EXACT_FLOAT64 = 2**53
 
 
@@ -153,13 +154,15 @@ class Sums:
     def prediction(self, repair: bool = False) -> tuple[torch.Tensor, int]:
         """(P int64 [rows, columns], its unit as a power of two of G's).
 
-        With `repair`, the high part of x meets the mean of g's low part too: P = (first << g.low) + c, with
-        c = floor(x_high * g_rest / K + 1/2), in units of 2**x.low. It decides; it is no part of the sum.
+        With `repair`, the high part of x meets the mean of g's low part too: P = (first << g.low) + c in units of
+        2**x.low, with m = floor(g_rest * 2**16 / K + 1/2) and c = floor(x_high * m / 2**16 + 1/2): a product for each
+        element. It decides; it is no part of the sum.
         """
         if not repair:
             return self.first, self.x.low + self.g.low
-        outer = self.x_high[:, None] * self.g_rest[None, :]
-        correction = torch.div(2 * outer + self.length, 2 * self.length, rounding_mode="floor")
+        scaled = self.g_rest << (MEAN_BITS + 1)
+        mean = torch.div(scaled + self.length, 2 * self.length, rounding_mode="floor")
+        correction = (self.x_high[:, None] * mean[None, :] + 2 ** (MEAN_BITS - 1)) >> MEAN_BITS
         return (self.first << self.g.low) + correction, self.x.low
 
 
