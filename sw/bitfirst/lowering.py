@@ -39,7 +39,6 @@ from .quantised import Quantised
 Pair = tuple[int, int]
 Range = tuple[int, int]  #: first, behind the last
 Shape4 = tuple[int, int, int, int]
-Ends = tuple[np.ndarray, np.ndarray]  #: int64 [count] each
 Between = Iterator[tuple[float, float]]  #: a number lies between these, ever closer; at last both are the number
 
 MAX_IMAGE = 65535  #: elements of an image, and of a row of it; rows of a tensor: what a descriptor can say
@@ -71,18 +70,6 @@ class Axis:
     count: int
     step: int
     taps: int
-
-    def ends(self, size: int) -> Ends:
-        """Of each window, as far as it lies in an image of `size` pixels: first pixel, and the one behind the last."""
-        first = self.start + np.arange(self.count) * self.step
-        return np.clip(first, 0, size), np.clip(first + self.taps, 0, size)
-
-    def seen_by(self, size: int) -> Ends:
-        """Of each of `size` pixels: the first window that it lies in, and the one behind the last."""
-        place = np.arange(size) - self.start
-        behind = np.clip(place // self.step + 1, 0, self.count)
-        first = np.clip(-((self.taps - 1 - place) // self.step), 0, behind)
-        return first, behind
 
     def uses(self, size: int) -> np.ndarray:
         """int64 [size]: in how many windows each pixel of the image lies."""
@@ -510,6 +497,7 @@ def _residues(axis: Axis, size: int, windows: int, split: bool) -> list[Strip]:
     return [strip for residue in range(count) for strip in _residue(residue, axis, size, windows, split)]
 
 
+@lru_cache(maxsize=4096)
 def residues(geometry: Geometry) -> tuple[list[Strip], list[Strip]]:
     """What dX is made of, down and right: each pair of strips is a convolution of g with stride 1."""
     down, right = (
@@ -791,9 +779,8 @@ class Forward(Operation):
 
     def _bounds(self) -> Iterator[Between]:
         w, x = self.w, self.x
-        ends = [axis.ends(size) for axis, size in zip(self.geometry.axes, x.values.shape[2:], strict=True)]
-        energy = _most_in_a_window(x, [self.geometry.axes], ends)
-        yield _norms(_most_in_a_slice(w, 0, 2, x.signed), energy)
+        down, right = self.geometry.axes
+        yield _norms(_most_in_a_slice(w, 0, 2, x.signed), _most_in_a_window(x, ((down,), (right,))))
         yield _times(_most_in_a_slice(w, 0, 1, x.signed), x.peak)
 
 
@@ -812,10 +799,8 @@ class InputGradient(Operation):
 
     def _bounds(self) -> Iterator[Between]:
         w, g = self.w, self.g
-        sizes = self.result_shape[2:]
-        windows = [(down.axis, right.axis) for down, right in product(*residues(self.geometry))]
-        ends = [axis.seen_by(size) for axis, size in zip(self.geometry.axes, sizes, strict=True)]
-        yield _norms(_most_in_a_slice(w, 1, 2, g.signed), _most_in_a_window(g, windows, ends))
+        windows = tuple(tuple(strip.axis for strip in strips) for strips in residues(self.geometry))
+        yield _norms(_most_in_a_slice(w, 1, 2, g.signed), _most_in_a_window(g, windows))
         yield _times(_most_in_a_slice(w, 1, 1, g.signed), g.peak)
 
 
@@ -899,14 +884,15 @@ def _most_in_a_slice(operand: Quantised, axis: int, power: int, signed: bool) ->
     yield exact, exact
 
 
-def _most_in_a_window(operand: Quantised, windows: list[tuple[Axis, Axis]], ends: list[Ends]) -> Between:
-    """The largest sum of squares in a window; axes of `windows`, down and right, and all `ends` say the same."""
-    energies = operand.rough_pixel_energies
-    error = operand.rough_error
-    sums = (_in_windows(_in_windows(energies, down, 1), right, 2).max() for down, right in windows)
+def _most_in_a_window(operand: Quantised, axes: tuple[tuple[Axis, ...], tuple[Axis, ...]]) -> Between:
+    """The largest sum of squares in a window of these axes, down and right."""
+    energies, error = operand.rough_pixel_energies, operand.rough_error
+    sums = (_in_windows(_in_windows(energies, down, 1), right, 2).max() for down, right in product(*axes))
     energy = max(map(float, sums), default=0.0)
     yield energy * (1 - error), energy * (1 + error)
-    exact = _energy_in_a_window(operand.pixel_energies, *ends)
+    energies = torch.from_numpy(operand.pixel_energies)
+    sums = (_in_windows(_in_windows(energies, down, 1), right, 2).max() for down, right in product(*axes))
+    exact = max(map(int, sums), default=0)
     yield exact, exact
 
 
@@ -921,10 +907,3 @@ def _in_windows(values: torch.Tensor, axis: Axis, dim: int) -> torch.Tensor:
     for tap in range(1, axis.taps):
         total = total + padded.narrow(dim, tap, last)
     return total[:, :: axis.step] if dim == 1 else total[:, :, :: axis.step]
-
-
-def _energy_in_a_window(energies: np.ndarray, down: Ends, right: Ends) -> int:
-    """The largest sum of `energies` [n, h, w] in a window from the first of the ends to before the last."""
-    totals = np.pad(energies, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
-    bands = totals[:, down[1]] - totals[:, down[0]]
-    return int((bands[:, :, right[1]] - bands[:, :, right[0]]).max())

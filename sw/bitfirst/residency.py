@@ -42,10 +42,6 @@ _USES_TO_COME = {
 }
 
 
-def _key(operand: Quantised, cut: Cut) -> Key:
-    return operand.name + cut.name
-
-
 @dataclass(frozen=True)
 class Tensor:
     """What may lie in the store: `cut` of `operand`; `alias`, where it is given, is its name."""
@@ -57,7 +53,7 @@ class Tensor:
     @cached_property
     def key(self) -> Key:
         """Its name: equal for equal parts of equal operands."""
-        return _key(self.operand, self.cut) if self.alias is None else self.alias
+        return self.operand.name + self.cut.name if self.alias is None else self.alias
 
     @property
     def octets(self) -> int:
@@ -297,7 +293,8 @@ class Supply:
 
 
 def tensors_of(wanted: Schedule, operation: Operation) -> list[Tensor]:
-    return [Tensor(operation.operand(cut.role), cut) for cut in wanted.tensors]
+    operands = dict(operation.operands)
+    return [Tensor(operands[cut.role], cut) for cut in wanted.tensors]
 
 
 class _Supplied(NamedTuple):
@@ -322,22 +319,22 @@ class Supplies:
 
     def bring(self, wanted: Schedule, operation: Operation) -> tuple[int, int]:
         """(data words, commands) of all moves that the operation needs; the store is then as after them."""
-        tensors = tensors_of(wanted, operation)
-        if len(tensors) < WORTH_KNOWING:
-            known = _supplied(self._store, wanted, tensors)
+        if len(wanted.tensors) < WORTH_KNOWING:
+            known = _supplied(self._store, wanted, tensors_of(wanted, operation))
         else:
-            known = self._again(wanted, tensors)
+            known = self._again(wanted, operation)
         return known.data_words, known.commands
 
-    def _again(self, wanted: Schedule, tensors: list[Tensor]) -> "_Supplied":
-        store, keys = self._store, [tensor.key for tensor in tensors]
+    def _again(self, wanted: Schedule, operation: Operation) -> "_Supplied":
+        store, operands = self._store, {role: operand.name for role, operand in operation.operands}
+        keys = [operands[cut.role] + cut.name for cut in wanted.tensors]
         store.want(keys)
         names = store.names(keys)
         seen = wanted.needs, store.view(keys, names)
         if seen not in self._known:
             if len(self._known) == MOST_FORESEEN:
                 self._known.clear()
-            renamed = [replace(tensor, alias=names[tensor.key]) for tensor in tensors]
+            renamed = [replace(tensor, alias=names[tensor.key]) for tensor in tensors_of(wanted, operation)]
             self._known[seen] = _supplied(store.renamed(names), wanted, renamed)
         known = self._known[seen]
         store.become(known.after, names)

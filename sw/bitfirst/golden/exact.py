@@ -12,7 +12,6 @@ float64 matrix product over unfolded windows.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from math import ceil, log2, sqrt
 
 import numpy as np
@@ -119,10 +118,9 @@ def input_gradient(g: Pieces, w: Pieces, geometry: Geometry) -> Exact:
     chunks = _channel_chunks(w, 0, g.bound)
     if not chunks or g.stack.is_cuda:
         return _input_gradient_float64(_whole(g), _whole(w), geometry)
-    strips = residues(geometry)
 
     def convolve(images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-        return _transposed(images, kernel, strips, geometry)
+        return _transposed(images, kernel, geometry)
 
     return _along(g, [(weight, kernel.split(chunks)) for weight, kernel in w.split()], chunks, convolve)
 
@@ -168,20 +166,28 @@ def _along(
     return _sum(sorted(parts, key=lambda part: part[0]))
 
 
-def _transposed(
-    g: torch.Tensor, w: torch.Tensor, strips: tuple[list[Strip], list[Strip]], geometry: Geometry
-) -> torch.Tensor:
-    """dX, one convolution for each residue of the input pixels by the stride; zero where no window sees a pixel."""
-    pairs = list(product(*strips))
-    if len(pairs) == 1 and [strip.axis.count for strip in pairs[0]] == list(geometry.input_shape[2:]):
-        return _strip_of(g, w, *pairs[0])
+def _transposed(g: torch.Tensor, w: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """dX; where the input pixels that are reached see the same taps, by a convolution with the kernel turned."""
+    downs, rights = residues(geometry)
+    if len(downs) * len(rights) != 1:
+        rest = [
+            (size + 2 * padding - taps) % stride
+            for size, padding, taps, stride in zip(
+                geometry.input_shape[2:], geometry.padding, w.shape[2:], geometry.stride, strict=True
+            )
+        ]
+        return functional.conv_transpose2d(g, w, None, geometry.stride, geometry.padding, rest)
+    (down,), (right,) = downs, rights
+    pixels = _turned(g, w, down, right)
+    if pixels.shape[2:] == geometry.input_shape[2:]:
+        return pixels
     out = g.new_zeros((g.shape[0], *geometry.input_shape[1:]))
-    for down, right in pairs:
-        out[:, :, down.pixels, right.pixels] = _strip_of(g, w, down, right)
+    out[:, :, down.pixels, right.pixels] = pixels
     return out
 
 
-def _strip_of(g: torch.Tensor, w: torch.Tensor, down: Strip, right: Strip) -> torch.Tensor:
+def _turned(g: torch.Tensor, w: torch.Tensor, down: Strip, right: Strip) -> torch.Tensor:
+    """The input pixels of these strips."""
     (top, down_step), (left, right_step) = (_taps_of(strip) for strip in (down, right))
     kernel = w[:, :, top : down.tap + 1 : down_step, left : right.tap + 1 : right_step].flip((2, 3)).transpose(0, 1)
     margins = [_margins(strip.axis, size) for strip, size in zip((down, right), g.shape[2:], strict=True)]
