@@ -183,7 +183,8 @@ def test_a_byte_schedule_changes_cycles_and_nothing_else() -> None:
     slow = f"rtl:tiny?{cycles.BYTE_SCHEDULES[0]}&seed=3"
     for url in ("rtl:tiny", slow, slow):
         with bitfirst.open(url) as board:
-            assert_covered(compared(board, commands=200, seed=3), CONFIGS["tiny"])
+            found = compared(board, commands=60, seed=3)
+            assert (found["result_mismatches"], found["counter_mismatches"]) == (0, 0), found["first_mismatch"]
             waits.setdefault(url, []).append(board.transport.cycles)
     (free,), (first, second) = waits.values()
     assert first == second > free
