@@ -236,9 +236,9 @@ class BMemory(wiring.Component):
 
 
 def _registered(m: Module, name: str, *values: Value) -> list[Signal]:
-    """The values, a cycle later."""
-    later = [Signal(len(value), name=f"{name}_{index}") for index, value in enumerate(values)]
-    m.d.sync += [new.eq(value) for new, value in zip(later, values, strict=True)]
+    """The values, a cycle later; those without bits as they are."""
+    later = [Signal(len(value), name=f"{name}_{index}") if len(value) else value for index, value in enumerate(values)]
+    m.d.sync += [new.eq(value) for new, value in zip(later, values, strict=True) if len(value)]
     return later
 
 
