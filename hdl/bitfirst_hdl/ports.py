@@ -25,7 +25,8 @@ class SumRead(wiring.Signature):
     """Reads one row of partial sums (one sum per column), when the drain leaves the port free.
 
     valid, row, ready  request; accepted in the cycle in which `valid` and `ready` are high
-    data_valid         in, high for one cycle when `data` holds the answer; one request may be under way
+    data_valid         in, high for one cycle when `data` holds the answer; answers come in the order of requests, of
+                       which as many may be under way as the reader can hold
     data               in, `columns` signed 48-bit sums
     """
 

@@ -14,6 +14,7 @@ from .requantise import RESULT_BITS, Requantiser
 
 RAW_BITS = packets.WORD_BITS  #: the value of `bits` that passes a sum as it is
 ABREAST = 4  #: most elements in one cycle
+AHEAD = 2  #: rows of sums that are fetched before they are needed: the drain may keep them waiting meanwhile
 EXACT_LATENCY = 3  #: cycles from exact sums to their numbers; `Requantiser.latency` + 1 for others
 PACK_LATENCY = 6  #: cycles from numbers to their word
 
@@ -57,7 +58,7 @@ class Readout(wiring.Component):
     Where `multiplier` is 1 and `shift` 0, or `bits` is `RAW_BITS`, sums are *exact*: there is nothing to round, and
     they pass by the requantiser, `elements_abreast` of a row in one cycle; others one a cycle. So where `ABREAST` exact
     sums fill a word or more, a word leaves in every cycle but those in which a row ends before it fills one. This holds
-    while nothing holds it up and a row takes no fewer cycles than its fetch, 3; the next row is fetched meanwhile.
+    while nothing holds it up and a row takes 2 cycles or more: the next `AHEAD` rows, 3 cycles away, are fetched meanwhile.
     Reset abandons the job.
     """
 
@@ -110,32 +111,35 @@ class Readout(wiring.Component):
         return m
 
     def _fetch(self, m: Module, read: packets.Read) -> "_Row":
-        """Asks for the rows of the job, one ahead of the elements."""
-        row = _Row(self.config)
-        base, offset = Signal(16), Signal(8)  # first row of the tile, row in the tile
-        tiles = Signal(16)  # still to ask for
-        asked = Signal()
-        ends_tile = offset == read.rows - 1
-        with m.If(self.start.valid & self.start.ready):
-            m.d.sync += [
-                base.eq(self.start.payload.read.first * self.config.rows),
-                tiles.eq(self.start.payload.read.count),
-                offset.eq(0),
-            ]
+        """Asks for the rows of the job, up to `AHEAD` of them before they are taken apart, and holds them."""
+        row, spare = _Row(self.config, "row"), _Row(self.config, "spare")
+        start, request = self.start.valid & self.start.ready, self.sum_read
+        asked, came = _Rows(m, "asked", self.start, read), _Rows(m, "came", self.start, read)
+        base = Signal(16)  # first row of the tile that is asked for
+        ahead = Signal(range(AHEAD + 1))  # asked for and not yet taken
+        accepted = request.valid & request.ready
         m.d.comb += [
-            self.sum_read.valid.eq((tiles != 0) & ~asked & (~row.valid | row.taken)),
-            self.sum_read.row.eq(base + offset),
+            request.valid.eq((asked.tiles != 0) & ((ahead != AHEAD) | row.taken)),
+            request.row.eq(base + asked.offset),
         ]
-        with m.If(self.sum_read.valid & self.sum_read.ready):
-            m.d.sync += [asked.eq(1), row.ends_tile.eq(ends_tile), row.ends_job.eq(ends_tile & (tiles == 1))]
-            with m.If(ends_tile):
-                m.d.sync += [offset.eq(0), base.eq(base + self.config.rows), tiles.eq(tiles - 1)]
-            with m.Else():
-                m.d.sync += offset.eq(offset + 1)
+        m.d.sync += ahead.eq(ahead + accepted - row.taken)
+        with m.If(start):
+            m.d.sync += base.eq(self.start.payload.read.first * self.config.rows)
+        with m.If(accepted):
+            asked.advance()
+            with m.If(asked.ends_tile):
+                m.d.sync += base.eq(base + self.config.rows)
+
         with m.If(row.taken):
-            m.d.sync += row.valid.eq(0)
-        with m.If(self.sum_read.data_valid):
-            m.d.sync += [asked.eq(0), row.valid.eq(1), row.sums.eq(self.sum_read.data)]
+            row.hold(m, spare.sums, spare.ends_tile, spare.ends_job, spare.valid)
+            m.d.sync += spare.valid.eq(0)
+        with m.If(request.data_valid):
+            came.advance()
+            arrived = request.data, came.ends_tile, came.ends_job
+            with m.If(Mux(row.taken, spare.valid, row.valid)):
+                spare.hold(m, *arrived)
+            with m.Else():
+                row.hold(m, *arrived)
         return row
 
     def _take_apart(self, m: Module, read: packets.Read, form: "_Form", row: "_Row", elements, move: Signal) -> "_Sums":
@@ -380,12 +384,38 @@ class _Turned:
         return _Turned(**after)
 
 
+class _Rows:
+    """Goes through the rows of a job: how many tiles are left, and the place in the tile."""
+
+    def __init__(self, m: Module, name: str, start, read: packets.Read) -> None:
+        self.m = m
+        self.offset, self.tiles = Signal(8, name=f"{name}_offset"), Signal(16, name=f"{name}_tiles")
+        self.ends_tile = self.offset == read.rows - 1
+        self.ends_job = self.ends_tile & (self.tiles == 1)
+        with m.If(start.valid & start.ready):
+            m.d.sync += [self.offset.eq(0), self.tiles.eq(start.payload.read.count)]
+
+    def advance(self) -> None:
+        with self.m.If(self.ends_tile):
+            self.m.d.sync += [self.offset.eq(0), self.tiles.eq(self.tiles - 1)]
+        with self.m.Else():
+            self.m.d.sync += self.offset.eq(self.offset + 1)
+
+
 class _Row:
     """A fetched row of partial sums, waiting to be taken apart."""
 
-    def __init__(self, config: ArrayConfig) -> None:
-        self.sums = Signal(SUM_BITS * config.columns, name="row_sums")
-        self.valid = Signal(name="row_valid")
-        self.taken = Signal(name="row_taken")
-        self.ends_tile = Signal(name="row_ends_tile")
-        self.ends_job = Signal(name="row_ends_job")
+    def __init__(self, config: ArrayConfig, name: str) -> None:
+        self.sums = Signal(SUM_BITS * config.columns, name=f"{name}_sums")
+        self.valid = Signal(name=f"{name}_valid")
+        self.taken = Signal(name=f"{name}_taken")
+        self.ends_tile = Signal(name=f"{name}_ends_tile")
+        self.ends_job = Signal(name=f"{name}_ends_job")
+
+    def hold(self, m: Module, sums: Value, ends_tile: Value, ends_job: Value, valid: Value | int = 1) -> None:
+        m.d.sync += [
+            self.sums.eq(sums),
+            self.ends_tile.eq(ends_tile),
+            self.ends_job.eq(ends_job),
+            self.valid.eq(valid),
+        ]

@@ -554,7 +554,7 @@ class Variant:
 class Task:
     """An operation without its data: all that planning needs.
 
-    sum_bits  width in which sums are read
+    sum_bits  width in which sums are read; 0: they are not, as where only the array's work is measured
     fresh     roles of the operands that are most likely not in the store yet
     """
 

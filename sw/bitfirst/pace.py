@@ -40,13 +40,13 @@ class Pace:
         self._walked: dict[Target, range] = dict.fromkeys(Target, range(0))
         self._loaded: dict[Target, range] = {}
         self._sums: deque[tuple[range, int]] = deque(maxlen=2)  # tiles of the latest MATMULs, and when they are stored
-        self._answered: dict[int, int] = {}  # tile of sums -> when its READ is answered
+        self._read = range(0)  # tiles of the latest READ
         self._unsent = {index: pieces for index, cut in enumerate(tensors) if (pieces := _pieces(task, cut))}
 
     @property
     def end(self) -> int:
-        """When the last answer has gone."""
-        return max(self._link_out, self._sequencer)
+        """When the last answer has gone, and the last MATMUL is done."""
+        return max(self._link_out, self._sequencer, self._array)
 
     def begin(self, step: Step) -> int:
         """When it could begin."""
@@ -56,6 +56,8 @@ class Pace:
             return max(begin, self._array) if overlap(step.cells, self._walked[step.fields["target"]]) else begin
         if step.opcode == Opcode.MATMUL:
             begin = max(begin, self._array)
+            if overlap(self._read, _sums_of(step.fields)):
+                begin = max(begin, self._readout)
             cells = self._walked_by(step.fields)
             loading = any(overlap(loaded, cells[target]) for target, loaded in self._loaded.items())
             return max(begin, self._gather) if loading else begin
@@ -88,15 +90,13 @@ class Pace:
         else:
             self._readout = begin + step.fetch.cycles + READOUT_CYCLES
             self._answer(step.fetch.words, begin + READOUT_CYCLES)  # it leaves while the readout makes it
-            tiles = _from(step.fields["first"], step.fields["count"])
-            self._answered.update(dict.fromkeys(tiles, self._link_out))
+            self._read = _from(step.fields["first"], step.fields["count"])
 
     def _multiply(self, fields: Mapping[str, int], sums: tuple[int, int], begin: int) -> None:
         size = tuple(fields[name] for name in ("slices", "planes", "chunks", "row_tiles", "col_tiles"))
         self._walked = self._walked_by(fields)
         self._array = begin + self.config.matmul_cycles(*size)
-        tiles = _from(fields["sum_tile"], fields["row_tiles"] * fields["col_tiles"])
-        self._sums.append((tiles, self._array + self.config.matmul_tail_cycles))
+        self._sums.append((_sums_of(fields), self._array + self.config.matmul_tail_cycles))
 
     @staticmethod
     def _walked_by(fields: Mapping[str, int]) -> dict[Target, range]:
@@ -133,6 +133,11 @@ def _pieces(task: Task, cut: Cut) -> deque[int]:
 def most_write_words(words: int) -> int:
     """Data words of one WRITE of a tensor of so many: a small tensor is waited for, and is there sooner in pieces."""
     return max(LEAST_WRITE_WORDS, min(words // 4, MOST_WRITE_WORDS))
+
+
+def _sums_of(fields: Mapping[str, int]) -> range:
+    """Tiles that a MATMUL adds to."""
+    return _from(fields["sum_tile"], fields["row_tiles"] * fields["col_tiles"])
 
 
 def _from(first: int, count: int) -> range:

@@ -370,7 +370,7 @@ class _Builder:
 
     def _read(self, index: int, block: Block) -> list[Step]:
         output = self.outputs[len(self.work)] = Output(index, block, self._region.start)
-        steps = output.reads(self.plans[index], self.task.sum_bits, len(self.work))
+        steps = output.reads(self.plans[index], self.task.sum_bits, len(self.work)) if self.task.sum_bits else []
         for step in steps:
             self._count(elements_read=step.fetch.elements)
             self.answer_words += step.fetch.words
@@ -528,4 +528,5 @@ def schedule(config: ArrayConfig, task: Task) -> Schedule:
 
     Raises `UsageError` when something irreducible does not fit the device.
     """
-    return _chosen(config, replace(task, sum_bits=USUAL_SUM_BITS)).with_sums_of(task.sum_bits).made_quiet()
+    planned = replace(task, sum_bits=USUAL_SUM_BITS) if task.sum_bits else task
+    return _chosen(config, planned).with_sums_of(task.sum_bits).made_quiet()

@@ -1,13 +1,14 @@
 """Bench of `bitfirst_hdl.readout.Readout`: jobs over random partial sums against `contract.numeric`."""
 
 import random
+from collections import deque
 
 import cocotb
 from bitfirst_hdl import config as configs
 from bitfirst_hdl.contract import numeric
 from bitfirst_hdl.contract.packets import WORD_BITS, Opcode, Read, Rounding, Space
 from bitfirst_hdl.ports import Payload
-from bitfirst_hdl.readout import EXACT_LATENCY, PACK_LATENCY, RAW_BITS, Job, elements_abreast
+from bitfirst_hdl.readout import AHEAD, EXACT_LATENCY, PACK_LATENCY, RAW_BITS, Job, elements_abreast
 from bitfirst_hdl.requantise import Requantiser
 from cocotb.triggers import RisingEdge
 
@@ -34,20 +35,18 @@ class SumMemory:
         return sum((total & mask) << (numeric.SUM_BITS * col) for col, total in enumerate(self.rows[row]))
 
     async def _run(self) -> None:
-        dut, ready, row, delay = self.dut, False, None, 0
+        dut, ready, now, asked = self.dut, False, 0, deque()  # asked: (when it can be answered, row)
         while True:
             await RisingEdge(dut.clk)
+            now += 1
             if ready and common.value(dut.sum_read__valid):
-                assert row is None, "two requests under way"
-                row, delay = common.value(dut.sum_read__row), FETCH_CYCLES
+                asked.append((now + FETCH_CYCLES - 1, common.value(dut.sum_read__row)))
+                assert len(asked) <= AHEAD, "more rows asked for than can be held"
                 self.asked += 1
             dut.sum_read__data_valid.value = 0
-            if row is not None:
-                delay -= 1
-                if delay <= 0 and self.rng.random() >= self.wait:
-                    dut.sum_read__data_valid.value = 1
-                    dut.sum_read__data.value = self._packed(row)
-                    row = None
+            if asked and asked[0][0] <= now and self.rng.random() >= self.wait:
+                dut.sum_read__data_valid.value = 1
+                dut.sum_read__data.value = self._packed(asked.popleft()[1])
             ready = self.rng.random() >= self.wait
             dut.sum_read__ready.value = int(ready)
 
@@ -189,11 +188,13 @@ def cycles(config: configs.ArrayConfig, read: dict[str, int]) -> int:
             count = min(left, elements_abreast(nibbles, filled)) if exact else 1
             left, total, taken = left - count, filled + count * nibbles, taken + 1
         rows.append(taken)
-    # ask, fetch, take the row apart | the row's elements, or the fetch of the next row | numbers | words
-    first = 1 + FETCH_CYCLES + 2
+    asks, takes = [], []  # when each row is asked for, and taken apart
+    for index in range(len(rows)):
+        asks.append(max(asks[-1] + 1 if asks else 1, takes[index - AHEAD] if index >= AHEAD else 0))
+        takes.append(max(asks[-1] + FETCH_CYCLES + 1, takes[-1] + rows[index - 1] if takes else 0))
     numbers = EXACT_LATENCY if exact else Requantiser.latency + 1
     words = PACK_LATENCY + (total > WORD_NIBBLES)
-    return first + sum(max(row, FETCH_CYCLES + 1) for row in rows[:-1]) + rows[-1] - 1 + numbers + words
+    return takes[-1] + rows[-1] + numbers + words
 
 
 @cocotb.test()
@@ -207,7 +208,7 @@ async def throughput(dut) -> None:
         for stall in 0, 0.4:
             read = random_read(config, rng, bits=bits, **whole, **EXACT)
             took = await run(dut, rng, memory, read, idle=0, stall=stall, wait=0)
-            if row < FETCH_CYCLES + 1:  # fetches are not hidden, but where words stall
+            if row < 2:  # fetches are not hidden, but where words stall
                 assert took == cycles(config, read) or (stall and took < cycles(config, read)), (took, read)
             else:
                 elements = 1 + FETCH_CYCLES + 1 + config.rows * read["count"] * row
