@@ -58,8 +58,8 @@ class Readout(wiring.Component):
     Where `multiplier` is 1 and `shift` 0, or `bits` is `RAW_BITS`, sums are *exact*: there is nothing to round, and
     they pass by the requantiser, `elements_abreast` of a row in one cycle; others one a cycle. So where `ABREAST` exact
     sums fill a word or more, a word leaves in every cycle but those in which a row ends before it fills one. This holds
-    while nothing holds it up and a row takes 2 cycles or more: the next `AHEAD` rows, 3 cycles away, are fetched meanwhile.
-    Reset abandons the job.
+    while nothing holds it up and a row takes 2 cycles or more: the next `AHEAD` rows, 3 cycles away, are fetched
+    meanwhile. Reset abandons the job.
     """
 
     def __init__(self, config: ArrayConfig) -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console, Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from .errors import BitfirstError, UsageError
 
@@ -27,6 +28,8 @@ Result = dict[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Device = Annotated[str, typer.Option(help="model, rtl, rtl:CONFIG, serial:///PATH?baud=.., tcp://HOST:PORT.")]
 Config = Annotated[str, typer.Argument(help="A named configuration, or a .toml file.")]
+
+_PHASES = {"forward": "fwd", "input_gradient": "dX", "weight_gradient": "dW"}
 
 app = typer.Typer(
     help="Generates FPGA hardware that trains neural networks most significant bits first, simulates it, drives it.",
@@ -108,10 +111,14 @@ def _rows(rows: list[Result]) -> Table:
 def _utilisation(result: Result) -> Table:
     """One row for each layer, phase and precision, in per cent; then the means."""
     waste = tuple(result["layers"][0]["waste"])
-    table = Table("layer", "phase", "bits", "used", "nominal", *waste, "with transport", title="per cent of the array")
+    names = "", "bits", "used", "nominal", *waste[:-1], "starved", "+link"
+    layer = Column("layer", min_width=10)  # the others leave so much of 80 characters
+    table = Table(layer, *(Column(name, no_wrap=True) for name in names), title="per cent of the array", box=SIMPLE)
+    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
     for row in result["layers"]:
         shares = [row["utilisation"], row["nominal"], *row["waste"].values(), row["utilisation_with_transport"]]
-        table.add_row(row["name"], row["phase"], row["precision"], *(f"{100 * share:.1f}" for share in shares))
+        phase = _PHASES[row["phase"]]
+        table.add_row(row["name"], phase, row["precision"], *(f"{100 * share:.1f}" for share in shares))
     table.add_section()
     for name, stage in result["stages"].items():
         table.add_row(name, "all", "", f"{100 * stage['utilisation']:.1f}", f"{100 * stage['nominal']:.1f}")
