@@ -18,7 +18,7 @@ help:
 	@echo 'make train         train on the simulated board; options: TRAIN="--epochs 2 --seed 1"'
 	@echo 'make test          lint and all tests, WORKERS=2 at a time (one on each core)'
 	@echo 'make docs          write the rendered documents again'
-	@echo 'make bench         bench sim, cycles and step'
+	@echo 'make bench         bench sim, cycles, utilisation and step, with what it compares to'
 	@echo 'make study-digits  five seeds on the golden model, against fp32'
 	@echo 'make setup         only .venv, everything pinned'
 	@echo 'make clean         remove .venv and build outputs'
@@ -56,6 +56,7 @@ docs: $(STAMP)
 bench: $(BENCH_STAMP)
 	$(BIN)/bitfirst bench sim
 	$(BIN)/bitfirst bench cycles
+	$(BIN)/bitfirst bench utilisation
 	$(BIN)/bitfirst bench step
 
 study-digits: $(STAMP)
