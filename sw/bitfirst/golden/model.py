@@ -16,7 +16,7 @@ from ..plan import FRAME_WORDS
 from ..quantised import Quantised
 from ..residency import Supplies
 from ..schedule import schedule
-from . import exact
+from . import exact, psg, sign_gradient
 
 _ANSWER_WORDS = 1 + FRAME_WORDS
 _COMMAND_AND_ANSWER_WORDS = packets.COMMAND_WORDS + FRAME_WORDS + _ANSWER_WORDS
@@ -69,6 +69,15 @@ class ModelDevice(Device):
         result = self._evaluate(operation)
         self._count(operation)
         return result
+
+    def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
+        """Counts the cycles of the whole product: no gateware saves any yet."""
+        self._check_open()
+        g, x = self._pieces(operation.g), self._pieces(operation.x)
+        with exact.plain_kernels():
+            decision = sign_gradient.decide(g, x, operation.geometry, rule, operation.exponent, state)
+        self._count(operation)
+        return decision
 
     def _count(self, operation: Operation) -> None:
         planned = schedule(self.config, operation.task)
