@@ -26,11 +26,13 @@ COUNTS = ("done", "saved", "resolved", "decided")
 class Journal:
     """The signs of one training, step by step.
 
+    samples steps in which wrong signs are counted, about; 0 for none
     rows    of each layer in each sampled step, see `sample`
     step    {"done", "saved"}: bit-MACs of the training steps, all three products
     """
 
-    def __init__(self) -> None:
+    def __init__(self, samples: int = SAMPLES) -> None:
+        self.samples = samples
         self.rows: list[dict[str, Any]] = []
         self.step = {"done": 0, "saved": 0}
         self._earlier: dict[str, dict[str, int]] = {}
@@ -43,9 +45,12 @@ class Journal:
         """Before step number `step` (from 0) of `steps`. `loss`: of a network, on the step's batch; `bit_macs`: of the
         device so far."""
         self._before = bit_macs, sum(signer.saved for signer in signers(net).values())
-        self._float = _float_gradients(net, loss) if step % max(1, steps // SAMPLES) == 0 else None
+        self._float = _float_gradients(net, loss) if self._is_sample(step, steps) else None
         for signer in signers(net).values():
             signer.watch = self._float is not None
+
+    def _is_sample(self, step: int, steps: int) -> bool:
+        return self.samples > 0 and step % max(1, steps // self.samples) == 0
 
     def end(self, net: nn.Module, step: int, bit_macs: int) -> None:
         """After the backward pass."""

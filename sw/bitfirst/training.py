@@ -209,7 +209,7 @@ def sign_optimizer(net: nn.Module, method: SignSGD, options: TrainOptions) -> op
 
 def fit(
     run: Run,
-    splits: data.Digits,
+    splits: data.Splits,
     options: TrainOptions,
     on_step: Callable[[Run, int, int, float], None] | None = None,
     on_epoch: Callable[[Run], None] | None = None,
@@ -412,6 +412,10 @@ class Watch:
             )
         self.progress.update(self.tasks[run.name], completed=step, note=note)
 
+    def finish(self, name: str) -> None:
+        """Takes away the bar of the run `name`."""
+        self.progress.remove_task(self.tasks.pop(name))
+
     def epoch(self, run: Run) -> None:
         row = run.history[-1]
         line = f"{run.name}: epoch {row['epoch']}, loss {row['loss']:.4f}"
@@ -449,7 +453,7 @@ def saying_what_is_kept(run: Run, options: TrainOptions, checkpoints: bool = Tru
 def compare(
     options: TrainOptions,
     device: Device,
-    splits: data.Digits,
+    splits: data.Splits,
     watch: Watch | None = None,
     checkpoints: bool = False,
     spoil: Callable[[nn.Module], None] | None = None,
@@ -514,7 +518,7 @@ def train(options: TrainOptions, device: Device | None = None, console: Console 
     return result
 
 
-def profile(run: Run, splits: data.Digits, options: TrainOptions) -> list[dict[str, Any]]:
+def profile(run: Run, splits: data.Splits, options: TrainOptions) -> list[dict[str, Any]]:
     """Counters of each layer and phase in one training step more, whose results are dropped."""
     images, labels = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
     run.net.train()
@@ -588,7 +592,7 @@ def comparison_table(result: dict[str, Any]) -> Table:
 
 
 # several seeds
-def shuffled(splits: data.Digits, seed: int) -> data.Digits:
+def shuffled(splits: data.Splits, seed: int) -> data.Splits:
     """Negative control: the training labels in another order."""
     order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(seed))
     return replace(splits, train=replace(splits.train, labels=splits.train.labels[order]))
@@ -613,6 +617,16 @@ def randomise_gradients(seed: int) -> Callable[[nn.Module], None]:
     return spoil
 
 
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """(mean, low, high): 95 % interval of the mean, by Student's t; at least two values."""
+    from scipy import stats  # slow to import
+
+    tensor = torch.tensor(values, dtype=torch.float64)
+    mean = tensor.mean().item()
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * tensor.std().item() / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
 CONTROLS = ("labels", "gradients")
 ACCURACY_GOAL = 0.95
 DIFFERENCE_GOAL = 0.015
@@ -629,8 +643,6 @@ def train_many(
 
     `control`: "labels" (shuffled) or "gradients" (random signs) must make `passed` False.
     """
-    from scipy import stats  # slow to import
-
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise UsageError("an interval needs at least two different seeds")
     if control not in (None, *CONTROLS):
@@ -660,11 +672,8 @@ def train_many(
     finally:
         if device is None:
             board.close()
-    differences = torch.tensor([row["difference"] for row in rows], dtype=torch.float64)
-    mean = differences.mean().item()
-    half = float(stats.t.ppf(0.975, len(rows) - 1)) * differences.std().item() / math.sqrt(len(rows))
+    mean, low, high = interval([row["difference"] for row in rows])
     test_accuracy = sum(row["test_accuracy"] for row in rows) / len(rows)
-    interval = [mean - half, mean + half]
     return {
         "device": options.device,
         "control": control,
@@ -673,6 +682,6 @@ def train_many(
         "test_accuracy": test_accuracy,
         "fp32_test_accuracy": sum(row["fp32_test_accuracy"] for row in rows) / len(rows),
         "difference": mean,
-        "difference_interval": interval,
-        "passed": test_accuracy >= ACCURACY_GOAL and interval[0] >= -DIFFERENCE_GOAL and interval[1] <= DIFFERENCE_GOAL,
+        "difference_interval": [low, high],
+        "passed": test_accuracy >= ACCURACY_GOAL and low >= -DIFFERENCE_GOAL and high <= DIFFERENCE_GOAL,
     }
