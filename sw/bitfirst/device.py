@@ -37,9 +37,12 @@ class Device(ABC):
     config          the array's configuration
     bit_macs        useful bit multiply-accumulates so far: no padding, no inserted zeros, at the requested widths
     bytes_moved     bytes of all frames on the link so far, both ways (`model`: what a link would carry)
+    counting        whether cycles and commands are counted; only a model can be without
     store           the book of the device's tensor store; `store.refetched_bytes` were sent again for want of room
     phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
     """
+
+    counting = True
 
     def __init__(self, url: str, config: ArrayConfig) -> None:
         self.url = url

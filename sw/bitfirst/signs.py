@@ -9,6 +9,7 @@ G is small, it is given by its median, the mean of min(1, bound), and the share 
 threshold in the place of G, as V / (2 tau**2).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,14 +20,14 @@ from .golden.psg import NEVER
 from .nn import Signer, Watched, in_float, signers
 from .quantised import Quantised
 
-SAMPLES = 24  #: steps of a training in which wrong signs are counted
+SAMPLES = 24
 COUNTS = ("done", "saved", "resolved", "decided")
 
 
 class Journal:
     """The signs of one training, step by step.
 
-    samples steps in which wrong signs are counted, about; 0 for none
+    samples in so many steps at most wrong signs are counted; 0 for none
     rows    of each layer in each sampled step, see `sample`
     step    {"done", "saved"}: bit-MACs of the training steps, all three products
     """
@@ -50,7 +51,7 @@ class Journal:
             signer.watch = self._float is not None
 
     def _is_sample(self, step: int, steps: int) -> bool:
-        return self.samples > 0 and step % max(1, steps // self.samples) == 0
+        return self.samples > 0 and step % math.ceil(steps / self.samples) == 0
 
     def end(self, net: nn.Module, step: int, bit_macs: int) -> None:
         """After the backward pass."""

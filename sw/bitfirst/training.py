@@ -501,6 +501,10 @@ def train(options: TrainOptions, device: Device | None = None, console: Console 
         refuse_to_overwrite(options.out / CHECKPOINT)
     splits = data.digits()
     board = device or bitfirst.open(options.device, trace=options.trace)
+    if not board.counting:
+        raise UsageError(
+            f"{options.device} counts nothing, and the report tells what was counted: leave counting=0 out"
+        )
     try:
         with host_settings(options.threads), Watch(console) as watch:
             comparison = compare(options, board, splits, watch, checkpoints=True)

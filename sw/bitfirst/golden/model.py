@@ -34,7 +34,7 @@ class ModelDevice(Device):
 
     def __init__(self, config: ArrayConfig, url: str = "model", counting: bool = True) -> None:
         super().__init__(url, config)
-        self._counting = counting
+        self.counting = counting
         self._supplies = Supplies(self.store)
         self._counters = Counter(dict.fromkeys(EXECUTION_COUNTERS, 0))
         self._cut: tuple[Quantised, exact.Pieces] | None = None
@@ -82,7 +82,7 @@ class ModelDevice(Device):
         return decision
 
     def _count(self, operation: Operation) -> None:
-        if not self._counting:
+        if not self.counting:
             return
         planned = schedule(self.config, operation.task)
         data_words, commands = self._supplies.bring(planned, operation)
