@@ -223,6 +223,11 @@ class Threshold:
         if not (math.isfinite(self.constant) and self.constant >= 0):
             raise UsageError(f"a constant threshold of {self.constant}: choose a finite number, 0 or more")
 
+    def needs_maximum(self, exponent: int, state: State | None = None) -> bool:
+        """Whether `integer` depends on the predictions."""
+        lags = self.mode == Mode.LAGGED and _usable(state, exponent)
+        return self.mode != Mode.CONSTANT and self.beta > 0 and not lags
+
     def integer(self, prediction: torch.Tensor, exponent: int, state: State | None = None) -> int:
         """tau for `prediction`, whose unit is 2**exponent; `state`: what `state_of` gave a step ago."""
         if self.mode == Mode.CONSTANT:

@@ -22,14 +22,16 @@ def decide(
     not fit the rule.
     """
     sums = sums_of(g, x, geometry, rule)
-    lengths = geometry.input_shape[0] * _over_windows(torch.ones(1, *geometry.input_shape[1:]), geometry).to(
-        torch.int64
-    )
-    decision = decide_sums(sums, rule.threshold, exponent, state, rule.repair, lengths)
+    decision = decide_sums(sums, rule.threshold, exponent, state, rule.repair, products_of(geometry))
     signs, resolved = (
         part.T.reshape(geometry.weight_shape).contiguous() for part in (decision.signs, decision.resolved)
     )
     return replace(decision, signs=signs, resolved=resolved)
+
+
+def products_of(geometry: Geometry) -> torch.Tensor:
+    """int64 [c * taps]: how many products with real pixels a weight's gradient is the sum of."""
+    return geometry.input_shape[0] * _over_windows(torch.ones(1, *geometry.input_shape[1:]), geometry).to(torch.int64)
 
 
 def sums_of(g: exact.Pieces, x: exact.Pieces, geometry: Geometry, rule: Rule) -> Sums:
@@ -49,14 +51,19 @@ def sums_of(g: exact.Pieces, x: exact.Pieces, geometry: Geometry, rule: Rule) ->
     return Sums.of(rule.x, rule.g, g.operand.values.numel() // geometry.weight_shape[0], parts)
 
 
-def _leading(operand: Quantised, split: Split, name: str) -> Quantised:
-    """The high part of an operand."""
+def check_kind(operand: Quantised, split: Split, name: str) -> None:
+    """Raises `UsageError` when width or sign is not what the split cuts."""
     if (operand.bits, operand.signed) != (split.bits, split.signed):
         kinds = [
             f"{bits} bits {'signed' if signed else 'unsigned'}"
             for bits, signed in ((operand.bits, operand.signed), (split.bits, split.signed))
         ]
         raise UsageError(f"the {name} has {kinds[0]}, the rule cuts {kinds[1]}: give the rule the operand's own")
+
+
+def _leading(operand: Quantised, split: Split, name: str) -> Quantised:
+    """The high part of an operand."""
+    check_kind(operand, split, name)
     least, most = split.limits
     if operand.peak > most:
         raise UsageError(
