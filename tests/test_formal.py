@@ -18,6 +18,7 @@ from bitfirst_sim.formal.replies import ReplyFrames, frames_seen_through
 from bitfirst_sim.formal.sequencing import Ends, Hazards, sequencer_seen_through
 
 RX_WORDS = 4
+NARROW_BITS = 5  # of sums, where their largest is followed through all lanes
 INDUCTION = 2
 Make = Callable[[], Property]
 
@@ -33,7 +34,11 @@ PROVED: dict[str, tuple[Make, int]] = {
     "receive buffer": (lambda: Reception(frames_with_any_crc(), RX_WORDS), 24),
     "credit": (lambda: Reception(frames_with_any_crc(), RX_WORDS, fits=True), 24),
     "replies": (lambda: ReplyFrames(frames_seen_through()), 20),
-    "signs": (lambda: Comparison(compare_seen_through(), ABREAST), 16),
+    "signs of sums": (lambda: Comparison(compare_seen_through(), 2, largest=False), 16),
+    "signs and largest of narrow sums": (
+        lambda: Comparison(compare_seen_through(sum_bits=NARROW_BITS), ABREAST),
+        16,
+    ),
     "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
     "ends": (lambda: Ends(sequencer_seen_through()), 40),
 }
@@ -61,7 +66,7 @@ def reply_mutant(old: str, new: str) -> Property:
 
 
 def sign_mutant(old: str, new: str) -> Property:
-    return Comparison(compare_seen_through((old, new)), ABREAST, inductive=False)
+    return Comparison(compare_seen_through((old, new), sum_bits=NARROW_BITS), 2)
 
 
 def hazard_mutant(old: str, new: str) -> Property:

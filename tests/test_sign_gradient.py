@@ -291,6 +291,22 @@ def test_only_closed_sums_are_compared_and_signed(name: str, layer: tuple) -> No
     assert not assert_closed(alone, config, {})
 
 
+@pytest.mark.parametrize("seeks", [False, True])
+def test_schedules_count_what_boards_do(seeks: bool) -> None:
+    layer = LAYERS[0]
+    g, x, shape = operands(layer, E2TRAIN, 0)
+    board = command_board(TINY)
+    threshold = Threshold(Mode.EXACT, 820) if seeks else Threshold(Mode.CONSTANT, constant=2.5)
+    board.conv2d_weight_signs(g, x, shape, Rule(*E2TRAIN, threshold), 1, 1)
+    found = board.counters()
+    promised = Counter()
+    for made in schedules(TINY, layer, seeks=seeks):
+        promised.update(made.counters if made else {})
+    names = [name for name in promised if name != "commands"]  # which has those that fill the store, too
+    assert {name: found[name] for name in names} == {name: promised[name] for name in names}
+    assert promised["elements_read"] == (3 if seeks else 2) * x.values.shape[1] * 9 * shape[0]
+
+
 def macs(schedule: Schedule, leading: bool) -> int:
     steps = [step.fields for step in schedule.steps if isinstance(step, Step) and step.opcode == Opcode.MATMUL]
     sizes = ("slices", "planes", "chunks", "row_tiles", "col_tiles")

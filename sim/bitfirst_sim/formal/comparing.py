@@ -51,9 +51,9 @@ class Comparison(Property):
     `since` counts steps from the job's last sums on: 1 when the lanes hold them. `largest`: their magnitude, too.
     """
 
-    def __init__(self, module: ModuleType, abreast: int, largest: bool = True, inductive: bool = True) -> None:
+    def __init__(self, module: ModuleType, abreast: int, largest: bool = True) -> None:
         self.comparator, self.abreast = module.Comparator(abreast), abreast
-        self.follows_largest, self.inductive = largest, inductive
+        self.follows_largest = largest
         self.over, self.bits = abreast + 3, module.SUM_BITS
         totals = {f"total{place}": In(signed(self.bits)) for place in range(abreast)}
         super().__init__(totals | {"count": In(range(abreast + 1)), "last": In(1), "enable": In(1), "clear": In(1)})
@@ -122,11 +122,10 @@ class Comparison(Property):
             Cover(comparator.valid & comparator.ends & (since == 4) & (value == Sign.NEGATIVE)),
             Cover(comparator.valid & (ahead == 2) & (value == Sign.UNRESOLVED)),
         ]
-        if self.inductive:
-            self._look_inside(m, threshold, since, settled, held, ahead, value)
-            used, _, compared, *_ = comparator.now
-            waiting = (came - counted)[:INDEX_BITS]
-            m.d.comb += Assert(waiting == comparator.elements + sum(compared) + sum(used))
+        self._look_inside(m, threshold, since, settled, held, ahead, value)
+        used, _, compared, *_ = comparator.now
+        waiting = (came - counted)[:INDEX_BITS]
+        m.d.comb += Assert(waiting == comparator.elements + sum(compared) + sum(used))
 
     def _look_inside(self, m: Module, threshold, since, settled, held, ahead, value) -> None:
         comparator, abreast = self.comparator, self.abreast
@@ -199,8 +198,6 @@ class Comparison(Property):
             Assert(comparator.maximum_valid == (since == self.over - 1), "largest in time"),
             Cover(comparator.maximum_valid & (comparator.maximum == 2 ** (self.bits - 1))),
         ]
-        if not self.inductive:
-            return
         used, *_ = comparator.now
         kept = [(one.bits + one.negative)[: self.bits] for one in comparator.largest]
         lanes = [
