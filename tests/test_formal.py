@@ -118,7 +118,7 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "word.eq(response), load.eq(free & self.replies.valid)",
         12,
     ),
-    "a sum at the threshold is not decided": (sign_mutant, "self.threshold - 1", "self.threshold", 6),
+    "a sum at the threshold is not decided": (sign_mutant, "self.threshold - ~alone", "self.threshold", 6),
     "zero without a sign": (sign_mutant, "Mux(alone, Sign.ZERO, Sign.UNRESOLVED)", "Sign.UNRESOLVED", 6),
     "magnitude of a negative sum without its carry": (
         sign_mutant,

@@ -18,8 +18,9 @@ class Magnitude:
         self.negative = Signal(name=f"{name}_negative")
 
     def exceeds(self, number: Value) -> Value:
-        """Whether it is larger than an unsigned number of `_BITS` bits: the carry of one addition."""
-        return (Cat(self.negative, self.bits) + Cat(C(1, 1), ~number))[_BITS + 1]  # one adder: carried in from below
+        """Whether it is larger than an unsigned number of `_BITS` bits: one comparison, with half a unit more on each
+        side, which only the missing carry makes up for."""
+        return Cat(self.negative, self.bits) >= Cat(C(1, 1), number)
 
     def take(self, bits: Value, negative: Value) -> list:
         return [self.bits.eq(bits), self.negative.eq(negative)]
@@ -117,7 +118,7 @@ class Comparator(wiring.Component):
         A threshold of 0 decides as 1 does, but for zeros: their sign is 0.
         """
         least, alone = Signal(_BITS), Signal()
-        m.d.sync += [alone.eq(self.threshold == 0), least.eq(Mux(alone, 0, self.threshold - 1))]
+        m.d.sync += [alone.eq(self.threshold == 0), least.eq(self.threshold - ~alone)]
         return least, alone
 
     def _keep_largest(self, m: Module, used: Signal, closing: Signal) -> None:
