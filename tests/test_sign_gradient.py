@@ -23,6 +23,7 @@ from bitfirst.steps import Step
 from bitfirst_hdl.config import CONFIGS, MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract.packets import OCTET_BITS, Opcode
 from emulated_device import EmulatedDevice, EmulatedTransport
+from faulty_transport import Faults, FaultyTransport
 from torch.nn import functional
 
 TINY = CONFIGS["tiny"]
@@ -94,7 +95,7 @@ def test_first_pass_and_rest_are_the_whole_product(name: str) -> None:
     config, generator = CONFIGS[name], np.random.default_rng(4)
     splits = [split for split in EVERY_SPLIT if split.low % config.slice_bits == 0]
     for x in splits:
-        for g in generator.choice(np.array(EVERY_SPLIT, dtype=object), 8):
+        for g in generator.choice(np.array(EVERY_SPLIT, dtype=object), 4):
             plan = planned(config, x, g)
             values, codes = [], []
             for split in (x, g):
@@ -223,6 +224,28 @@ def test_signs_on_the_simulated_board(name: str) -> None:
         counters = board.counters()
     assert counters["faults"] == counters["overflows"] == 0 < counters["cycles"]
     assert min(seen[key] for key in ("resolved", "finished", -1, 0, 1)) > 0, seen
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("beta", [0, 205])
+def test_gradients_of_nothing_but_zeros_have_no_sign(mode: Mode, beta: int) -> None:
+    x, g = (Quantised(torch.zeros(2, 3, 2, 2), split.bits, split.signed, 0) for split in E2TRAIN)
+    rule = Rule(*E2TRAIN, Threshold(mode, beta, 0.5 * beta))
+    found, known = (
+        where.conv2d_weight_signs(g, x, (3, 3, 1, 1), rule) for where in (command_board(TINY), ModelDevice(TINY))
+    )
+    assert not found.signs.any() and found.resolved.all() == (not beta)
+    assert (found.threshold, found.state, found.done) == (known.threshold, known.state, known.done)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_signs_are_exact_on_a_damaged_link(seed: int) -> None:
+    """An answer that is lost is asked for again: until it is there, its sums stay as they were compared."""
+    faults = Faults(flip=1e-3, seed=seed), Faults(flip=1e-3, seed=seed + 100)
+    emulated = EmulatedTransport(EmulatedDevice(TINY))
+    board = BoardDevice("damaged", FaultyTransport(emulated, *faults), TINY)
+    check(board, LAYERS[0], E2TRAIN)
+    assert board.statistics.retransmitted_frames > 0
 
 
 def test_signs_of_linear_layers() -> None:
