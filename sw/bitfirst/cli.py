@@ -428,6 +428,9 @@ def study_psg(
     images: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10's npz files, for --data cifar.")] = None,
     seeds: Annotated[int, typer.Option(min=2, help="How many seeds, from 0.")] = 10,
     only: Annotated[str | None, typer.Option(help="Variants, with commas between; all by default.")] = None,
+    lr_signs: Annotated[
+        float | None, typer.Option(help="Peak of the rate by signs; the task's own by default.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the rows; runs/psg-DATA by default.")] = None,
     device: Device = "model?counting=0",
     as_json: Json = False,
@@ -445,6 +448,8 @@ def study_psg(
         if (data == "cifar") != (images is not None):
             raise UsageError("--data cifar needs --images FOLDER, and digits has its own")
         task = studies.digits_task() if images is None else studies.cifar_task(images)
+        if lr_signs is not None:
+            task = replace(task, options=replace(task.options, lr_signs=lr_signs))
         chosen = tuple(studies.VARIANTS) if only is None else tuple(name.strip() for name in only.split(","))
         target = out or Path(f"runs/psg-{data}")
         try:

@@ -305,7 +305,7 @@ class _Layer:
 
     @property
     def _lagged(self) -> bool:
-        return self.signer is not None and getattr(self.signer.method, "tau", None) == "lagged"
+        return self.signer is not None and self.signer.method.lagged
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -27,7 +27,8 @@ def decide(
     )
     decision = decide_sums(sums, rule.threshold, exponent, state, rule.repair, lengths)
     signs, resolved = (
-        part.T.reshape(geometry.weight_shape).contiguous() for part in (decision.signs, decision.resolved)
+        part.T.reshape(geometry.weight_shape).contiguous().to(x.operand.values.device)
+        for part in (decision.signs, decision.resolved)
     )
     return replace(decision, signs=signs, resolved=resolved)
 
