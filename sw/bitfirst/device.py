@@ -37,11 +37,13 @@ class Device(ABC):
     config          the array's configuration
     bit_macs        useful bit multiply-accumulates so far: no padding, no inserted zeros, at the requested widths
     bytes_moved     bytes of all frames on the link so far, both ways (`model`: what a link would carry)
+    predicts        whether it takes a rule for signs of dW
     counting        whether cycles and commands are counted; only a model can be without
     store           the book of the device's tensor store; `store.refetched_bytes` were sent again for want of room
     phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
     """
 
+    predicts = False
     counting = True
 
     def __init__(self, url: str, config: ArrayConfig) -> None:
@@ -206,7 +208,12 @@ class Device(ABC):
 
     def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
         """The signs of the operation's result, by `rule`."""
-        raise UsageError(f"{self.url}: the gateware has no predicted signs (PSG) yet; use the device model for them")
+        raise UsageError(self.no_prediction)
+
+    @property
+    def no_prediction(self) -> str:
+        """Why `predicts` is False."""
+        return f"{self.url}: the gateware has no predicted signs (PSG) yet; use the device model for them"
 
     @abstractmethod
     def close(self) -> None:

@@ -23,7 +23,7 @@ from torch import nn
 from .device import Device
 from .errors import UsageError
 from .golden.psg import Decision, State
-from .methods import SignSGD
+from .methods import PSG, SignSGD
 from .quantised import CONTENT_BYTES, Quantised
 from .quantiser import check_bits, quantise
 
@@ -413,12 +413,14 @@ def convert(
     With PSG's lagged threshold a `state_dict` has one entry more for each layer (`threshold_state`); one without it,
     such as a float network's, can be loaded all the same, and the first step is then exact.
 
-    Raises `UsageError` when no layer is converted, or `bits` are too narrow for the method.
+    Raises `UsageError` when no layer is converted, `bits` are too narrow for the method, or the device cannot do it.
     """
     if method is not None:
         if not isinstance(method, SignSGD):
             raise UsageError(f"method {method!r} is none: give methods.PSG(...), methods.SignSGD() or None")
         method.check(bits.activation, bits.gradient)
+        if isinstance(method, PSG) and not device.predicts:
+            raise UsageError(device.no_prediction)
     chosen = {
         name
         for name, layer in module.named_modules()

@@ -32,6 +32,8 @@ class ModelDevice(Device):
     Operands may lie on a GPU. There is no link: `counters` has the execution counters alone.
     """
 
+    predicts = True
+
     def __init__(self, config: ArrayConfig, url: str = "model", counting: bool = True) -> None:
         super().__init__(url, config)
         self.counting = counting
