@@ -21,6 +21,7 @@ from bitfirst.golden.psg import (
 )
 from bitfirst.methods import PSG, Leading, SignSGD
 from bitfirst.nn import Bits, convert, in_float, signers
+from bitfirst.optim import SGD
 from bitfirst.quantised import Quantised
 from bitfirst.quantiser import dequantise, quantise
 from bitfirst.signs import Journal
@@ -291,6 +292,21 @@ def test_weights_of_convolutions_get_signs_and_all_others_ordinary_gradients():
     both = convert(network(), ReferenceDevice(), SignSGD(linear=True))
     step(both, x)
     assert torch.equal(both[4].weight.grad, plain[4].weight.grad.sign())
+
+
+def test_exact_signs_are_the_same_in_hardware():
+    """And so are the weights after some steps of the integer update."""
+    x, weights = torch.rand(2, 2, 5, 5), []
+    for url in "rtl:tiny", "model:tiny":
+        with bitfirst.open(url) as device:
+            net = convert(network(), device, SignSGD(linear=True))
+            optimizer = SGD(SignSGD().param_groups(net), 0.01, weight_decay=1e-3)
+            for _ in range(3):
+                step(net, x)
+                optimizer.step()
+            weights.append(net.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    assert not torch.equal(weights[0]["0.weight"], network().state_dict()["0.weight"])
 
 
 def test_psg_that_resolves_nothing_is_the_sign_of_its_quantised_product():
