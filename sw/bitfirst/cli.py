@@ -129,19 +129,22 @@ def _utilisation(result: Result) -> Table:
 
 
 def _differences(result: Result) -> Table:
-    """One row for each variant of a study: accuracy, difference to the reference with its interval, work."""
-    names = "variant", "seeds", "test %", "difference, 95 %", "expected", "resolved", "dW", "step"
-    table = Table(*names, title=f"{result['task']}: against exact signs, in points; work over all of it", box=SIMPLE)
+    """One row for each variant of a study: accuracy, difference to the reference with its interval, work.
+
+    "met": whether it is as expected, where something is.
+    """
+    names = "variant", "n", "test %", "diff.", "95 %", "met", "resolved", "dW", "step"
+    columns = [Column(name, no_wrap=True) for name in names]
+    table = Table(*columns, title=f"{result['task']}: against exact signs, in points; work over all of it", box=SIMPLE)
     table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
     for row in result["table"]:
-        difference, verdict = "", {None: "", True: "yes", False: "[red]no[/]"}[row["as_expected"]]
+        difference, ends, verdict = "", "", {None: "", True: "yes", False: "[red]no[/]"}[row["as_expected"]]
         if row["difference"] is not None:
             low, high = (100 * end for end in row["difference_interval"])
-            difference = f"{100 * row['difference']:+.2f} ({low:+.2f} .. {high:+.2f})"
+            difference, ends = f"{100 * row['difference']:+.2f}", f"{low:+.2f} .. {high:+.2f}"
         shares = ["" if row[key] is None else f"{row[key]:.3f}" for key in ("resolved", "dw_work", "step_work")]
-        expected = f"{row['expected']}: {verdict}" if verdict else ""
         accuracy = f"{100 * row['test_accuracy']:.2f}"
-        table.add_row(row["variant"], str(row["seeds"]), accuracy, difference, expected, *shares)
+        table.add_row(row["variant"], str(row["seeds"]), accuracy, difference, ends, verdict, *shares)
     return table
 
 
