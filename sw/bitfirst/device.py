@@ -37,13 +37,11 @@ class Device(ABC):
     config          the array's configuration
     bit_macs        useful bit multiply-accumulates so far: no padding, no inserted zeros, at the requested widths
     bytes_moved     bytes of all frames on the link so far, both ways (`model`: what a link would carry)
-    predicts        whether it takes a rule for signs of dW
     counting        whether cycles and commands are counted; only a model can be without
     store           the book of the device's tensor store; `store.refetched_bytes` were sent again for want of room
     phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
     """
 
-    predicts = False
     counting = True
 
     def __init__(self, url: str, config: ArrayConfig) -> None:
@@ -211,9 +209,14 @@ class Device(ABC):
         raise UsageError(self.no_prediction)
 
     @property
+    def predicts(self) -> bool:
+        """Whether it takes a rule for signs of dW."""
+        return type(self)._decide is not Device._decide
+
+    @property
     def no_prediction(self) -> str:
-        """Why `predicts` is False."""
-        return f"{self.url}: the gateware has no predicted signs (PSG) yet; use the device model for them"
+        """What is said where `predicts` is False."""
+        return f"{self.url} does not predict signs of dW (PSG): use the device model for them"
 
     @abstractmethod
     def close(self) -> None:

@@ -32,8 +32,6 @@ class ModelDevice(Device):
     Operands may lie on a GPU. There is no link: `counters` has the execution counters alone.
     """
 
-    predicts = True
-
     def __init__(self, config: ArrayConfig, url: str = "model", counting: bool = True) -> None:
         super().__init__(url, config)
         self.counting = counting
@@ -75,7 +73,7 @@ class ModelDevice(Device):
         return result
 
     def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
-        """Counts the cycles of the whole product: no gateware saves any yet."""
+        """Counts the cycles of the whole product."""
         self._check_open()
         g, x = self._pieces(operation.g), self._pieces(operation.x)
         with exact.plain_kernels():
