@@ -108,7 +108,9 @@ class Device(ABC):
 
     def linear(self, x: Quantised, w: Quantised, real: bool = False) -> torch.Tensor:
         """y [..., o] of x [..., i] and w [o, i]."""
-        leading = x.values.shape[:-1]
+        leading, features = x.values.shape[:-1], w.values.shape[1]
+        if x.values.shape[-1] != features:
+            raise UsageError(f"a linear layer of {features} inputs takes [..., {features}], not {list(x.values.shape)}")
         return self.conv2d(_as_image(x), _as_kernel(w), real=real).reshape(*leading, -1)
 
     def linear_input_gradient(self, g: Quantised, w: Quantised, real: bool = False) -> torch.Tensor:
