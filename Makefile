@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.bench-installed
 TRAIN ?=
+WORKERS ?= auto
 PYTEST ?= -q --durations=15
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -15,9 +16,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:
 	@echo 'make train         train on the simulated board; options: TRAIN="--epochs 2 --seed 1"'
-	@echo 'make test          lint and all tests'
+	@echo 'make test          lint and all tests, WORKERS=2 at a time (one on each core)'
 	@echo 'make docs          write the rendered documents again'
-	@echo 'make bench         bench sim, cycles and step'
+	@echo 'make bench         bench sim, cycles, utilisation and step, with what it compares to'
 	@echo 'make study-digits  five seeds on the golden model, against fp32'
 	@echo 'make setup         only .venv, everything pinned'
 	@echo 'make clean         remove .venv and build outputs'
@@ -43,7 +44,7 @@ train: $(STAMP)
 	$(BIN)/bitfirst train $(TRAIN)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -55,6 +56,7 @@ docs: $(STAMP)
 bench: $(BENCH_STAMP)
 	$(BIN)/bitfirst bench sim
 	$(BIN)/bitfirst bench cycles
+	$(BIN)/bitfirst bench utilisation
 	$(BIN)/bitfirst bench step
 
 study-digits: $(STAMP)

@@ -50,9 +50,9 @@ def random_tensor(generator: random.Random, shape: tuple[int, ...], bits: int, s
 
 def random_convolution(generator: random.Random) -> tuple[Quantised, Quantised, Quantised, dict[str, int]]:
     """x, w and g of a random convolution with its stride and padding; signed operands of 2 to 16 bits."""
-    kernel, stride, padding = generator.randint(1, 3), generator.randint(1, 3), generator.randint(0, 2)
+    kernel, stride, padding = generator.choice((1, 2, 3, 5)), generator.randint(1, 3), generator.randint(0, 2)
     size = generator.randint(max(kernel - 2 * padding, 1), 7)
-    batch, inputs, outputs = (generator.randint(1, most) for most in (4, 6, 6))
+    batch, inputs, outputs = (generator.randint(1, most) for most in (8, 6, 6))
     pixels = (size + 2 * padding - kernel) // stride + 1
     x_signed = generator.random() < 0.5
     x = random_tensor(generator, (batch, inputs, size, size), generator.randint(1 + x_signed, 16), x_signed)
@@ -118,6 +118,16 @@ def trouble(device: BoardDevice) -> dict[str, int]:
 def test_rtl_is_exact_and_counts_as_the_model(rtl: BoardDevice, seed: int) -> None:
     check_as_on_the_model(rtl, rounds=12, seed=seed)
     assert trouble(rtl) == {}
+
+
+def test_layers_beyond_the_store_are_exact(rtl: BoardDevice) -> None:
+    """Tensors that make room for one another, against PyTorch alone."""
+    generator = random.Random(3)
+    x = random_tensor(generator, (8, 25, 7, 7), 8, False)
+    w = random_tensor(generator, (20, 25, 3, 3), 5, True)
+    g = random_tensor(generator, (8, 20, 4, 4), 11, True)
+    check_convolution(rtl, x, w, g, {"stride": 2, "padding": 1})
+    assert rtl.store.refetched_bytes > 0
 
 
 def test_emulated_board_is_exact_and_counts_as_the_model() -> None:

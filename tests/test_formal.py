@@ -198,8 +198,8 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     ),
     "SYNC waits for an answer that never leaves": (
         end_mutant,
-        "(promises.level > 1) | (self._reading & ~self.readout_busy)",
-        "promises.level > 1",
+        "valid.eq(promises.level != 0)",
+        "valid.eq(promises.level > 1)",
         50,
     ),
 }

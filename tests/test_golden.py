@@ -353,6 +353,16 @@ def test_counters_are_booked_to_their_phases() -> None:
     assert set(total) == set(registers.EXECUTION_COUNTERS)
 
 
+def test_without_counting_the_numbers_are_the_same() -> None:
+    generator = np.random.default_rng(4)
+    x, w = quantised(generator, (2, 3, 6, 6), 8), quantised(generator, (4, 3, 3, 3), 8)
+    with bitfirst.open("model:tiny") as counting, bitfirst.open("model:tiny?counting=0") as other:
+        assert (counting.counting, other.counting) == (True, False)
+        results = [device.conv2d(x, w) for device in (counting, other)]
+        assert torch.equal(*results) and counting.bit_macs == other.bit_macs > 0
+        assert counting.counters()["matmuls"] > other.counters()["matmuls"] == 0
+
+
 # commands
 def golden(config_name: str = "tiny") -> GoldenDevice:
     return GoldenDevice(CONFIGS[config_name], fingerprint=0x1234)

@@ -211,6 +211,25 @@ def test_empty_batch():
     assert x.grad.shape == x.shape and torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 0, 8), (0, 3, 1, 8), (0, 2, 8, 8)])
+def test_layers_that_have_nothing_to_compute_are_refused(shape):
+    """Batches without an image too, where an image could not be computed."""
+    layer = convert(nn.Conv2d(3, 5, 3), bitfirst.open("model:tiny"))
+    with pytest.raises(UsageError, match=r"nothing to compute|does not fit|takes"):
+        layer(torch.rand(shape))
+
+
+def test_wrong_number_of_features_is_one_clear_line():
+    layer = convert(nn.Linear(5, 2), bitfirst.open("model:tiny"))
+    with pytest.raises(UsageError, match=r"a linear layer of 5 inputs takes \[\.\.\., 5\], not \[1, 4\]"):
+        layer(torch.rand(1, 4))
+
+
+def test_a_url_is_no_device():
+    with pytest.raises(UsageError, match="device 'rtl' is not open"):
+        convert(nn.Linear(2, 2), "rtl")
+
+
 def test_only_needed_products_are_computed():
     device = ReferenceDevice()
     layer = convert(nn.Conv2d(1, 2, 3), device)

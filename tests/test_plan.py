@@ -11,9 +11,11 @@ import torch
 from bitfirst.errors import UsageError
 from bitfirst.golden.model import ModelDevice
 from bitfirst.lowering import Forward, Geometry, InputGradient, Operation, Variant, WeightGradient, width_of_sums
+from bitfirst.pace import Pace
 from bitfirst.plan import ROW_CYCLES, Fetch, Plan, Shape, plan, store_sums, unpack_sums
 from bitfirst.quantised import Quantised
 from bitfirst.schedule import Schedule, arrange, schedule
+from bitfirst.steps import Step
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.contract.numeric import limits
 from bitfirst_hdl.contract.packets import WORD_BITS, Opcode, Phase, Target
@@ -442,3 +444,23 @@ def test_phases_have_their_operations() -> None:
         Phase.INPUT_GRADIENT,
         Phase.WEIGHT_GRADIENT,
     ]
+
+
+# pace
+
+
+def matmul_step(sum_tile: int, b_cell: int) -> Step:
+    sizes = {"slices": 2, "planes": 8, "chunks": 2, "row_tiles": 1, "col_tiles": 1}
+    places = {"a_cell": 0, "b_cell": b_cell, "a_octets": 1, "b_octets": 1, "sum_tile": sum_tile}
+    return Step(Opcode.MATMUL, sizes | places, sums=(sum_tile, 1))
+
+
+def test_a_matmul_waits_for_the_read_of_its_sums_and_the_load_of_its_cells_and_for_no_other() -> None:
+    pace = Pace(CONFIGS["default"], operations(*LAYERS[0])[0].task, ())
+    fetch = Fetch(0, 0, 8, 1, rows=8, cols=16, bits=24)
+    pace.take(Step(Opcode.READ, {"first": 4, "count": 8}, fetch=fetch))
+    waits = pace.begin(matmul_step(11, 0)) - pace.begin(matmul_step(12, 0))
+    assert fetch.cycles - 20 < waits < fetch.cycles + 20
+    pace = Pace(CONFIGS["default"], operations(*LAYERS[0])[0].task, ())
+    pace.take(Step(Opcode.LOAD, {"target": Target.B}, cells=range(10, 20), cycles=500))
+    assert 480 < pace.begin(matmul_step(0, 19)) - pace.begin(matmul_step(0, 20)) < 520

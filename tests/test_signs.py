@@ -7,7 +7,6 @@ import bitfirst
 import pytest
 import torch
 from bitfirst import models, signs
-from bitfirst.device import Device
 from bitfirst.errors import UsageError
 from bitfirst.golden.psg import (
     Mode,
@@ -21,6 +20,7 @@ from bitfirst.golden.psg import (
 )
 from bitfirst.methods import PSG, Leading, SignSGD
 from bitfirst.nn import Bits, convert, in_float, signers
+from bitfirst.optim import SGD
 from bitfirst.quantised import Quantised
 from bitfirst.quantiser import dequantise, quantise
 from bitfirst.signs import Journal
@@ -195,12 +195,13 @@ def test_operands_of_other_widths_than_the_rules_are_refused():
 
 
 def test_other_devices_say_that_they_cannot_predict():
-    layer = convert(nn.Conv2d(1, 1, 1), ReferenceDevice(), PSG())
-    with pytest.raises(UsageError, match=r"reference: the gateware has no predicted signs .* use the device model"):
-        layer(torch.rand(1, 1, 2, 2)).sum().backward()
-    from bitfirst.board import BoardDevice
-
-    assert BoardDevice._decide is Device._decide
+    device, words = ReferenceDevice(), r"reference does not predict signs .* use the device model"
+    with pytest.raises(UsageError, match=words):
+        convert(nn.Conv2d(1, 1, 1), device, PSG())
+    with pytest.raises(UsageError, match=words):
+        device.linear_weight_signs(
+            Quantised(torch.ones(1, 1), 16, True, 0), Quantised(torch.ones(1, 1), 8, False, 0), E2TRAIN
+        )
 
 
 @pytest.mark.parametrize(
@@ -287,6 +288,21 @@ def test_weights_of_convolutions_get_signs_and_all_others_ordinary_gradients():
     both = convert(network(), ReferenceDevice(), SignSGD(linear=True))
     step(both, x)
     assert torch.equal(both[4].weight.grad, plain[4].weight.grad.sign())
+
+
+def test_exact_signs_are_the_same_in_hardware():
+    """And so are the weights after some steps of the integer update."""
+    x, weights = torch.rand(2, 2, 5, 5), []
+    for url in "rtl:tiny", "model:tiny":
+        with bitfirst.open(url) as device:
+            net = convert(network(), device, SignSGD(linear=True))
+            optimizer = SGD(SignSGD().param_groups(net), 0.01, weight_decay=1e-3)
+            for _ in range(3):
+                step(net, x)
+                optimizer.step()
+            weights.append(net.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    assert not torch.equal(weights[0]["0.weight"], network().state_dict()["0.weight"])
 
 
 def test_psg_that_resolves_nothing_is_the_sign_of_its_quantised_product():

@@ -233,6 +233,28 @@ def test_two_builds_at_once(increment: str, tmp_path, monkeypatch: pytest.Monkey
     assert made == {os.path.basename(paths.pop())}
 
 
+def test_instruction_set_is_a_part_of_the_key(increment: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that share a cache do not run each other's instructions; a compiler that knows no such flag will do."""
+    monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path / "cache"))
+    made = {}  # name -> program, and flags of what runs in every cycle
+
+    def compile_nothing(directory, _verilator_flags, _compiler, fast, _trace):
+        made[name] = fast
+        (directory / "simulator").write_text("")
+
+    monkeypatch.setattr(build, "_compile", compile_nothing)
+    script = tmp_path / "compiler"
+    monkeypatch.setenv("CXX", str(script))
+    paths = {}
+    for name, answer in {"this": "echo 1", "other": "echo 2", "plain": "exit 1", "again": "echo 1"}.items():
+        script.write_text(f'#!/bin/sh\ncase "$*" in *-dM*) {answer};; *) echo 1.0;; esac\n')
+        script.chmod(0o755)
+        paths[name] = build.build_simulator(increment, 64)
+    assert len(set(paths.values())) == 3 and paths["again"] == paths["this"]
+    native = {name: build.NATIVE_FLAG in fast for name, fast in made.items()}
+    assert native == {"this": True, "other": True, "plain": False}
+
+
 def test_missing_compiler_is_one_line(increment: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")

@@ -1,11 +1,13 @@
 """Studies of PSG: paired seeds, rows kept as they come, controls, verdicts."""
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 from bitfirst import data, models, studies, training
+from bitfirst.cli import _differences
 from bitfirst.errors import UsageError
 from bitfirst.nn import convert
 from bitfirst.studies import MARGIN, REFERENCE, ROWS, VARIANTS, Task, study_psg, summary
@@ -99,6 +101,15 @@ def test_verdicts_come_from_the_interval_of_the_pairs(task, psg, frozen, passed)
     low, high = table["psg"]["difference_interval"]
     assert low < table["psg"]["difference"] < high
     assert table["psg"]["as_expected"] == (low >= -MARGIN and high <= MARGIN)
+
+
+def test_the_table_fits_80_characters(task):
+    rows = rows_of(signsgd=(1.0, 0.9), psg=(1.0, 0.9), frozen=(0.6, 0.7), **{"4x10_floor": (0.1, 0.2)})
+    file = io.StringIO()
+    Console(file=file, width=80).print(_differences(summary(task, rows)))
+    lines = [line.split() for line in file.getvalue().splitlines()]
+    assert ["psg", "2", "95.00", "+0.00", "+0.00", "..", "+0.00", "yes", "0.700", "0.500", "0.800"] in lines
+    assert "…" not in file.getvalue()
 
 
 def test_seeds_without_their_pair_do_not_count(task):

@@ -69,6 +69,7 @@ def test_board_fits_its_platform(board: Board) -> None:
     platform.lookup("uart", board.uart)
 
 
+@pytest.mark.longest
 def test_tiny_on_ulx3s(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", TINY)
     with capsys.disabled():

@@ -3,15 +3,32 @@
 import pytest
 from bitfirst.benches import utilisation
 from bitfirst.benches.utilisation import RESNET20, bench_utilisation
+from bitfirst.board import BoardDevice
 from bitfirst.errors import UsageError
+
+BATCH = 3  # of the shortcut, two images lie in the store together
 
 
 @pytest.fixture(scope="module")
-def result():
+def settled() -> list[dict[str, int]]:
+    """The board's clock (`clock`) and counters whenever the bench has settled the device, in order."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(settled):
     chosen = tuple(layer for layer in RESNET20 if layer.name in ("stage 3, shortcut", "classifier"))
+    settle = BoardDevice.settle
+
+    def noted(device: BoardDevice) -> dict[str, int]:
+        counters = settle(device)
+        settled.append(counters | {"clock": device.transport.cycles})
+        return counters
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utilisation, "RESNET20", chosen)
-        return bench_utilisation("rtl:small", batch=2)
+        patch.setattr(BoardDevice, "settle", noted)
+        return bench_utilisation("rtl:small", batch=BATCH)
 
 
 def test_every_layer_phase_and_precision_has_a_row(result):
@@ -30,11 +47,25 @@ def test_use_and_waste_add_up_to_all_cycles(result):
 
 def test_the_useful_work_is_that_of_the_layer(result):
     """Independent of plan and counters: MACs of a 1 x 1 convolution with stride 2, and of a product."""
-    macs = {"stage 3, shortcut": 2 * 32 * 64 * 8 * 8, "classifier": 2 * 64 * 10}
+    macs = {"stage 3, shortcut": BATCH * 32 * 64 * 8 * 8, "classifier": BATCH * 64 * 10}
     for row in result["layers"]:
         a_bits, b_bits = map(int, row["precision"].split("x"))
         slots = row["cycles"] * 4 * 4 * 16 * 4  # R * C * L * S of small
         assert row["utilisation"] == pytest.approx(macs[row["name"]] * a_bits * b_bits / slots), row
+
+
+def test_cycles_are_those_of_the_clock(result, settled):
+    """From the first command to the last, waiting included: the board's own clock says so. No result is read then."""
+    rows, measurements = result["layers"], [settled[place : place + 3] for place in range(0, len(settled), 3)]
+    assert len(measurements) > len(rows)  # some in parts
+    cycles = (after["cycles"] - between["cycles"] for _, between, after in measurements)
+    assert sum(row["cycles"] for row in rows) == sum(cycles)
+    for _, between, after in measurements:
+        grown = {name: after[name] - between[name] for name in after}
+        assert grown["clock"] == grown["cycles"] > grown["matmul_cycles"] > 0
+        assert grown["elements_read"] == 0
+    for row in rows:
+        assert row["waste"]["starvation"] > 0 and row["cycles"] < row["cycles_with_transport"], row
 
 
 def test_a_device_without_a_clock_is_refused():

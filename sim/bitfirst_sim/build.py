@@ -29,6 +29,7 @@ VERILATOR_FLAGS += ("--x-assign", "fast", "--x-initial", "fast", "-O3", "--outpu
 VERILATOR_FLAGS += ("-Wno-fatal",)  # `lint` is where warnings count
 COMPILER_FLAGS = ("-std=c++17", "-DVL_TIME_CONTEXT")
 FAST_FLAGS = ("-O2",)  # what runs in every cycle
+NATIVE_FLAG = "-march=native"  # for that too: a seventh faster
 SLOW_FLAGS = ("-O0",)  # what runs once
 RUNTIME_SOURCES = ("verilated.cpp", "verilated_threads.cpp")
 LINT_WAIVERS = {
@@ -143,14 +144,17 @@ def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool 
     defines = {"CORE": _top_name(text), "LINK_BITS": link_bits, "EDGE": edge}
     verilator_flags = [*VERILATOR_FLAGS, *(f"+define+{name}={value}" for name, value in defines.items())]
     verilator_flags += ["--trace-vcd"] if trace else []
+    native = _native_macros(compiler)
+    fast = [*FAST_FLAGS, NATIVE_FLAG] if native else [*FAST_FLAGS]
     key = _digest(
         text,
         HARNESS.read_text(),
         WRAPPER.read_text(),
         verilator_flags,
         _verilator("--version"),
-        [*compiler, *flags, FAST_FLAGS, SLOW_FLAGS, RUNTIME_SOURCES],
+        [*compiler, *flags, *fast, SLOW_FLAGS, RUNTIME_SOURCES],
         compiler_version,
+        native,
     )
     path = cache_path() / "simulators" / key
     if path.exists() and not fresh:
@@ -159,9 +163,16 @@ def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool 
         if fresh or not path.exists():
             with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
                 (Path(directory) / "core.v").write_text(text.replace("@(posedge clk)", f"@({edge} clk)"))
-                _compile(Path(directory), verilator_flags, [*compiler, *flags], trace)
+                _compile(Path(directory), verilator_flags, [*compiler, *flags], fast, trace)
                 (Path(directory) / "simulator").replace(path)
     return path
+
+
+def _native_macros(compiler: list[str]) -> str:
+    """What tells this machine's instruction set from others, which may share the cache; "" if the compiler cannot."""
+    command = [*compiler, NATIVE_FLAG, "-dM", "-E", "-x", "c++", os.devnull]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode else done.stdout
 
 
 def _top_name(text: str) -> str:
@@ -172,8 +183,8 @@ def _top_name(text: str) -> str:
     return names[0]
 
 
-def _compile(directory: Path, verilator_flags: list[str], compiler: list[str], trace: bool) -> None:
-    """`core.v` in the directory to `simulator` there."""
+def _compile(directory: Path, verilator_flags: list[str], compiler: list[str], fast: list[str], trace: bool) -> None:
+    """`core.v` in the directory to `simulator` there; `fast`: flags for what runs in every cycle."""
     _verilator(*verilator_flags, "-Mdir", "model", WRAPPER, "core.v", cwd=directory)
     include = _verilator_root() / "include"
     runtime = [include / name for name in (*RUNTIME_SOURCES, *(["verilated_vcd_c.cpp"] if trace else []))]
@@ -183,7 +194,7 @@ def _compile(directory: Path, verilator_flags: list[str], compiler: list[str], t
     mend = "see that the C++ compiler and its headers are complete (Debian, Ubuntu: `apt install g++`)"
 
     def compile_one(source: Path) -> Path:
-        level = SLOW_FLAGS if source.stem.endswith("__Slow") else FAST_FLAGS
+        level = SLOW_FLAGS if source.stem.endswith("__Slow") else fast
         target = directory / f"{source.stem}.o"
         _run([*base, *level, "-c", source, "-o", target], mend, cwd=directory)
         return target

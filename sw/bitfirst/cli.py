@@ -129,19 +129,22 @@ def _utilisation(result: Result) -> Table:
 
 
 def _differences(result: Result) -> Table:
-    """One row for each variant of a study: accuracy, difference to the reference with its interval, work."""
-    names = "variant", "seeds", "test %", "difference, 95 %", "expected", "resolved", "dW", "step"
-    table = Table(*names, title=f"{result['task']}: against exact signs, in points; work over all of it", box=SIMPLE)
+    """One row for each variant of a study: accuracy, difference to the reference with its interval, work.
+
+    "met": whether it is as expected, where something is.
+    """
+    names = "variant", "n", "test %", "diff.", "95 %", "met", "resolved", "dW", "step"
+    columns = [Column(name, no_wrap=True) for name in names]
+    table = Table(*columns, title=f"{result['task']}: against exact signs, in points; work over all of it", box=SIMPLE)
     table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
     for row in result["table"]:
-        difference, verdict = "", {None: "", True: "yes", False: "[red]no[/]"}[row["as_expected"]]
+        difference, ends, verdict = "", "", {None: "", True: "yes", False: "[red]no[/]"}[row["as_expected"]]
         if row["difference"] is not None:
             low, high = (100 * end for end in row["difference_interval"])
-            difference = f"{100 * row['difference']:+.2f} ({low:+.2f} .. {high:+.2f})"
+            difference, ends = f"{100 * row['difference']:+.2f}", f"{low:+.2f} .. {high:+.2f}"
         shares = ["" if row[key] is None else f"{row[key]:.3f}" for key in ("resolved", "dw_work", "step_work")]
-        expected = f"{row['expected']}: {verdict}" if verdict else ""
         accuracy = f"{100 * row['test_accuracy']:.2f}"
-        table.add_row(row["variant"], str(row["seeds"]), accuracy, difference, expected, *shares)
+        table.add_row(row["variant"], str(row["seeds"]), accuracy, difference, ends, verdict, *shares)
     return table
 
 
@@ -428,6 +431,9 @@ def study_psg(
     images: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10's npz files, for --data cifar.")] = None,
     seeds: Annotated[int, typer.Option(min=2, help="How many seeds, from 0.")] = 10,
     only: Annotated[str | None, typer.Option(help="Variants, with commas between; all by default.")] = None,
+    lr_signs: Annotated[
+        float | None, typer.Option(help="Peak of the rate by signs; the task's own by default.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the rows; runs/psg-DATA by default.")] = None,
     device: Device = "model?counting=0",
     as_json: Json = False,
@@ -445,6 +451,8 @@ def study_psg(
         if (data == "cifar") != (images is not None):
             raise UsageError("--data cifar needs --images FOLDER, and digits has its own")
         task = studies.digits_task() if images is None else studies.cifar_task(images)
+        if lr_signs is not None:
+            task = replace(task, options=replace(task.options, lr_signs=lr_signs))
         chosen = tuple(studies.VARIANTS) if only is None else tuple(name.strip() for name in only.split(","))
         target = out or Path(f"runs/psg-{data}")
         try:

@@ -108,7 +108,9 @@ class Device(ABC):
 
     def linear(self, x: Quantised, w: Quantised, real: bool = False) -> torch.Tensor:
         """y [..., o] of x [..., i] and w [o, i]."""
-        leading = x.values.shape[:-1]
+        leading, features = x.values.shape[:-1], w.values.shape[1]
+        if x.values.shape[-1] != features:
+            raise UsageError(f"a linear layer of {features} inputs takes [..., {features}], not {list(x.values.shape)}")
         return self.conv2d(_as_image(x), _as_kernel(w), real=real).reshape(*leading, -1)
 
     def linear_input_gradient(self, g: Quantised, w: Quantised, real: bool = False) -> torch.Tensor:
@@ -206,7 +208,17 @@ class Device(ABC):
 
     def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
         """The signs of the operation's result, by `rule`."""
-        raise UsageError(f"{self.url}: the gateware has no predicted signs (PSG) yet; use the device model for them")
+        raise UsageError(self.no_prediction)
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it takes a rule for signs of dW."""
+        return type(self)._decide is not Device._decide
+
+    @property
+    def no_prediction(self) -> str:
+        """What is said where `predicts` is False."""
+        return f"{self.url} does not predict signs of dW (PSG): use the device model for them"
 
     @abstractmethod
     def close(self) -> None:

@@ -61,6 +61,11 @@ class SignSGD:
 
     linear: bool = field(default=False, kw_only=True)
 
+    @property
+    def lagged(self) -> bool:
+        """Whether layers keep a state from one step to the next."""
+        return False
+
     def takes(self, layer: nn.Module) -> bool:
         """Whether this layer's weight gets signs."""
         return isinstance(layer, nn.Conv2d) or (self.linear and isinstance(layer, nn.Linear))
@@ -131,6 +136,10 @@ class PSG(SignSGD):
         if (self.tau == Mode.CONSTANT) != (self.constant is not None):
             raise UsageError("tau='constant' needs constant=..., a real number, and no other tau takes it")
         return Threshold(Mode(self.tau), beta_units(self.beta), self.constant or 0.0)
+
+    @property
+    def lagged(self) -> bool:
+        return self.tau == Mode.LAGGED
 
     def low_bits(self, x_bits: int, g_bits: int) -> tuple[int, int]:
         leading = self.leading

@@ -23,7 +23,8 @@ from torch import nn
 from .device import Device
 from .errors import UsageError
 from .golden.psg import Decision, State
-from .methods import SignSGD
+from .lowering import Geometry
+from .methods import PSG, SignSGD
 from .quantised import CONTENT_BYTES, Quantised
 from .quantiser import check_bits, quantise
 
@@ -173,7 +174,7 @@ def _product(
     xq = quantise(x, bits[0], name=f"layer {name}: input", low=low)
     wq = quantise(w, bits[1], signed=True, name=f"layer {name}: weight")
     meta = torch.tensor([*_about(xq), *_about(wq)])
-    if x.numel() == 0:
+    if _is_empty(x, w, stride, padding):
         return _empty_output(x, w, stride, padding), xq.values, wq.values, meta
     operation, window = ("conv2d", (tuple(stride), tuple(padding))) if w.ndim == 4 else ("linear", ())
     y = _compute(connection, name, Phase.FORWARD, operation, xq, wq, *window, real=True)
@@ -182,6 +183,19 @@ def _product(
 
 def _low_bits(signer: int, bits: list[int]) -> tuple[int, int]:
     return _signers[signer].low_bits(bits) if signer != NO_SIGNER else (0, 0)
+
+
+def _is_empty(x: torch.Tensor, w: torch.Tensor, stride: list[int], padding: list[int]) -> bool:
+    """Whether there is no image or vector at all; raises `UsageError` where those there were could not be computed."""
+    if w.ndim == 2:
+        return x.numel() == 0 and x.shape[-1] == w.shape[1]
+    if x.shape[0]:
+        return False
+    try:
+        Geometry.of((1, *x.shape[1:]), w.shape, tuple(stride), tuple(padding))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return True
 
 
 def _empty_output(x: torch.Tensor, w: torch.Tensor, stride: list[int], padding: list[int]) -> torch.Tensor:
@@ -305,7 +319,7 @@ class _Layer:
 
     @property
     def _lagged(self) -> bool:
-        return self.signer is not None and getattr(self.signer.method, "tau", None) == "lagged"
+        return self.signer is not None and self.signer.method.lagged
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -413,12 +427,16 @@ def convert(
     With PSG's lagged threshold a `state_dict` has one entry more for each layer (`threshold_state`); one without it,
     such as a float network's, can be loaded all the same, and the first step is then exact.
 
-    Raises `UsageError` when no layer is converted, or `bits` are too narrow for the method.
+    Raises `UsageError` when no layer is converted, `bits` are too narrow for the method, or the device cannot do it.
     """
+    if not isinstance(device, Device):
+        raise UsageError(f"device {device!r} is not open: give what bitfirst.open(...) returns")
     if method is not None:
         if not isinstance(method, SignSGD):
             raise UsageError(f"method {method!r} is none: give methods.PSG(...), methods.SignSGD() or None")
         method.check(bits.activation, bits.gradient)
+        if isinstance(method, PSG) and not device.predicts:
+            raise UsageError(device.no_prediction)
     chosen = {
         name
         for name, layer in module.named_modules()

@@ -95,12 +95,12 @@ class Task:
 
 def digits_task() -> Task:
     """The network of `bitfirst train`, six epochs."""
-    return Task("digits", models.digits_resnet, TrainOptions(), data.digits)
+    return Task("digits", models.digits_resnet, TrainOptions(method=REFERENCE), data.digits)
 
 
 def cifar_task(folder: Path) -> Task:
     """ResNet-8 and 20,000 images of CIFAR-10 (JPEG copy) in `folder`: 312 steps of 128."""
-    options = TrainOptions(epochs=2, batch=128, lr_signs=0.001)
+    options = TrainOptions(method=REFERENCE, epochs=2, batch=128)
     return Task("cifar", models.resnet8, options, lambda: data.cifar(folder))
 
 

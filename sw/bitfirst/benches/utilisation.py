@@ -141,7 +141,7 @@ def _nominal_macs(geometry: Geometry) -> int:
 
 
 def _portions(device: BoardDevice, layer: Layer, kind: tuple[Phase, tuple[int, int, int]], batch: int) -> list[int]:
-    """The batch in parts of equal size whose operands lie in the store together."""
+    """The batch in parts whose operands lie in the store together, equal but for the last."""
     phase, widths = kind
     images = batch
     while images > 1:
@@ -151,7 +151,7 @@ def _portions(device: BoardDevice, layer: Layer, kind: tuple[Phase, tuple[int, i
         if bytes_ <= SHARE * 16 * device.config.store_words:
             break
         images //= 2
-    return [images] * (batch // images)
+    return [min(images, batch - first) for first in range(0, batch, images)]
 
 
 def _operation(

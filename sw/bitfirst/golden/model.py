@@ -73,7 +73,7 @@ class ModelDevice(Device):
         return result
 
     def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
-        """Counts the cycles of the whole product: no gateware saves any yet."""
+        """Counts the cycles of the whole product."""
         self._check_open()
         g, x = self._pieces(operation.g), self._pieces(operation.x)
         with exact.plain_kernels():

@@ -24,7 +24,8 @@ def decide(
     sums = sums_of(g, x, geometry, rule)
     decision = decide_sums(sums, rule.threshold, exponent, state, rule.repair, products_of(geometry))
     signs, resolved = (
-        part.T.reshape(geometry.weight_shape).contiguous() for part in (decision.signs, decision.resolved)
+        part.T.reshape(geometry.weight_shape).contiguous().to(x.operand.values.device)
+        for part in (decision.signs, decision.resolved)
     )
     return replace(decision, signs=signs, resolved=resolved)
 
@@ -39,14 +40,14 @@ def sums_of(g: exact.Pieces, x: exact.Pieces, geometry: Geometry, rule: Rule) ->
     x_high, g_high = _leading(x.operand, rule.x, "input"), _leading(g.operand, rule.g, "gradient")
     first = _matrix(exact.weight_gradient(exact.uncut(g_high), exact.uncut(x_high), geometry))
     total = _matrix(exact.weight_gradient(g, x, geometry))
-    g_rest = g.operand.values.to(torch.float64) - g_high.values * 2.0**rule.g.low
+    g_sum, g_high_sum = (part.values.sum((0, 2, 3), dtype=torch.float64) for part in (g.operand, g_high))
     parts = {
         "first": first,
         "rest": total - (first << (rule.x.low + rule.g.low)),
         "x_high": _over_windows(x_high.values.sum(0, keepdim=True, dtype=torch.float64), geometry).to(
             "cpu", torch.int64
         ),
-        "g_rest": g_rest.sum((0, 2, 3)).to("cpu", torch.int64),
+        "g_rest": (g_sum - g_high_sum * 2.0**rule.g.low).to("cpu", torch.int64),
     }
     return Sums.of(rule.x, rule.g, g.operand.values.numel() // geometry.weight_shape[0], parts)
 
@@ -71,7 +72,8 @@ def _leading(operand: Quantised, split: Split, name: str) -> Quantised:
             f"{least} to {most}: quantise it with low={split.low}"
         )
     high = split.leading(operand.values.detach())
-    return Quantised(high, split.high, split.signed, 0, known_peak=int(high.abs().max()))
+    low, top = torch.aminmax(high)
+    return Quantised(high, split.high, split.signed, 0, known_peak=int(max(-low, top)))
 
 
 def _matrix(result: exact.Exact) -> torch.Tensor:
