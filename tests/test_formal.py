@@ -127,7 +127,7 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         6,
     ),
     "last signs lost": (sign_mutant, "self.valid.eq(full | closing | spills)", "self.valid.eq(full | closing)", 12),
-    "largest of one lane alone": (sign_mutant, "with m.If(steps[place]):", "with m.If(0):", 12),
+    "largest of one lane alone": (sign_mutant, "with m.If(steps[2 * number]):", "with m.If(0):", 12),
     "largest of the job before": (sign_mutant, "[largest.bits.eq(0) for largest in self.largest]", "[]", 20),
     "LOAD into cells that a MATMUL reads": (hazard_mutant, "by_matmul.eq(walked_cells)", "by_matmul.eq(0)", 18),
     "MATMUL on cells that a LOAD fills": (hazard_mutant, "by_load.eq(loading_cells)", "by_load.eq(0)", 18),

@@ -3,6 +3,7 @@
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .contract.numeric import SUM_BITS
 from .contract.packets import SIGN_BITS, Sign
@@ -53,15 +54,16 @@ class Comparator(wiring.Component):
         The largest |P| of the job, unsigned, for one step, `maximum_latency` steps after `last`.
 
     Codes leave when `abreast` of them are complete, 3 steps after the sum that completes them, 4 for the last ones if
-    that sum's step completes two groups. Each lane keeps the largest magnitude of its own sums; after the last, those
-    of the other lanes go through the first. Reset: a job begins.
+    that sum's step completes two groups. Each lane keeps the largest magnitude of its own sums; after the last, they
+    are compared with each other, half of them in each of log2(`abreast`) rounds of two steps. Reset: a job begins.
     """
 
     def __init__(self, abreast: int) -> None:
         self.abreast = abreast
         self.lane = [Magnitude(f"lane{place}") for place in range(abreast)]  #: compared in this cycle
         self.largest = [Magnitude(f"largest{place}") for place in range(abreast)]  #: of each lane so far
-        self.merging = Signal(abreast)  #: lane 0 holds the largest of lane number `place` + 1; the last: all are in
+        self.rounds = exact_log2(abreast)
+        self.merging = Signal(2 * self.rounds)  #: even places: a round compares; the last: all are done
         super().__init__(
             {
                 "threshold": In(SUM_BITS),
@@ -81,8 +83,12 @@ class Comparator(wiring.Component):
 
     @property
     def maximum_latency(self) -> int:
-        """Steps from the job's last sums to `maximum`: to compare them, and one for each other lane."""
-        return self.abreast + 2
+        """Steps from the job's last sums to `maximum`: to compare them, and the rounds."""
+        return 2 * self.rounds + 2
+
+    def pairs(self, number: int) -> list[tuple[int, int]]:
+        """Lanes that take the largest of others in round `number`, and these."""
+        return [(place, place + (1 << number)) for place in range(0, self.abreast, 2 << number)]
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -123,15 +129,16 @@ class Comparator(wiring.Component):
 
     def _keep_largest(self, m: Module, used: Signal, closing: Signal) -> None:
         """Equal magnitudes may take each other's place."""
-        first, others = self.lane[0], self.largest[1:]
-        steps = Cat(closing, self.merging[: len(others) - 1])
+        steps, there = Cat(closing, self.merging), list(used)
         with m.If(self.enable):
-            for place, other in enumerate(others):
-                with m.If(steps[place]):
-                    m.d.sync += first.take(other.bits, other.negative)
-            for place, (lane, largest) in enumerate(zip(self.lane, self.largest, strict=True)):
-                there = used[place] | (self.merging[: len(others)].any() if place == 0 else 0)
-                with m.If(there & lane.exceeds(largest.bits)):
+            for number in range(self.rounds):
+                with m.If(steps[2 * number]):
+                    for place, other in self.pairs(number):
+                        m.d.sync += self.lane[place].take(self.largest[other].bits, self.largest[other].negative)
+                for place, _ in self.pairs(number):
+                    there[place] = there[place] | self.merging[2 * number]
+            for compares, lane, largest in zip(there, self.lane, self.largest, strict=True):
+                with m.If(compares & lane.exceeds(largest.bits)):
                     m.d.sync += largest.take(lane.bits, lane.negative)
         with m.If(self.clear):
             m.d.sync += [largest.bits.eq(0) for largest in self.largest]

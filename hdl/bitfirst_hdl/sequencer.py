@@ -34,6 +34,7 @@ MARK answers with the counters after the phase is set and with itself counted.
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .config import MAX_BITS, ArrayConfig
 from .contract import codec, packets
@@ -259,11 +260,12 @@ class CommandCheck(wiring.Component):
                 with m.If(end > IDENTITY_WORDS):
                     m.d.comb += self._bad_range.eq(1)
             with m.Case(Space.SUMS):
-                per_word = WORD_BITS // SIGN_BITS  # of signs; one word more behind them
-                needed = Signal(range(2**28 + 2))
-                m.d.comb += needed.eq(
-                    Mux(read.compare, _parts(self._product + per_word, per_word), _parts(self._product, WORD_BITS // 4))
-                )
+                numbers, signs = WORD_BITS // 4, WORD_BITS // SIGN_BITS  # in a word; behind signs comes one word more
+                needed, filled = Signal(range(2**28 + 2)), Signal(33)
+                m.d.comb += [
+                    filled.eq(self._product + Mux(read.compare, 2 * signs - 1, numbers - 1)),
+                    needed.eq(Mux(read.compare, filled >> exact_log2(signs), filled >> exact_log2(numbers))),
+                ]
                 m.d.sync += self.read_words.eq(needed)
                 m.d.comb += [
                     self._ends.eq(self._step == 3),
@@ -272,7 +274,7 @@ class CommandCheck(wiring.Component):
                         | ((read.bits > 32) & (read.bits != _RAW_BITS))
                         | (read.rounding > max(Rounding))
                         | (read.shift > MAX_SHIFT)
-                        | (read.compare & ((read.bits != SIGN_BITS) | (Cat(read.key, read.index) > MAX_THRESHOLD)))
+                        | (read.compare & ((read.bits != SIGN_BITS) | self._too_high(read)))
                     ),
                 ]
                 outside = (read.rows > config.rows) | (read.cols > config.columns) | (end > config.sum_tiles)
@@ -284,6 +286,12 @@ class CommandCheck(wiring.Component):
                     m.d.comb += self._bad_range.eq(1)
             with m.Default():
                 m.d.comb += self._bad_space.eq(1)
+
+    @staticmethod
+    def _too_high(read: packets.Read) -> Value:
+        """Whether the threshold is above `MAX_THRESHOLD`, a power of two."""
+        threshold, top = Cat(read.key, read.index), exact_log2(MAX_THRESHOLD)
+        return threshold[top + 1 :].any() | (threshold[top] & threshold[:top].any())
 
     def _matmul(self, m: Module, matmul: packets.Matmul) -> None:
         config, product = self.config, self._product

@@ -54,7 +54,7 @@ class Comparison(Property):
     def __init__(self, module: ModuleType, abreast: int, largest: bool = True) -> None:
         self.comparator, self.abreast = module.Comparator(abreast), abreast
         self.follows_largest = largest
-        self.over, self.bits = abreast + 3, module.SUM_BITS
+        self.over, self.bits = self.comparator.maximum_latency + 1, module.SUM_BITS
         totals = {f"total{place}": In(signed(self.bits)) for place in range(abreast)}
         super().__init__(totals | {"count": In(range(abreast + 1)), "last": In(1), "enable": In(1), "clear": In(1)})
 
@@ -144,7 +144,7 @@ class Comparison(Property):
             Assert(since <= self.over),
             Assert(last == (since == 1)),
             Assert(closing == (since == 2)),
-            Assert(comparator.merging == Cat(since == place + 3 for place in range(abreast))),
+            Assert(comparator.merging == Cat(since == place + 3 for place in range(2 * comparator.rounds))),
             Assert(~spills | (since == 3)),
             Assert((since != 1) | used[0]),
             Assert((since != 2) | compared[0]),
@@ -205,9 +205,10 @@ class Comparison(Property):
             for there, lane in zip(used, comparator.lane, strict=True)
         ]
         m.d.comb += Assert(largest_of([*kept, *lanes]) == largest)
-        first = comparator.lane[0]
-        for place, other in enumerate(comparator.largest[1:]):
-            with m.If(comparator.merging[place]):
-                m.d.comb += [Assert(first.bits == other.bits), Assert(first.negative == other.negative)]
-            with m.If(comparator.merging[place + 1 :].any()):
-                m.d.comb += Assert(kept[0] >= kept[place + 1])
+        for number in range(comparator.rounds):
+            for place, other in comparator.pairs(number):
+                lane, its = comparator.lane[place], comparator.largest[other]
+                with m.If(comparator.merging[2 * number]):
+                    m.d.comb += [Assert(lane.bits == its.bits), Assert(lane.negative == its.negative)]
+                with m.If(comparator.merging[2 * number + 1 :].any()):
+                    m.d.comb += Assert(kept[place] >= kept[other])
