@@ -273,6 +273,15 @@ def test_serial_port_with_nobody_behind():
         (("--trace", "a.vcd"), ("rtl",)),
         (("--device", "rtl:tiny", "--trace", "no/a.vcd"), ("no/a.vcd", "directory")),
         (("--resume",), ("checkpoint", "--resume")),
+        (("--method", "adam"), ("method 'adam'", "sgd, signsgd, psg")),
+        (("--method", "psg", "--beta", "1.5"), ("beta = 1.5", "0 to 1")),
+        (("--method", "psg", "--tau", "-1"), ("threshold of -1",)),
+        (("--method", "psg", "--tau", "soon"), ("tau 'soon'", "exact, lagged, constant")),
+        (("--method", "psg", "--bits-g", "10"), ("10 leading bits of 10", "2 to 9")),
+        (("--method", "psg", "--predictor", "x"), ("predictor 'x'", "e2train")),
+        (("--method", "signsgd", "--lr-signs", "0.5"), ("lr_signs = 0.5", "below 0.5")),
+        (("--device", "model?counting=0"), ("counts nothing", "leave counting=0 out")),
+        (("--device", "model?counting=2"), ("counting = '2'", "0 or 1")),
     ],
 )
 def test_train_refuses_options(here, options, words):
@@ -320,6 +329,23 @@ def test_defaults_are_those_of_the_library():
     )
     assert ours.pop("as_json") is False
     assert ours == {name: value for name, value in vars(theirs).items() if name != "bits"}
+
+
+# studies
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--data", "letters"), ("data 'letters'", "digits or cifar")),
+        (("--data", "cifar"), ("--images",)),
+        (("--images", "."), ("--images", "digits has its own")),
+        (("--data", "cifar", "--images", "nowhere"), ("cifar10-train-jpeg.npz", "no images there")),
+        (("--only", "psg,best"), ("variant 'best'", "signsgd, psg")),
+    ],
+)
+def test_study_psg_refuses_options(here, options, words):
+    assert_refused(here("study", "psg", "--out", "run", *options), *words)
 
 
 # a whole run

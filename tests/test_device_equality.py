@@ -1,5 +1,7 @@
 """The `model` device, and boards that execute the planned commands, agree in results, counters and bytes."""
 
+from dataclasses import replace
+
 import bitfirst
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ import torch
 from bitfirst.benches import cycles
 from bitfirst.board import BoardDevice
 from bitfirst.device import Device
+from bitfirst.errors import UsageError
 from bitfirst.golden.commands import GoldenDevice
 from bitfirst.golden.model import ModelDevice
+from bitfirst.golden.psg import Split
 from bitfirst.quantised import Quantised
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.contract.numeric import limits
@@ -27,9 +31,12 @@ def execution(device: Device) -> dict[str, int]:
     return {name: counters[name] for name in EXECUTION_COUNTERS}
 
 
-def quantised(generator: np.random.Generator, shape: tuple[int, ...], bits: int, signed: bool) -> Quantised:
-    values = generator.integers(*limits(bits, signed), shape, endpoint=True)
-    return Quantised(torch.tensor(values, dtype=torch.float32), bits, signed, 0)
+def quantised(
+    generator: np.random.Generator, shape: tuple[int, ...], bits: int, signed: bool, low: int = 0
+) -> Quantised:
+    least, most = Split(bits, low, signed).limits if low else limits(bits, signed)
+    values = generator.integers(least, most, shape, endpoint=True)
+    return Quantised(torch.tensor(values, dtype=torch.float32), bits, signed, 0, low=low)
 
 
 LAYERS = [
@@ -71,6 +78,38 @@ def test_convolutions(name: str, precision: tuple[int, bool, int, int]) -> None:
         same(model, board, "conv2d_weight_gradient", g, x, w.values.shape, stride, padding)
         assert execution(model) == execution(board)
     assert_same_books(model, board)
+
+
+@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8"])
+@pytest.mark.parametrize("x_signed", [False, True])
+def test_split_operands_are_read_whole(name: str, x_signed: bool) -> None:
+    """Forward, dX and dW of tensors that are stored cut in two: the same integers, on both sides."""
+    generator = np.random.default_rng(7)
+    config = CONFIGS[name]
+    model, board = ModelDevice(config), command_board(config)
+    for (batch, inputs, outputs, height, width, kernel, stride, padding), g_low in zip(
+        LAYERS, (6, 1, 10), strict=False
+    ):
+        taps = (kernel, kernel) if isinstance(kernel, int) else kernel
+        x = quantised(generator, (batch, inputs, height, width), 16, x_signed, low=8)
+        w = quantised(generator, (outputs, inputs, *taps), 8, True)
+        y = same(model, board, "conv2d", x, w, stride, padding)
+        plain = replace(x, low=0)
+        assert torch.equal(y.to(torch.int64), board.conv2d(plain, w, stride, padding).to(torch.int64))
+        assert torch.equal(y.to(torch.int64), model.conv2d(plain, w, stride, padding).to(torch.int64))
+        g = quantised(generator, tuple(y.shape), 16, True, low=g_low)
+        same(model, board, "conv2d_input_gradient", g, w, x.values.shape, stride, padding)
+        dw = same(model, board, "conv2d_weight_gradient", g, x, w.values.shape, stride, padding)
+        expected = torch.nn.grad.conv2d_weight(x.values.double(), w.values.shape, g.values.double(), stride, padding)
+        assert torch.equal(dw.double(), expected)
+    assert_same_books(model, board)
+
+
+def test_slices_that_a_split_does_not_meet_are_refused() -> None:
+    board = command_board(CONFIGS["tiny"])
+    w = quantised(np.random.default_rng(1), (2, 2, 1, 1), 8, True, low=3)
+    with pytest.raises(UsageError, match="3 low bits cannot be taken in slices of 4: choose a multiple"):
+        board.conv2d(Quantised(torch.zeros(1, 2, 2, 2), 8, False, 0), w)
 
 
 def test_linear_layers() -> None:

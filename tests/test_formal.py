@@ -7,7 +7,9 @@ import pytest
 from amaranth.lib import fifo
 from bitfirst_hdl import frames
 from bitfirst_hdl.frames import Reply
+from bitfirst_hdl.readout import ABREAST
 from bitfirst_hdl.top import REPLY_QUEUE
+from bitfirst_sim.formal.comparing import Comparison, compare_seen_through
 from bitfirst_sim.formal.convert import UnitOrder, link_seen_through
 from bitfirst_sim.formal.fifos import QueueOrder
 from bitfirst_sim.formal.prove import FormalError, Property, altered, prove, search
@@ -16,6 +18,7 @@ from bitfirst_sim.formal.replies import ReplyFrames, frames_seen_through
 from bitfirst_sim.formal.sequencing import Ends, Hazards, sequencer_seen_through
 
 RX_WORDS = 4
+NARROW_BITS = 5  # of sums, where their largest is followed through all lanes
 INDUCTION = 2
 Make = Callable[[], Property]
 
@@ -31,6 +34,11 @@ PROVED: dict[str, tuple[Make, int]] = {
     "receive buffer": (lambda: Reception(frames_with_any_crc(), RX_WORDS), 24),
     "credit": (lambda: Reception(frames_with_any_crc(), RX_WORDS, fits=True), 24),
     "replies": (lambda: ReplyFrames(frames_seen_through()), 20),
+    "signs of sums": (lambda: Comparison(compare_seen_through(), 2, largest=False), 16),
+    "signs and largest of narrow sums": (
+        lambda: Comparison(compare_seen_through(sum_bits=NARROW_BITS), ABREAST),
+        16,
+    ),
     "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
     "ends": (lambda: Ends(sequencer_seen_through()), 40),
 }
@@ -55,6 +63,10 @@ def credit_mutant(old: str, new: str) -> Property:
 
 def reply_mutant(old: str, new: str) -> Property:
     return ReplyFrames(frames_seen_through((old, new)), inductive=False)
+
+
+def sign_mutant(old: str, new: str) -> Property:
+    return Comparison(compare_seen_through((old, new), sum_bits=NARROW_BITS), 2)
 
 
 def hazard_mutant(old: str, new: str) -> Property:
@@ -106,6 +118,17 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "word.eq(response), load.eq(free & self.replies.valid)",
         12,
     ),
+    "a sum at the threshold is not decided": (sign_mutant, "self.threshold - ~alone", "self.threshold", 6),
+    "zero without a sign": (sign_mutant, "Mux(alone, Sign.ZERO, Sign.UNRESOLVED)", "Sign.UNRESOLVED", 6),
+    "magnitude of a negative sum without its carry": (
+        sign_mutant,
+        "Cat(self.negative, self.bits)",
+        "Cat(C(0, 1), self.bits)",
+        6,
+    ),
+    "last signs lost": (sign_mutant, "self.valid.eq(full | closing | spills)", "self.valid.eq(full | closing)", 12),
+    "largest of one lane alone": (sign_mutant, "with m.If(steps[2 * number]):", "with m.If(0):", 12),
+    "largest of the job before": (sign_mutant, "[largest.bits.eq(0) for largest in self.largest]", "[]", 20),
     "LOAD into cells that a MATMUL reads": (hazard_mutant, "by_matmul.eq(walked_cells)", "by_matmul.eq(0)", 18),
     "MATMUL on cells that a LOAD fills": (hazard_mutant, "by_load.eq(loading_cells)", "by_load.eq(0)", 18),
     "cells of B forgotten": (

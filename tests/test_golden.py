@@ -19,7 +19,17 @@ from bitfirst.quantised import Quantised
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract import numeric as contract
-from bitfirst_hdl.contract.packets import LIST_ENTRIES, Opcode, Phase, Rounding, Space, Status, Target
+from bitfirst_hdl.contract.packets import (
+    LIST_ENTRIES,
+    SIGN_BITS,
+    Opcode,
+    Phase,
+    Rounding,
+    Sign,
+    Space,
+    Status,
+    Target,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -343,6 +353,16 @@ def test_counters_are_booked_to_their_phases() -> None:
     assert set(total) == set(registers.EXECUTION_COUNTERS)
 
 
+def test_without_counting_the_numbers_are_the_same() -> None:
+    generator = np.random.default_rng(4)
+    x, w = quantised(generator, (2, 3, 6, 6), 8), quantised(generator, (4, 3, 3, 3), 8)
+    with bitfirst.open("model:tiny") as counting, bitfirst.open("model:tiny?counting=0") as other:
+        assert (counting.counting, other.counting) == (True, False)
+        results = [device.conv2d(x, w) for device in (counting, other)]
+        assert torch.equal(*results) and counting.bit_macs == other.bit_macs > 0
+        assert counting.counters()["matmuls"] > other.counters()["matmuls"] == 0
+
+
 # commands
 def golden(config_name: str = "tiny") -> GoldenDevice:
     return GoldenDevice(CONFIGS[config_name], fingerprint=0x1234)
@@ -362,6 +382,7 @@ TENSOR = {"slot": 3, "bits": 9, "word": 10, "n": 2, "h": 2, "w": 3, "c": 4}  # t
 LOAD = {"slot": 3, "positions": 2, "taps": 4, "run": 4, "y_count": 1, "x_count": 2, "x_step": 1}
 MATMUL = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "a_octets": 1, "b_octets": 1}
 READ = {"space": Space.SUMS, "bits": 64, "rows": 1, "cols": 1, "count": 1}
+COMPARE = READ | {"compare": 1, "bits": SIGN_BITS}
 ROW = np.arange(1, 3, dtype=np.uint64)
 LAST_ENTRY = LIST_ENTRIES - 1
 STORE_ROW = {"space": Space.STORE, "rows": 1, "words": 2, "row": 3}
@@ -398,6 +419,10 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
         (Status.BAD_SPACE, Command(Opcode.READ, READ | {"space": Space.STORE})),
         (Status.BAD_VALUE, Command(Opcode.READ, READ | {"bits": 33})),
         (Status.BAD_VALUE, Command(Opcode.READ, READ | {"shift": 64})),
+        (Status.BAD_VALUE, Command(Opcode.READ, READ | {"compare": 1})),
+        (Status.BAD_VALUE, Command(Opcode.READ, COMPARE | {"key": 1, "index": 2**15})),
+        (Status.BAD_VALUE, Command(Opcode.READ, COMPARE | {"index": 2**16})),
+        (Status.BAD_RANGE, Command(Opcode.READ, COMPARE | {"first": TINY.sum_tiles})),
         (Status.BAD_RANGE, Command(Opcode.READ, READ | {"cols": TINY.columns + 1})),
         (Status.BAD_RANGE, Command(Opcode.READ, READ | {"first": TINY.sum_tiles})),
         (Status.BAD_RANGE, Command(Opcode.READ, {"space": Space.REGISTERS, "first": 1, "count": 6})),
@@ -431,6 +456,9 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
             *[(Status.BAD_VALUE, {"a_offset": 2}), (Status.BAD_VALUE, {"b_negative": 2})],
             *[(Status.BAD_VALUE, {name: octets}) for name in ("a_octets", "b_octets") for octets in (0, 3)],
             *[(Status.BAD_VALUE, {"a_first": 2}), (Status.BAD_VALUE, {"b_first": 8, "chunks": 0})],
+            *[(Status.BAD_VALUE, {"a_below": 4}), (Status.BAD_VALUE, {"a_below": 3, "slices": 2})],
+            *[(Status.BAD_VALUE, {"b_below": 8}), (Status.BAD_VALUE, {"b_below": 1, "planes": 8})],
+            *[(Status.BAD_RANGE, {"b_octets": 2, "planes": 8, "b_below": 8, "b_cell": TINY.b_cells - 1})],
             *[(Status.BAD_RANGE, {name: 0}) for name in ("chunks", "row_tiles", "col_tiles")],
             *[(Status.BAD_RANGE, {"a_cell": TINY.a_cells}), (Status.BAD_RANGE, {"b_cell": TINY.b_cells})],
             *[(Status.BAD_RANGE, {"a_octets": 2, "a_cell": TINY.a_cells - 1})],
@@ -452,6 +480,45 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
     assert counters["matmuls"] == counters["loads"] == counters["elements_read"] == counters["phase"] == 0
     for opcode, fields in good.items():
         done(device, opcode, fields)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 2, 7, 2**40 + 5, 2**47 - 1, 2**47])
+def test_sums_are_compared_as_the_contract_says(threshold: int) -> None:
+    """At the threshold, beside it, at the ends of 48 bits; signs without gaps, the largest magnitude behind them."""
+    device = golden("default")
+    edges = [0, 1, -1, threshold, -threshold, threshold - 1, 1 - threshold, -threshold - 1, 2**47 - 1, -(2**47)]
+    rows, cols, count = 3, 5, 7
+    totals = [max(-(2**47), min(2**47 - 1, edges[i % len(edges)])) for i in range(rows * cols * count)]
+    tiles = device.sums.reshape(-1, device.config.rows, device.config.columns)
+    tiles[2 : 2 + count, :rows, :cols] = np.array(totals).reshape(count, rows, cols)
+    fields = COMPARE | {"rows": rows, "cols": cols, "count": count, "first": 2}
+    words = done(device, Opcode.READ, fields | {"key": threshold % 2**32, "index": threshold >> 32})
+    signs = [int(words[i // 32]) >> 2 * (i % 32) & 3 for i in range(32 * (len(words) - 1))]
+    assert signs[: len(totals)] == [int(contract.compare(total, threshold)) for total in totals]
+    assert not any(signs[len(totals) :]) and len(words) == -(-len(totals) // 32) + 1
+    assert int(words[-1]) == 2**47
+    assert device.counters["elements_read"] == len(totals)
+
+
+def test_signs_by_the_contract() -> None:
+    compare = contract.compare
+    assert [compare(total, 0) for total in (-5, 0, 5)] == [Sign.NEGATIVE, Sign.ZERO, Sign.POSITIVE]
+    assert [compare(total, 5) for total in (-5, -4, 0, 4, 5)] == [Sign.NEGATIVE, *[Sign.UNRESOLVED] * 3, Sign.POSITIVE]
+    assert [sign - 4 * (sign >> 1) for sign in (Sign.NEGATIVE, Sign.ZERO, Sign.POSITIVE)] == [-1, 0, 1]
+
+
+@pytest.mark.parametrize(("a_below", "b_below"), [(0, 0), (1, 0), (0, 7), (3, 5)])
+def test_digits_left_out_below_raise_the_weight(a_below: int, b_below: int) -> None:
+    device, plain = golden(), golden()
+    for each in (device, plain):
+        each.cells[Target.A][:] = np.random.default_rng(1).integers(0, 256, each.cells[Target.A].shape)
+        each.cells[Target.B][:] = np.random.default_rng(2).integers(0, 256, each.cells[Target.B].shape)
+    fields = MATMUL | {"a_offset": 1, "b_negative": 1, "b_octets": 2, "planes": 9, "a_octets": 2, "chunks": 3}
+    done(device, Opcode.MATMUL, fields | {"a_below": a_below, "b_below": b_below})
+    done(plain, Opcode.MATMUL, fields)
+    assert np.array_equal(device.sums, plain.sums << (device.config.slice_bits * a_below + b_below))
+    grown = device.counters["matmul_cycles"] - plain.counters["matmul_cycles"]
+    assert grown == b_below and device.counters["array_steps"] == plain.counters["array_steps"]
 
 
 def test_tensors_may_be_described_anew_and_forgotten() -> None:

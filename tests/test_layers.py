@@ -11,7 +11,7 @@ import torch
 from bitfirst import nn as layers
 from bitfirst.errors import UsageError
 from bitfirst.models import digits_resnet
-from bitfirst.nn import Bits, convert, layer_counters, left_on_host
+from bitfirst.nn import NO_SIGNER, Bits, convert, layer_counters, left_on_host
 from bitfirst.quantiser import Halves, dequantise, quantise, to_float
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -340,7 +340,7 @@ def test_layers_compile_into_one_graph(arguments):
 
 def test_operators_follow_the_rules():
     net = convert(nn.Conv2d(3, 4, 3, padding=1), ReferenceDevice())
-    arguments = (net.connection.number, [1, 1], [1, 1], [8, 8, 16], "layer")
+    arguments = (net.connection.number, [1, 1], [1, 1], [8, 8, 16], "layer", NO_SIGNER)
     x, w = torch.rand(2, 3, 6, 6, requires_grad=True), net.weight
     torch.library.opcheck(torch.ops.bitfirst.product.default, (x, w, *arguments))
 

@@ -100,6 +100,52 @@ def test_report_is_complete_and_self_contained(result, tmp_path):
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
 
 
+@pytest.fixture
+def signs():
+    keys = "resolved", "wrong_resolved", "wrong_overall", "wrong_fp32", "exact_wrong_fp32", "bit_work"
+    bounds = {"bound_median": 0.02, "bound_mean": 0.2, "bound_vacuous": 0.1}
+    rows = [
+        {"step": step, "layer": layer, **dict.fromkeys(keys, 0.01 * step), **bounds, "bound_tau": step / 8 or None}
+        for step in (0, 9, 18)
+        for layer in ("conv", "other")
+    ]
+    layers = [{"layer": layer, "resolved": 0.7, "bit_work": 0.515} for layer in ("conv", "other")]
+    return {
+        "rows": rows,
+        "layers": layers,
+        "dw": {"done": 1_500_000, "saved": 500_000},
+        "step": {"done": 7_500_000, "saved": 500_000},
+    }
+
+
+def test_signs_are_told_and_pictured(result, signs, tmp_path):
+    result["signs"] = signs
+    result["options"]["method"] = "psg"
+    page = read(report.write(result, tmp_path))
+    text = " ".join(page.text)
+    for words in "(psg)", "in 3 steps", "9.00%", "51.5%", "168.75%", "1,500,000", "500,000", "75.0%", "93.8%":
+        assert words in text, words
+    assert len(page.sources) == 4 and (tmp_path / "signs.png").exists()
+
+
+def test_curves_of_signs_show_the_rows(signs):
+    resolved, wrong, fp32, bounds = report.signs_figure(signs["rows"]).axes
+    for axes in resolved, wrong, fp32:
+        assert [line.get_label() for line in axes.lines] == ["conv", "other"]
+        for line in axes.lines:
+            assert list(line.get_xdata()) == [0, 9, 18] and list(line.get_ydata()) == pytest.approx([0, 9, 18])
+    shown = {line.get_label(): list(line.get_ydata()) for line in bounds.lines}
+    assert shown["V / (2 tau²)"] == [9 / 8, 18 / 8] and shown["median of the bounds"] == [0.02] * 3
+    assert set(shown) == {name for name, _ in report.BOUNDS.values()}
+
+
+def test_signs_without_predictions_have_no_bounds(result, signs, tmp_path):
+    for row in signs["rows"]:
+        row |= dict.fromkeys(report.BOUNDS, None) | {"wrong_resolved": 0.0}
+    result |= {"signs": signs, "options": result["options"] | {"method": "signsgd"}}
+    assert "n/a" in " ".join(read(report.write(result, tmp_path)).text)
+
+
 def test_pictures_are_in_the_page_and_beside_it(result, tmp_path):
     page = read(report.write(result, tmp_path))
     files = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}

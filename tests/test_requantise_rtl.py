@@ -28,7 +28,7 @@ def test_requantiser() -> None:
 def test_readout(config: str) -> None:
     component = Readout(CONFIGS[config])
     result = run_bench(component, "readout", "bitfirst_sim.benches.bench_readout", parameters={"config": config})
-    assert set(result.tests) == {"every_width", "latency", "throughput", "one_column", "back_pressure"}
+    assert set(result.tests) == {"every_width", "latency", "throughput", "signs", "one_column", "back_pressure"}
 
 
 def test_stochastic_rounding_is_unbiased() -> None:

@@ -28,7 +28,7 @@ def small(monkeypatch):
     def few(split, count):
         return data.Split(split.images[:count], split.labels[:count])
 
-    splits = data.Digits(few(whole.train, 128), few(whole.validation, 60), few(whole.test, 60))
+    splits = data.Splits(few(whole.train, 128), few(whole.validation, 60), few(whole.test, 60))
     monkeypatch.setattr(training.data, "digits", lambda: splits)
     return splits
 
@@ -189,7 +189,7 @@ def test_a_checkpoint_is_replaced_as_a_whole(tmp_path, monkeypatch):
 
 def test_rtl_killed_and_resumed_equals_the_golden_model(monkeypatch, tmp_path):
     whole = data.digits()
-    few = data.Digits(
+    few = data.Splits(
         *(data.Split(split.images[:8], split.labels[:8]) for split in (whole.train, whole.test, whole.test))
     )
     monkeypatch.setattr(training.data, "digits", lambda: few)

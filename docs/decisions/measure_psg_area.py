@@ -2,8 +2,7 @@
 
     python docs/decisions/measure_psg_area.py [CONFIG ...]
 
-Each new part is counted beside what it replaces; the list builder's and the comparator's data paths stand for the
-whole of them.
+Each new part is counted beside what it replaces; the list builder's data path stands for the whole of it.
 """
 
 import sys
@@ -11,11 +10,12 @@ import sys
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from bitfirst_hdl.compare import Comparator
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
-from bitfirst_hdl.contract.numeric import SUM_BITS
 from bitfirst_hdl.contract.packets import OCTET_BITS
 from bitfirst_hdl.element import Element
-from bitfirst_hdl.operands import TURN_BITS, _rotate
+from bitfirst_hdl.operands import PLANE_BITS, _rotate
+from bitfirst_hdl.readout import ABREAST
 from measure_element import cells
 
 
@@ -86,7 +86,7 @@ class Columns(wiring.Component):
         super().__init__(
             {
                 "banks": In(words).array(OCTET_BITS),
-                "turn": In(TURN_BITS).array(OCTET_BITS),
+                "turn": In(PLANE_BITS).array(OCTET_BITS),
                 "enable": In(1),
                 "columns": Out(words).array(OCTET_BITS),
             }
@@ -117,7 +117,7 @@ class Builder(wiring.Component):
         super().__init__(
             {
                 "listed": In(columns),
-                "output_of": In(TURN_BITS).array(columns),
+                "output_of": In(PLANE_BITS).array(columns),
                 "threshold": In(range(columns + 1)),
                 "restart": In(1),
                 "active": In(columns),
@@ -164,38 +164,6 @@ class Builder(wiring.Component):
         return m
 
 
-class Comparator(wiring.Component):
-    """Two sums a cycle: |sum| against tau, and the largest so far."""
-
-    def __init__(self, config: ArrayConfig) -> None:
-        super().__init__(
-            {
-                "sums": In(SUM_BITS).array(2),
-                "tau": In(SUM_BITS),
-                "open": Out(2),
-                "most": Out(SUM_BITS),
-                "restart": In(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        larger = Signal(SUM_BITS, reset_less=True)
-        sizes = [Signal(SUM_BITS, name=f"size_{index}", reset_less=True) for index in range(2)]
-        for size, total in zip(sizes, self.sums, strict=True):
-            negative = total[-1]
-            m.d.sync += size.eq((total ^ negative.replicate(SUM_BITS)) + negative)
-        m.d.sync += [
-            self.open.eq(Cat(size < self.tau for size in sizes)),
-            larger.eq(Mux(sizes[0] < sizes[1], *sizes[::-1])),
-        ]
-        with m.If(self.restart):
-            m.d.sync += self.most.eq(0)
-        with m.Elif(larger > self.most):
-            m.d.sync += self.most.eq(larger)
-        return m
-
-
 def measure(config: ArrayConfig) -> None:
     elements, groups = config.rows * config.columns, -(-config.columns // OCTET_BITS)
     parts = [
@@ -204,7 +172,7 @@ def measure(config: ArrayConfig) -> None:
         ("B's rotation, as built", groups, Columns(config, False)),
         ("B's choice of columns", groups, Columns(config, True)),
         ("list builder", 1, Builder(config)),
-        ("comparator", 1, Comparator(config)),
+        ("comparator, as built", 1, Comparator(ABREAST)),
     ]
     for name, count, part in parts:
         comb, ff = cells(part)

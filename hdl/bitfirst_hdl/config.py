@@ -178,23 +178,28 @@ class ArrayConfig:
         """Least cycles between the ends of two passes: the shadow registers shift out R rows."""
         return max(self.rows, 4)
 
-    def stall_cycles(self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
+    def stall_cycles(
+        self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int, b_below: int = 0
+    ) -> int:
         """Cycles in which the array waits for its shadow registers, in one MATMUL."""
-        return (row_tiles * col_tiles * slices - 1) * max(0, self.drain_cycles - planes * chunks)
+        return (row_tiles * col_tiles * slices - 1) * max(0, self.drain_cycles - planes * chunks - b_below)
 
     @staticmethod
     def array_steps(slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
         """Cycles in which the array works, in one MATMUL."""
         return row_tiles * col_tiles * slices * planes * chunks
 
-    def matmul_cycles(self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
-        """Cycles that one MATMUL takes of the engine's time: set up, steps and stalls.
+    def matmul_cycles(
+        self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int, b_below: int = 0
+    ) -> int:
+        """Cycles that one MATMUL takes of the engine's time: set up, steps, doublings for `b_below`, and stalls.
 
         The next MATMUL begins in the cycle after these; the last sums are stored meanwhile, `matmul_tail_cycles` later.
         Not counted are the cycles in which a short first pass waits for the shadow registers of the MATMUL before.
         """
         shape = slices, planes, chunks, row_tiles, col_tiles
-        return SETUP_CYCLES + self.array_steps(*shape) + self.stall_cycles(*shape)
+        doublings = row_tiles * col_tiles * slices * b_below
+        return SETUP_CYCLES + self.array_steps(*shape) + doublings + self.stall_cycles(*shape, b_below)
 
     @property
     def operand_cycles(self) -> int:

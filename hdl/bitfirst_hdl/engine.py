@@ -110,6 +110,8 @@ class _Cells:
 class Walk(wiring.Component):
     """The loops: row tile, column tile, slice, plane, K chunk (innermost); one array step a cycle.
 
+    Behind the last chunk of a pass's last plane come `b_below` cycles that double the sums and add nothing.
+
     Parameters
     ----------
     config : ArrayConfig
@@ -127,14 +129,16 @@ class Walk(wiring.Component):
         for the drain of the MATMUL before. That waiting alone depends on when commands arrive.
     step : Out(1)
         An operand row pair is read in this cycle.
+    doubles : Out(1)
+        In this cycle a step begins without operands: B counts as zeros.
     stall : Out(1)
         The array waits for its shadow registers in a later pass than the first.
     ends : Out(1)
-        This step is the last.
+        This step, or doubling, is the last.
     a_row, b_row : Out
         Rows to read.
     control : Out(StepControl)
-        What this step means.
+        What this step, or doubling, means.
     sums : Out(pass_layout(config))
         Where the sums of the pass at hand go.
 
@@ -151,6 +155,7 @@ class Walk(wiring.Component):
                 "walking": Out(1),
                 "counted": Out(1),
                 "step": Out(1),
+                "doubles": Out(1),
                 "stall": Out(1),
                 "ends": Out(1),
                 "a_row": Out(range(config.a_rows)),
@@ -163,6 +168,7 @@ class Walk(wiring.Component):
         # end_pass: this step, if it is taken, ends its pass; turn_x: it is taken, and ends its x
         self._running, self._end_pass, self._turn_plane, self._turn_pass = Signal(), Signal(), Signal(), Signal()
         self._turn_tile, self._turn_columns = Signal(), Signal()
+        self._behind, self._go_behind = Signal(), Signal()  # behind the steps of a pass; this step leads there
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -174,9 +180,13 @@ class Walk(wiring.Component):
         row = _Countdown(m, command.row_tiles, "row")
 
         may_end = self._pass_spacing(m)
+        below, last_doubling = self._double(m)
+        last_step, goes = chunk.last & plane.last, self._running & (may_end | ~self._end_pass)
         m.d.comb += [
-            self._end_pass.eq(chunk.last & plane.last),
-            self.step.eq(self._running & (may_end | ~self._end_pass)),
+            self._end_pass.eq(Mux(self._behind, last_doubling, last_step & ~below)),
+            self.step.eq(goes & ~self._behind),
+            self.doubles.eq(goes & self._behind),
+            self._go_behind.eq(self.step & last_step & below),
             self._turn_plane.eq(self.step & chunk.last),
             self._turn_pass.eq(self._running & may_end & self._end_pass),
             self._turn_tile.eq(self._turn_pass & slice_.last),
@@ -202,6 +212,17 @@ class Walk(wiring.Component):
                 loop.advance()
         return m
 
+    def _double(self, m: Module) -> tuple[Signal, Signal]:
+        """Counts the doublings behind a pass: whether there are some, and whether this one is the last."""
+        count = self.command.b_below
+        below, left, last = Signal(), Signal.like(count), Signal()
+        m.d.sync += below.eq(count != 0)
+        with m.If(self._go_behind):
+            m.d.sync += [self._behind.eq(1), left.eq(count - 1), last.eq(count == 1)]
+        with m.Elif(self.doubles):
+            m.d.sync += [self._behind.eq(~last), left.eq(left - 1), last.eq(left == 1)]
+        return below, last
+
     def _pass_spacing(self, m: Module) -> Signal:
         """High when enough cycles have gone by since the last pass ended."""
         wait = Signal(range(self.config.drain_cycles + 1))
@@ -216,7 +237,7 @@ class Walk(wiring.Component):
         loaded, first_pass, waits = Signal(), Signal(), Signal()
         m.d.sync += [loaded.eq(self.load), self._set_up.eq(loaded)]
         m.d.comb += [
-            waits.eq(self._running & ~self.step),
+            waits.eq(self._running & ~self.step & ~self.doubles),
             self.stall.eq(waits & ~first_pass),
             self.counted.eq(self.walking & ~(waits & first_pass)),
         ]
@@ -247,6 +268,8 @@ class Walk(wiring.Component):
         with m.Elif(self._turn_pass):
             a.next_part()
             b.same_tile()
+        with m.Elif(self._go_behind | self.doubles):
+            pass  # the pass ends behind the place of its last step
         with m.Elif(self._turn_plane):
             a.same_part()
             b.next_part()
@@ -260,14 +283,14 @@ class Walk(wiring.Component):
         negative = Signal.like(self.command.b_negative)
         with m.If(self._set_up):
             m.d.sync += [first.eq(1), double.eq(0), negative.eq(self.command.b_negative)]
-        with m.Elif(self.step):
-            m.d.sync += [first.eq(self._turn_pass), double.eq(self._turn_plane)]
+        with m.Elif(self.step | self.doubles):
+            m.d.sync += [first.eq(self._turn_pass), double.eq(self._turn_plane | self.doubles)]
             with m.If(self._turn_pass):
                 m.d.sync += negative.eq(self.command.b_negative)
             with m.Elif(self._turn_plane):
                 m.d.sync += negative.eq(negative >> 1)
         m.d.comb += [
-            self.control.valid.eq(self.step),
+            self.control.valid.eq(self.step | self.doubles),
             self.control.first.eq(first),
             self.control.double.eq(double),
             self.control.negative.eq(negative[0]),
@@ -278,7 +301,7 @@ class Walk(wiring.Component):
         """Sums of the pass at hand: tiles in order, `a_offset` shifted slice by slice, replaced by the first slice."""
         command, sums = self.command, self.sums
         offsets = Signal.like(command.a_offset)
-        m.d.comb += [sums.offset.eq(offsets[0]), sums.slices_left.eq(slices_left)]
+        m.d.comb += [sums.offset.eq(offsets[0]), sums.slices_left.eq(slices_left + command.a_below)]
         with m.If(self._set_up | self._turn_tile):
             m.d.sync += [offsets.eq(command.a_offset), sums.replace.eq(~command.accumulate)]
         with m.Elif(self._turn_pass):
@@ -371,6 +394,7 @@ class MatmulEngine(wiring.Component):
             a_memory.enable.eq(walk.step),
             a_memory.row.eq(walk.a_row),
             b_memory.enable.eq(walk.step),
+            b_memory.clear.eq(walk.doubles),
             b_memory.row.eq(walk.b_row),
         ]
         m.d.comb += [array.a[word].eq(a_memory.data[word]) for word in range(config.a_row_words)]

@@ -152,8 +152,10 @@ class BMemory(wiring.Component):
         chunk in the eight rows behind them. Readable four cycles later.
     enable, row : In
         Reads a row; as in `AMemory`.
+    clear : In(1)
+        In place of a row zeros; not together with `enable`.
     data : Out(64) x b_row_words
-        The columns' planes side by side, `latency` cycles after `enable`; they stay until the next ones.
+        The columns' planes side by side, `latency` cycles after `enable` or `clear`; they stay until the next ones.
 
     One read and one write each cycle, no back-pressure. The contents survive reset.
     """
@@ -165,6 +167,7 @@ class BMemory(wiring.Component):
             {
                 "write": In(CellWrite(config, config.b_chunks)),
                 "enable": In(1),
+                "clear": In(1),
                 "row": In(range(config.b_rows)),
                 "data": Out(WORD_BITS).array(config.b_row_words),
             }
@@ -184,14 +187,14 @@ class BMemory(wiring.Component):
             [_Bank(m, f"bank_{group}_{number}", config.lanes, depth) for number in range(count)] for group in groups
         ]
         self._write(m, banks)
-        fetched, turn = _registered(m, "fetched", self.enable, self.row[: self._turn_bits])
+        fetched, clear, turn = _registered(m, "fetched", self.enable, self.clear, self.row[: self._turn_bits])
         words = []
         for group in groups:
             for bank in banks[group]:
                 m.d.comb += bank.enable.eq(self.enable)
                 m.d.comb += bank.row.eq(self._place(self.row[: self._turn_bits], self.row[self._turn_bits :]))
             rows = [bank.words for bank in banks[group]]
-            columns = _rotate(m, f"columns_{group}", rows, turn, fetched)
+            columns = _rotate(m, f"columns_{group}", rows, turn, fetched, clear)
             for column in columns[: config.columns]:
                 words += column
         m.d.comb += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
@@ -256,11 +259,13 @@ def _turned(rows: Sequence[Sequence[Value]], places: int, turn: Value) -> list[l
     ]
 
 
-def _rotate(m: Module, name: str, rows: list[list[Value]], turn: Value, enable: Value) -> list[list[Value]]:
+def _rotate(
+    m: Module, name: str, rows: list[list[Value]], turn: Value, enable: Value, clear: Value | None = None
+) -> list[list[Value]]:
     """Row i of the result is row i + `turn` (round the end), a cycle later for each bit of `turn`.
 
-    It holds until the next `enable`. A register behind each stage costs nothing, and keeps synthesis from building one
-    large multiplexer for each bit.
+    It holds until the next `enable`, or `clear`, which makes it zero. A register behind each stage costs nothing, and
+    keeps synthesis from building one large multiplexer for each bit.
     """
     for stage in range(len(turn)):
         turned = []
@@ -271,7 +276,12 @@ def _rotate(m: Module, name: str, rows: list[list[Value]], turn: Value, enable: 
             ]
             with m.If(enable):
                 m.d.sync += [later.eq(word) for later, word in zip(words, row, strict=True)]
+            if clear is not None and stage == len(turn) - 1:  # a reset of the last registers: no logic
+                with m.If(clear):
+                    m.d.sync += [later.eq(0) for later in words]
             turned.append(words)
         rows = turned
         turn, enable = _registered(m, f"{name}_turn_{stage}", turn, enable)
+        if clear is not None:
+            (clear,) = _registered(m, f"{name}_clear_{stage}", clear)
     return rows

@@ -6,6 +6,7 @@ from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .compare import Comparator
 from .config import ArrayConfig
 from .contract import packets
 from .contract.numeric import SUM_BITS
@@ -16,11 +17,13 @@ RAW_BITS = packets.WORD_BITS  #: the value of `bits` that passes a sum as it is
 ABREAST = 4  #: most elements in one cycle
 AHEAD = 2  #: rows of sums that are fetched before they are needed: the drain may keep them waiting meanwhile
 EXACT_LATENCY = 3  #: cycles from exact sums to their numbers; `Requantiser.latency` + 1 for others
+MAXIMUM_LATENCY = 8  #: cycles from the last sums that are compared to the largest magnitude, as a number
 PACK_LATENCY = 6  #: cycles from numbers to their word
 
 _NIBBLE = 4
 _WORD_NIBBLES = packets.WORD_BITS // _NIBBLE
 _CONTAINERS = range(1, RESULT_BITS // _NIBBLE + 1)  # nibbles of a container, but of a raw sum's
+_SIGNS_NIBBLES = packets.SIGN_BITS * ABREAST // _NIBBLE  # signs travel by `ABREAST` in one container
 
 
 def elements_abreast(nibbles: int, filled: int = 0) -> int:
@@ -60,6 +63,8 @@ class Readout(wiring.Component):
     sums fill a word or more, a word leaves in every cycle but those in which a row ends before it fills one. This holds
     while nothing holds it up and a row takes 2 cycles or more: the next `AHEAD` rows, 3 cycles away, are fetched
     meanwhile. Reset abandons the job.
+
+    `compare`: `Comparator` takes `ABREAST` sums of a row in one cycle, likewise.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -79,6 +84,8 @@ class Readout(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.requantiser = requantiser = Requantiser()
+        m.submodules.comparator = comparator = Comparator(ABREAST)
+        assert EXACT_LATENCY - 2 + comparator.maximum_latency + 1 == MAXIMUM_LATENCY
         read, move = Signal(packets.Read), Signal()
         form = _Form(m, read)
         settings = requantiser.settings
@@ -91,6 +98,9 @@ class Readout(wiring.Component):
             settings.signed.eq(read.signed),
             settings.limit.eq(form.limit),
             settings.key.eq(read.key),
+            comparator.threshold.eq(Cat(read.key, read.index)),
+            comparator.clear.eq(self.start.valid & self.start.ready),
+            comparator.enable.eq(move),
         ]
         with m.If(self.start.valid & self.start.ready):
             m.d.sync += [
@@ -102,9 +112,14 @@ class Readout(wiring.Component):
             m.d.sync += self.busy.eq(0)
         row = self._fetch(m, read)
         exact = self._take_apart(m, read, form, row, requantiser.elements, move)
-        numbers = self._numbers(m, form, exact, requantiser.results, move)
         m.d.comb += [
-            self.elements.eq(Mux(move, numbers.count, 0)),
+            *(to.eq(total) for to, total in zip(comparator.totals, exact.totals, strict=True)),
+            comparator.used.eq(Mux(form.compare, exact.used, 0)),
+            comparator.last.eq(exact.last),
+        ]
+        numbers = self._numbers(m, form, exact, requantiser.results, comparator, move)
+        m.d.comb += [
+            self.elements.eq(Mux(move, numbers.elements, 0)),
             self.saturated.eq(Mux(move, numbers.clipped, 0)),
         ]
         self._pack(m, form, numbers, move)
@@ -219,17 +234,20 @@ class Readout(wiring.Component):
             at = [Mux(column[bit], at[place + 2**bit], at[place]) for place in range(len(at) - 2**bit)]
         return at
 
-    def _numbers(self, m: Module, form: "_Form", exact: "_Sums", results, move: Signal) -> "_Numbers":
-        """Saturates exact sums, in two cycles; requantised numbers join in the second."""
+    def _numbers(
+        self, m: Module, form: "_Form", exact: "_Sums", results, comparator: Comparator, move: Signal
+    ) -> "_Numbers":
+        """Saturates exact sums, in two cycles; requantised numbers, and signs, join in the second."""
         numbers = _Numbers()
         m.d.comb += results.ready.eq(move)
-        outside = Signal(ABREAST)
+        outside, used = Signal(ABREAST), Signal(ABREAST)
+        m.d.comb += used.eq(Mux(form.compare, 0, exact.used))
         checked = _Sums("checked")
         with m.If(move):
             m.d.sync += [
-                outside.eq(exact.used & Cat(form.outside(total) for total in exact.totals)),
+                outside.eq(used & Cat(form.outside(total) for total in exact.totals)),
                 *(to.eq(total) for to, total in zip(checked.totals, exact.totals, strict=True)),
-                checked.used.eq(exact.used),
+                checked.used.eq(used),
                 checked.last.eq(exact.last),
             ]
             for place, (total, number) in enumerate(zip(checked.totals, numbers.values, strict=True)):
@@ -237,15 +255,28 @@ class Readout(wiring.Component):
                 m.d.sync += number.eq(Mux(checked.used[place], Mux(outside[place], clipped, total), 0))
             m.d.sync += [
                 numbers.count.eq(sum(checked.used)),
+                numbers.elements.eq(sum(checked.used)),
                 numbers.clipped.eq(sum(outside)),
                 numbers.last.eq(checked.last),
+                numbers.ends_word.eq(0),
+                numbers.whole.eq(0),
             ]
             with m.If(results.valid):
                 m.d.sync += [
                     numbers.values[0].eq(results.payload.value),
                     numbers.count.eq(1),
+                    numbers.elements.eq(1),
                     numbers.clipped.eq(results.payload.clipped),
                     numbers.last.eq(results.payload.last),
+                ]
+            with m.If(form.compare):
+                m.d.sync += [
+                    numbers.values[0].eq(Mux(comparator.maximum_valid, comparator.maximum, comparator.codes)),
+                    numbers.count.eq(comparator.valid | comparator.maximum_valid),
+                    numbers.elements.eq(comparator.elements),
+                    numbers.last.eq(comparator.maximum_valid),
+                    numbers.ends_word.eq(comparator.ends),
+                    numbers.whole.eq(comparator.maximum_valid),
                 ]
         return numbers
 
@@ -254,12 +285,14 @@ class Readout(wiring.Component):
         piece = Signal(packets.WORD_BITS + _BEYOND)  # containers
         length = Signal(range(_PIECE_NIBBLES + 1))  # nibbles of them
         valid, last = Signal(), Signal()
+        ends_word = Signal()  # the word is sent as it is
         spills = Signal()  # behind the job's last piece comes one more word
         with m.If(move):
             m.d.sync += [
-                length.eq(_times(numbers.count, form.nibbles)),
+                length.eq(Mux(numbers.whole, _WORD_NIBBLES, _times(numbers.count, form.nibbles))),
                 valid.eq(numbers.count != 0),
                 last.eq(numbers.last),
+                ends_word.eq(numbers.ends_word),
             ]
             with m.Switch(form.nibbles):
                 for nibbles in _CONTAINERS:
@@ -268,6 +301,8 @@ class Readout(wiring.Component):
                         m.d.sync += piece.eq(Cat(number[: nibbles * _NIBBLE] for number in used))
                 with m.Default():
                     m.d.sync += piece.eq(numbers.values[0].as_signed())
+            with m.If(numbers.whole):
+                m.d.sync += piece.eq(numbers.values[0])
             with m.If(spills):
                 m.d.sync += [length.eq(0), valid.eq(1), last.eq(1), piece.eq(0)]
         filled = Signal(range(_WORD_NIBBLES))  # nibbles in the word that the piece goes on with
@@ -275,9 +310,9 @@ class Readout(wiring.Component):
         full = total[4]
         m.d.comb += spills.eq(valid & last & full & (total[:4] != 0))
         with m.If(move & valid):
-            m.d.sync += filled.eq(Mux(last & ~spills, 0, total))
+            m.d.sync += filled.eq(Mux((last & ~spills) | ends_word, 0, total))
 
-        turned = _Turned(piece, filled, full, emits=valid & (full | last), last=last & ~spills)
+        turned = _Turned(piece, filled, full, emits=valid & (full | last | ends_word), last=last & ~spills)
         for bit in range(len(filled)):
             turned = turned.by(m, move, bit)
         word, merged = Signal(packets.WORD_BITS), Signal(packets.WORD_BITS)  # what is left over; that and the piece
@@ -303,6 +338,7 @@ class _Form:
     """What follows from the fields of the READ under way, two cycles later.
 
     exact    there is nothing to round
+    compare  signs are wanted
     nibbles  of a container
     limit    largest number, 32 bits, all ones
     lowest   smallest number, 32 bits
@@ -310,15 +346,17 @@ class _Form:
 
     def __init__(self, m: Module, read: packets.Read) -> None:
         self.exact, self._raw, self._signed = Signal(name="exact"), Signal(name="raw"), Signal(name="signed")
+        self.compare = Signal(name="compare")
         self.nibbles = Signal(range(_WORD_NIBBLES + 1), name="nibbles")
         self.limit, self.lowest = Signal(RESULT_BITS, name="limit"), Signal(RESULT_BITS, name="lowest")
         raw = read.bits == RAW_BITS
-        exact = raw | ((read.multiplier == 1) & (read.shift == 0))
-        nibbles = (read.bits[:7] + _NIBBLE - 1) >> 2
+        exact = raw | ((read.multiplier == 1) & (read.shift == 0)) | read.compare
+        nibbles = Mux(read.compare, _SIGNS_NIBBLES, (read.bits[:7] + _NIBBLE - 1) >> 2)
         magnitude, ones = Signal(6), Signal(RESULT_BITS)  # bits of `limit`
         m.d.comb += ones.eq(~(C(2**RESULT_BITS - 1, RESULT_BITS) << magnitude))
         m.d.sync += [
             self.exact.eq(exact),
+            self.compare.eq(read.compare),
             self._raw.eq(raw),
             self._signed.eq(read.signed),
             self.nibbles.eq(nibbles),
@@ -345,14 +383,21 @@ class _Sums:
 
 
 class _Numbers:
-    """`count` numbers side by side, zeros behind them; `clipped` of them did not fit; `last`: the job's last ones."""
+    """`count` numbers side by side, zeros behind them; `last`: the job's last ones.
+
+    elements   how many sums they come from; `clipped` of them did not fit
+    ends_word  nothing follows in their word
+    whole      there is one, a word by itself
+    """
 
     def __init__(self) -> None:
         most = [max(size for size in _CONTAINERS if elements_abreast(size) > place) for place in range(1, ABREAST)]
         widths = SUM_BITS, *(_NIBBLE * nibbles for nibbles in most)  # a word takes no wider ones side by side
         self.values = [Signal(width, name=f"number{place}") for place, width in enumerate(widths)]
         self.count, self.clipped = Signal(range(ABREAST + 1)), Signal(range(ABREAST + 1))
+        self.elements = Signal(range(ABREAST + 1), name="numbers_elements")
         self.last = Signal(name="numbers_last")
+        self.ends_word, self.whole = Signal(), Signal()
 
 
 class _Turned:

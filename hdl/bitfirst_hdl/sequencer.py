@@ -12,9 +12,11 @@ The first that fails gives the status; the golden model does the same.
 5. `BAD_VALUE`   TENSOR: slot > 15, bits > 16, `layout` not 0. LOAD: `flip` has a bit at or above octets * 8 / S (octets
    of the slot's tensor, 0 without one), or is not zero for target B; both `listed` and `n_fast`. MATMUL: slices or
    planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or above
-   `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes > b_octets * 8.
-   READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64). MARK: `phase`
-   not in `packets.Phase`. READ of REGISTERS looks at no field but `first`, `count`.
+   `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes > b_octets * 8,
+   (slices + a_below) * S > 16, planes + b_below > b_octets * 8.
+   READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64); `compare` with
+   `bits` other than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of REGISTERS looks at no
+   field but `first`, `count`.
 6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles; n, h, w, c; positions, taps, run,
    y_count, x_count) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words; TENSOR word +
    octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL a_cell + row_tiles * a_octets
@@ -32,10 +34,11 @@ MARK answers with the counters after the phase is set and with itself counted.
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .config import MAX_BITS, ArrayConfig
 from .contract import codec, packets
-from .contract.numeric import MAX_SHIFT
+from .contract.numeric import MAX_SHIFT, MAX_THRESHOLD
 from .contract.packets import (
     COMMAND_WORDS,
     COMMANDS,
@@ -43,6 +46,7 @@ from .contract.packets import (
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
+    SIGN_BITS,
     STORE_WORD_WORDS,
     TENSOR_SLOTS,
     WORD_BITS,
@@ -256,7 +260,12 @@ class CommandCheck(wiring.Component):
                 with m.If(end > IDENTITY_WORDS):
                     m.d.comb += self._bad_range.eq(1)
             with m.Case(Space.SUMS):
-                needed = (self._product + WORD_BITS // 4 - 1) >> 4
+                numbers, signs = WORD_BITS // 4, WORD_BITS // SIGN_BITS  # in a word; behind signs comes one word more
+                needed, filled = Signal(range(2**28 + 2)), Signal(33)
+                m.d.comb += [
+                    filled.eq(self._product + Mux(read.compare, 2 * signs - 1, numbers - 1)),
+                    needed.eq(Mux(read.compare, filled >> exact_log2(signs), filled >> exact_log2(numbers))),
+                ]
                 m.d.sync += self.read_words.eq(needed)
                 m.d.comb += [
                     self._ends.eq(self._step == 3),
@@ -265,6 +274,7 @@ class CommandCheck(wiring.Component):
                         | ((read.bits > 32) & (read.bits != _RAW_BITS))
                         | (read.rounding > max(Rounding))
                         | (read.shift > MAX_SHIFT)
+                        | (read.compare & ((read.bits != SIGN_BITS) | self._too_high(read)))
                     ),
                 ]
                 outside = (read.rows > config.rows) | (read.cols > config.columns) | (end > config.sum_tiles)
@@ -276,6 +286,12 @@ class CommandCheck(wiring.Component):
                     m.d.comb += self._bad_range.eq(1)
             with m.Default():
                 m.d.comb += self._bad_space.eq(1)
+
+    @staticmethod
+    def _too_high(read: packets.Read) -> Value:
+        """Whether the threshold is above `MAX_THRESHOLD`, a power of two."""
+        threshold, top = Cat(read.key, read.index), exact_log2(MAX_THRESHOLD)
+        return threshold[top + 1 :].any() | (threshold[top] & threshold[:top].any())
 
     def _matmul(self, m: Module, matmul: packets.Matmul) -> None:
         config, product = self.config, self._product
@@ -294,6 +310,8 @@ class CommandCheck(wiring.Component):
                 | (matmul.b_octets > 2)
                 | (matmul.a_first + matmul.slices > matmul.a_octets * config.slices_per_octet)
                 | (matmul.b_first + matmul.planes > matmul.b_octets * OCTET_BITS)
+                | (matmul.slices + matmul.a_below > config.max_slices)
+                | (matmul.planes + matmul.b_below > matmul.b_octets * OCTET_BITS)
             ),
         ]
         with m.Switch(self._step):

@@ -9,7 +9,9 @@ _EXPORTS = {
     "Device": "device",
     "TrainOptions": "training",
     "convert": "nn",
+    "methods": None,
     "open": "opening",
+    "optim": None,
     "train": "training",
 }
 
@@ -19,7 +21,10 @@ __all__ = sorted(_EXPORTS)
 def __getattr__(name: str) -> object:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'bitfirst' has no attribute {name!r}")
-    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+    module = _EXPORTS[name]
+    if module is None:  # the module itself
+        return import_module(f".{name}", __name__)
+    return getattr(import_module(f".{module}", __name__), name)
 
 
 def __dir__() -> list[str]:

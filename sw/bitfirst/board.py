@@ -11,11 +11,14 @@ from bitfirst_hdl.contract.packets import Opcode, Phase, Space
 from .command import Command
 from .device import Device
 from .errors import DeviceError
+from .golden import psg
 from .link import Link, LinkStatistics, Request
-from .lowering import Operation
+from .lowering import Operation, WeightGradient
 from .plan import store_sums
 from .residency import Store, forget, issue
-from .schedule import Step, schedule
+from .schedule import Schedule, schedule
+from .sign_gradient import SignGradient
+from .steps import Step
 from .transports import Transport
 
 _VERSION_WORDS = 2  # enough of the identity to see who answers; the same in every contract version
@@ -81,7 +84,8 @@ class BoardDevice(Device):
         try:
             runs: list[_Run] = []
             for operation in operations:
-                runs.append(_Run(self._link, self.store, operation, runs[-1] if runs else None))
+                planned = schedule(self.config, operation.task)
+                runs.append(_Run(self._link, self.store, operation, planned, runs[-1] if runs else None))
                 runs[-1].start()
             results = [run.result() for run in runs]
             self._link.drain()
@@ -90,6 +94,29 @@ class BoardDevice(Device):
             raise
         self._note_bytes()
         return results
+
+    def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
+        """Two READs of each sum: compared when its first pass is closed, then what it is as a whole.
+
+        `Decision.done` is what the rule asks for. The device finishes every sum, whether it is resolved or not, and may
+        have to send and compute operands twice: `counters` and `store.refetched_bytes` show it.
+        """
+        wanted = SignGradient(operation, rule)
+
+        def execute(planned: Schedule) -> list[tuple[Step, np.ndarray]]:
+            run = _Run(self._link, self.store, wanted, planned)
+            run.start()
+            answers = run.answers()
+            self._link.drain()
+            return answers
+
+        try:
+            decision = wanted.decide(self.store, state, execute)
+        except DeviceError:
+            self.forget_tensors()
+            raise
+        self._note_bytes()
+        return decision
 
     def submit(self, command: Command) -> None:
         """One command among others: sent as far as the credit allows, its answer not waited for."""
@@ -136,12 +163,14 @@ class BoardDevice(Device):
 class _Run:
     """One operation: commands as far as the credit allows, then the result; `before`: the run before it."""
 
-    def __init__(self, link: Link, store: Store, operation: Operation, before: "_Run | None") -> None:
+    def __init__(
+        self, link: Link, store: Store, operation: Operation, planned: Schedule, before: "_Run | None" = None
+    ) -> None:
         self._link = link
         self._operation = operation
         self._before = before
-        self._schedule = schedule(store.config, operation.task)
-        self._commands = issue(self._schedule, store, operation)
+        self._schedule = planned
+        self._commands = issue(planned, store, operation)
         self._results = [
             np.empty((product.rows, product.columns), dtype=np.int64) for product in self._schedule.products
         ]
@@ -164,10 +193,14 @@ class _Run:
             self._before.vacate(first, count)
         self._await(max(self._reads_of_tile[first : first + count]))
 
+    def answers(self) -> list[tuple[Step, np.ndarray]]:
+        """Wait for those to all READs: each with its data words."""
+        self._await(len(self._reads))
+        return [(step, request.data) for request, step in self._reads]
+
     def result(self) -> torch.Tensor:
         """Wait for all answers."""
-        self._await(len(self._reads))
-        store_sums([(step.fetch, request.data, self._results[step.product]) for request, step in self._reads])
+        store_sums([(step.fetch, words, self._results[step.product]) for step, words in self.answers()])
         out = self._operation.empty_result()
         for product, result in zip(self._schedule.products, self._results, strict=True):
             product.placement.add(result, out)

@@ -128,6 +128,26 @@ def _utilisation(result: Result) -> Table:
     return table
 
 
+def _differences(result: Result) -> Table:
+    """One row for each variant of a study: accuracy, difference to the reference with its interval, work.
+
+    "met": whether it is as expected, where something is.
+    """
+    names = "variant", "n", "test %", "diff.", "95 %", "met", "resolved", "dW", "step"
+    columns = [Column(name, no_wrap=True) for name in names]
+    table = Table(*columns, title=f"{result['task']}: against exact signs, in points; work over all of it", box=SIMPLE)
+    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
+    for row in result["table"]:
+        difference, ends, verdict = "", "", {None: "", True: "yes", False: "[red]no[/]"}[row["as_expected"]]
+        if row["difference"] is not None:
+            low, high = (100 * end for end in row["difference_interval"])
+            difference, ends = f"{100 * row['difference']:+.2f}", f"{low:+.2f} .. {high:+.2f}"
+        shares = ["" if row[key] is None else f"{row[key]:.3f}" for key in ("resolved", "dw_work", "step_work")]
+        accuracy = f"{100 * row['test_accuracy']:.2f}"
+        table.add_row(row["variant"], str(row["seeds"]), accuracy, difference, ends, verdict, *shares)
+    return table
+
+
 def _check_directory(path: Path, option: str) -> None:
     """Before the work, not after it."""
     if not path.absolute().parent.is_dir():
@@ -150,6 +170,11 @@ def train(
     bits_x: Annotated[int, typer.Option(help="Width of activations.")] = 8,
     bits_w: Annotated[int, typer.Option(help="Width of weights.")] = 8,
     bits_g: Annotated[int, typer.Option(help="Width of the output's gradient.")] = 16,
+    method: Annotated[str, typer.Option(help="sgd; signsgd or psg: convolutions learn by signs.")] = "sgd",
+    beta: Annotated[float, typer.Option(help="Of psg: the threshold over the largest prediction, 0 to 1.")] = 0.05,
+    tau: Annotated[str, typer.Option(help="Of psg: exact, lagged, or a constant threshold in real units.")] = "exact",
+    predictor: Annotated[str, typer.Option(help="Of psg: e2train, or such as '4x10 floor'.")] = "e2train",
+    lr_signs: Annotated[float, typer.Option(help="Peak of the rate for weights that learn by signs.")] = 0.001,
     out: Annotated[Path, typer.Option(help="Directory for checkpoint, result and report.")] = Path("runs/digits"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     trace: Annotated[Path | None, typer.Option(help="File for waveforms (VCD); rtl only.")] = None,
@@ -170,6 +195,11 @@ def train(
             lr=lr,
             momentum=momentum,
             bits=Bits(activation=bits_x, weight=bits_w, gradient=bits_g),
+            method=method,
+            beta=beta,
+            tau=tau,
+            predictor=predictor,
+            lr_signs=lr_signs,
             out=out,
             resume=resume,
             trace=trace,
@@ -392,6 +422,45 @@ def study_digits(
         return Group(_rows(result["seeds"]), line + ("passed" if result["passed"] else "[red]not passed[/]"))
 
     if not _report(as_json, work, show)["passed"]:
+        raise typer.Exit(1)
+
+
+@study_app.command("psg")
+def study_psg(
+    data: Annotated[str, typer.Option(help="digits, or cifar with --images.")] = "digits",
+    images: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10's npz files, for --data cifar.")] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="How many seeds, from 0.")] = 10,
+    only: Annotated[str | None, typer.Option(help="Variants, with commas between; all by default.")] = None,
+    lr_signs: Annotated[
+        float | None, typer.Option(help="Peak of the rate by signs; the task's own by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the rows; runs/psg-DATA by default.")] = None,
+    device: Device = "model?counting=0",
+    as_json: Json = False,
+) -> None:
+    """Train by predicted signs (PSG) and by exact ones, paired, with controls that must fail.
+
+    Rows are kept in --out as they come: the same command again goes on.
+    """
+
+    def work() -> Result:
+        from . import studies
+
+        if data not in ("digits", "cifar"):
+            raise UsageError(f"data {data!r} is unknown; choose digits or cifar")
+        if (data == "cifar") != (images is not None):
+            raise UsageError("--data cifar needs --images FOLDER, and digits has its own")
+        task = studies.digits_task() if images is None else studies.cifar_task(images)
+        if lr_signs is not None:
+            task = replace(task, options=replace(task.options, lr_signs=lr_signs))
+        chosen = tuple(studies.VARIANTS) if only is None else tuple(name.strip() for name in only.split(","))
+        target = out or Path(f"runs/psg-{data}")
+        try:
+            return studies.study_psg(task, seeds, target, device, chosen)
+        except KeyboardInterrupt:
+            raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
+
+    if not _report(as_json, work, _differences)["passed"]:
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 
 import torch
@@ -11,6 +12,7 @@ from bitfirst_hdl.contract.packets import Phase
 from bitfirst_hdl.contract.registers import COUNTERS
 
 from .errors import UsageError
+from .golden import psg
 from .lowering import Forward, Geometry, InputGradient, Operation, Pair, WeightGradient
 from .quantised import Quantised
 from .quantiser import Halves, to_float
@@ -35,9 +37,12 @@ class Device(ABC):
     config          the array's configuration
     bit_macs        useful bit multiply-accumulates so far: no padding, no inserted zeros, at the requested widths
     bytes_moved     bytes of all frames on the link so far, both ways (`model`: what a link would carry)
+    counting        whether cycles and commands are counted; only a model can be without
     store           the book of the device's tensor store; `store.refetched_bytes` were sent again for want of room
     phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
     """
+
+    counting = True
 
     def __init__(self, url: str, config: ArrayConfig) -> None:
         self.url = url
@@ -128,6 +133,48 @@ class Device(ABC):
         dx, dw = self.conv2d_gradients(_as_image(g), _as_image(x), _as_kernel(w), real=real)
         return dx.reshape(x.values.shape), dw.reshape(w.values.shape)
 
+    # signs of dW
+    def conv2d_weight_signs(
+        self,
+        g: Quantised,
+        x: Quantised,
+        weight_shape: tuple[int, ...],
+        rule: psg.Rule | None = None,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        state: psg.State | None = None,
+    ) -> psg.Decision:
+        """Signs of dW, int8 [o, c, kh, kw] (`weight_shape`), of g = dL/dy [n, o, h, w] and x [n, c, h, w].
+
+        By `rule`, predicted from the first bits and finished where these do not decide; `state` is what the decision
+        of the step before says. By None, of the whole product; the decision's threshold is then `psg.NEVER` and
+        nothing is resolved. `bit_macs` grows by what had to be done. Phase WEIGHT_GRADIENT.
+
+        Raises `UsageError` when the operands' width or sign is not that of the rule, for one outside the rule's
+        limits, and by a rule where the device has no part for it.
+        """
+        geometry = self._geometry(x.values.shape, weight_shape, stride, padding)
+        self._check_gradient(g, geometry)
+        operation = WeightGradient(g, x, geometry)
+        if rule is None:
+            signs = self.run(operation).sign().to(torch.int8)
+            return psg.Decision(
+                signs, torch.zeros_like(signs, dtype=torch.bool), psg.NEVER, 0, psg.State(0, 0), operation.bit_macs, 0
+            )
+        self._prepare((operation,), operation.phase)
+        decision = self._decide(operation, rule, state)
+        self.bit_macs += decision.done
+        return decision
+
+    def linear_weight_signs(
+        self, g: Quantised, x: Quantised, rule: psg.Rule | None = None, state: psg.State | None = None
+    ) -> psg.Decision:
+        """Signs of dW, int8 [o, i], of g = dL/dy [..., o] and x [..., i]; see `conv2d_weight_signs`."""
+        shape = (g.values.shape[-1], x.values.shape[-1])
+        image, gradient = _as_image(x), _as_image(g)
+        decision = self.conv2d_weight_signs(gradient, image, (*shape, 1, 1), rule, state=state)
+        return replace(decision, signs=decision.signs.reshape(shape), resolved=decision.resolved.reshape(shape))
+
     # counters
     @abstractmethod
     def counters(self) -> dict[str, int]:
@@ -159,6 +206,20 @@ class Device(ABC):
         """Each operation's result; a device may begin one while the one before is not at its end."""
         return [self._execute(operation) for operation in operations]
 
+    def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
+        """The signs of the operation's result, by `rule`."""
+        raise UsageError(self.no_prediction)
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it takes a rule for signs of dW."""
+        return type(self)._decide is not Device._decide
+
+    @property
+    def no_prediction(self) -> str:
+        """What is said where `predicts` is False."""
+        return f"{self.url} does not predict signs of dW (PSG): use the device model for them"
+
     @abstractmethod
     def close(self) -> None:
         """Give back what the device holds; it cannot be used afterwards."""
@@ -168,13 +229,17 @@ class Device(ABC):
         """Any operation's result."""
         return self._run_all((operation,), operation.phase, real)[0]
 
-    def _run_all(self, operations: Sequence[Operation], phase: Phase, real: bool) -> list[torch.Tensor]:
+    def _prepare(self, operations: Sequence[Operation], phase: Phase) -> None:
+        """Checks the operands; begins the phase."""
         for operation in operations:
             for _, operand in operation.operands:
                 operand.check()
             _check_sums(operation)
         if phase != self._phase:
             self.mark(phase)
+
+    def _run_all(self, operations: Sequence[Operation], phase: Phase, real: bool) -> list[torch.Tensor]:
+        self._prepare(operations, phase)
         results = self._execute_all(operations)
         self.bit_macs += sum(operation.bit_macs for operation in operations)
         return [_finished(operation, result, real) for operation, result in zip(operations, results, strict=True)]

@@ -18,7 +18,7 @@ from itertools import islice
 
 import numpy as np
 from bitfirst_hdl.contract import codec, packets, registers
-from bitfirst_hdl.contract.numeric import container_bits
+from bitfirst_hdl.contract.numeric import answer_words
 from bitfirst_hdl.contract.packets import Opcode, Space, Status
 
 from .command import Command
@@ -163,7 +163,8 @@ def response_words(command: Command) -> int:
         space, bits, count, rows, cols = (command.fields.get(n, 0) for n in ("space", "bits", "count", "rows", "cols"))
         if space == Space.REGISTERS:
             return count
-        return 0 if bits > packets.WORD_BITS else -(-count * rows * cols * container_bits(bits) // packets.WORD_BITS)
+        compare = bool(command.fields.get("compare", 0))
+        return 0 if bits > packets.WORD_BITS else answer_words(count * rows * cols, bits, compare)
     if command.opcode in (Opcode.MARK, Opcode.COUNTERS):
         return len(registers.COUNTERS)
     return 1 if command.opcode == Opcode.PING else 0

@@ -244,15 +244,33 @@ class Gather:
 
 @dataclass(frozen=True)
 class Width:
-    """Which operand, and its integers."""
+    """Which operand, and its integers; `low`: bits of the low part where they are split, else 0."""
 
     role: str
     bits: int
     signed: bool
+    low: int = 0
 
     @property
     def octets(self) -> int:
         return octets_of(self.bits)
+
+    @property
+    def negative_planes(self) -> int:
+        """Bit p: plane p (0 = most significant) counts negative: the top one of a signed part."""
+        return int(self.signed) | (1 << (self.bits - self.low) if self.low else 0)
+
+    def slices(self, slice_bits: int) -> int:
+        return -(-self.bits // slice_bits)
+
+    def signed_slices(self, slice_bits: int) -> int:
+        """Bit s: slice s (0 = most significant) is signed: the top one of a signed part, which ends with a slice."""
+        low = self.low // slice_bits
+        return int(self.signed) | (1 << (self.slices(slice_bits) - low) if low else 0)
+
+    def sliceable(self, slice_bits: int) -> bool:
+        """Whether the split lies between slices."""
+        return self.low % slice_bits == 0
 
 
 @dataclass(frozen=True)
@@ -576,9 +594,23 @@ class Task:
             return tuple(Variant(borders=pair) for pair in borders)
         return tuple(Variant(*chosen) for chosen in product(borders, (False, True), (False, True)))
 
+    def variants_on(self, config: ArrayConfig) -> tuple[Variant, ...]:
+        """Those that cut slices as the operand is split; all, to be refused, if there is none."""
+        fitting = [one for one in self.variants if (self.b if one.swapped else self.a).sliceable(config.slice_bits)]
+        return tuple(fitting) or self.variants
+
     def products(self, config: ArrayConfig, variant: Variant) -> tuple[MatrixProduct, ...]:
-        """In the order of execution."""
+        """In the order of execution.
+
+        Raises `UsageError` where slices cannot be cut as the operand is split.
+        """
         check_window(self.geometry)
+        a = self.b if variant.swapped else self.a
+        if not a.sliceable(config.slice_bits):
+            raise UsageError(
+                f"numbers split with {a.low} low bits cannot be taken in slices of {config.slice_bits}: choose a "
+                "multiple of these"
+            )
         build = {
             Phase.FORWARD: self._forward,
             Phase.INPUT_GRADIENT: self._input_gradient,
@@ -752,7 +784,7 @@ class Operation(ABC):
     @cached_property
     def task(self) -> Task:
         """Raises as `Quantised.check` does."""
-        a, b = (Width(role, operand.bits, operand.signed) for role, operand in self.operands)
+        a, b = (Width(role, operand.bits, operand.signed, operand.low) for role, operand in self.operands)
         return Task(self.phase, self.geometry, a, b, self.sum_bits, self.fresh)
 
     def empty_result(self) -> np.ndarray:

@@ -48,6 +48,11 @@ def digits_resnet() -> ResNet:
     return ResNet(1, 8, ((8, 1, 1), (16, 1, 2)), 10)
 
 
+def resnet8() -> ResNet:
+    """For CIFAR, as `resnet20` with one block a stage: 7 convolutions of 3 x 3, 2 shortcuts of 1 x 1."""
+    return ResNet(3, 16, ((16, 1, 1), (32, 1, 2), (64, 1, 2)), 10)
+
+
 def resnet20() -> ResNet:
     """For CIFAR, 32 x 32 colour images in 10 classes: 19 convolutions of 3 x 3, 2 shortcuts of 1 x 1."""
     return ResNet(3, 16, ((16, 3, 1), (32, 3, 2), (64, 3, 2)), 10)

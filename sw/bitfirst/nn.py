@@ -2,7 +2,9 @@
 
 Each tensor is quantised when it is used: x and w in the forward pass, the output's gradient in the backward pass.
 Gradients are the ordinary ones, straight through the quantisers; the bias is added, and its gradient summed, on the
-host in float32.
+host in float32. With a method of signs (`methods.PSG`, `methods.SignSGD`) `weight.grad` of the layers that it takes is
+-1, 0 or 1; their bias, and everything else, keeps its ordinary gradient. Several backward passes add up their signs:
+`optim.SGD` takes the sign of that, the majority's vote.
 """
 
 import copy
@@ -20,7 +22,9 @@ from torch import nn
 
 from .device import Device
 from .errors import UsageError
+from .golden.psg import Decision, State
 from .lowering import Geometry
+from .methods import PSG, SignSGD
 from .quantised import CONTENT_BYTES, Quantised
 from .quantiser import check_bits, quantise
 
@@ -65,23 +69,76 @@ class Connection:
         return Connection, ()
 
 
+_signers: "weakref.WeakValueDictionary[int, Signer]" = weakref.WeakValueDictionary()
+NO_SIGNER = 0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What one backward pass of a watched layer was about: operands, (stride, padding), and what was decided."""
+
+    g: Quantised
+    x: Quantised
+    window: tuple[tuple[int, ...], tuple[int, ...]]
+    decision: Decision
+
+
+class Signer:
+    """How a layer's weight gradient becomes signs, and what came of it. A copy has a state of its own.
+
+    state        for the next step's lagged threshold
+    done, saved  bit-MACs of dW so far
+    resolved, decided
+                 signs so far: those that the prediction gave, and all
+    watch        keep operands and decision of the next backward pass in `watched`
+    """
+
+    def __init__(self, method: SignSGD, state: State | None = None) -> None:
+        self.method, self.state = method, state
+        self.done = self.saved = self.resolved = self.decided = 0
+        self.watch = False
+        self.watched: Watched | None = None
+        self.number = next(_numbers)
+        _signers[self.number] = self
+
+    def low_bits(self, bits: list[int]) -> tuple[int, int]:
+        return self.method.low_bits(bits[0], bits[2])
+
+    def take(self, seen: Watched) -> None:
+        """Books a decision."""
+        decision = seen.decision
+        self.state = decision.state
+        self.done += decision.done
+        self.saved += decision.saved
+        self.resolved += int(decision.resolved.sum())
+        self.decided += decision.resolved.numel()
+        if self.watch:
+            self.watch, self.watched = False, seen
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Signer":
+        return Signer(self.method, self.state)
+
+    def __reduce__(self) -> tuple[type["Signer"], tuple[SignSGD, State | None]]:
+        return Signer, (self.method, self.state)
+
+
 def _measured(number: int) -> bool:
     """Whether `layer_counters` is at work: it tells dX and dW apart."""
     connection = _connections.get(number)
     return connection is not None and connection.measured is not None
 
 
-def _compute(number: int, name: str, phase: Phase, operation: str, *arguments: Any) -> torch.Tensor:
-    """Real numbers by the device's `operation`, one tensor or two."""
+def _compute(number: int, name: str, phase: Phase, operation: str, *arguments: Any, **more: Any) -> Any:
+    """What the device's `operation` returns."""
     connection = _connections.get(number)
     if connection is None or connection.device is None:
         raise UsageError(f"layer {name} has no device: give the loaded module to bitfirst.convert(module, device)")
     device, rows = connection.device, connection.measured
     if rows is None:
-        return getattr(device, operation)(*arguments, real=True)
+        return getattr(device, operation)(*arguments, **more)
     device.mark(Phase.OTHER)
     counters, bit_macs = dict(device.phase_counters.get(phase, {})), device.bit_macs
-    result = getattr(device, operation)(*arguments, real=True)
+    result = getattr(device, operation)(*arguments, **more)
     device.mark(Phase.OTHER)
     grown = {key: count - counters.get(key, 0) for key, count in device.phase_counters[phase].items()}
     rows.append({"layer": name, "phase": phase.name.lower(), "bit_macs": device.bit_macs - bit_macs, **grown})
@@ -104,16 +161,28 @@ def _again(values: torch.Tensor, bits: int, about: list[int]) -> Quantised:
 
 @torch.library.custom_op("bitfirst::product", mutates_args=())
 def _product(
-    x: torch.Tensor, w: torch.Tensor, connection: int, stride: list[int], padding: list[int], bits: list[int], name: str
+    x: torch.Tensor,
+    w: torch.Tensor,
+    connection: int,
+    stride: list[int],
+    padding: list[int],
+    bits: list[int],
+    name: str,
+    signer: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    xq = quantise(x, bits[0], name=f"layer {name}: input")
+    low, _ = _low_bits(signer, bits)
+    xq = quantise(x, bits[0], name=f"layer {name}: input", low=low)
     wq = quantise(w, bits[1], signed=True, name=f"layer {name}: weight")
     meta = torch.tensor([*_about(xq), *_about(wq)])
     if _is_empty(x, w, stride, padding):
         return _empty_output(x, w, stride, padding), xq.values, wq.values, meta
     operation, window = ("conv2d", (tuple(stride), tuple(padding))) if w.ndim == 4 else ("linear", ())
-    y = _compute(connection, name, Phase.FORWARD, operation, xq, wq, *window)
+    y = _compute(connection, name, Phase.FORWARD, operation, xq, wq, *window, real=True)
     return y, xq.values, wq.values, meta
+
+
+def _low_bits(signer: int, bits: list[int]) -> tuple[int, int]:
+    return _signers[signer].low_bits(bits) if signer != NO_SIGNER else (0, 0)
 
 
 def _is_empty(x: torch.Tensor, w: torch.Tensor, stride: list[int], padding: list[int]) -> bool:
@@ -140,7 +209,7 @@ def _empty_output(x: torch.Tensor, w: torch.Tensor, stride: list[int], padding: 
 
 
 @_product.register_fake
-def _(x, w, connection, stride, padding, bits, name):
+def _(x, w, connection, stride, padding, bits, name, signer):
     meta = torch.empty(2 * _ABOUT, dtype=torch.int64, device="cpu")
     return _empty_output(x, w, stride, padding), torch.empty_like(x), torch.empty_like(w), meta
 
@@ -156,33 +225,58 @@ def _product_backward(
     padding: list[int],
     bits: list[int],
     name: str,
+    signer: int,
     needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if g.numel() == 0:
         return torch.zeros_like(x), torch.zeros_like(w)
     about = meta.tolist()
     xq, wq = _again(x, bits[0], about[:_ABOUT]), _again(w, bits[1], about[_ABOUT:])
-    gq = quantise(g, bits[2], signed=True, name=f"layer {name}: output gradient")
+    _, low = _low_bits(signer, bits)
+    gq = quantise(g, bits[2], signed=True, name=f"layer {name}: output gradient", low=low)
     window = (tuple(stride), tuple(padding))
-    if all(needs) and not _measured(connection):
+    if all(needs) and signer == NO_SIGNER and not _measured(connection):
         operation, more = ("conv2d_gradients", window) if w.ndim == 4 else ("linear_gradients", ())
-        return _compute(connection, name, Phase.BACKWARD, operation, gq, xq, wq, *more)
+        return _compute(connection, name, Phase.BACKWARD, operation, gq, xq, wq, *more, real=True)
     dx, dw = x.new_empty(0), w.new_empty(0)
     if needs[0]:
         operation, more = (
             ("conv2d_input_gradient", (tuple(x.shape), *window)) if w.ndim == 4 else ("linear_input_gradient", ())
         )
-        dx = _compute(connection, name, Phase.INPUT_GRADIENT, operation, gq, wq, *more)
-    if needs[1]:
+        dx = _compute(connection, name, Phase.INPUT_GRADIENT, operation, gq, wq, *more, real=True)
+    if needs[1] and signer != NO_SIGNER:
+        dw = _signs(_signers[signer], connection, name, gq, xq, tuple(w.shape), window)
+    elif needs[1]:
         operation, more = (
             ("conv2d_weight_gradient", (tuple(w.shape), *window)) if w.ndim == 4 else ("linear_weight_gradient", ())
         )
-        dw = _compute(connection, name, Phase.WEIGHT_GRADIENT, operation, gq, xq, *more)
+        dw = _compute(connection, name, Phase.WEIGHT_GRADIENT, operation, gq, xq, *more, real=True)
     return dx, dw
 
 
+def _signs(
+    signer: Signer,
+    connection: int,
+    name: str,
+    g: Quantised,
+    x: Quantised,
+    weight_shape: tuple[int, ...],
+    window: tuple[tuple[int, ...], tuple[int, ...]],
+) -> torch.Tensor:
+    """dW's signs, float32."""
+    rule = signer.method.rule(x.bits, x.signed, g.bits)
+    operation, arguments = (
+        ("conv2d_weight_signs", (g, x, weight_shape, rule, *window, signer.state))
+        if len(weight_shape) == 4
+        else ("linear_weight_signs", (g, x, rule, signer.state))
+    )
+    decision = _compute(connection, name, Phase.WEIGHT_GRADIENT, operation, *arguments)
+    signer.take(Watched(g, x, window, decision))
+    return decision.signs.to(torch.float32)
+
+
 @_product_backward.register_fake
-def _(g, x, w, meta, connection, stride, padding, bits, name, needs):
+def _(g, x, w, meta, connection, stride, padding, bits, name, signer, needs):
     return (
         torch.empty_like(x) if needs[0] else x.new_empty(0),
         torch.empty_like(w) if needs[1] else w.new_empty(0),
@@ -198,7 +292,7 @@ def _remember(ctx, inputs, output) -> None:
 def _backward(ctx, g, *_):
     needs = list(ctx.needs_input_grad[:2])
     dx, dw = torch.ops.bitfirst.product_backward(g, *ctx.saved_tensors, *ctx.arguments, needs)
-    return dx if needs[0] else None, dw if needs[1] else None, None, None, None, None, None
+    return dx if needs[0] else None, dw if needs[1] else None, None, None, None, None, None, None
 
 
 def _backward_twice(ctx, *_):
@@ -211,17 +305,50 @@ for _kind in ("cpu", "cuda"):
     _product.register_autocast(_kind, torch.float32)
 
 
+STATE = "threshold_state"  #: what a layer with a lagged threshold adds to its state_dict: int64, maximum and exponent
+
+
 class _Layer:
-    """What both layers have: `bits` (settable for each layer), `connection`, and `fqn`, its name in messages."""
+    """What both layers have: `bits` (settable for each layer), `connection`, `fqn`, its name in messages, and `signer`,
+    None where the weight has ordinary gradients."""
 
     bits: Bits
     connection: Connection
     fqn: str
+    signer: Signer | None = None
+
+    @property
+    def _lagged(self) -> bool:
+        return self.signer is not None and self.signer.method.lagged
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._lagged and self.signer.state is not None:
+            state = self.signer.state
+            destination[prefix + STATE] = torch.tensor([state.maximum, state.exponent])
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: dict[str, Any],
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        if prefix + STATE in unexpected:
+            unexpected.remove(prefix + STATE)
+        if self._lagged:  # a checkpoint without it, such as a float one: the first step is exact
+            saved = state_dict.get(prefix + STATE)
+            self.signer.state = None if saved is None else State(*saved.tolist())
 
     def _product(self, x: torch.Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> torch.Tensor:
         bits = [self.bits.activation, self.bits.weight, self.bits.gradient]
         number = self.connection.number
-        return torch.ops.bitfirst.product(x, self.weight, number, stride, padding, bits, self.fqn)[0]
+        signer = NO_SIGNER if self.signer is None else self.signer.number
+        return torch.ops.bitfirst.product(x, self.weight, number, stride, padding, bits, self.fqn, signer)[0]
 
 
 class Conv2d(_Layer, nn.Conv2d):
@@ -285,7 +412,7 @@ def left_on_host(module: nn.Module) -> dict[str, str]:
 def convert(
     module: nn.Module,
     device: Device,
-    method: object | None = None,
+    method: SignSGD | None = None,
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
     inplace: bool = False,
     bits: Bits = Bits(),
@@ -294,14 +421,22 @@ def convert(
 
     `filter_fn(layer, name)` chooses among the layers that can be converted; `left_on_host` lists the others. Names,
     parameters and hooks stay, so float checkpoints load both ways. A converted module is connected again, to
-    another device or after unpickling, by converting it again; its layers then take the new `bits`.
+    another device or after unpickling, by converting it again; its layers then take the new `bits` and `method`.
 
-    Raises `UsageError` when no layer is converted.
+    `method`: `methods.PSG` or `methods.SignSGD`, by which weights get signs as gradients; None: ordinary gradients.
+    With PSG's lagged threshold a `state_dict` has one entry more for each layer (`threshold_state`); one without it,
+    such as a float network's, can be loaded all the same, and the first step is then exact.
+
+    Raises `UsageError` when no layer is converted, `bits` are too narrow for the method, or the device cannot do it.
     """
     if not isinstance(device, Device):
         raise UsageError(f"device {device!r} is not open: give what bitfirst.open(...) returns")
     if method is not None:
-        raise UsageError("method: there are none yet, only ordinary gradients; leave it out")
+        if not isinstance(method, SignSGD):
+            raise UsageError(f"method {method!r} is none: give methods.PSG(...), methods.SignSGD() or None")
+        method.check(bits.activation, bits.gradient)
+        if isinstance(method, PSG) and not device.predicts:
+            raise UsageError(device.no_prediction)
     chosen = {
         name
         for name, layer in module.named_modules()
@@ -315,9 +450,18 @@ def convert(
         if name in chosen:
             layer.__class__ = Conv2d if isinstance(layer, nn.Conv2d) else Linear  # keeps parameters, hooks and name
             layer.bits, layer.connection, layer.fqn = bits, connection, name or "(whole module)"
+            layer.signer = _signer(layer, method)
     for name, reason in left_on_host(converted).items():
         logger.info("%s stays on the host: %s", name, reason)
     return converted
+
+
+def _signer(layer: _Layer, method: SignSGD | None) -> Signer | None:
+    """A new one; the state of the one before stays where the method does."""
+    if method is None or not method.takes(layer):
+        return None
+    before = layer.signer
+    return Signer(method, before.state if before is not None and before.method == method else None)
 
 
 def _nothing_to_convert(module: nn.Module) -> str:
@@ -326,6 +470,26 @@ def _nothing_to_convert(module: nn.Module) -> str:
         return f"{type(module).__name__} has no nn.Conv2d or nn.Linear to convert: give a module that has one"
     name, reason = next(iter(layers.items()))
     return f"no layer of {type(module).__name__} can be converted (first: {name or 'the module itself'}: {reason})"
+
+
+def in_float(module: nn.Module) -> nn.Module:
+    """A copy of the converted `module` that computes in float32 on the host, as before `convert`."""
+    plain = copy.deepcopy(module)
+    for layer in plain.modules():
+        if isinstance(layer, _Layer):
+            layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+            for name in "bits", "connection", "fqn", "signer":
+                delattr(layer, name)
+    return plain
+
+
+def signers(module: nn.Module) -> dict[str, Signer]:
+    """By name, of all layers whose weight gets signs."""
+    return {
+        name: layer.signer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _Layer) and layer.signer is not None
+    }
 
 
 def layer_counters(net: nn.Module, step: Callable[[nn.Module], object]) -> list[dict[str, Any]]:

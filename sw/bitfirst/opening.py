@@ -18,7 +18,7 @@ KINDS = {
     "replay": "replay:FILE, a recording",
 }
 _OPTIONS = {
-    "model": (),
+    "model": ("counting",),
     "rtl": ("record", "seed", "input_idle", "output_stall"),
     "serial": ("record", "baud", "config"),
     "tcp": ("record", "config"),
@@ -33,7 +33,8 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
 
     url     `model`, `model:CONFIG`, `rtl`, `rtl:CONFIG`, `serial:///PATH?baud=..`, `tcp://HOST:PORT` or
             `replay:FILE`; CONFIG is the name of a configuration or a .toml file. Boards take `config=CONFIG` too
-            and are refused when they were built with another one; all but `model` take `record=FILE`
+            and are refused when they were built with another one; all but `model` take `record=FILE`.
+            `model?counting=0` computes the same numbers but counts no cycles, which is faster
     trace   file for waveforms (`rtl` only)
     record  file that gets all bytes of the link, for `replay:`
 
@@ -49,7 +50,10 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
             raise UsageError("model has no link to record; record rtl instead")
         from .golden.model import ModelDevice
 
-        return ModelDevice(_config(rest or DEFAULT_CONFIG), url)
+        counting = options.get("counting", "1")
+        if counting not in ("0", "1"):
+            raise UsageError(f"counting = {counting!r} in {url}: give 0 or 1")
+        return ModelDevice(_config(rest or DEFAULT_CONFIG), url, counting == "1")
     from .board import BoardDevice
 
     wanted = rest or DEFAULT_CONFIG if kind == "rtl" else options.get("config")

@@ -94,7 +94,7 @@ class Pace:
             self._read = _from(step.fields["first"], step.fields["count"])
 
     def _multiply(self, fields: Mapping[str, int], sums: tuple[int, int], begin: int) -> None:
-        size = tuple(fields[name] for name in ("slices", "planes", "chunks", "row_tiles", "col_tiles"))
+        size = tuple(fields[name] for name in ("slices", "planes", "chunks", "row_tiles", "col_tiles", "b_below"))
         self._walked = self._walked_by(fields)
         self._array = begin + self.config.matmul_cycles(*size)
         self._sums.append((_sums_of(fields), self._array + self.config.matmul_tail_cycles))

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from bitfirst_hdl.config import SETUP_CYCLES, ArrayConfig
 from bitfirst_hdl.contract import packets
-from bitfirst_hdl.contract.packets import Target
+from bitfirst_hdl.contract.numeric import answer_words
+from bitfirst_hdl.contract.packets import OCTET_BITS, Sign, Target
 
 from .errors import UsageError
 from .golden.loads import load_cost
@@ -66,7 +67,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Where the data of one READ belong: row_tiles x col_tiles tiles of rows x cols elements from [row, column]."""
+    """Where the data of one READ belong: row_tiles x col_tiles tiles of rows x cols elements from [row, column].
+
+    `bits` of each, a multiple of 4, or `packets.SIGN_BITS`: they are signs.
+    """
 
     row: int
     column: int
@@ -83,7 +87,7 @@ class Fetch:
     @property
     def words(self) -> int:
         """Data words of the answer."""
-        return -(-self.elements * self.bits // packets.WORD_BITS)
+        return answer_words(self.elements, self.bits, compare=self.bits == packets.SIGN_BITS)
 
     @property
     def cycles(self) -> int:
@@ -121,6 +125,16 @@ def store_sums(answers: Sequence[tuple[Fetch, np.ndarray, np.ndarray]]) -> None:
         fetch.place(sums[first : first + fetch.elements], result)
 
 
+def store_signs(fetch: Fetch, words: np.ndarray, result: np.ndarray) -> int:
+    """Put the signs that a READ answers with (`Sign`) into an integer array; returns the largest magnitude."""
+    octets = np.ascontiguousarray(words[:-1], dtype="<u8").view(np.uint8)
+    per_octet = OCTET_BITS // packets.SIGN_BITS
+    places = packets.SIGN_BITS * np.arange(per_octet, dtype=np.uint8)
+    codes = (octets[:, None] >> places & max(Sign)).reshape(-1)
+    fetch.place(codes[: fetch.elements], result)
+    return int(words[-1])
+
+
 def unpack_sums(words: np.ndarray, bits: int) -> np.ndarray:
     """The signed numbers of `bits` bits (a multiple of 4 up to 32, or 64) that lie in uint64 words without gaps."""
     whole = np.ascontiguousarray(words, dtype="<u8")
@@ -135,6 +149,20 @@ def unpack_sums(words: np.ndarray, bits: int) -> np.ndarray:
         np.left_shift(pairs, packets.WORD_BITS - (place + 1) * bits, out=numbers[:, place])
     numbers >>= packets.WORD_BITS - bits
     return numbers.reshape(-1)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Which slices of A and planes of B a MATMUL takes, and how: fields of `packets.Matmul`."""
+
+    slices: int
+    planes: int
+    a_first: int
+    b_first: int
+    a_offset: int
+    b_negative: int
+    a_below: int = 0
+    b_below: int = 0
 
 
 @dataclass(frozen=True)
@@ -203,7 +231,7 @@ class Plan:
     # sizes
     @property
     def slices(self) -> int:
-        return tiles_of(self.shape.a.bits, self.config.slice_bits)
+        return self.shape.a.slices(self.config.slice_bits)
 
     @property
     def planes(self) -> int:
@@ -216,7 +244,34 @@ class Plan:
 
     @property
     def b_first(self) -> int:
-        return self.shape.b.octets * packets.OCTET_BITS - self.planes
+        return self.shape.b.octets * OCTET_BITS - self.planes
+
+    @property
+    def whole(self) -> Digits:
+        """All of both operands."""
+        a, b = self.shape.a, self.shape.b
+        signs = a.signed_slices(self.config.slice_bits), b.negative_planes
+        return Digits(self.slices, self.planes, self.a_first, self.b_first, *signs)
+
+    @property
+    def leading(self) -> Digits:
+        """The high parts alone, at their weight in the whole product: the doublings are as few as can be."""
+        a, b, size = self.shape.a, self.shape.b, self.config.slice_bits
+        slices, weight = self.slices - a.low // size, a.low + b.low
+        a_below = min(weight // size, self.config.max_slices - slices)
+        below = a_below, weight - a_below * size
+        return Digits(slices, b.bits - b.low, self.a_first, self.b_first, int(a.signed), int(b.signed), *below)
+
+    @property
+    def rest(self) -> tuple[Digits, Digits]:
+        """What `leading` leaves out: A's high part with B's low one, A's low part with all of B."""
+        a, b, size = self.shape.a, self.shape.b, self.config.slice_bits
+        low = a.low // size
+        slices, planes = self.slices - low, b.bits - b.low
+        return (
+            Digits(slices, b.low, self.a_first, self.b_first + planes, int(a.signed), 1, low),
+            Digits(low, b.bits, self.a_first + slices, self.b_first, 1, b.negative_planes),
+        )
 
     @cached_property
     def total_row_tiles(self) -> int:
@@ -395,7 +450,8 @@ def _fits(
 
 def sums_per_answer(bits: int) -> int:
     """Most sums that one READ can answer with."""
-    return packets.MAX_DATA_WORDS * packets.WORD_BITS // bits
+    words = packets.MAX_DATA_WORDS - (bits == packets.SIGN_BITS)  # behind signs comes their largest magnitude
+    return words * packets.WORD_BITS // bits
 
 
 def sums_a_cycle(bits: int) -> float:

@@ -25,6 +25,9 @@ class Quantised:
 
     Whoever made the values so that they cannot be anything else says so by `known_peak`, their largest magnitude:
     then they are not checked. `known_content`: `content`, where it is known already.
+
+    `low`: of how many bits the low part is, where a device stores the numbers cut in two by the balanced split (see
+    `codes`); then none is larger than 2**bits - 2**(low-1) - 1, signed 2**(bits-1) - 2**(low-1) - 1.
     """
 
     values: torch.Tensor
@@ -33,6 +36,7 @@ class Quantised:
     exponent: int
     known_peak: int | None = None
     known_content: bytes | None = None
+    low: int = 0
 
     @cached_property
     def integers(self) -> np.ndarray:
@@ -41,20 +45,49 @@ class Quantised:
         return self._whole.astype(f"{'i' if self.signed else 'u'}{1 if self.bits <= 8 else 2}", order="C", copy=False)
 
     @cached_property
+    def codes(self) -> np.ndarray:
+        """What a device stores, of the type of `integers`: `bits` bits, two's complement if signed.
+
+        With `low`: the high part, value / 2**low rounded to nearest, above what is left, a two's complement number of
+        `low` bits. That is the value plus half a unit of the high part, with the low part's top bit inverted; 0 is 0.
+        """
+        if not self.low:
+            return self.integers
+        half = self.integers.dtype.type(1 << (self.low - 1))
+        return self.integers + half ^ half
+
+    @cached_property
     def _whole(self) -> np.ndarray:
         """The values in some integer type; float32 where they are known to be integers."""
         values = self.values.detach().cpu()
         if self.known_peak is not None:
             return values.numpy()
-        high = limits(self.bits, self.signed)[1]
+        high = limits(self.bits, self.signed)[1]  # of whole operands: smaller ones have room in the same type
         return values.to(torch.int32 if high > 32767 else torch.int16 if high > 127 else torch.int8).numpy()
 
     def check(self) -> None:
-        """Raises `UsageError` when a value is not an integer of `bits` bits, or `bits` is not 1 .. `MAX_BITS`."""
+        """Raises `UsageError` when a value is not an integer of `bits` bits, or `bits` is not 1 .. `MAX_BITS`.
+
+        With `low` also when one part is without a bit (the high one of signed numbers: has fewer than 2), or would
+        overflow.
+        """
         if not 1 <= self.bits <= MAX_BITS:
             raise UsageError(f"an operand has 1 to {MAX_BITS} bits, not {self.bits}: choose a width in this range")
         if self.known_peak is None:
             _ = self._range
+        if self.low:
+            self._check_split()
+
+    def _check_split(self) -> None:
+        most_low = self.bits - 1 - self.signed
+        if not 1 <= self.low <= most_low:
+            raise UsageError(f"{self.bits} bits split with {self.low} low bits; choose 1 to {most_low}")
+        most = limits(self.bits, self.signed)[1] - 2 ** (self.low - 1)
+        if self.peak > most:
+            raise UsageError(
+                f"{self.bits} bits split {self.bits - self.low} + {self.low} hold magnitudes up to {most}, not "
+                f"{self.peak}; quantise them with low={self.low}"
+            )
 
     @cached_property
     def _range(self) -> tuple[int, int]:
@@ -148,7 +181,7 @@ class Quantised:
     def ones_of_pixels(self, channels: tuple[int, int], images: tuple[int, int]) -> np.ndarray:
         """int64 [h, w], of [n, c, h, w]: bits set in the values of these channels and images (first, behind last).
 
-        Of the two's complement of `bits` bits.
+        Of their `codes`.
         """
         if (channels, images) not in self._ones_of_pixels:
             _, _, h, w = self.values.shape
@@ -157,7 +190,7 @@ class Quantised:
             for first in range(*channels, _CHANNELS_AT_ONCE):
                 part = octets[:, first : min(first + _CHANNELS_AT_ONCE, channels[1])]
                 total += part.sum(axis=1, dtype=np.uint8).sum(axis=0, dtype=np.int64)
-            self._ones_of_pixels[channels, images] = total.reshape(h, w, self.integers.itemsize).sum(axis=2)
+            self._ones_of_pixels[channels, images] = total.reshape(h, w, self.codes.itemsize).sum(axis=2)
         return self._ones_of_pixels[channels, images]
 
     @cached_property
@@ -167,7 +200,7 @@ class Quantised:
     @cached_property
     def _ones_of_octets(self) -> np.ndarray:
         """uint8 [n, c, octets of all pixels]"""
-        whole = self.integers
+        whole = self.codes
         if self.signed and self.bits % 8:
             whole = whole & whole.dtype.type(2**self.bits - 1)
         return np.bitwise_count(whole.view(np.uint8).reshape(*whole.shape[:2], -1))
@@ -182,8 +215,8 @@ class Quantised:
 
     @cached_property
     def name(self) -> bytes:
-        """Equal for tensors of equal content, shape and width."""
-        return self.content + repr((*self.values.shape, self.bits)).encode()
+        """Equal for tensors of equal content, shape, width and split."""
+        return self.content + repr((*self.values.shape, self.bits, self.low)).encode()
 
     def reshape(self, *shape: int) -> "Quantised":
         """The same numbers in another shape."""

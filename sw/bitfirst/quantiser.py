@@ -20,37 +20,42 @@ def check_bits(bits: int, signed: bool, name: str = "tensor") -> None:
         raise UsageError(f"{name}: {bits!r} bits for {kind} values; choose {lowest} to 16")
 
 
-def exponent_of(largest: float, bits: int, signed: bool) -> int:
-    """Smallest exponent at which no magnitude up to `largest` is clipped; 0 for zero."""
+def exponent_of(largest: float, bits: int, signed: bool, low: int = 0) -> int:
+    """Smallest exponent at which no magnitude up to `largest` is clipped; 0 for zero. `low`: see `quantise`."""
     if largest == 0:
         return 0
     digits = bits - signed
+    most = 2**digits - 1 - (2 ** (low - 1) if low else 0)
     mantissa, exponent = math.frexp(largest)
-    rounds_up = mantissa >= 1 - 2.0 ** -(digits + 1)  # nearest would be 2**digits, one too many
-    return max(exponent - digits + rounds_up, MIN_EXPONENT)
+    too_large = round(math.ldexp(mantissa, digits)) > most  # ties to even; half of it fits
+    return max(exponent - digits + too_large, MIN_EXPONENT)
 
 
-def quantise(tensor: torch.Tensor, bits: int, signed: bool | None = None, name: str = "tensor") -> Quantised:
+def quantise(
+    tensor: torch.Tensor, bits: int, signed: bool | None = None, name: str = "tensor", low: int = 0
+) -> Quantised:
     """`tensor` (float32, any shape) rounded to nearest, ties to even, so that nothing is clipped.
 
-    `signed` None: unsigned when no value is negative. An all-zero tensor has exponent 0. Raises `UsageError`, which
+    `signed` None: unsigned when no value is negative. `low`: of how many bits the low part is when the numbers are to
+    be cut in two by the balanced split (`golden.psg.Split`); the largest is then smaller, so that the high part does
+    not overflow. An all-zero tensor has exponent 0. Raises `UsageError`, which
     begins with `name`, for NaN, infinity, a width outside 1 (signed: 2) to 16, or a negative value where `signed`
     is False.
     """
     if tensor.dtype != torch.float32:
         raise UsageError(f"{name} is {tensor.dtype}: only float32 is quantised; convert it with .float()")
     tensor = tensor.detach()
-    low, high = torch.aminmax(tensor) if tensor.numel() else (torch.zeros(()), torch.zeros(()))
-    low, high = low.item(), high.item()
-    if not (math.isfinite(low) and math.isfinite(high)):
+    least, most = torch.aminmax(tensor) if tensor.numel() else (torch.zeros(()), torch.zeros(()))
+    least, most = least.item(), most.item()
+    if not (math.isfinite(least) and math.isfinite(most)):
         raise UsageError(f"{name} holds NaN or infinity: training has diverged; lower the learning rate")
     if signed is None:
-        signed = low < 0
-    elif not signed and low < 0:
+        signed = least < 0
+    elif not signed and least < 0:
         raise UsageError(f"{name} holds negative values; quantise it as signed")
     check_bits(bits, signed, name)
-    largest = max(-low, high)
-    exponent = exponent_of(largest, bits, signed)
+    largest = max(-least, most)
+    exponent = exponent_of(largest, bits, signed, low)
     peak = round(largest * 2.0**-exponent)  # rounding keeps the order; ties to even here, too
     return Quantised((tensor * 2.0**-exponent).round_(), bits, signed, exponent, known_peak=peak)
 

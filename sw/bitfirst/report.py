@@ -37,9 +37,10 @@ STYLE = {
 
 
 def write(result: dict[str, Any], out: Path) -> Path:
-    """Writes report.html and its plots (accuracy.png, cycles.png, layers.png) into `out`; returns the report's path.
+    """Writes report.html and its plots into `out`; returns the report's path.
 
-    `result` as `training.train` makes it.
+    `result` as `training.train` makes it. Plots: accuracy.png, cycles.png, layers.png; signs.png too where weights
+    learnt by signs.
     """
     with matplotlib.rc_context(STYLE):
         figures = {
@@ -47,6 +48,8 @@ def write(result: dict[str, Any], out: Path) -> Path:
             "cycles": cycles_figure(result),
             "layers": layers_figure(result),
         }
+        if "signs" in result:
+            figures["signs"] = signs_figure(result["signs"]["rows"])
         plots = {name: _save(figure, out / f"{name}.png") for name, figure in figures.items()}
     environment = Environment(
         loader=PackageLoader("bitfirst"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -60,6 +63,7 @@ def write(result: dict[str, Any], out: Path) -> Path:
         phase_columns=list(PHASE_COLUMNS),
         phases=phase_rows(result),
         layers=layer_rows(result),
+        signs=signs_of(result["signs"]) if "signs" in result else None,
         energy=energy_line(result["energy"]),
         settings=settings(result),
     )
@@ -154,6 +158,52 @@ def layers_figure(result: dict[str, Any]) -> Figure:
     return figure
 
 
+BOUNDS = {
+    "bound_mean": ("mean of min(1, bound)", "#bc4c00"),
+    "bound_vacuous": ("share of bounds of 1 or more", "#bf8700"),
+    "bound_median": ("median of the bounds", "#8250df"),
+    "bound_tau": ("V / (2 tau²)", "#1a7f37"),
+    "wrong_resolved": ("measured: wrong among resolved", "#0969da"),
+}
+
+
+def signs_figure(rows: list[dict[str, Any]]) -> Figure:
+    """Signs of each layer over the training: resolved, wrong against the exact product and fp32; eq. (3)'s bounds."""
+    figure = Figure(figsize=(9, 6.4))
+    resolved, wrong, fp32, bounds = figure.subplots(2, 2).flat
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    for index, layer in enumerate(layers):
+        own = [row for row in rows if row["layer"] == layer]
+        steps = [row["step"] for row in own]
+        colour = matplotlib.colormaps["viridis"](0.9 * index / max(1, len(layers) - 1))
+        for axes, key in (resolved, "resolved"), (wrong, "wrong_overall"), (fp32, "wrong_fp32"):
+            axes.plot(steps, [100 * row[key] for row in own], color=colour, label=layer, linewidth=1.2)
+    resolved.set(title="Resolved by the first bits", ylabel="% of the layer's weights", ylim=(0, 103))
+    wrong.set(title="Wrong signs, against the exact product", ylabel="% of the layer's weights")
+    fp32.set(title="Other than in fp32", ylabel="% of the layer's weights", xlabel="step")
+    wrong.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="layer", fontsize=8)
+    _bounds(bounds, rows)
+    return figure
+
+
+def _bounds(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    """Means over the layers, on a logarithmic axis; zeros and what is not known are left out."""
+    steps = sorted({row["step"] for row in rows})
+    for key, (name, colour) in BOUNDS.items():
+        means = [_mean([row[key] for row in rows if row["step"] == step]) for step in steps]
+        points = [(step, mean) for step, mean in zip(steps, means, strict=True) if mean]
+        if points:
+            axes.plot(*zip(*points, strict=True), ".-", color=colour, label=name, linewidth=1.2)
+    axes.set(title="Eq. (3), mean of the layers", ylabel="chance of a wrong sign", xlabel="step", yscale="log")
+    if axes.lines:
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 # text
 def computed_by(url: str) -> str:
     """Who computed, as the end of a sentence."""
@@ -225,6 +275,34 @@ def layer_rows(result: dict[str, Any]) -> list[list[str]]:
         ]
         for row in result["layers"]
     ]
+
+
+SIGN_COLUMNS = {
+    "resolved": "resolved",
+    "wrong among resolved": "wrong_resolved",
+    "wrong of all": "wrong_overall",
+    "other than fp32": "wrong_fp32",
+    "exact: other than fp32": "exact_wrong_fp32",
+    "bound: median": "bound_median",
+    "mean of min(1, bound)": "bound_mean",
+    "bounds of 1 or more": "bound_vacuous",
+    "V / (2 tau²)": "bound_tau",
+}
+
+
+def signs_of(signs: dict[str, Any]) -> dict[str, Any]:
+    """Tables: `layers`, means of the sampled steps, the work of all steps; `work`: bit-MACs of dW and of the steps."""
+    layers = []
+    for layer in signs["layers"]:
+        own = [row for row in signs["rows"] if row["layer"] == layer["layer"]]
+        means = [_mean([row[key] for row in own]) for key in SIGN_COLUMNS.values()]
+        layers.append([layer["layer"], *(_number(mean, "{:.2%}") for mean in means), f"{layer['bit_work']:.1%}"])
+    work = []
+    for name, key in ("dW of these layers", "dw"), ("whole training steps", "step"):
+        done, saved = signs[key]["done"], signs[key]["saved"]
+        work.append([name, f"{done:,}", f"{saved:,}", f"{done / max(done + saved, 1):.1%}"])
+    samples = len({row["step"] for row in signs["rows"]})
+    return {"columns": list(SIGN_COLUMNS), "layers": layers, "work": work, "samples": samples}
 
 
 def energy_line(energy: dict[str, Any]) -> str:

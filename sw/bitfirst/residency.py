@@ -70,7 +70,7 @@ class Tensor:
 
     def packed(self) -> np.ndarray:
         """uint64 [octets, octet_words, 2]"""
-        values = self.cut.of(self.operand.integers).transpose(0, 2, 3, 1)
+        values = self.cut.of(self.operand.codes).transpose(0, 2, 3, 1)
         return packing.pack_store(values, self.operand.bits)
 
 
@@ -102,8 +102,8 @@ class Move:
             yield forget(slot)
         operand, (n, h, w, c) = self.tensor.operand, self.tensor.cut.shape
         place = {"slot": self.slot, "bits": operand.bits, "signed": int(operand.signed), "word": self.word}
-        exponent = operand.exponent & 0xFFFF
-        yield Command(Opcode.TENSOR, place | {"exponent": exponent, "n": n, "h": h, "w": w, "c": c})
+        place |= {"exponent": operand.exponent & 0xFFFF, "split": operand.low}
+        yield Command(Opcode.TENSOR, place | {"n": n, "h": h, "w": w, "c": c})
         packed = self.tensor.packed()
         for octet, row, rows, words in self._pieces:
             first = self.word + octet * self.tensor.octet_words + row

@@ -12,10 +12,10 @@ those before, in the gaps that commands leave to the sequencer. `bitfirst.reside
 """
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf, prod
 from operator import itemgetter
 
@@ -27,7 +27,7 @@ from bitfirst_hdl.contract.packets import Opcode, Space, Target
 from .golden.loads import load_cost
 from .lowering import Cut, MatrixProduct, Range, Task, tensor_words
 from .pace import Pace
-from .plan import BLOCK_CYCLES, USUAL_SUM_BITS, Block, Plan, Shape, plan, tiles_of
+from .plan import BLOCK_CYCLES, USUAL_SUM_BITS, Block, Digits, Plan, Shape, plan, tiles_of
 from .steps import Hold, Step, overlap
 
 PRODUCT_CYCLES = 80  # rough: what does not overlap where one product follows another
@@ -46,19 +46,19 @@ class Output:
     first: int
 
     def reads(self, planned: Plan, bits: int, number: int) -> list[Step]:
-        """READs of its sums, `bits` wide; `number`: that of its last block."""
+        """READs of its sums, `bits` wide, or (`SIGN_BITS`) of their signs; `number`: that of its last block."""
+        how = {"compare": 1} if bits == packets.SIGN_BITS else {"signed": 1, "multiplier": 1}
         return [
             Step(
                 Opcode.READ,
                 {
                     "space": Space.SUMS,
                     "bits": bits,
-                    "signed": 1,
                     "rows": fetch.rows,
                     "cols": fetch.cols,
-                    "multiplier": 1,
                     "first": self.first + first,
                     "count": fetch.row_tiles * fetch.col_tiles,
+                    **how,
                 },
                 block=number,
                 fetch=fetch,
@@ -229,7 +229,7 @@ class _Cells:
 
 
 @dataclass
-class _Work:
+class Work:
     """The commands of one block, not yet in order with those of others.
 
     loads    LOADs that bring it into its cells, and up to which block the MATMULs must be under way before each
@@ -246,7 +246,7 @@ class _Work:
     before: int
 
 
-class _Builder:
+class Builder:
     """Turns the blocks of several products into commands, in which each goes out as soon as it can begin."""
 
     def __init__(
@@ -265,13 +265,25 @@ class _Builder:
         self._region = range(0, 0)
         self._regions: list[tuple[range, int]] = []  # where sums lie, and how many READs there are up to theirs
         self._reads = 0
-        self.work: list[_Work] = []
+        self.work: list[Work] = []
         self.outputs: dict[int, Output] = {}
-        for index, planned in enumerate(plans):
-            for block in planned.blocks():
-                self._add(index, block)
 
-    def _add(self, index: int, block: Block) -> None:
+    def add_all(self) -> None:
+        """All products, each block once."""
+        for index, planned in enumerate(self.plans):
+            for block in planned.blocks():
+                before = self._begin(block) if block.first else 0
+                self._append(index, block, (planned.whole,), before)
+
+    def _begin(self, block: Block) -> int:
+        """Takes a region for an output block; how many READs must go out before it is written."""
+        self._region = self._next_region(block)
+        return max((reads for region, reads in self._regions if overlap(region, self._region)), default=0)
+
+    def _append(
+        self, index: int, block: Block, passes: tuple[Digits, ...], before: int, accumulate: bool = False
+    ) -> None:
+        """LOADs of a block, its MATMULs with these digits in turn, and at its output's end READs."""
         cells, loads = {}, []
         last = self.work[-1] if self.work else None
         sides = ((Target.A, last.a), (Target.B, last.b)) if last else _NOTHING_BUSY
@@ -279,17 +291,9 @@ class _Builder:
             cells[target], step = self._load(index, block, target, busy)
             if step is not None:
                 loads.append((step, self._last_in(target, cells[target])))
-        before = 0
-        if block.first:
-            self._take_region(tiles_of(block.height, self.config.rows) * tiles_of(block.width, self.config.columns))
-            before = max((reads for region, reads in self._regions if overlap(region, self._region)), default=0)
-        matmuls = self._multiply(index, block, cells)
+        matmuls = self._multiply(index, block, cells, passes, accumulate)
         reads = self._read(index, block) if block.last else []
-        if block.last:
-            self._reads += len(reads)
-            self._regions = [entry for entry in self._regions if not overlap(entry[0], self._region)]
-            self._regions.append((self._region, self._reads))
-        self.work.append(_Work(cells[Target.A], cells[Target.B], loads, matmuls, reads, before))
+        self.work.append(Work(cells[Target.A], cells[Target.B], loads, matmuls, reads, before))
 
     def _fresh(self, index: int, target: Target) -> bool:
         """Whether a product's operand may still be on its way to the store: the other one is loaded meanwhile."""
@@ -321,26 +325,24 @@ class _Builder:
         if not fresh:
             return cells, None
         fields = gather.fields(*area) | {"target": int(target), "cell": cells.start}
-        if is_a and width.signed:
-            fields["flip"] = 1 << planned.a_first
+        if is_a:
+            fields["flip"] = width.signed_slices(self.config.slice_bits) << planned.a_first
         cost = load_cost(self.config, fields, gather.shape, width.octets)
         self._count(loads=1, load_cycles=cost.cycles, **{f"fetches_{'a' if is_a else 'b'}": cost.fetches})
         return cells, Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, cycles=cost.cycles, block=len(self.work))
 
-    def _multiply(self, index: int, block: Block, cells: dict[Target, range]) -> list[Step]:
-        planned = self.plans[index]
-        shape = planned.shape
+    def _multiply(
+        self, index: int, block: Block, cells: dict[Target, range], passes: tuple[Digits, ...], accumulate: bool
+    ) -> list[Step]:
+        """MATMULs of a block into its region; `accumulate`: its output's first ones add to what is there."""
+        shape = self.plans[index].shape
         row_tiles = tiles_of(block.height, self.config.rows)
         chunks = tiles_of(block.depth, self.config.lanes)
         steps = []
-        for part in planned.matmuls(row_tiles, block.width):
+        for part, digits in product(self.plans[index].matmuls(row_tiles, block.width), passes):
             first = self._region.start + part.sum_tile
-            fields = {
-                "accumulate": int(not block.first),
-                "slices": planned.slices,
-                "planes": planned.planes,
-                "a_offset": int(shape.a.signed),
-                "b_negative": int(shape.b.signed),
+            fields = asdict(digits) | {
+                "accumulate": int(accumulate or not block.first),
                 "chunks": chunks,
                 "row_tiles": row_tiles,
                 "col_tiles": part.col_tiles,
@@ -349,31 +351,34 @@ class _Builder:
                 "b_cell": cells[Target.B].start + part.col_tile * shape.b.octets * chunks,
                 "a_octets": shape.a.octets,
                 "b_octets": shape.b.octets,
-                "a_first": planned.a_first,
-                "b_first": planned.b_first,
             }
-            size = (planned.slices, planned.planes, chunks, row_tiles, part.col_tiles)
+            size = (digits.slices, digits.planes, chunks, row_tiles, part.col_tiles)
             self._count(
                 matmuls=1,
-                matmul_cycles=self.config.matmul_cycles(*size),
+                matmul_cycles=self.config.matmul_cycles(*size, digits.b_below),
                 array_steps=self.config.array_steps(*size),
-                stall_cycles=self.config.stall_cycles(*size),
+                stall_cycles=self.config.stall_cycles(*size, digits.b_below),
             )
             sums = (first, row_tiles * part.col_tiles) if block.first else (0, 0)
             steps.append(Step(Opcode.MATMUL, fields, sums=sums))
         return steps
 
-    def _take_region(self, tiles: int) -> None:
-        """The next part of SUMS."""
+    def _next_region(self, block: Block) -> range:
+        """The next part of SUMS, for an output block."""
+        tiles = tiles_of(block.height, self.config.rows) * tiles_of(block.width, self.config.columns)
         first = self._region.stop if self._region.stop + tiles <= self.config.sum_tiles else 0
-        self._region = range(first, first + tiles)
+        return range(first, first + tiles)
 
     def _read(self, index: int, block: Block) -> list[Step]:
+        """READs of the output that is in the region."""
         output = self.outputs[len(self.work)] = Output(index, block, self._region.start)
         steps = output.reads(self.plans[index], self.task.sum_bits, len(self.work)) if self.task.sum_bits else []
         for step in steps:
             self._count(elements_read=step.fetch.elements)
             self.answer_words += step.fetch.words
+        self._reads += len(steps)
+        self._regions = [entry for entry in self._regions if not overlap(entry[0], self._region)]
+        self._regions.append((self._region, self._reads))
         return steps
 
     def _count(self, **counts: int) -> None:
@@ -386,13 +391,18 @@ _NOTHING_BUSY = ((Target.A, range(0, 0)), (Target.B, range(0, 0)))
 _ONCE_A_COMMAND = ("loads", "matmuls", "elements_read")
 
 
-def _in_order(config: ArrayConfig, task: Task, tensors: tuple[Cut, ...], work: list[_Work]) -> tuple[list[Step], int]:
-    """All commands, always the one next that can begin first; and about how many cycles they take."""
+def in_order(
+    config: ArrayConfig, task: Task, tensors: tuple[Cut, ...], work: list[Work], begin_with: Iterable[Step] = ()
+) -> tuple[list[Step], int]:
+    """All commands, always the one next that can begin first; and about how many cycles they take.
+
+    `begin_with`: READs of what is in SUMS.
+    """
     pace = Pace(config, task, tensors)
     loads = deque((step, index, after) for index, one in enumerate(work) for step, after in one.loads)
     matmuls = deque((step, index) for index, one in enumerate(work) for step in one.matmuls)
     lasts = {id(one.matmuls[-1]): one.reads for one in work}
-    reads: deque[Step] = deque()
+    reads: deque[Step] = deque(begin_with)
     read = 0
     steps: list[Step] = []
     while loads or matmuls or reads:
@@ -418,7 +428,7 @@ def _in_order(config: ArrayConfig, task: Task, tensors: tuple[Cut, ...], work: l
     return steps, pace.end
 
 
-def _with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
+def with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
     """The steps, and before those that use tensors first: Holds. The next tensors follow while these are used.
 
     Tensors that are first used by the same block are brought together; one by one for the first block.
@@ -447,9 +457,9 @@ def _with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
     return tuple(out)
 
 
-def _choices(config: ArrayConfig, task: Task) -> Iterator[tuple[float, tuple[MatrixProduct, ...], tuple[Plan, ...]]]:
+def choices(config: ArrayConfig, task: Task) -> Iterator[tuple[float, tuple[MatrixProduct, ...], tuple[Plan, ...]]]:
     """(roughly estimated cycles, products, their plans)"""
-    for variant in task.variants:
+    for variant in task.variants_on(config):
         products = task.products(config, variant)
         shapes = [Shape.of(made) for made in products]
         for most_cycles in BLOCK_CYCLES:
@@ -490,16 +500,17 @@ def _all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
 
 def arrange(config: ArrayConfig, task: Task, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]) -> Schedule:
     """The commands of these products by these plans."""
-    builder = _Builder(config, task, products, plans)
+    builder = Builder(config, task, products, plans)
+    builder.add_all()
     tensors = tuple(builder.tensors)
-    steps, cycles = _in_order(config, task, tensors, builder.work)
+    steps, cycles = in_order(config, task, tensors, builder.work)
     return Schedule(
         config,
         task,
         products,
         plans,
         tensors,
-        _with_holds(steps),
+        with_holds(steps),
         builder.counters,
         builder.answer_words,
         cycles,
@@ -510,10 +521,10 @@ def arrange(config: ArrayConfig, task: Task, products: tuple[MatrixProduct, ...]
 @lru_cache(maxsize=256)
 def _chosen(config: ArrayConfig, task: Task) -> Schedule:
     """The one that takes the least cycles: of those that do so roughly, by the pace of their commands."""
-    choices = sorted({choice[2]: choice for choice in _choices(config, task)}.values(), key=itemgetter(0))
+    found = sorted({choice[2]: choice for choice in choices(config, task)}.values(), key=itemgetter(0))
     best, steps = None, 0
-    for rough, products, plans in choices:
-        if best is not None and (rough > choices[0][0] * WORTH_A_LOOK or steps > MOST_STEPS_PACED):
+    for rough, products, plans in found:
+        if best is not None and (rough > found[0][0] * WORTH_A_LOOK or steps > MOST_STEPS_PACED):
             break
         made = arrange(config, task, products, plans)
         steps += len(made.steps)

@@ -21,8 +21,9 @@ class Step:
     cycles   LOAD: that it takes
     block    LOAD, READ: for or after which block, in order
     gap      cycles for which the sequencer has nothing to do before the next command, about
-    sums     MATMUL: (first, number) of the tiles it writes anew; no READ of them may be unanswered
+    sums     MATMUL: (first, number) of the tiles that it is the first to change; no READ of them may be unanswered
     fetch    READ: where its data belong in the result of product `product`
+    decides  READ that compares: with a threshold that is not known before
     """
 
     opcode: Opcode
@@ -35,6 +36,7 @@ class Step:
     sums: tuple[int, int] = (0, 0)
     fetch: Fetch | None = None
     product: int = -1
+    decides: bool = False
     _words: np.ndarray | None = None
 
     @property

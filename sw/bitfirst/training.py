@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from torch.nn import functional
 
 import bitfirst
 
-from . import checkpoint, data, models
+from . import checkpoint, data, models, optim
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
+from .methods import E2TRAIN, PSG, SignSGD
 from .nn import Bits, convert, layer_counters
+from .signs import Journal
 
 CHECKPOINT = "checkpoint.safetensors"
 MAX_THREADS = 256
@@ -31,6 +34,9 @@ EVALUATION_BATCH = 60
 WARM_UP = 0.25  #: share of all steps in which the learning rate rises
 WEIGHT_DECAY = 1e-3
 LABEL_SMOOTHING = 0.1
+METHODS = ("sgd", "signsgd", "psg")
+PSG_OPTIONS = ("beta", "tau", "predictor")
+MOST_LR_SIGNS = 0.5  #: what a step of `optim.SGD` by signs can hold
 NO_ENERGY = {
     "total_j": None,
     "uncertainty_j": None,
@@ -46,6 +52,10 @@ class TrainOptions:
     seed     initial weights and order of the images
     lr       peak of the one-cycle learning rate
     bits     widths of x, w and of the output's gradient
+    method   "sgd"; "signsgd" or "psg": the convolutions' weights learn by the signs of their gradients
+    beta, tau, predictor
+             of `methods.PSG`; tau may be a number, a constant threshold in real units
+    lr_signs peak of the rate for weights that learn by signs
     out      directory for checkpoint, result.json and report.html
     resume   continue from the checkpoint in `out`
     trace    file for waveforms (simulated boards only)
@@ -59,6 +69,11 @@ class TrainOptions:
     lr: float = 0.1
     momentum: float = 0.9
     bits: Bits = field(default_factory=Bits)
+    method: str = "sgd"
+    beta: float = 0.05
+    tau: str = "exact"
+    predictor: str = E2TRAIN
+    lr_signs: float = 0.001
     out: Path = Path("runs/digits")
     resume: bool = False
     trace: Path | None = None
@@ -78,10 +93,28 @@ class TrainOptions:
             raise UsageError(f"lr = {self.lr} must be positive")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum = {self.momentum} must be 0 or more and below 1")
+        method = self.training_method()
+        if method is not None:
+            method.check(self.bits.activation, self.bits.gradient)
+            if not 0 < self.lr_signs < MOST_LR_SIGNS:
+                raise UsageError(f"lr_signs = {self.lr_signs} must be positive and below {MOST_LR_SIGNS}")
+
+    def training_method(self) -> SignSGD | None:
+        """What `convert` is given."""
+        if self.method not in METHODS:
+            raise UsageError(f"method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
+        if self.method != "psg":
+            return SignSGD() if self.method == "signsgd" else None
+        try:
+            tau, constant = "constant", float(self.tau)
+        except ValueError:
+            tau, constant = self.tau, None
+        return PSG(self.beta, self.predictor, tau, constant)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same in a checkpoint to continue from it."""
-        names = "seed", "epochs", "batch", "lr", "momentum", "threads"
+        names = ["seed", "epochs", "batch", "lr", "momentum", "threads"]
+        names += {"sgd": (), "signsgd": ("method", "lr_signs")}.get(self.method, ("method", "lr_signs", *PSG_OPTIONS))
         return {name: getattr(self, name) for name in names} | {"bits": asdict(self.bits)}
 
 
@@ -134,12 +167,16 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 @dataclass
 class Run:
-    """A network in training: what a checkpoint holds. `meter` is None for fp32 on the host."""
+    """A network in training: what a checkpoint holds.
+
+    `meter` is None for fp32 on the host, `journal` where no weight learns by signs.
+    """
 
     name: str
     net: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     meter: Meter | None = None
+    journal: Journal | None = None
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -148,15 +185,31 @@ def new_run(options: TrainOptions, device: Device | None) -> Run:
     """The network and its optimiser, before the first step. The same weights with and without a device."""
     torch.manual_seed(options.seed)
     net = models.digits_resnet()
-    if device is not None:
-        convert(net, device, bits=options.bits, inplace=True)
-    optimizer = torch.optim.SGD(net.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=WEIGHT_DECAY)
-    return Run("fp32" if device is None else device.url, net, optimizer, Meter(device) if device is not None else None)
+    if device is None:
+        return Run("fp32", net, _ordinary_optimizer(net, options))
+    method = options.training_method()
+    convert(net, device, method, bits=options.bits, inplace=True)
+    if method is None:
+        return Run(device.url, net, _ordinary_optimizer(net, options), Meter(device))
+    return Run(device.url, net, sign_optimizer(net, method, options), Meter(device), Journal())
+
+
+def _ordinary_optimizer(net: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=WEIGHT_DECAY)
+
+
+def sign_optimizer(net: nn.Module, method: SignSGD, options: TrainOptions) -> optim.SGD:
+    """Each group with its own `peak` of the learning rate."""
+    groups = [
+        group | {"peak": options.lr_signs if group["signs"] else options.lr, "lr": 0.0}
+        for group in method.param_groups(net)
+    ]
+    return optim.SGD(groups, options.lr, options.momentum, WEIGHT_DECAY)
 
 
 def fit(
     run: Run,
-    splits: data.Digits,
+    splits: data.Splits,
     options: TrainOptions,
     on_step: Callable[[Run, int, int, float], None] | None = None,
     on_epoch: Callable[[Run], None] | None = None,
@@ -172,13 +225,17 @@ def fit(
         for index, (images, labels) in enumerate(data.batches(splits.train, options.batch, options.seed, run.epoch)):
             step = run.epoch * per_epoch + index
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, options.lr)
+                group["lr"] = learning_rate(step, steps, group.get("peak", options.lr))
+            if run.journal is not None:
+                run.journal.begin(net, step, steps, partial(_loss, images, labels), run.meter.device.bit_macs)
             scores = net(images)
-            loss = functional.cross_entropy(scores, labels, label_smoothing=LABEL_SMOOTHING)
+            loss = _cross_entropy(scores, labels)
             if not math.isfinite(loss.item()):
                 raise UsageError(diverged(net))
             optimizer.zero_grad()
             loss.backward()
+            if run.journal is not None:
+                run.journal.end(net, step, run.meter.device.bit_macs)
             optimizer.step()
             losses.append(loss.item())
             right += int((scores.argmax(1) == labels).sum())
@@ -201,6 +258,14 @@ def fit(
             run.history[-1] |= {"cycles": total(counters, "cycles"), "bit_macs": counters["bit_macs"]}
         if on_epoch is not None:
             on_epoch(run)
+
+
+def _cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(scores, labels, label_smoothing=LABEL_SMOOTHING)
+
+
+def _loss(images: torch.Tensor, labels: torch.Tensor, net: nn.Module) -> torch.Tensor:
+    return _cross_entropy(net(images), labels)
 
 
 def evaluate(net: nn.Module, split: data.Split) -> float:
@@ -235,9 +300,14 @@ def keep(run: Run, options: TrainOptions) -> None:
     """Writes the checkpoint: network, momentum, random state, counters."""
     tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
     for name, parameter in run.net.named_parameters():
-        tensors[f"momentum.{name}"] = run.optimizer.state[parameter]["momentum_buffer"]
+        state = run.optimizer.state[parameter]
+        tensors[f"momentum.{name}"] = state[optim.BUFFER]
+        if optim.MASTER in state:
+            tensors[f"master.{name}"] = state[optim.MASTER]
     tensors["random"] = torch.get_rng_state()
     state = {"options": options.identity(), "epoch": run.epoch, "history": run.history, "counters": run.meter.latest()}
+    if run.journal is not None:
+        state["journal"] = run.journal.state(run.net)
     checkpoint.save(options.out / CHECKPOINT, tensors, state)
 
 
@@ -255,12 +325,22 @@ def restore(run: Run, options: TrainOptions) -> None:
                 raise UsageError(f"{path} was made with {name} = {found.get(name)}, not {wanted[name]}: use the same")
         run.net.load_state_dict(checkpoint.strip(tensors, "net."))
         for name, parameter in run.net.named_parameters():
-            run.optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"]
+            run.optimizer.state[parameter][optim.BUFFER] = tensors[f"momentum.{name}"]
+        for group in run.optimizer.param_groups if run.journal is not None else ():
+            _restore_masters(run, group, tensors)
         torch.set_rng_state(tensors["random"])
         run.epoch, run.history, run.meter.earlier = state["epoch"], state["history"], state["counters"]
+        if run.journal is not None:
+            run.journal.restore(state["journal"])
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"checkpoint {path} is not whole ({reason}): delete it and start without --resume") from None
+
+
+def _restore_masters(run: Run, group: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    names = {parameter: name for name, parameter in run.net.named_parameters()}
+    for parameter in group["params"] if group["signs"] else ():
+        run.optimizer.state[parameter][optim.MASTER] = tensors[f"master.{names[parameter]}"]
 
 
 def refuse_to_overwrite(path: Path) -> None:
@@ -332,6 +412,10 @@ class Watch:
             )
         self.progress.update(self.tasks[run.name], completed=step, note=note)
 
+    def finish(self, name: str) -> None:
+        """Takes away the bar of the run `name`."""
+        self.progress.remove_task(self.tasks.pop(name))
+
     def epoch(self, run: Run) -> None:
         row = run.history[-1]
         line = f"{run.name}: epoch {row['epoch']}, loss {row['loss']:.4f}"
@@ -369,7 +453,7 @@ def saying_what_is_kept(run: Run, options: TrainOptions, checkpoints: bool = Tru
 def compare(
     options: TrainOptions,
     device: Device,
-    splits: data.Digits,
+    splits: data.Splits,
     watch: Watch | None = None,
     checkpoints: bool = False,
     spoil: Callable[[nn.Module], None] | None = None,
@@ -417,6 +501,10 @@ def train(options: TrainOptions, device: Device | None = None, console: Console 
         refuse_to_overwrite(options.out / CHECKPOINT)
     splits = data.digits()
     board = device or bitfirst.open(options.device, trace=options.trace)
+    if not board.counting:
+        raise UsageError(
+            f"{options.device} counts nothing, and the report tells what was counted: leave counting=0 out"
+        )
     try:
         with host_settings(options.threads), Watch(console) as watch:
             comparison = compare(options, board, splits, watch, checkpoints=True)
@@ -434,7 +522,7 @@ def train(options: TrainOptions, device: Device | None = None, console: Console 
     return result
 
 
-def profile(run: Run, splits: data.Digits, options: TrainOptions) -> list[dict[str, Any]]:
+def profile(run: Run, splits: data.Splits, options: TrainOptions) -> list[dict[str, Any]]:
     """Counters of each layer and phase in one training step more, whose results are dropped."""
     images, labels = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
     run.net.train()
@@ -456,7 +544,8 @@ def summary(
         phase, _, name = key.partition("/")
         if name:
             phases.setdefault(phase, {})[name] = count
-    return {
+    signs = {} if comparison.run.journal is None else {"signs": comparison.run.journal.summary(comparison.run.net)}
+    return signs | {
         "test_accuracy": comparison.test_accuracy,
         "fp32_test_accuracy": comparison.fp32_test_accuracy,
         "weights_sha256": weights_sha256(comparison.run.net),
@@ -507,7 +596,7 @@ def comparison_table(result: dict[str, Any]) -> Table:
 
 
 # several seeds
-def shuffled(splits: data.Digits, seed: int) -> data.Digits:
+def shuffled(splits: data.Splits, seed: int) -> data.Splits:
     """Negative control: the training labels in another order."""
     order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(seed))
     return replace(splits, train=replace(splits.train, labels=splits.train.labels[order]))
@@ -532,6 +621,16 @@ def randomise_gradients(seed: int) -> Callable[[nn.Module], None]:
     return spoil
 
 
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """(mean, low, high): 95 % interval of the mean, by Student's t; at least two values."""
+    from scipy import stats  # slow to import
+
+    tensor = torch.tensor(values, dtype=torch.float64)
+    mean = tensor.mean().item()
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * tensor.std().item() / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
 CONTROLS = ("labels", "gradients")
 ACCURACY_GOAL = 0.95
 DIFFERENCE_GOAL = 0.015
@@ -548,8 +647,6 @@ def train_many(
 
     `control`: "labels" (shuffled) or "gradients" (random signs) must make `passed` False.
     """
-    from scipy import stats  # slow to import
-
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise UsageError("an interval needs at least two different seeds")
     if control not in (None, *CONTROLS):
@@ -579,11 +676,8 @@ def train_many(
     finally:
         if device is None:
             board.close()
-    differences = torch.tensor([row["difference"] for row in rows], dtype=torch.float64)
-    mean = differences.mean().item()
-    half = float(stats.t.ppf(0.975, len(rows) - 1)) * differences.std().item() / math.sqrt(len(rows))
+    mean, low, high = interval([row["difference"] for row in rows])
     test_accuracy = sum(row["test_accuracy"] for row in rows) / len(rows)
-    interval = [mean - half, mean + half]
     return {
         "device": options.device,
         "control": control,
@@ -592,6 +686,6 @@ def train_many(
         "test_accuracy": test_accuracy,
         "fp32_test_accuracy": sum(row["fp32_test_accuracy"] for row in rows) / len(rows),
         "difference": mean,
-        "difference_interval": interval,
-        "passed": test_accuracy >= ACCURACY_GOAL and interval[0] >= -DIFFERENCE_GOAL and interval[1] <= DIFFERENCE_GOAL,
+        "difference_interval": [low, high],
+        "passed": test_accuracy >= ACCURACY_GOAL and low >= -DIFFERENCE_GOAL and high <= DIFFERENCE_GOAL,
     }

@@ -3,11 +3,12 @@
 Symmetric and zero exact: a signed n-bit number lies in -(2**(n-1)-1) .. 2**(n-1)-1.
 """
 
-from .packets import Rounding
+from .packets import SIGN_BITS, WORD_BITS, Rounding, Sign
 
 SUM_BITS = 48
 MULTIPLIER_BITS = 16
 MAX_SHIFT = 63
+MAX_THRESHOLD = 2 ** (SUM_BITS - 1)
 HASH_INITIAL = 0xB17F1257
 _MASK = 0xFFFFFFFF
 
@@ -75,3 +76,17 @@ def requantise(
 def container_bits(bits: int) -> int:
     """Width that a `bits`-bit number takes on the link."""
     return bits if bits == 64 else -(-bits // 4) * 4
+
+
+def compare(total: int, threshold: int) -> Sign:
+    """One sum, as a READ that compares sends it."""
+    if abs(total) < threshold:
+        return Sign.UNRESOLVED
+    return Sign.POSITIVE if total > 0 else Sign.NEGATIVE if total else Sign.ZERO
+
+
+def answer_words(elements: int, bits: int, compare: bool = False) -> int:
+    """Data words of the answer to a READ of so many sums."""
+    if compare:
+        return -(-elements * SIGN_BITS // WORD_BITS) + 1
+    return -(-elements * container_bits(bits) // WORD_BITS)

@@ -11,7 +11,7 @@ The structs here are the only definition: the gateware views its signals through
 
 from amaranth.lib import data, enum
 
-CONTRACT_VERSION = 3
+CONTRACT_VERSION = 4
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 
@@ -25,6 +25,7 @@ OCTET_BITS = 8  #: planes in one store word: bits 8 * i + 7 .. 8 * i of the elem
 STORE_WORD_WORDS = GROUP * OCTET_BITS // WORD_BITS  #: 64-bit words in one store word
 TENSOR_SLOTS = 16  #: tensor descriptors that the device holds
 LIST_ENTRIES = 512  #: images that the row list names
+SIGN_BITS = 2  #: of a sum's sign, as a READ that compares sends it
 
 
 class Header(data.Struct):
@@ -83,6 +84,15 @@ class Space(enum.IntEnum, shape=8):
 class Rounding(enum.IntEnum, shape=2):
     NEAREST_EVEN = 0
     STOCHASTIC = 1
+
+
+class Sign(enum.IntEnum, shape=SIGN_BITS):
+    """What a READ that compares says of a sum; the signs are two's complement numbers."""
+
+    ZERO = 0
+    POSITIVE = 1
+    UNRESOLVED = 2  # the sum does not reach the threshold
+    NEGATIVE = 3
 
 
 class Target(enum.IntEnum, shape=1):
@@ -224,6 +234,11 @@ class Matmul(data.Struct):
     `b_negative`: used plane p counts negative. Weights: slice s 2**(S*(slices-1-s)), plane p 2**(planes-1-p). Plain
     two's complement A: a_offset = 1 if signed else 0, and LOAD's `flip` = 1 << a_first; B: b_negative likewise.
 
+    `a_below`, `b_below`: so many slices and planes of less weight are left out, and to be added by another MATMUL. All
+    weights are larger by 2**(S*a_below) * 2**b_below. BAD_VALUE where slices + a_below are more than 16 / S, or
+    planes + b_below more than 8 * b_octets: so sums stay what whole operands make them. For `b_below` each slice of a
+    tile takes as many cycles more.
+
     Waits for the MATMUL before it, for a LOAD that fills the cells, and for a READ of the sums. `quiet`: has no
     response unless it is refused.
     """
@@ -246,8 +261,9 @@ class Matmul(data.Struct):
     b_octets: 4
     a_first: 8
     b_first: 8
-    reserved1: 8
-    reserved2: 64
+    a_below: 4
+    b_below: 4
+    reserved1: 64
 
 
 class Read(data.Struct):
@@ -260,6 +276,11 @@ class Read(data.Struct):
     Stochastic rounding hashes (`key`, index + tile * C * col_stride + row * row_stride + col * col_stride),
     modulo 2**32, where tile counts from 0 in this command. Waits for the READ before it, and for a MATMUL that computes
     these tiles.
+
+    `compare`: signs (`Sign`) in place of numbers, `bits` = 2 each (BAD_VALUE if not), without gaps. The threshold is
+    tau = `key` + 2**32 * `index`, at most 2**47 (BAD_VALUE). A sum P has its sign, 0 where it is 0, if |P| >= tau, and
+    is `UNRESOLVED` if not; so tau = 0 gives plain signs. Behind the last word of signs comes one word more: the largest
+    |P| of these sums. Multiplier, rounding, shift and strides mean nothing.
     """
 
     opcode: 8
@@ -267,7 +288,8 @@ class Read(data.Struct):
     bits: 8
     signed: 1
     rounding: 2
-    reserved0: 5
+    compare: 1
+    reserved0: 4
     rows: 8
     cols: 8
     multiplier: 16

@@ -57,7 +57,7 @@ COUNTERS = (
     Counter("commands", "execution", "commands", "Commands executed, refused ones and this one included."),
     Counter("faults", "execution", "commands", "Commands refused with an error status."),
     Counter("matmuls", "execution", "commands", "MATMULs executed."),
-    Counter("matmul_cycles", "execution", "cycles", "Cycles in which MATMULs were set up, took steps or stalled."),
+    Counter("matmul_cycles", "execution", "cycles", "Cycles of MATMULs: set-up, steps, doublings and stalls."),
     Counter("array_steps", "execution", "cycles", "Cycles in which the array took one slice word and one plane word."),
     Counter("stall_cycles", "execution", "cycles", "Cycles in which the array waited for its shadow registers."),
     Counter("serial_ones", "execution", "bits", "One bits among the B planes fed, summed over columns and steps."),

@@ -15,7 +15,7 @@ from amaranth.lib import data
 from . import codec, numeric, packets, registers
 
 NOTE = "Rendered from bitfirst_hdl.contract by `python -m bitfirst_hdl.contract.render`; do not edit."
-ENUMS = (packets.Opcode, packets.Status, packets.Space, packets.Rounding, packets.Target, packets.Phase)
+ENUMS = (packets.Opcode, packets.Status, packets.Space, packets.Rounding, packets.Sign, packets.Target, packets.Phase)
 COMMAND_STRUCTS = tuple(dict.fromkeys(packets.COMMANDS.values()))
 STRUCTS = (packets.Header, packets.Trailer, *COMMAND_STRUCTS, packets.Response, registers.Identity)
 COUNTERS_NOTE = """COUNTERS and MARK respond with all of them, one 64-bit word each, in this order. Execution counters
@@ -33,6 +33,7 @@ CONSTANTS = {
     "OCTET_BITS": packets.OCTET_BITS,
     "STORE_WORD_WORDS": packets.STORE_WORD_WORDS,
     "TENSOR_SLOTS": packets.TENSOR_SLOTS,
+    "SIGN_BITS": packets.SIGN_BITS,
     "SUM_BITS": numeric.SUM_BITS,
     "MULTIPLIER_BITS": numeric.MULTIPLIER_BITS,
     "MAX_SHIFT": numeric.MAX_SHIFT,

@@ -19,6 +19,7 @@ from bitfirst_hdl.contract.packets import (
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
+    SIGN_BITS,
     STORE_WORD_WORDS,
     TENSOR_SLOTS,
     Opcode,
@@ -245,6 +246,10 @@ class CommandMaker:
             "b_cell": self._first(config.b_cells, col_tiles * b_octets * chunks),
             "sum_tile": self._first(config.sum_tiles, row_tiles * col_tiles),
         }
+        places |= {
+            "a_below": self._first(config.max_slices, slices),
+            "b_below": self._first(b_most, planes),
+        }
         signs = {"a_offset": rng.getrandbits(slices), "b_negative": rng.getrandbits(planes)}
         flags = {"accumulate": rng.randint(0, 1), "quiet": rng.randint(0, 1)}
         return Opcode.MATMUL, sizes | places | signs | flags, 0
@@ -262,6 +267,8 @@ class CommandMaker:
         fields |= {"space": int(Space.SUMS), "first": first, "count": count}
         fields |= {"rows": rng.randint(1, config.rows), "cols": rng.randint(1, config.columns)}
         fields |= {name: rng.getrandbits(32) for name in ("index", "row_stride", "col_stride")}
+        if rng.random() < 0.3:
+            fields |= bench_readout.comparison(rng)
         return Opcode.READ, fields, 0
 
     def registers(self) -> tuple[Opcode, dict[str, int], int]:
@@ -487,6 +494,11 @@ def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, in
         ({"a_octets": 2, "a_cell": a_cell - 3}, place),
         ({"b_octets": 2, "b_cell": b_cell, "b_first": 2 * OCTET_BITS - 1}, good),
         ({"b_octets": 2, "b_cell": b_cell + 1}, place),
+        ({"a_below": config.max_slices - 1}, good),
+        ({"b_below": OCTET_BITS - 1}, good),
+        ({"b_below": OCTET_BITS}, value),
+        ({"b_octets": 2, "b_cell": b_cell, "b_below": 2 * OCTET_BITS - 1}, good),
+        *([({"a_below": config.max_slices}, value)] if config.max_slices < 16 else []),
         ({"a_cell": a_cell + 1}, place),
         ({"b_cell": b_cell + 3}, place),
         ({"sum_tile": tile + 1}, place),
@@ -505,6 +517,11 @@ def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, in
         *(({"bits": bits}, value) for bits in (0, 1, 33, 63, 65, 128)),
         ({"rounding": 2}, value),
         ({"shift": 64}, value),
+        ({"compare": 1}, value),
+        ({"compare": 1, "bits": SIGN_BITS}, good),
+        ({"compare": 1, "bits": SIGN_BITS, "index": 2**15}, good),
+        ({"compare": 1, "bits": SIGN_BITS, "index": 2**15, "key": 1}, value),
+        ({"compare": 1, "bits": SIGN_BITS, "index": 2**16}, value),
     ):
         yield Opcode.READ, read | fields, status
 

@@ -22,6 +22,11 @@ def shape(command: dict[str, int]) -> list[int]:
     return [command[name] for name in SHAPE]
 
 
+def timed(command: dict[str, int]) -> list[int]:
+    """What its cycles depend on."""
+    return [*shape(command), command["b_below"]]
+
+
 def cells_used(command: dict[str, int]) -> tuple[int, int]:
     """Cells of A and of B that the command spans."""
     return (
@@ -59,7 +64,8 @@ class Model:
         for s, a in enumerate(slices):
             offset = 2 ** (size - 1) if command["a_offset"] >> s & 1 else 0
             for p, b in enumerate(planes):
-                weight = 2 ** (size * (len(slices) - 1 - s) + len(planes) - 1 - p)
+                a_place = len(slices) - 1 - s + command["a_below"]
+                weight = 2 ** (size * a_place + len(planes) - 1 - p + command["b_below"])
                 sign = -1 if command["b_negative"] >> p & 1 else 1
                 total += sign * weight * ((a - offset) @ b.T).astype(object)
         return total, len(slices) * int(planes.sum())
@@ -75,9 +81,9 @@ class Model:
                 self.written[place] = True
                 ones += fed
         return Counter(
-            busy=self.config.matmul_cycles(*shape(command)),
+            busy=self.config.matmul_cycles(*timed(command)),
             step=self.config.array_steps(*shape(command)),
-            stall=self.config.stall_cycles(*shape(command)),
+            stall=self.config.stall_cycles(*timed(command)),
             serial_ones=ones,
         )
 
@@ -93,7 +99,7 @@ class Timing:
     def matmul(self, taken: int, command: dict[str, int]) -> int:
         """The first cycle in which the next command can be taken."""
         config = self.config
-        first_pass = command["planes"] * command["chunks"]
+        first_pass = command["planes"] * command["chunks"] + command["b_below"]
         first_end = max(taken + SETUP_CYCLES + first_pass, self.last_end + self.apart)
         passes = command["slices"] * command["row_tiles"] * command["col_tiles"]
         end = first_end + (passes - 1) * max(first_pass, config.drain_cycles)
@@ -215,7 +221,7 @@ class Bench:
     def longest(self, command: dict[str, int]) -> int:
         """Cycles in which a MATMUL must be done, whatever came before."""
         config = self.config
-        return config.matmul_cycles(*shape(command)) + config.drain_cycles + 2 * config.matmul_tail_cycles
+        return config.matmul_cycles(*timed(command)) + config.drain_cycles + 2 * config.matmul_tail_cycles
 
     async def matmul(self, command: dict[str, int]) -> None:
         """One command from idle to idle, with its events and cycles checked."""
@@ -273,6 +279,8 @@ def random_command(rng: random.Random, config: ArrayConfig, **fixed: int) -> dic
         for side, count, each in ("a", "slices", config.slices_per_octet), ("b", "planes", OCTET_BITS):
             octets = command.setdefault(f"{side}_octets", rng.randrange(-(-command[count] // each), 3))
             command.setdefault(f"{side}_first", rng.randrange(octets * each - command[count] + 1))
+            most = (config.max_slices if side == "a" else octets * each) - command[count]
+            command.setdefault(f"{side}_below", rng.choice((0, most, rng.randrange(most + 1))))
         used_a, used_b = cells_used(command)
         tiles = command["row_tiles"] * command["col_tiles"]
         if used_a <= config.a_cells and used_b <= config.b_cells and tiles <= config.sum_tiles:
@@ -437,7 +445,8 @@ async def reads_between(dut) -> None:
     """The shortest MATMULs all the time: a read waits for the drain of one of them, no longer."""
     bench = await prepare(dut)
     config = bench.config
-    command = random_command(bench.rng, config, **ONE_TILE, slices=1, planes=1, chunks=1, sum_tile=0, accumulate=1)
+    one_step = ONE_TILE | {"slices": 1, "planes": 1, "chunks": 1, "b_below": 0}
+    command = random_command(bench.rng, config, **one_step, sum_tile=0, accumulate=1)
     packed = common.pack(Matmul, opcode=int(Opcode.MATMUL), **command)
     dut.start__payload.value = packed
     dut.start__valid.value = 1
@@ -447,7 +456,7 @@ async def reads_between(dut) -> None:
     await bench.finish(bench.longest(command))
     for _ in range(bench.events["step"]):
         bench.model.matmul(command)
-    assert bench.events["step"] * config.matmul_cycles(*shape(command)) == bench.events["busy"]
+    assert bench.events["step"] * config.matmul_cycles(*timed(command)) == bench.events["busy"]
     await bench.check_sums()
 
 
@@ -456,7 +465,7 @@ async def overflow(dut) -> None:
     """Sums at the ends of 48 bits: the last that fits is silent, one more is flagged and wraps."""
     bench = await prepare(dut, "ones")
     config = bench.config
-    one = ONE_TILE | {"slices": 1, "planes": 1, "chunks": 1, "sum_tile": 0, "accumulate": 1}
+    one = ONE_TILE | {"slices": 1, "planes": 1, "chunks": 1, "sum_tile": 0, "accumulate": 1, "a_below": 0, "b_below": 0}
     step = config.lanes * (2**config.slice_bits - 1)
     for negative in 0, 1:
         edge = 2 ** (SUM_BITS - 1) - 1 - step if not negative else -(2 ** (SUM_BITS - 1)) + step

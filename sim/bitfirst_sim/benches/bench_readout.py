@@ -6,9 +6,18 @@ from collections import deque
 import cocotb
 from bitfirst_hdl import config as configs
 from bitfirst_hdl.contract import numeric
-from bitfirst_hdl.contract.packets import WORD_BITS, Opcode, Read, Rounding, Space
+from bitfirst_hdl.contract.packets import SIGN_BITS, WORD_BITS, Opcode, Read, Rounding, Space
 from bitfirst_hdl.ports import Payload
-from bitfirst_hdl.readout import AHEAD, EXACT_LATENCY, PACK_LATENCY, RAW_BITS, Job, elements_abreast
+from bitfirst_hdl.readout import (
+    ABREAST,
+    AHEAD,
+    EXACT_LATENCY,
+    MAXIMUM_LATENCY,
+    PACK_LATENCY,
+    RAW_BITS,
+    Job,
+    elements_abreast,
+)
 from bitfirst_hdl.requantise import Requantiser
 from cocotb.triggers import RisingEdge
 
@@ -63,20 +72,41 @@ def elements(config: configs.ArrayConfig, read: dict[str, int], rows: list[list[
     return found
 
 
-def pack_numbers(numbers: list[int], bits: int) -> list[tuple[int, int]]:
+def pack_numbers(numbers: list[int], container: int) -> list[tuple[int, int]]:
     """Words of (data, last)."""
-    container = numeric.container_bits(bits)
     whole = sum((number & (2**container - 1)) << (container * place) for place, number in enumerate(numbers))
     count = -(-container * len(numbers) // WORD_BITS)
     return [(whole >> (WORD_BITS * place) & (2**WORD_BITS - 1), int(place == count - 1)) for place in range(count)]
 
 
+def expected_words(read: dict[str, int], totals: list[int], numbers: list[int]) -> list[tuple[int, int]]:
+    """Words of (data, last) of a whole job: `numbers` of the sums `totals`."""
+    if not read["compare"]:
+        return pack_numbers(numbers, numeric.container_bits(read["bits"]))
+    signs = [(word, 0) for word, _ in pack_numbers(numbers, SIGN_BITS)]
+    return [*signs, (max(map(abs, totals)), 1)]
+
+
 def model(read: dict[str, int], element: dict[str, int]) -> tuple[int, int]:
     """One element's number, and whether it was clipped."""
+    if read["compare"]:
+        return int(numeric.compare(element["total"], threshold_of(read))), 0
     if read["bits"] == RAW_BITS:
         return element["total"], 0
     result = bench_requantise.model(read, element)
     return result["value"], result["clipped"]
+
+
+def threshold_of(read: dict[str, int]) -> int:
+    return read["key"] + (read["index"] << 32)
+
+
+def comparison(rng: random.Random, threshold: int | None = None) -> dict[str, int]:
+    """Fields of a READ that compares, with any threshold or with this one."""
+    if threshold is None:
+        most = numeric.MAX_THRESHOLD
+        threshold = rng.choice([0, 1, 2, most - 1, most, rng.randrange(2 ** rng.randrange(1, numeric.SUM_BITS))])
+    return {"compare": 1, "bits": SIGN_BITS, "key": threshold % 2**32, "index": threshold >> 32}
 
 
 def random_read(config: configs.ArrayConfig, rng: random.Random, **fixed: int) -> dict[str, int]:
@@ -96,9 +126,18 @@ def random_read(config: configs.ArrayConfig, rng: random.Random, **fixed: int) -
         "index": rng.randrange(2**32),
         "row_stride": rng.randrange(2**32),
         "col_stride": rng.choice([1, rng.randrange(2**32)]),
+        "compare": 0,
     }
     settings = bench_requantise.random_settings(rng, bits=bits) | (EXACT if rng.random() < 0.5 else {})
     return drawn | settings | fixed
+
+
+def random_total(rng: random.Random, read: dict[str, int], settings: dict[str, int]) -> int:
+    """A sum that is interesting for the READ: at its threshold, and just beside it, too."""
+    if read["compare"] and rng.random() < 0.5:
+        near = threshold_of(read) + rng.randrange(-1, 2)
+        return max(bench_requantise.LOW, min(bench_requantise.HIGH, rng.choice((-1, 1)) * near))
+    return bench_requantise.random_total(rng, settings)
 
 
 async def run(dut, rng, memory: SumMemory, read: dict[str, int], *, idle: float, stall: float, wait: float) -> int:
@@ -108,10 +147,11 @@ async def run(dut, rng, memory: SumMemory, read: dict[str, int], *, idle: float,
     memory.wait = wait
     used = slice(read["first"] * config.rows, (read["first"] + read["count"]) * config.rows)
     for row in memory.rows[used]:
-        row[:] = [bench_requantise.random_total(rng, settings) for _ in row]
-    results = [model(read, element) for element in elements(config, read, memory.rows)]
+        row[:] = [random_total(rng, read, settings) for _ in row]
+    found = elements(config, read, memory.rows)
+    results = [model(read, element) for element in found]
     checker = common.Checker("words")
-    checker.expect(*pack_numbers([number for number, _ in results], read["bits"]))
+    checker.expect(*expected_words(read, [element["total"] for element in found], [number for number, _ in results]))
     total = len(checker.expected)
 
     def decode(word: int) -> tuple[int, int]:
@@ -178,8 +218,9 @@ async def latency(dut) -> None:
 
 def cycles(config: configs.ArrayConfig, read: dict[str, int]) -> int:
     """From the start of a READ to its last word, which may be one of what the last elements left over."""
-    nibbles = numeric.container_bits(read["bits"]) // 4
-    exact = (read["multiplier"], read["shift"]) == (1, 0) or read["bits"] == RAW_BITS
+    compare = read["compare"]
+    nibbles = 1 if compare else numeric.container_bits(read["bits"]) // 4
+    exact = compare or (read["multiplier"], read["shift"]) == (1, 0) or read["bits"] == RAW_BITS
     rows, total = [], 0  # cycles of each row; nibbles in the word after the last elements, whole ones too
     for _ in range(read["rows"] * read["count"]):
         left, taken = read["cols"], 0
@@ -192,8 +233,8 @@ def cycles(config: configs.ArrayConfig, read: dict[str, int]) -> int:
     for index in range(len(rows)):
         asks.append(max(asks[-1] + 1 if asks else 1, takes[index - AHEAD] if index >= AHEAD else 0))
         takes.append(max(asks[-1] + FETCH_CYCLES + 1, takes[-1] + rows[index - 1] if takes else 0))
-    numbers = EXACT_LATENCY if exact else Requantiser.latency + 1
-    words = PACK_LATENCY + (total > WORD_NIBBLES)
+    numbers = MAXIMUM_LATENCY if compare else EXACT_LATENCY if exact else Requantiser.latency + 1
+    words = PACK_LATENCY + (total > WORD_NIBBLES and not compare)
     return takes[-1] + rows[-1] + numbers + words
 
 
@@ -216,6 +257,26 @@ async def throughput(dut) -> None:
 
 
 @cocotb.test()
+async def signs(dut) -> None:
+    """A read that compares, of full tiles or not: 4 sums a cycle whatever the threshold, at it and beside it."""
+    rng, memory = await start(dut)
+    config = memory.config
+    whole = {"rows": config.rows, "cols": config.columns, "count": 3, "first": 0}
+    for threshold in (0, 1, 2, 12345, 2**40 + 1, numeric.MAX_THRESHOLD - 1, numeric.MAX_THRESHOLD):
+        fields = comparison(rng, threshold)
+        read = random_read(config, rng, **whole) | fields
+        took = await run(dut, rng, memory, read, **QUICK)
+        assert took == cycles(config, read), (took, read)
+        if config.columns >= 2 * ABREAST:  # else fetching is slower
+            sums = config.rows * config.columns * read["count"]
+            assert took == 1 + FETCH_CYCLES + 1 + sums // ABREAST + MAXIMUM_LATENCY + PACK_LATENCY
+        for _ in range(6):
+            read = random_read(config, rng) | fields
+            took = await run(dut, rng, memory, read, **QUICK)
+            assert took == cycles(config, read), (took, read)
+
+
+@cocotb.test()
 async def one_column(dut) -> None:
     """Rows and columns of one, where fetching is slower than sending."""
     rng, memory = await start(dut)
@@ -229,6 +290,6 @@ async def back_pressure(dut) -> None:
     """Random reads with idle cycles, a slow memory and stalls."""
     rng, memory = await start(dut)
     for _ in range(60):
-        read = random_read(memory.config, rng)
+        read = random_read(memory.config, rng) | (comparison(rng) if rng.random() < 0.3 else {})
         rates = {name: rng.choice([0, 0.2, 0.7]) for name in ("idle", "stall", "wait")}
         await run(dut, rng, memory, read, **rates)

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
-from bitfirst_hdl.contract.numeric import MAX_SHIFT, container_bits, limits
+from bitfirst_hdl.contract.numeric import MAX_SHIFT, MAX_THRESHOLD, container_bits, limits
 from bitfirst_hdl.contract.packets import (
     COMMAND_WORDS,
     GROUP,
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
+    SIGN_BITS,
     STORE_WORD_WORDS,
     TENSOR_SLOTS,
     Opcode,
@@ -408,6 +409,8 @@ class Program:
             "b_octets": b_octets,
             "a_first": rng.randint(0, a_octets * config.slices_per_octet - slices),
             "b_first": rng.randint(0, b_octets * OCTET_BITS - planes),
+            "a_below": rng.choice((0, rng.randint(0, config.max_slices - slices))),
+            "b_below": rng.choice((0, rng.randint(0, b_octets * OCTET_BITS - planes))),
         }
         return Command(Opcode.MATMUL, fields)
 
@@ -527,7 +530,12 @@ class Program:
             "row_stride": rng.getrandbits(32),
             "col_stride": rng.getrandbits(32),
         }
-        return Command(Opcode.READ, fields)
+        return Command(Opcode.READ, fields | (self._comparison() if rng.random() < 0.3 else {}))
+
+    def _comparison(self) -> Fields:
+        """What a READ of few sums becomes one with that compares."""
+        threshold = self.rng.choice((0, 1, MAX_THRESHOLD, self.rng.getrandbits(self.rng.randint(1, 47))))
+        return {"compare": 1, "bits": SIGN_BITS, "key": threshold % 2**32, "index": threshold >> 32}
 
     def registers(self) -> Command:
         first = self.rng.randrange(registers.IDENTITY_WORDS)
@@ -592,6 +600,9 @@ class Program:
             (self.read(), {"rows": config.rows + 1}),
             (self.read(), {"cols": config.columns + 1}),
             (self.read(), {"first": config.sum_tiles}),
+            (self.read(), {"compare": 1, "bits": rng.choice((3, 4, RAW_BITS))}),
+            (self.read(), {"compare": 1, "bits": SIGN_BITS, "index": rng.randint(2**16, 2**32 - 1)}),
+            (self.read(), {"compare": 1, "bits": SIGN_BITS, "index": 2**15, "key": rng.randint(1, 2**32 - 1)}),
             (self.registers(), {"first": registers.IDENTITY_WORDS}),
             (self.registers(), {"count": 0}),
             (self.mark(), {"phase": rng.randint(len(Phase), 255)}),
@@ -664,6 +675,7 @@ class Program:
         config, rng = self.config, self.rng
         slices, planes = rng.randint(1, config.max_slices), rng.randint(1, MAX_BITS)
         matmul = self.matmul(slices, planes)
+        b_left = matmul.fields["b_octets"] * OCTET_BITS - planes
         changes = [
             (matmul, {"slices": rng.choice((0, config.max_slices + 1, 255))}),
             (matmul, {"planes": rng.choice((0, MAX_BITS + 1, 255))}),
@@ -672,12 +684,15 @@ class Program:
             (matmul, {rng.choice(("a_octets", "b_octets")): rng.choice((0, 3, 15))}),
             (matmul, {"a_first": 2 * config.slices_per_octet}),
             (matmul, {"b_first": 2 * OCTET_BITS}),
+            (matmul, {"b_below": b_left + 1} if b_left < 15 else {"b_below": 15, "planes": 2}),
             (matmul, {"a_cell": config.a_cells}),
             (matmul, {"b_cell": config.b_cells}),
             (matmul, {"sum_tile": config.sum_tiles}),
         ]
         if slices < 16:
             changes.append((matmul, {"a_offset": 1 << rng.randint(slices, 15)}))
+        if 1 < slices < 16:
+            changes.append((matmul, {"a_below": config.max_slices - slices + 1}))
         if planes < 16:
             changes.append((matmul, {"b_negative": 1 << rng.randint(planes, 15)}))
         return changes

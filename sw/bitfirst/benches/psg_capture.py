@@ -4,18 +4,16 @@ The network trains in float32 on CIFAR-10; around three steps, at 5, 50 and 95 %
 are kept as integers, of the step and of the one before it (which gives the lagged threshold its state).
 """
 
-import io
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from ..data import normalised, read_images
 from ..errors import UsageError
 from ..golden.psg import Split
 from ..models import resnet20
@@ -28,7 +26,6 @@ CAPTURE_AT = (0.05, 0.5, 0.95)  #: shares of the run
 SAVE_EVERY = 25  #: steps between two checkpoints
 X_BITS, X_LOW = 8, 4
 G_BITS, G_LOW = 16, 10  #: the widest low part that is studied: its limits hold for the others too
-MEAN, DEVIATION = 0.47, 0.25  #: of CIFAR-10's pixels in 0 .. 1
 
 
 @dataclass(frozen=True)
@@ -49,24 +46,6 @@ class Captured:
     taps: int
     stride: int
     padding: int
-
-
-def read_images(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first `count` images, uint8 [count, 3, 32, 32], and their classes, int64.
-
-    `path`: an npz with `jpeg` (all files end to end), `offsets` [n + 1] and `labels`. Raises `UsageError` when the
-    file is not that, or holds fewer images.
-    """
-    try:
-        with np.load(path) as archive:
-            jpeg, offsets, labels = archive["jpeg"], archive["offsets"], archive["labels"]
-    except (OSError, KeyError, ValueError) as error:
-        raise UsageError(f"{path}: no images there ({error}); give an npz with jpeg, offsets and labels") from None
-    if len(labels) < count:
-        raise UsageError(f"{path} holds {len(labels)} images, {count} are wanted")
-    images = [np.asarray(Image.open(io.BytesIO(jpeg[offsets[i] : offsets[i + 1]].tobytes()))) for i in range(count)]
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return pixels, torch.from_numpy(labels[:count].astype(np.int64))
 
 
 def capture_steps(steps: int) -> dict[int, bool]:
@@ -90,7 +69,7 @@ def capture(data: Path, folder: Path, steps: int = STEPS, seed: int = 0, report:
     pixels, labels = read_images(data, IMAGES)
     while state.step <= max(wanted):
         chosen = _batch(state.step, seed)
-        x = (pixels[chosen].float() / 255 - MEAN) / DEVIATION
+        x = normalised(pixels[chosen])
         loss = state.train(x, labels[chosen], steps, folder if state.step in wanted else None)
         if state.step % SAVE_EVERY == 0 or state.step - 1 in wanted:
             state.save(folder / "training.pt", run)

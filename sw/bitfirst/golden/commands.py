@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
-from bitfirst_hdl.contract.numeric import MAX_SHIFT, SUM_BITS, container_bits
+from bitfirst_hdl.contract.numeric import MAX_SHIFT, MAX_THRESHOLD, SUM_BITS, answer_words, container_bits
 from bitfirst_hdl.contract.packets import (
     COMMAND_WORDS,
     GROUP,
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
+    SIGN_BITS,
     STORE_WORD_WORDS,
     TENSOR_SLOTS,
     Opcode,
@@ -138,10 +139,12 @@ class GoldenDevice:
         bits, rows, cols = fields["bits"], fields["rows"], fields["cols"]
         if not (2 <= bits <= 32 or bits == RAW_BITS) or fields["rounding"] > 1 or fields["shift"] > MAX_SHIFT:
             return Status.BAD_VALUE
+        if fields["compare"] and (bits != SIGN_BITS or threshold_of(fields) > MAX_THRESHOLD):
+            return Status.BAD_VALUE
         inside = first + count <= self.config.sum_tiles and rows <= self.config.rows and cols <= self.config.columns
         if not count * rows * cols or not inside:
             return Status.BAD_RANGE
-        words = -(-count * rows * cols * container_bits(bits) // packets.WORD_BITS)
+        words = answer_words(count * rows * cols, bits, bool(fields["compare"]))
         return Status.OK if words <= MAX_DATA_WORDS else Status.BAD_RANGE
 
     def _check_tensor(self, fields: Fields) -> Status:
@@ -187,6 +190,8 @@ class GoldenDevice:
         if fields["a_first"] + slices > a_octets * config.slices_per_octet:
             return Status.BAD_VALUE
         if fields["b_first"] + planes > b_octets * OCTET_BITS:
+            return Status.BAD_VALUE
+        if slices + fields["a_below"] > config.max_slices or planes + fields["b_below"] > b_octets * OCTET_BITS:
             return Status.BAD_VALUE
         inside = (
             fields["a_cell"] + row_tiles * a_octets * chunks <= config.a_cells
@@ -238,6 +243,9 @@ class GoldenDevice:
         tiles = self.sums.reshape(self.config.sum_tiles, self.config.rows, self.config.columns)
         elements = torch.from_numpy(tiles[first : first + count, :rows, :cols].copy())
         self._counters["elements_read"] += elements.numel()
+        if fields["compare"]:
+            signs = numeric.compare(elements, threshold_of(fields)).numpy().reshape(-1)
+            return np.append(_containers(signs, SIGN_BITS), np.uint64(elements.abs().max()))
         if bits != RAW_BITS:
             elements = self._requantise(fields, elements)
         return _containers(elements.numpy().reshape(-1), container_bits(bits))
@@ -279,7 +287,8 @@ class GoldenDevice:
             offset = 2 ** (config.slice_bits - 1) if fields["a_offset"] >> index & 1 else 0
             products = (digits[index] - offset) @ b.T  # every partial sum is far below 2**53
             by_tile = products.reshape(row_tiles, config.rows, col_tiles, config.columns).swapaxes(1, 2)
-            term = by_tile.astype(np.int64).reshape(sums.shape) << config.slice_bits * (slices - 1 - index)
+            weight = config.slice_bits * (slices - 1 - index + fields["a_below"]) + fields["b_below"]
+            term = by_tile.astype(np.int64).reshape(sums.shape) << weight
             total = sums + term
             sums = _wrap(total)
             self._counters["overflows"] += int((sums != total).any(axis=2).sum())
@@ -287,9 +296,9 @@ class GoldenDevice:
 
         size = slices, planes, chunks, row_tiles, col_tiles
         self._counters["matmuls"] += 1
-        self._counters["matmul_cycles"] += config.matmul_cycles(*size)
+        self._counters["matmul_cycles"] += config.matmul_cycles(*size, fields["b_below"])
         self._counters["array_steps"] += config.array_steps(*size)
-        self._counters["stall_cycles"] += config.stall_cycles(*size)
+        self._counters["stall_cycles"] += config.stall_cycles(*size, fields["b_below"])
         self._counters["serial_ones"] += int(bits.sum()) * row_tiles * slices
         return _words()
 
@@ -341,6 +350,11 @@ def place_of(fields: Fields) -> loads.Place:
     return loads.Place(shape, fields["word"], -(-fields["bits"] // OCTET_BITS))
 
 
+def threshold_of(fields: Fields) -> int:
+    """Of a READ that compares."""
+    return fields["key"] + (fields["index"] << 32)
+
+
 def _overlap(words: range, others: range) -> bool:
     return words.start < others.stop and others.start < words.stop
 
@@ -353,10 +367,10 @@ def _with_nibbles(octets: np.ndarray, words: np.ndarray, half: int) -> np.ndarra
 
 
 def _containers(values: np.ndarray, width: int) -> np.ndarray:
-    """int64 [n] as uint64 words: each value's low `width` bits, a multiple of four, without gaps."""
-    nibbles = (values[:, None] >> np.arange(0, width, 4) & 0xF).astype(np.uint8).reshape(-1)
-    nibbles = np.pad(nibbles, (0, -len(nibbles) % (packets.WORD_BITS // 4)))
-    return (nibbles[::2] | nibbles[1::2] << 4).view("<u8").astype(np.uint64)
+    """int64 [n] as uint64 words: each value's low `width` bits, an even number, without gaps."""
+    pairs = (values[:, None] >> np.arange(0, width, 2) & 3).astype(np.uint8).reshape(-1)
+    pairs = np.pad(pairs, (0, -len(pairs) % (packets.WORD_BITS // 2))).reshape(-1, 4)
+    return (pairs << np.uint8([0, 2, 4, 6])).sum(axis=1, dtype=np.uint8).view("<u8").astype(np.uint64)
 
 
 def _wrap(values: np.ndarray) -> np.ndarray:

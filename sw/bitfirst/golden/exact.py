@@ -58,7 +58,7 @@ def cut(operand: Quantised) -> Pieces:
     """The operand's integers whole, when they are small, or in two pieces."""
     values = operand.values.detach()
     if operand.peak <= WHOLE:
-        return Pieces(operand, values.unsqueeze(1), (1,), operand.peak)
+        return uncut(operand)
     bits = _low_bits(operand)
     stack = values.new_empty((values.shape[0], 2, *values.shape[1:]))
     low, high = stack[:, 0], stack[:, 1]
@@ -66,6 +66,16 @@ def cut(operand: Quantised) -> Pieces:
     torch.sub(values, high, alpha=2**bits, out=low)
     half = 2 ** (bits - 1)
     return Pieces(operand, stack, (1, 2**bits), max(half, operand.peak + half >> bits))
+
+
+def uncut(operand: Quantised) -> Pieces:
+    """The operand's integers whole, whatever their size."""
+    return Pieces(operand, operand.values.detach().unsqueeze(1), (1,), operand.peak)
+
+
+def integers(result: Exact) -> torch.Tensor:
+    """int64"""
+    return (result.integers() if isinstance(result, Halves) else result).to(torch.int64)
 
 
 def _low_bits(operand: Quantised) -> int:

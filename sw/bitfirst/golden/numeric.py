@@ -2,7 +2,7 @@
 
 import torch
 from bitfirst_hdl.contract.numeric import HASH_INITIAL, limits
-from bitfirst_hdl.contract.packets import Rounding
+from bitfirst_hdl.contract.packets import Rounding, Sign
 
 _MASK = 0xFFFFFFFF
 #: the rounds of `contract.numeric.mix`: which word changes, by which other, rotated by how much
@@ -51,3 +51,9 @@ def requantise(
     value = round_shift(total * multiplier, shift, rounding, random)
     clipped = value.clamp(*limits(bits, signed))
     return clipped, clipped != value
+
+
+def compare(total: torch.Tensor, threshold: int) -> torch.Tensor:
+    """Sums, as a READ that compares sends them: `Sign` of each."""
+    signs = torch.where(total > 0, int(Sign.POSITIVE), torch.where(total < 0, int(Sign.NEGATIVE), int(Sign.ZERO)))
+    return torch.where(total.abs() >= threshold, signs, int(Sign.UNRESOLVED))

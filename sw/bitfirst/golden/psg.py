@@ -82,6 +82,13 @@ class Split:
             first = values.sign() * (values.abs() >> self.low)
         return first, values - (first << self.low)
 
+    def leading(self, values: torch.Tensor) -> torch.Tensor:
+        """The high part alone, of integers within `limits` in floating point, in their own type (exact)."""
+        if self.predictor == Predictor.ROUND:
+            return (values + 2 ** (self.low - 1)).mul_(2.0**-self.low).floor_()
+        scaled = values * 2.0**-self.low
+        return scaled.floor_() if self.predictor == Predictor.FLOOR else scaled.trunc_()
+
 
 class Sums:
     """The sums of one weight tensor, over all of K.
@@ -216,6 +223,11 @@ class Threshold:
         if not (math.isfinite(self.constant) and self.constant >= 0):
             raise UsageError(f"a constant threshold of {self.constant}: choose a finite number, 0 or more")
 
+    def needs_maximum(self, exponent: int, state: State | None = None) -> bool:
+        """Whether `integer` depends on the predictions."""
+        lags = self.mode == Mode.LAGGED and _usable(state, exponent)
+        return self.mode != Mode.CONSTANT and self.beta > 0 and not lags
+
     def integer(self, prediction: torch.Tensor, exponent: int, state: State | None = None) -> int:
         """tau for `prediction`, whose unit is 2**exponent; `state`: what `state_of` gave a step ago."""
         if self.mode == Mode.CONSTANT:
@@ -258,12 +270,23 @@ def _in_units(value: int, shift: int) -> int:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """How the signs of a weight's gradient are predicted: cuts of x and g, threshold, with repair or without."""
+
+    x: Split
+    g: Split
+    threshold: Threshold
+    repair: bool = False
+
+
+@dataclass(frozen=True)
 class Decision:
     """Signs of one weight tensor.
 
     signs       int8 [rows, columns], -1, 0 or 1
     resolved    bool [rows, columns]: decided by the prediction
     threshold   tau, in P's unit
+    unit        P's unit, as a power of two of G's
     state       for the next step's lagged threshold
     done, saved bit products (1 x 1 bit) that were needed, and the others of the whole product
     """
@@ -271,22 +294,35 @@ class Decision:
     signs: torch.Tensor
     resolved: torch.Tensor
     threshold: int
+    unit: int
     state: State
     done: int
     saved: int
 
 
 def decide(
-    sums: Sums, threshold: Threshold, exponent: int = 0, state: State | None = None, repair: bool = False
+    sums: Sums,
+    threshold: Threshold,
+    exponent: int = 0,
+    state: State | None = None,
+    repair: bool = False,
+    lengths: torch.Tensor | None = None,
 ) -> Decision:
-    """The signs of closed `sums`. `exponent`: of s_x * s_g; `state`: of the step before."""
+    """The signs of closed `sums`.
+
+    exponent  of s_x * s_g
+    state     of the step before
+    lengths   int64 [rows]: how many of the K products count as work, where some are with zeros beyond the image;
+              all of them by default
+    """
     prediction, unit = sums.prediction(repair)
     tau = threshold.integer(prediction, exponent + unit, state)
     resolved = prediction.abs() >= tau
     signs = torch.where(resolved, prediction.sign(), sums.total.sign()).to(torch.int8)
     whole = sums.x.bits * sums.g.bits
     first = sums.x.high * sums.g.high
-    open_elements = resolved.numel() - int(resolved.sum())
-    done = sums.length * (first * resolved.numel() + (whole - first) * open_elements)
-    saved = sums.length * whole * resolved.numel() - done
-    return Decision(signs, resolved, tau, state_of(prediction, exponent + unit), done, saved)
+    if lengths is None:
+        lengths = torch.full(resolved.shape[:1], sums.length)
+    saved = (whole - first) * int((resolved.sum(1) * lengths).sum())
+    done = whole * resolved.shape[1] * int(lengths.sum()) - saved
+    return Decision(signs, resolved, tau, unit, state_of(prediction, exponent + unit), done, saved)

@@ -1,0 +1,426 @@
+"""Signs of dW on boards: first pass, comparison, the rest on the same sums, against integers and the golden model."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import bitfirst
+import numpy as np
+import pytest
+import torch
+from bitfirst import sign_gradient, sign_schedule
+from bitfirst.board import BoardDevice
+from bitfirst.device import Device
+from bitfirst.errors import UsageError
+from bitfirst.golden import psg
+from bitfirst.golden.model import ModelDevice
+from bitfirst.golden.psg import Mode, Predictor, Rule, Split, State, Sums, Threshold
+from bitfirst.lowering import Axis, Gather, Geometry, WeightGradient, Width
+from bitfirst.plan import Digits, Plan, Shape
+from bitfirst.quantised import Quantised
+from bitfirst.schedule import Schedule
+from bitfirst.steps import Step
+from bitfirst_hdl.config import CONFIGS, MAX_BITS, ArrayConfig
+from bitfirst_hdl.contract.packets import OCTET_BITS, Opcode
+from emulated_device import EmulatedDevice, EmulatedTransport
+from faulty_transport import Faults, FaultyTransport
+from torch.nn import functional
+
+TINY = CONFIGS["tiny"]
+E2TRAIN = Split(8, 4, False), Split(16, 6, True)
+SPLITS = [E2TRAIN, (Split(8, 4, True), Split(16, 8, True)), (Split(16, 8, False), Split(9, 7, True))]
+LAYERS = [
+    # batch, inputs, outputs, height, width, kernel, stride, padding
+    (3, 3, 5, 6, 6, 3, 1, 1),
+    (2, 4, 9, 8, 7, (3, 2), (2, 3), (0, 1)),
+    (2, 9, 3, 4, 4, 1, 1, 0),
+    (1, 1, 1, 1, 1, 1, 1, 0),
+    (2, 3, 5, 4, 4, 3, 1, 3),  # some taps at the border meet no pixel
+]
+
+
+def command_board(config: ArrayConfig) -> BoardDevice:
+    return BoardDevice("commands", EmulatedTransport(EmulatedDevice(config)), config)
+
+
+# the split, digit by digit
+EVERY_SPLIT = [
+    Split(bits, low, signed)
+    for signed in (False, True)
+    for bits in range(2 + signed, MAX_BITS + 1)
+    for low in range(1, bits - signed)
+]
+
+
+def as_quantised(values: torch.Tensor, split: Split, exponent: int = 0) -> Quantised:
+    return Quantised(values.to(torch.float32), split.bits, split.signed, exponent, low=split.low)
+
+
+@pytest.mark.parametrize("split", EVERY_SPLIT, ids=lambda split: f"{split.bits}-{split.low}-{split.signed}")
+def test_codes_are_both_parts_side_by_side(split: Split) -> None:
+    """Every number of the narrow splits, some of the wide ones; zero is stored as zero."""
+    least, most = split.limits
+    values = torch.arange(least, most + 1, max(1, (most - least) // 300))
+    high, rest = split.cut(values)
+    codes = torch.from_numpy(as_quantised(values, split).codes.astype(np.int64))
+    assert torch.equal(codes >> split.low, high)
+    assert torch.equal(codes & 2**split.low - 1, rest & 2**split.low - 1)
+    assert as_quantised(torch.zeros(1), split).codes == 0
+
+
+def planned(config: ArrayConfig, x: Split, g: Split) -> Plan:
+    gather = Gather((1, 1, 1, 1), Axis(0, 1, 1, 1), Axis(0, 1, 1, 1), 1, 0, 1)
+    a, b = (Width(role, split.bits, split.signed, split.low) for role, split in (("x", x), ("g", g)))
+    return Plan(config, Shape(1, 1, (1,), a, b, gather, gather), 1, 1, 1, True)
+
+
+def taken(config: ArrayConfig, plan: Plan, digits: Digits, x: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """What a MATMUL of these digits makes of the products of numbers `x` and `g`, by the contract's weights."""
+    size, total = config.slice_bits, np.zeros((len(x), len(g)), dtype=np.int64)
+    for s in range(digits.slices):
+        place = digits.a_first + s
+        digit = x >> OCTET_BITS * plan.shape.a.octets - size * (place + 1) & 2**size - 1
+        if digits.a_offset >> s & 1:
+            digit = (digit ^ 2 ** (size - 1)) - 2 ** (size - 1)
+        for p in range(digits.planes):
+            bit = g >> OCTET_BITS * plan.shape.b.octets - 1 - (digits.b_first + p) & 1
+            weight = size * (digits.slices - 1 - s + digits.a_below) + digits.planes - 1 - p + digits.b_below
+            total += np.outer(digit, -bit if digits.b_negative >> p & 1 else bit) << weight
+    return total
+
+
+@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8"])
+def test_first_pass_and_rest_are_the_whole_product(name: str) -> None:
+    """Every pair of splits: exact, within the fields of MATMUL, and never larger in magnitude than whole operands."""
+    config, generator = CONFIGS[name], np.random.default_rng(4)
+    splits = [split for split in EVERY_SPLIT if split.low % config.slice_bits == 0]
+    for x in splits:
+        for g in generator.choice(np.array(EVERY_SPLIT, dtype=object), 4):
+            plan = planned(config, x, g)
+            values, codes = [], []
+            for split in (x, g):
+                least, most = split.limits
+                some = np.array([least, most, 0, *generator.integers(least, most, 3, endpoint=True)])
+                values.append(some)
+                codes.append(as_quantised(torch.from_numpy(some), split).codes.astype(np.int64))
+            first, *rest = (taken(config, plan, digits, *codes) for digits in (plan.leading, *plan.rest))
+            whole = np.outer(*values)
+            high = np.outer(*(split.cut(torch.from_numpy(some))[0] for split, some in zip((x, g), values, strict=True)))
+            assert np.array_equal(first, high << x.low + g.low)
+            assert np.array_equal(first + rest[0] + rest[1], whole)
+            assert np.array_equal(taken(config, plan, plan.whole, *codes), whole)
+            most = (2 ** (x.bits - x.signed) - 1) * (2 ** (g.bits - g.signed) - 1)
+            assert max(np.abs(first).max(), np.abs(first + rest[0]).max()) <= most
+            for digits in (plan.leading, *plan.rest):
+                assert digits.slices + digits.a_below <= config.max_slices
+                assert digits.planes + digits.b_below <= OCTET_BITS * plan.shape.b.octets
+                assert max(digits.a_below, digits.b_below) < 16
+
+
+# signs
+def operands(layer: tuple, splits: tuple[Split, Split], seed: int) -> tuple[Quantised, Quantised, tuple[int, ...]]:
+    """g, x and the shape of dW; numbers of which many are small or zero."""
+    batch, inputs, outputs, height, width, kernel, stride, padding = layer
+    generator = torch.Generator().manual_seed(seed)
+    taps = (kernel, kernel) if isinstance(kernel, int) else kernel
+    shape = (outputs, inputs, *taps)
+    geometry = Geometry.of((batch, inputs, height, width), shape, stride, padding)
+
+    def numbers(size: tuple[int, ...], split: Split) -> torch.Tensor:
+        least, most = split.limits
+        wild = torch.randn(size, generator=generator).pow(3).mul(most / 8).round()
+        return wild.clamp(least, most)
+
+    x_split, g_split = splits
+    x = Quantised(numbers(geometry.input_shape, x_split), x_split.bits, x_split.signed, -3)
+    g = Quantised(numbers(geometry.output_shape, g_split), g_split.bits, g_split.signed, -9)
+    return g, x, shape
+
+
+def reference(g: Quantised, x: Quantised, shape: tuple, rule: Rule, layer: tuple, state: State | None) -> psg.Decision:
+    """Unfolded windows, sums of integers, and the definitions of `psg`."""
+    *_, stride, padding = layer
+    columns = functional.unfold(x.values.double(), shape[2:], padding=padding, stride=stride)
+    pixels = columns.transpose(1, 2).reshape(-1, columns.shape[1]).to(torch.int64)
+    gradients = g.values.flatten(2).transpose(1, 2).reshape(-1, shape[0]).to(torch.int64)
+    sums = Sums(rule.x, rule.g, pixels.shape[1], shape[0], len(pixels))
+    sums.add(pixels, gradients)
+    assert torch.equal(
+        sums.total.T.reshape(shape).double(),
+        torch.nn.grad.conv2d_weight(x.values.double(), shape, g.values.double(), stride, padding),
+    )
+    decision = psg.decide(sums, rule.threshold, g.exponent + x.exponent, state)
+    signs, resolved = (part.T.reshape(shape) for part in (decision.signs, decision.resolved))
+    return replace(decision, signs=signs, resolved=resolved)
+
+
+def rules(splits: tuple[Split, Split]) -> Iterator[tuple[Rule, State | None]]:
+    near, far = State(5, -12 + splits[0].low + splits[1].low), State(5, 99)
+    yield Rule(*splits, Threshold(Mode.CONSTANT, constant=2.5)), None
+    yield Rule(*splits, Threshold(Mode.CONSTANT, constant=2.0**90)), None  # nothing is resolved
+    yield Rule(*splits, Threshold(Mode.LAGGED, 820)), near
+    yield Rule(*splits, Threshold(Mode.LAGGED, 820)), far  # stale
+    yield Rule(*splits, Threshold(Mode.EXACT, 820)), near
+    yield Rule(*splits, Threshold(Mode.EXACT, 0)), None  # the predictor alone
+
+
+def check(board: Device, layer: tuple, splits: tuple[Split, Split], seed: int = 0, least_resolved: int = 0) -> Counter:
+    """All rules; returns how many signs were resolved, finished, and what they are."""
+    *_, stride, padding = layer
+    g, x, shape = operands(layer, splits, seed)
+    seen: Counter = Counter()
+    model = ModelDevice(board.config)
+    for rule, state in rules(splits):
+        expected = reference(g, x, shape, rule, layer, state)
+        found = board.conv2d_weight_signs(g, x, shape, rule, stride, padding, state)
+        assert torch.equal(found.signs, expected.signs), rule
+        assert torch.equal(found.resolved, expected.resolved), rule
+        assert (found.threshold, found.unit, found.state) == (expected.threshold, expected.unit, expected.state), rule
+        known = model.conv2d_weight_signs(g, x, shape, rule, stride, padding, state)
+        assert (found.done, found.saved) == (known.done, known.saved)
+        assert torch.equal(found.signs, known.signs) and torch.equal(found.resolved, known.resolved)
+        seen["resolved"] += int(found.resolved.sum())
+        seen["finished"] += int((~found.resolved).sum())
+        seen.update(found.signs.flatten().tolist())
+    return seen
+
+
+def check_at_the_threshold(board: Device) -> None:
+    """Predictions of -20 to 20 and a threshold of 10; one of 0 whose rest decides, and one that stays 0."""
+    predictions = torch.arange(-20, 21)
+    rest = torch.where(predictions.abs() < 10, 31, 0)
+    layer, x = (1, 2, 41, 1, 1, 1, 1, 0), torch.tensor([16.0, 0.0]).reshape(1, 2, 1, 1)
+    g = (64 * predictions + rest).to(torch.float32).reshape(1, 41, 1, 1)
+    operands = Quantised(g, 16, True, 0), Quantised(x, 8, False, 0)
+    rule = Rule(*E2TRAIN, Threshold(Mode.CONSTANT, constant=10.0 * 2**10))
+    found = board.conv2d_weight_signs(*operands, (41, 2, 1, 1), rule)
+    expected = reference(*operands, (41, 2, 1, 1), rule, layer, None)
+    assert found.threshold == 10 and found.state == State(20, 10)
+    assert torch.equal(found.resolved[:, 0].flatten(), predictions.abs() >= 10)
+    assert not found.resolved[:, 1].any() and not found.signs[:, 1].any()
+    assert torch.equal(found.signs, expected.signs) and torch.equal(found.resolved, expected.resolved)
+
+
+def test_at_the_threshold() -> None:
+    check_at_the_threshold(command_board(TINY))
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "default", "slice1", "slice8"])
+def test_signs_on_the_command_level_model(name: str) -> None:
+    seen: Counter = Counter()
+    for splits, layer in zip(SPLITS * 2, LAYERS, strict=False):
+        if splits[0].low % CONFIGS[name].slice_bits == 0:
+            seen += check(command_board(CONFIGS[name]), layer, splits, seed=len(name))
+    assert min(seen[key] for key in ("resolved", "finished", -1, 0, 1)) > 0, seen
+
+
+@pytest.mark.parametrize("name", ["tiny", "default"])
+def test_signs_on_the_simulated_board(name: str) -> None:
+    seen: Counter = Counter()
+    with bitfirst.open(f"rtl:{name}") as board:
+        for number, layer in enumerate(LAYERS[:3]):
+            seen += check(board, layer, SPLITS[number], seed=number)
+        check_at_the_threshold(board)
+        counters = board.counters()
+    assert counters["faults"] == counters["overflows"] == 0 < counters["cycles"]
+    assert min(seen[key] for key in ("resolved", "finished", -1, 0, 1)) > 0, seen
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("beta", [0, 205])
+def test_gradients_of_nothing_but_zeros_have_no_sign(mode: Mode, beta: int) -> None:
+    x, g = (Quantised(torch.zeros(2, 3, 2, 2), split.bits, split.signed, 0) for split in E2TRAIN)
+    rule = Rule(*E2TRAIN, Threshold(mode, beta, 0.5 * beta))
+    found, known = (
+        where.conv2d_weight_signs(g, x, (3, 3, 1, 1), rule) for where in (command_board(TINY), ModelDevice(TINY))
+    )
+    assert not found.signs.any() and found.resolved.all() == (not beta)
+    assert (found.threshold, found.state, found.done) == (known.threshold, known.state, known.done)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_signs_are_exact_on_a_damaged_link(seed: int) -> None:
+    """An answer that is lost is asked for again: until it is there, its sums stay as they were compared."""
+    faults = Faults(flip=1e-3, seed=seed), Faults(flip=1e-3, seed=seed + 100)
+    emulated = EmulatedTransport(EmulatedDevice(TINY))
+    board = BoardDevice("damaged", FaultyTransport(emulated, *faults), TINY)
+    check(board, LAYERS[0], E2TRAIN)
+    assert board.statistics.retransmitted_frames > 0
+
+
+def test_signs_of_linear_layers() -> None:
+    generator = torch.Generator().manual_seed(8)
+    x = Quantised(torch.randint(0, 240, (7, 20), generator=generator).float(), 8, False, 0)
+    g = Quantised(torch.randint(-9999, 9999, (7, 3), generator=generator).float(), 16, True, 0)
+    rule = Rule(*E2TRAIN, Threshold(Mode.EXACT, 820))
+    found, known = (where.linear_weight_signs(g, x, rule) for where in (command_board(TINY), ModelDevice(TINY)))
+    assert torch.equal(found.signs, known.signs) and torch.equal(found.resolved, known.resolved)
+    assert 0 < found.resolved.sum() < found.resolved.numel()
+
+
+# what the schedules promise
+def schedules(config: ArrayConfig, layer: tuple, splits: tuple = E2TRAIN, seeks: bool = True):
+    g, x, shape = operands(layer, splits, 0)
+    *_, stride, padding = layer
+    operation = WeightGradient(g, x, Geometry.of(x.values.shape, shape, stride, padding))
+    wanted = sign_gradient.SignGradient(operation, Rule(*splits, Threshold()))
+    return sign_schedule.sign_schedules(config, wanted.task, seeks)
+
+
+def assert_closed(schedule: Schedule, config: ArrayConfig, there: dict[int, int]) -> dict[int, int]:
+    """No READ before all of K, no rest before the comparison; tiles that are led, and their K, at the end.
+
+    `there`: the same at the beginning.
+    """
+    state = {tile: ["led", depth] for tile, depth in there.items()}
+    for step in schedule.steps:
+        if not isinstance(step, Step) or step.opcode == Opcode.LOAD:
+            continue
+        fields = step.fields
+        if step.opcode == Opcode.MATMUL:
+            tiles = range(fields["sum_tile"], fields["sum_tile"] + fields["row_tiles"] * fields["col_tiles"])
+            leads = fields["b_below"] > 0
+            for tile in tiles:
+                if not fields["accumulate"]:
+                    assert leads
+                    state[tile] = ["led", 0]
+                elif not leads and state[tile][0] == "compared":
+                    state[tile] = ["finished", 0]
+                assert state[tile][0] == ("led" if leads else "finished")
+                state[tile][1] += fields["chunks"]
+        else:
+            whole = schedule.plans[step.product].total_chunks
+            for tile in range(fields["first"], fields["first"] + fields["count"]):
+                if state[tile][0] == "led":
+                    assert state[tile][1] == whole
+                    if step.decides:
+                        state[tile] = ["compared", 0]
+                else:
+                    assert state[tile] == ["finished", 2 * whole] and not step.decides
+                    state[tile] = ["read", 0]
+    assert {kind for kind, _ in state.values()} <= {"read", "led"}
+    return {tile: depth for tile, (kind, depth) in state.items() if kind == "led"}
+
+
+@pytest.mark.parametrize("layer", LAYERS[:3])
+@pytest.mark.parametrize("name", ["tiny", "default"])
+def test_only_closed_sums_are_compared_and_signed(name: str, layer: tuple) -> None:
+    config = CONFIGS[name]
+    seek, decide = schedules(config, layer)
+    there = assert_closed(seek, config, {})
+    assert there
+    assert not assert_closed(decide, config, there)
+    _, alone = schedules(config, layer, seeks=False)
+    assert not assert_closed(alone, config, {})
+
+
+@pytest.mark.parametrize("seeks", [False, True])
+def test_schedules_count_what_boards_do(seeks: bool) -> None:
+    layer = LAYERS[0]
+    g, x, shape = operands(layer, E2TRAIN, 0)
+    board = command_board(TINY)
+    threshold = Threshold(Mode.EXACT, 820) if seeks else Threshold(Mode.CONSTANT, constant=2.5)
+    board.conv2d_weight_signs(g, x, shape, Rule(*E2TRAIN, threshold), 1, 1)
+    found = board.counters()
+    promised = Counter()
+    for made in schedules(TINY, layer, seeks=seeks):
+        promised.update(made.counters if made else {})
+    names = [name for name in promised if name != "commands"]  # which has those that fill the store, too
+    assert {name: found[name] for name in names} == {name: promised[name] for name in names}
+    assert promised["elements_read"] == (3 if seeks else 2) * x.values.shape[1] * 9 * shape[0]
+
+
+def macs(schedule: Schedule, leading: bool) -> int:
+    steps = [step.fields for step in schedule.steps if isinstance(step, Step) and step.opcode == Opcode.MATMUL]
+    sizes = ("slices", "planes", "chunks", "row_tiles", "col_tiles")
+    chosen = [fields for fields in steps if (fields["b_below"] > 0) == leading]
+    return sum(int(np.prod([fields[name] for name in sizes])) for fields in chosen)
+
+
+def test_what_fits_into_sums_is_led_once() -> None:
+    """An exact threshold costs a second first pass where the sums do not fit, and only for those that are gone."""
+    layer = (2, 16, 16, 6, 6, 3, 1, 1)
+    small = ArrayConfig(**CONFIGS["default"].as_dict() | {"sum_tiles": 8})
+    once = {}
+    for config in (CONFIGS["default"], small):
+        seek, decide = schedules(config, layer)
+        _, alone = schedules(config, layer, seeks=False)
+        assert macs(seek, True) == macs(alone, True) > 0
+        assert macs(decide, False) == macs(alone, False) > 0 == macs(seek, False)
+        once[config.sum_tiles] = macs(decide, True) / macs(alone, True)
+    assert once[64] == 0 < once[8] < 1
+
+
+def test_what_is_sent_twice_is_counted() -> None:
+    layer = (8, 16, 4, 6, 6, 3, 1, 1)
+    g, x, shape = operands(layer, E2TRAIN, 1)
+    for store_words, again in ((1024, False), (256, True)):
+        board = command_board(ArrayConfig(**TINY.as_dict() | {"store_words": store_words}))
+        board.conv2d_weight_signs(g, x, shape, Rule(*E2TRAIN, Threshold(Mode.CONSTANT, constant=1.0)), 1, 1)
+        assert (board.store.refetched_bytes > 0) == again
+
+
+# mutants
+@pytest.fixture
+def planned_anew() -> Iterator[None]:
+    """Nothing planned before, and nothing of what is planned meanwhile stays."""
+    sign_schedule.sign_schedules.cache_clear()
+    yield
+    sign_schedule.sign_schedules.cache_clear()
+
+
+def assert_caught(layer: tuple = LAYERS[0]) -> None:
+    with pytest.raises(AssertionError):
+        check(command_board(TINY), layer, E2TRAIN)
+
+
+def test_an_unfinished_first_pass_is_caught(monkeypatch, planned_anew) -> None:
+    """A first pass over a later part of K forgets the parts before."""
+    make = sign_schedule._SignBuilder.schedule
+
+    def forgetful(builder) -> Schedule:
+        later = [one for work in builder.work for one in work.matmuls if one.fields["accumulate"]]
+        next(one for one in later if one.fields["b_below"]).fields["accumulate"] = 0
+        return make(builder)
+
+    monkeypatch.setattr(sign_schedule._SignBuilder, "schedule", forgetful)
+    assert_caught((8, 3, 5, 8, 8, 3, 1, 1))
+
+
+@pytest.mark.parametrize("wrong", [-1 << 10, 1 << 10, 1], ids=["less by one", "more by one", "greater than"])
+def test_a_wrong_threshold_is_caught(monkeypatch, wrong: int) -> None:
+    right = sign_gradient.with_threshold
+    monkeypatch.setattr(sign_gradient, "with_threshold", lambda made, tau: right(made, tau + wrong))
+    with pytest.raises(AssertionError):
+        check_at_the_threshold(command_board(TINY))
+
+
+def test_an_unfinished_rest_is_caught(monkeypatch, planned_anew) -> None:
+    """The low slices of x are left out."""
+    whole = Plan.rest.fget
+    monkeypatch.setattr(Plan, "rest", property(lambda plan: whole(plan)[:1]))
+    assert_caught()
+
+
+# bad input
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Rule(Split(8, 4, True), E2TRAIN[1], Threshold()), "the input has 8 bits unsigned, the rule cuts 8 bits s"),
+        (Rule(E2TRAIN[0], Split(12, 4, True), Threshold()), "the gradient has 16 bits signed, the rule cuts 12"),
+        (Rule(E2TRAIN[0], Split(16, 6, True, Predictor.FLOOR), Threshold()), "splits by rounding, not by floor"),
+        (Rule(*E2TRAIN, Threshold(), repair=True), "does not repair predictions"),
+        (Rule(Split(8, 3, False), E2TRAIN[1], Threshold()), "3 low bits cannot be taken in slices of 4"),
+    ],
+)
+def test_rules_that_do_not_fit_are_refused(rule: Rule, message: str) -> None:
+    g, x, shape = operands(LAYERS[0], E2TRAIN, 0)
+    with pytest.raises(UsageError, match=message):
+        command_board(TINY).conv2d_weight_signs(g, x, shape, rule, 1, 1)
+
+
+def test_numbers_that_the_first_part_cannot_hold_are_refused() -> None:
+    g, x, shape = operands(LAYERS[0], E2TRAIN, 0)
+    x = replace(x, values=x.values.clone().index_put_((torch.tensor(0),) * 4, torch.tensor(248.0)))
+    with pytest.raises(UsageError, match=r"8 bits split 4 \+ 4 hold magnitudes up to 247, not 248; quantise .* low=4"):
+        command_board(TINY).conv2d_weight_signs(g, x, shape, Rule(*E2TRAIN, Threshold()), 1, 1)
