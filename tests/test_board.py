@@ -19,7 +19,7 @@ from bitfirst.transports import RtlTransport
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract import codec, registers
 from bitfirst_hdl.contract.numeric import limits
-from bitfirst_hdl.contract.packets import Opcode, Phase, Space
+from bitfirst_hdl.contract.packets import CONTRACT_VERSION, Opcode, Phase, Space
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
 from emulated_device import EmulatedDevice, EmulatedTransport
 from test_link import serial_port
@@ -230,8 +230,8 @@ def test_the_gateware_refuses_what_cannot_be(rtl: BoardDevice, opcode: Opcode, f
     ("change", "message"),
     [
         ({"magic": 0}, "no Bitfirst device"),
-        ({"contract_version": 2}, "contract version 2, this software 3; rebuild the bitstream"),
-        ({"contract_version": 9}, "contract version 9, this software 3; update this software"),
+        ({"contract_version": 2}, f"contract version 2, this software {CONTRACT_VERSION}; rebuild the bitstream"),
+        ({"contract_version": 99}, f"contract version 99, this software {CONTRACT_VERSION}; update this software"),
         ({"lanes": 32}, "built with lanes 32 instead of 16; rebuild the bitstream"),
         ({"datapath": 77}, "update the software"),
     ],
@@ -271,7 +271,7 @@ def test_dead_simulator_is_a_link_error(rtl: BoardDevice) -> None:
         ("replay:/nonexistent/file", "cannot be read"),
         ("rtl?output_stall=much", "output_stall = 'much' in rtl.output_stall=much is no number: give it as 0.0"),
         ("rtl?input_idle=1.5", "input_idle = 1.5 must be at least 0 and below 1"),
-        ("model?record=x", "unknown; options of model: none"),
+        ("model?record=x", "unknown; options of model: counting"),
     ],
 )
 def test_urls_that_make_no_sense(url: str, message: str) -> None:
