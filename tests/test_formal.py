@@ -15,7 +15,7 @@ from bitfirst_sim.formal.fifos import QueueOrder
 from bitfirst_sim.formal.prove import FormalError, Property, altered, prove, search
 from bitfirst_sim.formal.receive import Reception, frames_with_any_crc
 from bitfirst_sim.formal.replies import ReplyFrames, frames_seen_through
-from bitfirst_sim.formal.sequencing import Ends, Hazards, sequencer_seen_through
+from bitfirst_sim.formal.sequencing import Commands, Ends, Hazards, sequencer_seen_through
 
 RX_WORDS = 4
 NARROW_BITS = 5  # of sums, where their largest is followed through all lanes
@@ -222,6 +222,12 @@ def test_mutant_is_caught(name: str, tmp_path: Path) -> None:
 def test_mutation_must_fit() -> None:
     with pytest.raises(ValueError, match="has 0 times 'no such text'"):
         altered(frames, ("no such text", ""))
+
+
+@pytest.mark.parametrize("kind", [Property, Commands])
+def test_property_that_says_nothing_cannot_be_made(kind: type[Property]) -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        kind({})
 
 
 def test_empty_property_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sysconfig
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Verdict:
     log: str
 
 
-class Property(wiring.Component):
+class Property(wiring.Component, ABC):
     """Base of all properties: a design, its environment (`Assume`), what must hold (`Assert`), what must be possible
     (`Cover`). Members are free inputs; `state` adds the rest. Reset is never active.
 
@@ -48,8 +49,9 @@ class Property(wiring.Component):
         self.state(m)
         return m
 
+    @abstractmethod
     def state(self, m: Module) -> None:
-        raise NotImplementedError
+        """Adds the design, its environment, and what is asserted and covered."""
 
 
 def altered(module: ModuleType, *changes: tuple[str, str], **names: Any) -> ModuleType:

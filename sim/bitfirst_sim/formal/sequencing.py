@@ -5,6 +5,7 @@ any time. What the check finds is the check's own business (the benches hold it 
 truth about which rows a command uses.
 """
 
+from abc import abstractmethod
 from types import ModuleType
 
 from amaranth.asserts import AnyConst, AnySeq
@@ -156,8 +157,9 @@ class Commands(Property):
             m.d.comb += Assume((self.stored == 0) | self.store_ends | (self.store_spent < LIMIT - 1))
             m.d.comb += Assert(self.store_spent < LIMIT)
 
+    @abstractmethod
     def hold(self, m: Module) -> None:
-        raise NotImplementedError
+        """Adds what is asserted and covered."""
 
 
 class Hazards(Commands):
