@@ -12,7 +12,7 @@ PYTEST ?= -q --durations=15
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup train test lint docs bench bench-setup study-digits lock clean
+.PHONY: help setup train test lint docs bench bench-setup bench-psg study-digits lock clean
 
 help:
 	@echo 'make train         train on the simulated board; options: TRAIN="--epochs 2 --seed 1"'
@@ -20,6 +20,7 @@ help:
 	@echo 'make docs          write the rendered documents again'
 	@echo 'make bench         bench sim, cycles, utilisation and step, with what it compares to'
 	@echo 'make study-digits  five seeds on the golden model, against fp32'
+	@echo 'make bench-psg     predictors on real gradients, and a board; IMAGES=FOLDER of CIFAR-10 npz files; an hour'
 	@echo 'make setup         only .venv, everything pinned'
 	@echo 'make clean         remove .venv and build outputs'
 
@@ -58,6 +59,12 @@ bench: $(BENCH_STAMP)
 	$(BIN)/bitfirst bench cycles
 	$(BIN)/bitfirst bench utilisation
 	$(BIN)/bitfirst bench step
+
+bench-psg: $(STAMP)
+	@test -n "$(IMAGES)" || { echo 'give the folder of the CIFAR-10 npz files: make bench-psg IMAGES=...' >&2; exit 2; }
+	@mkdir -p runs
+	$(BIN)/bitfirst bench psg --images "$(IMAGES)" --json > runs/psg.json
+	$(BIN)/python -m bitfirst.benches.psg_docs runs/psg.json docs
 
 study-digits: $(STAMP)
 	$(BIN)/bitfirst study digits

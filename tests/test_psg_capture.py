@@ -1,12 +1,15 @@
 """Captured gradients: the run can be resumed, operands keep the limits, sums are those of the convolution."""
 
 import io
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bitfirst.benches import psg, psg_capture
-from bitfirst.benches.psg import PREDICTORS, bench_psg, gradients, table
+from bitfirst.benches import psg, psg_board, psg_capture, psg_docs
+from bitfirst.benches.psg import PREDICTORS, gradients, study, table
 from bitfirst.benches.psg_capture import capture, capture_steps, quantise_within, read_captures, read_images
 from bitfirst.errors import UsageError
 from PIL import Image
@@ -82,7 +85,7 @@ def test_sums_are_the_convolutions_gradient(folder):
 def test_rows_of_the_bench(folder, monkeypatch):
     some = {name: PREDICTORS[name] for name in ("4x6 round", "4x10 floor")}  # all of them take a minute
     monkeypatch.setattr(psg, "PREDICTORS", some)
-    rows = bench_psg(folder, STEPS)
+    rows = study(folder, STEPS)
     combinations = len(some) * 2 * 7
     assert len(rows) == combinations * (3 * LAYERS + 1)
     for row in rows:
@@ -92,6 +95,81 @@ def test_rows_of_the_bench(folder, monkeypatch):
         assert least < row["bit_work"] <= 1 and 0 <= row["wrong_overall"] <= row["resolved"], row
     means = [row for row in rows if row["layer"] == "mean"]
     assert len(table(rows).splitlines()) == 2 + len(means) == 2 + combinations
+
+
+def a_shortcut(folder, step):
+    """The smallest layer: 1 x 1, 16 to 32 channels."""
+    return [captured for captured in read_captures(folder, step) if captured.layer == "blocks.3.shortcut.0"]
+
+
+@pytest.fixture(scope="module")
+def on_board(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psg_board, "_one_of_each_stage", a_shortcut)
+        yield list(psg_board.check("rtl:tiny", folder, STEPS))
+
+
+def test_a_board_gives_the_golden_models_signs(on_board):
+    assert [row["tau"] for row in on_board] == ["exact", "lagged", "never"]
+    for row in on_board:
+        assert row["failures"] == 0 and row["elements"] == 16 * 32 and row["cycle_work"] > 0
+    assert on_board[0]["resolved"] > 0.3 and on_board[2]["resolved"] == 0
+
+
+def test_a_board_with_another_rule_fails(folder, monkeypatch):
+    """Control: the board's threshold is half as high as the model's."""
+    decide = psg_board._decide
+
+    def lower(device, captured, threshold, state=None):
+        if device.url.startswith("rtl"):
+            threshold = psg_board.Threshold(threshold.mode, threshold.beta // 2)
+        return decide(device, captured, threshold, state)
+
+    monkeypatch.setattr(psg_board, "_one_of_each_stage", a_shortcut)
+    monkeypatch.setattr(psg_board, "_decide", lower)
+    monkeypatch.setattr(psg_board, "CASES", {"exact": psg_board.CASES["exact"]})
+    assert [row["failures"] > 0 for row in psg_board.check("rtl:tiny", folder, STEPS)] == [True]
+
+
+def test_failures_count_elements():
+    decision = psg.decide(psg.Sums.of(*psg._splits("4x10 round", False), 1, parts_of_ones()), psg.Threshold())
+    assert psg_board.failures(decision, decision) == 0
+    other = replace(decision, signs=decision.signs.clone())
+    other.signs[0, 1] = 0
+    assert psg_board.failures(other, decision) == 1
+    assert psg_board.failures(replace(decision, threshold=7), decision) == decision.signs.numel()
+
+
+def parts_of_ones():
+    return {name: torch.ones(2, 3, dtype=torch.int64) for name in ("first", "rest")} | {
+        "x_high": torch.ones(2, dtype=torch.int64),
+        "g_rest": torch.ones(3, dtype=torch.int64),
+    }
+
+
+def test_checked_rows_and_goals(on_board):
+    rows = [
+        {"layer": layer, "step": step, "predictor": "4x10 round", "repair": repair, "beta": 0.05, "tau": tau}
+        | {"resolved": 0.7, "bit_work": 0.55, "wrong_resolved": 0.01}
+        for layer, step in (("blocks.3.shortcut.0", STEPS // 2), ("mean", None))
+        for repair in (False, True)
+        for tau in ("exact", "lagged")
+    ]
+    psg._note_checked(rows, on_board)
+    assert [row["rtl_checked"] for row in rows] == [True, True] + [False] * 6
+    assert rows[1]["cycle_work"] == on_board[1]["cycle_work"] and rows[2]["cycle_work"] is None
+    met = {(goal["tau"], goal["name"]): goal["met"] for goal in psg.goals(rows, on_board)}
+    assert met["exact", "resolved"] and not met["exact", "bit_work"] and met["lagged", "bit_work"]
+    psg._note_checked(rows, [row | {"failures": 1} for row in on_board])
+    assert not any(row["rtl_checked"] for row in rows)
+
+
+def test_the_document_is_the_measured_one():
+    docs = Path(__file__).parents[1] / "docs"
+    measured = json.loads((docs / psg_docs.MEASURED).read_text())
+    assert (docs / psg_docs.DOCUMENT).read_text() == psg_docs.rendered(measured)
+    assert measured["failures"] == 0 and len(measured["checked"]) == 9
+    assert len(measured["rows"]) == len(PREDICTORS) * 2 * 7
 
 
 @pytest.mark.parametrize("largest", [0.0, 1e-30, 0.49, 1.0, 247.4, 247.6, 495.1, 3e30])

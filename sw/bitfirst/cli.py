@@ -401,6 +401,35 @@ def bench_step(
     _report(as_json, work, lambda result: _pairs(_flat(result)))
 
 
+@bench_app.command("psg")
+def bench_psg(
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of CIFAR-10's npz files; without, what is in --out is studied.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory of the captured gradients.")] = Path("runs/psg-gradients"),
+    steps: Annotated[int, typer.Option(min=20, help="Of the training that is captured.")] = 500,
+    device: Device = "rtl",
+    as_json: Json = False,
+) -> None:
+    """PSG's predictors on gradients of a ResNet-20 in training, and three layers on a board against the golden model.
+
+    An interrupted training goes on. Fails where the board differs; goals that are not met are shown.
+    """
+
+    def work() -> Result:
+        from .benches.psg import bench_psg
+
+        return bench_psg(out, images, steps, device, Console(stderr=True).print)
+
+    def show(result: Result) -> Group:
+        from .benches.psg import means
+
+        return Group(_rows(means(result["rows"])), _rows(result["checked"]), _rows(result["goals"]))
+
+    if _report(as_json, work, show)["failures"]:
+        raise typer.Exit(1)
+
+
 @study_app.command("digits")
 def study_digits(
     seeds: Annotated[int, typer.Option(min=2, help="How many seeds, from 0.")] = 5,

@@ -1,6 +1,6 @@
 """PSG's predictors on captured gradients: what is resolved, what is wrong, how many bit products it takes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,10 +10,12 @@ import torch
 from torch.nn import functional
 
 from ..golden.psg import Decision, Mode, Predictor, Split, State, Sums, Threshold, beta_units, decide
-from .psg_capture import G_BITS, STEPS, X_BITS, X_LOW, Captured, capture_steps, read_captures
+from . import psg_board
+from .psg_capture import G_BITS, STEPS, X_BITS, X_LOW, Captured, capture, capture_steps, read_captures
 
 BETAS = (0.0, 0.02, 0.05, 0.1)
 IMAGES_AT_ONCE = 16
+Report = Callable[[str], None]
 #: name -> (low bits of g, how it is cut); x is always cut 4 + 4
 PREDICTORS = {
     "4x10 round": (6, Predictor.ROUND),
@@ -22,6 +24,10 @@ PREDICTORS = {
     "4x10 floor": (6, Predictor.FLOOR),
     "4x10 sign-magnitude": (6, Predictor.SIGN_MAGNITUDE),
 }
+PRESET = ("4x10 round", True, 0.05)  #: predictor, repair, beta
+GOALS = (("exact", 0.67, 0.54), ("lagged", 0.62, 0.58))  #: tau, least share resolved, most bit-MACs of the product's
+MOST_WRONG, MOST_CYCLES = 0.02, 0.75
+_IDENTITY = ("layer", "step", "predictor", "repair", "beta", "tau")  #: of a row
 SUMS = ("first", "rest", "x_high", "g_rest")
 
 
@@ -32,6 +38,7 @@ class Gradient:
     layer: str
     step: int
     exponent: int  #: of s_x * s_g
+    batch: int
     pixels: int  #: of the output, per image
     taps: int
     sums: dict[str, Sums]
@@ -88,7 +95,7 @@ def _reduced(captured: Captured) -> dict[str, Any]:
 def _restored(fields: dict[str, Any]) -> Gradient:
     x_signed, length, parts = (fields.pop(name) for name in ("x_signed", "length", "parts"))
     sums = {name: Sums.of(*_splits(name, x_signed), length, parts[name]) for name in PREDICTORS}
-    return Gradient(**fields, sums=sums)
+    return Gradient(**fields, batch=length // fields["pixels"], sums=sums)
 
 
 def decisions(
@@ -112,7 +119,30 @@ def _state(gradient: Gradient, predictor: str, repair: bool) -> State:
     return decide(gradient.sums[predictor], Threshold(), gradient.exponent, repair=repair).state
 
 
-def bench_psg(folder: Path, steps: int = STEPS) -> list[dict[str, Any]]:
+def bench_psg(
+    folder: Path, images: Path | None = None, steps: int = STEPS, device_url: str = "rtl", report: Report = print
+) -> dict[str, Any]:
+    """Captures a training into `folder` where it is not there yet (`images`: see `data.read_images`), studies it, and
+    checks a board. `failures`: of the rows that were checked; `goals`: what the preset reaches, and whether."""
+    if images is not None:
+        capture(images, folder, steps, report=report)
+    rows = study(folder, steps)
+    checked = []
+    for row in psg_board.check(device_url, folder, steps):
+        report(f"{row['layer']}, {row['tau']}: {row['failures']} failures, {row['cycles']:,} cycles")
+        checked.append(row)
+    _note_checked(rows, checked)
+    return {
+        "rows": rows,
+        "checked": checked,
+        "failures": sum(row["failures"] for row in checked),
+        "goals": goals(rows, checked),
+        "steps": steps,
+        "device": device_url,
+    }
+
+
+def study(folder: Path, steps: int = STEPS) -> list[dict[str, Any]]:
     """A row for each predictor, beta, mode and layer, and one with the layers' mean (`layer` "mean")."""
     rows = []
     for predictor in PREDICTORS:
@@ -125,6 +155,36 @@ def bench_psg(folder: Path, steps: int = STEPS) -> list[dict[str, Any]]:
     return rows
 
 
+def _note_checked(rows: list[dict[str, Any]], checked: list[dict[str, Any]]) -> None:
+    """`rtl_checked` and `cycle_work` of each row: of those that no board has done they are False and None."""
+    known = {tuple(row[name] for name in _IDENTITY): row for row in checked}
+    for row in rows:
+        board = known.get(tuple(row[name] for name in _IDENTITY))
+        row["rtl_checked"] = board is not None and not board["failures"]
+        row["cycle_work"] = board["cycle_work"] if board else None
+
+
+def goals(rows: list[dict[str, Any]], checked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What preset `e2train` (4x10 round, repaired) is to reach, its means, and whether they do; cycles are those of the
+    layers checked on the board, which does not repair."""
+    found = []
+    for tau, least_resolved, most_work in GOALS:
+        (mean,) = (
+            row for row in means(rows) if (row["predictor"], row["repair"], row["beta"], row["tau"]) == (*PRESET, tau)
+        )
+        cycles = [row["cycle_work"] for row in checked if row["tau"] == tau]
+        wanted = {
+            "resolved": (mean["resolved"], least_resolved),
+            "bit_work": (mean["bit_work"], most_work),
+            "wrong_resolved": (mean["wrong_resolved"], MOST_WRONG),
+            "cycle_work": (sum(cycles) / len(cycles), MOST_CYCLES),
+        }
+        for name, (value, goal) in wanted.items():
+            met = value >= goal if name == "resolved" else value <= goal
+            found.append({"tau": tau, "name": name, "value": value, "goal": goal, "met": met})
+    return found
+
+
 def _row(gradient: Gradient, decision: Decision) -> dict[str, Any]:
     exact = next(iter(gradient.sums.values())).total.sign()
     wrong = decision.signs != exact
@@ -132,6 +192,7 @@ def _row(gradient: Gradient, decision: Decision) -> dict[str, Any]:
     return {
         "layer": gradient.layer,
         "step": gradient.step,
+        "batch": gradient.batch,
         "resolved": resolved / wrong.numel(),
         "wrong_resolved": int(wrong.sum()) / max(resolved, 1),
         "wrong_overall": int(wrong.sum()) / wrong.numel(),
@@ -143,8 +204,9 @@ def _mean(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Layers count alike, whatever their size; beside it the worst layer's share of wrong signs."""
     rows = list(rows)
     names = ("resolved", "wrong_resolved", "wrong_overall", "bit_work")
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in names}
-    return {"layer": "mean", "step": None, **means, "worst_wrong": max(row["wrong_overall"] for row in rows)}
+    shares = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+    worst = max(row["wrong_overall"] for row in rows)
+    return {"layer": "mean", "step": None, "batch": rows[0]["batch"], **shares, "worst_wrong": worst}
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
@@ -153,9 +215,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         "| predictor | beta | tau | resolved % | wrong among resolved % | wrong overall %: mean / worst | bit work |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in rows:
-        if row["layer"] != "mean":
-            continue
+    for row in means(rows):
         name = row["predictor"] + (", repaired" if row["repair"] else "")
         percents = [f"{100 * row[key]:.1f}" for key in ("resolved", "wrong_resolved")]
         wrong = f"{100 * row['wrong_overall']:.2f} / {100 * row['worst_wrong']:.1f}"
@@ -163,3 +223,8 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
             f"| {name} | {row['beta']:g} | {row['tau']} | {' | '.join(percents)} | {wrong} | {row['bit_work']:.3f} |"
         )
     return "\n".join(lines)
+
+
+def means(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of all layers."""
+    return [row for row in rows if row["layer"] == "mean"]

@@ -20,7 +20,7 @@ from ..models import resnet20
 
 BATCH = 128
 IMAGES = 20_000
-STEPS = 600
+STEPS = 500
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 CAPTURE_AT = (0.05, 0.5, 0.95)  #: shares of the run
 SAVE_EVERY = 25  #: steps between two checkpoints

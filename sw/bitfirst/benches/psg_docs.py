@@ -1,0 +1,75 @@
+"""Writes what `bitfirst bench psg --json` found into the documents.
+
+    bitfirst bench psg --images FOLDER --json > RESULT
+    python -m bitfirst.benches.psg_docs RESULT [DIRECTORY]
+
+DIRECTORY (default: docs) gets `measured/psg.json`, the result without the rows of single layers, and
+`psg-predictors.md`, rendered from that file alone.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .psg import means, table
+
+MEASURED, DOCUMENT = "measured/psg.json", "psg-predictors.md"
+HEAD = """# PSG's predictors on real gradients
+
+Rendered by `python -m bitfirst.benches.psg_docs` from [{measured}]({measured}), a result of
+
+    bitfirst bench psg --images FOLDER --steps {steps} --device {device} --json
+
+ResNet-20, CIFAR-10 (JPEG copy, 20,000 images), fp32 training of {steps} steps; operands of all convolutions at 5, 50
+and 95 % of the run, batch {batch}, sums over all of the batch's pixels. Means over layers and captures. Bit work: bit
+products that have to be done, over those of the 8 x 16 product; it is no time. What training makes of it:
+[psg.md](psg.md).
+"""
+BOARD = """## On the board
+
+Whole layers, one of each stage, at half of the run, on `{device}` against the golden model: a failure is an element
+whose sign, or whose being resolved, differs. `never`: a threshold that nothing reaches, so that every sum is finished.
+Cycles are over those of the whole product, both with all operands sent; nothing is read back of the whole product.
+"""
+GOALS = """## Goals
+
+Of preset `e2train` (4x10 round, repaired) at beta 0.05; the cycles are those of the layers above, without repair.
+"""
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """A result of `bench_psg` without the rows of single layers."""
+    return result | {"rows": means(result["rows"])}
+
+
+def rendered(result: dict[str, Any]) -> str:
+    """The document of a `summary`."""
+    values = {"measured": MEASURED, "batch": result["rows"][0]["batch"], **result}
+    board = [
+        "| layer | tau | elements | resolved % | failures | cycles | of the whole product's |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["checked"]:
+        shares = f"{100 * row['resolved']:.1f} | {row['failures']} | {row['cycles']:,} | {row['cycle_work']:.3f}"
+        board.append(f"| {row['layer']} | {row['tau']} | {row['elements']:,} | {shares} |")
+    goals = ["| tau | | reached | goal | |", "| --- | --- | --- | --- | --- |"]
+    for goal in result["goals"]:
+        met = "met" if goal["met"] else "**missed**"
+        goals.append(f"| {goal['tau']} | {goal['name']} | {goal['value']:.4f} | {goal['goal']:g} | {met} |")
+    parts = [HEAD.format(**values), table(result["rows"]), BOARD.format(**values), "\n".join(board)]
+    return "\n".join([*parts[:2], "", *parts[2:], "", GOALS, *goals, ""])
+
+
+def main(arguments: list[str]) -> None:
+    """RESULT [DIRECTORY]"""
+    result, directory = Path(arguments[0]), Path(arguments[1] if len(arguments) > 1 else "docs")
+    found = summary(json.loads(result.read_text()))
+    measured = directory / MEASURED
+    measured.parent.mkdir(exist_ok=True)
+    measured.write_text(json.dumps(found, indent=1) + "\n")
+    (directory / DOCUMENT).write_text(rendered(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
