@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from bitfirst_hdl.config import DATAPATHS, ArrayConfig, ConfigError
+from bitfirst_hdl.config import DATAPATHS, FEATURES, ArrayConfig, ConfigError
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.packets import Opcode, Phase, Space
 
@@ -220,10 +220,11 @@ class _Run:
 
 def _config_of(identity: dict[str, int]) -> ArrayConfig:
     datapaths = {number: name for name, number in DATAPATHS.items()}
-    names = [name for name in ArrayConfig().as_dict() if name in identity and name != "datapath"]
+    names = [name for name in ArrayConfig().as_dict() if name in identity and name not in ("datapath", "features")]
+    features = [name for bit, name in enumerate(FEATURES) if identity["features"] >> bit & 1]
     try:
         datapath = datapaths.get(identity["datapath"], f"number {identity['datapath']}")
-        return ArrayConfig(datapath=datapath, **{name: identity[name] for name in names})
+        return ArrayConfig(datapath=datapath, features=tuple(features), **{name: identity[name] for name in names})
     except ConfigError as error:
         raise DeviceError(f"this software cannot drive the device: {error}; update the software") from None
 
