@@ -152,6 +152,24 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "by_read.eq(self.readout_busy)",
         18,
     ),
+    "UPDATE beside a LOAD": (
+        hazard_mutant,
+        "Case(*_UPDATES), m.If(good):\n                m.d.comb += by_load.eq(self.gather_busy)",
+        "Case(*_UPDATES), m.If(good):\n                m.d.comb += by_load.eq(0)",
+        18,
+    ),
+    "commands behind an UPDATE do not wait": (
+        hazard_mutant,
+        'm.next = "UPDATE"',
+        'm.next = "REPLY"',
+        22,
+    ),
+    "READ of the store beside a LOAD": (
+        hazard_mutant,
+        "by_load.eq(self.gather_busy & (read.space == Space.STORE))",
+        "by_load.eq(0)",
+        18,
+    ),
     "SYNC before all is done": (
         hazard_mutant,
         "by_matmul.eq(self.engine_busy), by_read.eq(self._reading)]",

@@ -126,31 +126,14 @@ class Commands:
         fields |= {name: rng.getrandbits(32) for name in ("key", "index", "row_stride", "col_stride")}
         return Command(Opcode.READ, fields).payload()
 
-    def _state(self, groups: int, others: int) -> tuple[int, int]:
-        """Words of the masters and momenta of so many groups, and before them, or behind, those of `others` words."""
-        size = packets.STATE_WORDS * groups
-        first = self._place(self.config.store_words, size + others + 1, self.last_row)
-        first += first % 2
-        return self.rng.choice(((first, first + size), (first + others + others % 2, first)))
-
     def _update(self) -> np.ndarray:
-        rng, groups = self.rng, self.rng.randint(1, 8)
-        state, signs = self._state(groups, groups)
-        fields = {"state": state, "signs": signs, "groups": groups, "coefficient": rng.getrandbits(8)}
-        fields |= {"decay": rng.getrandbits(16), "decay_shift": rng.randint(16, 63)}
-        fields |= {"rate": rng.getrandbits(16), "rate_shift": rng.randint(17, 63)}
-        return Command(Opcode.UPDATE, fields).payload()
+        return self.program.update().payload()
 
     def _weights(self) -> np.ndarray:
-        groups, octets = self.rng.randint(1, 8), self.rng.randint(1, 2)
-        state, word = self._state(groups, groups * octets)
-        fields = {"state": state, "word": word, "groups": groups, "octets": octets, "shift": self.rng.randint(0, 63)}
-        return Command(Opcode.WEIGHTS, fields).payload()
+        return self.program.weights().payload()
 
     def _stored(self) -> np.ndarray:
-        count = self.rng.randint(1, self.rng.choice((4, packets.MAX_DATA_WORDS // packets.STORE_WORD_WORDS)))
-        first = self._place(self.config.store_words, count, self.last_row)
-        return Command(Opcode.READ, {"space": Space.STORE, "first": first, "count": count}).payload()
+        return self.program.stored().payload()
 
     def _registers(self) -> np.ndarray:
         first = self.rng.randint(0, IDENTITY_WORDS - 1)
