@@ -252,7 +252,7 @@ class ArrayConfig:
         return UPDATE_SETUP_CYCLES + exchanges + groups * (GROUP + UPDATE_TAIL_CYCLES)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"features": list(self.features)}
 
     def identity(self, fingerprint: int = 0) -> dict[str, int]:
         """The identity block's fields, for `codec.encode(Identity, ...)`."""

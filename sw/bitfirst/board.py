@@ -1,6 +1,6 @@
 """The driver: a device on a link, be it a board, simulated RTL or a recording."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -74,6 +74,16 @@ class BoardDevice(Device):
         self._note_bytes()
         return data
 
+    def perform(self, commands: Iterable[Command]) -> list[np.ndarray]:
+        try:
+            requests = [self._link.submit(command) for command in commands]
+            self._link.drain()
+        except DeviceError:
+            self.forget_tensors()
+            raise
+        self._note_bytes()
+        return [request.data for request in requests]
+
     def _mark(self, phase: Phase) -> dict[str, int]:
         return self._named(self.execute(Command(Opcode.MARK, {"phase": phase})))
 
@@ -85,6 +95,7 @@ class BoardDevice(Device):
             runs: list[_Run] = []
             for operation in operations:
                 planned = schedule(self.config, operation.task)
+                self._ready(operation, planned)
                 runs.append(_Run(self._link, self.store, operation, planned, runs[-1] if runs else None))
                 runs[-1].start()
             results = [run.result() for run in runs]
@@ -128,7 +139,7 @@ class BoardDevice(Device):
 
     def forget_tensors(self) -> None:
         """The device's store is to hold nothing."""
-        self.store = Store(self.config)
+        self.store = Store(self.config, self.store.reserved)
         for slot in range(packets.TENSOR_SLOTS):
             self._link.submit(forget(slot))
         self._link.drain()
