@@ -10,6 +10,7 @@ import bitfirst
 import numpy as np
 import pytest
 import torch
+from bitfirst import data, training
 from bitfirst.board import BoardDevice
 from bitfirst.command import Command
 from bitfirst.device import Device
@@ -23,6 +24,7 @@ from bitfirst.nn import convert
 from bitfirst.optim import SGD
 from bitfirst.packing import pack_states, unpack_states
 from bitfirst.quantiser import quantise
+from bitfirst.training import TrainOptions
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract.packets import Opcode, Phase, Space, Status
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
@@ -89,8 +91,8 @@ def test_device_and_host_update_alike(kind: str) -> None:
     on_host = Training(ModelDevice(TINY), method_of(kind, "host"))
     on_device = Training(ModelDevice(TINY), method_of(kind, "device"))
     start = copy.deepcopy(on_device.net.state_dict())
-    for training in on_host, on_device:
-        training.step(6)
+    for each in on_host, on_device:
+        each.step(6)
     assert on_device.losses == on_host.losses
     lagging = on_device.net[2].weight.clone()
     assert_equal(on_device.state(), on_host.state())
@@ -193,12 +195,12 @@ def test_weights_make_room_and_are_made_again() -> None:
 def test_a_changed_parameter_gets_new_masters() -> None:
     """As on the host: layers see it at once, the momentum goes on."""
     trainings = [Training(ModelDevice(TINY), method_of("signsgd", where)) for where in ("host", "device")]
-    for training in trainings:
-        training.step(2)
-        training.net.state_dict()
+    for each in trainings:
+        each.step(2)
+        each.net.state_dict()
         with torch.no_grad():
-            training.net[2].weight.mul_(0.7)
-        training.step(2)
+            each.net[2].weight.mul_(0.7)
+        each.step(2)
     assert trainings[0].losses == trainings[1].losses
     assert_equal(trainings[1].state(), trainings[0].state())
 
@@ -214,10 +216,39 @@ def test_checkpoints_go_from_one_to_the_other(where: str) -> None:
     resumed.net.load_state_dict(net)
     resumed.optimizer.load_state_dict(optimizer)
     resumed.losses = list(whole.losses)
-    for training in whole, resumed:
-        training.step(3)
+    for each in whole, resumed:
+        each.step(3)
     assert resumed.losses == whole.losses
     assert_equal(resumed.state(), whole.state())
+
+
+def test_a_training_is_resumed_to_the_same_weights_wherever_they_are_moved(tmp_path, monkeypatch) -> None:
+    """The digits network, with batch norm, whose float sums depend on how tensors lie in memory; stopped after each
+    epoch, and gone on with at the other place."""
+    whole = data.digits()
+    parts = [data.Split(split.images[:64], split.labels[:64]) for split in (whole.train, whole.test, whole.test)]
+    options = TrainOptions(method="signsgd", epochs=2, out=tmp_path)
+    device = bitfirst.open("model?counting=0")
+
+    def run(where: str, resume: bool = False) -> str:
+        done = training.compare(
+            replace(options, update=where, resume=resume), device, data.Splits(*parts), checkpoints=True
+        )
+        return training.weights_sha256(done.run.net)
+
+    def keep_and_stop(run, options) -> None:
+        keep(run, options)
+        raise KeyboardInterrupt
+
+    keep = training.keep
+    with training.host_settings(1):
+        expected = run("host")
+        assert run("device") == expected
+        for first, then in (("host", "device"), ("device", "host"), ("device", "device")):
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(training, "keep", keep_and_stop)
+                run(first)
+            assert run(then, resume=True) == expected, (first, then)
 
 
 def test_copies_and_pickles_have_the_weights() -> None:

@@ -62,12 +62,13 @@ def _in_store(weights: torch.Tensor) -> np.ndarray:
 
 
 def _from_store(flat: np.ndarray, shape: Sequence[int]) -> torch.Tensor:
-    """`_in_store`, backwards."""
+    """`_in_store`, backwards; with the plain strides that parameters have, where one channel leaves a choice, too: the
+    host's kernels choose by them in which order they add."""
     values = torch.from_numpy(np.ascontiguousarray(flat))
     if len(shape) == 2:
         return values.reshape(*shape)
     o, c, kh, kw = shape
-    return values.reshape(o, kh, kw, c).permute(0, 3, 1, 2).contiguous()
+    return torch.empty(o, c, kh, kw, dtype=values.dtype).copy_(values.reshape(o, kh, kw, c).permute(0, 3, 1, 2))
 
 
 class Masters:
