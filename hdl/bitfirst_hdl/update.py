@@ -32,6 +32,7 @@ _MASTER_HALVES = MASTER_BITS // _PLANES
 _PAIR_HALVES = 2 * STORE_WORD_WORDS  # of what the store gives at once
 _SHIFTED_BITS = VISIBLE_BITS + WEIGHT_FRACTION
 _AMOUNT_BITS = 6
+_LEVELS = (5, 4, 3), (2, 1, 0)  # bits of the amount by which each of two cycles shifts
 
 
 class Task(enum.IntEnum, shape=2):
@@ -63,19 +64,31 @@ class UpdateJob(data.Struct):
     coefficient: COEFFICIENT_BITS
 
 
-def _levels(amount: Value, *bits: int) -> list[tuple[Value, int]]:
-    """Steps of a shift to the right: whether, and by how much."""
-    return [(amount[bit], 1 << bit) for bit in bits]
+def shifted_up(quotient: Value, rest: Value, amount: Value, bits: tuple[int, ...]) -> tuple[Value, Value]:
+    """A shift to the right by these bits of `amount`, and whether anything is lost; added to it, it rounds up."""
+    for bit in bits:
+        lost = rest | (amount[bit] & quotient[: 1 << bit].any())
+        quotient, rest = Mux(amount[bit], quotient >> (1 << bit), quotient), lost
+    return quotient, rest
 
 
-def _drop(chosen: Value, count: int, quotient: Value, half: Value, rest: Value) -> tuple[Value, Value, Value]:
-    """One of them: the quotient, the first bit behind it, and whether any bit behind that is set."""
-    dropped = rest | half | quotient[: count - 1].any()
-    return (
-        Mux(chosen, quotient >> count, quotient),
-        Mux(chosen, quotient[count - 1], half),
-        Mux(chosen, dropped, rest),
-    )
+def shifted(
+    quotient: Value, half: Value, rest: Value, amount: Value, bits: tuple[int, ...]
+) -> tuple[Value, Value, Value]:
+    """Likewise: the quotient, the first bit behind it, and whether any bit behind that is set."""
+    for bit in bits:
+        count = 1 << bit
+        lost = rest | half | quotient[: count - 1].any()
+        quotient, half, rest = (
+            Mux(amount[bit], behind, before)
+            for behind, before in ((quotient >> count, quotient), (quotient[count - 1], half), (lost, rest))
+        )
+    return quotient, half, rest
+
+
+def carry_of(quotient: Value, half: Value, rest: Value) -> Value:
+    """What rounding to nearest, ties to even, adds."""
+    return half & (rest | quotient[0])
 
 
 class Updater(wiring.Component):
@@ -292,17 +305,11 @@ class Updater(wiring.Component):
             *(after.eq(before) for before, after in pairwise(size)),
             *(after.eq(before) for before, after in pairwise(minus)),
         ]
-        for cycle, bits in ((4, (5, 4, 3)), (5, (2, 1, 0))):
-            for chosen, count in _levels(job.decay_shift, *bits):
-                quotient, rest = loss
-                loss = (
-                    Mux(chosen, quotient >> count, quotient),
-                    rest | (chosen & quotient[:count].any()),
-                )
-            loss = self._registered(m, f"loss_{cycle}", loss)
+        for cycle, bits in zip((4, 5), _LEVELS, strict=True):
+            loss = self._registered(m, f"loss_{cycle}", shifted_up(*loss, job.decay_shift, bits))
         quotient, rest = loss
         left, decayed = Signal(MASTER_BITS, reset_less=True), Signal(signed(MASTER_BITS), reset_less=True)
-        m.d.sync += [left.eq(_minus(size[-1], quotient, rest)), decayed.eq(Mux(minus[-1], -left, left))]
+        m.d.sync += [left.eq(less(size[-1], quotient, rest)), decayed.eq(Mux(minus[-1], -left, left))]
         return decayed
 
     def _new_momentum(self, m: Module, momentum: Value, signs: tuple[Value, Value]) -> Value:
@@ -311,16 +318,16 @@ class Updater(wiring.Component):
         size, minus = Signal(MOMENTUM_BITS, reset_less=True), Signal(2, name="momentum_minus", reset_less=True)
         product = Signal(MOMENTUM_BITS + COEFFICIENT_BITS, name="kept_product", reset_less=True)
         moved = Signal(signed(MOMENTUM_BITS + 1), reset_less=True)
-        saturated = Signal(signed(MOMENTUM_BITS), name="momentum", reset_less=True)
+        new = Signal(signed(MOMENTUM_BITS), name="momentum", reset_less=True)
         kept, unit = product[COEFFICIENT_BITS:], 1 << MOMENTUM_FRACTION
         m.d.sync += [
             size.eq(Mux(momentum[-1], -momentum, momentum)),
             minus.eq(Cat(momentum[-1], minus)),
             product.eq(size * self._job.coefficient),
             moved.eq(Mux(minus[1], -kept, kept) + Mux(nonzero, Mux(negative, -unit, unit), 0)),
-            saturated.eq(_saturated(moved, MOMENTUM_BITS)),
+            new.eq(saturated(moved, MOMENTUM_BITS)),
         ]
-        return saturated
+        return new
 
     def _step(self, m: Module, momentum: Value, master: Value) -> tuple[Value, Value]:
         """7, for WEIGHTS 3: the step, or the weight, rounded down, and what rounding adds."""
@@ -329,23 +336,20 @@ class Updater(wiring.Component):
         visible = Cat(C(0, WEIGHT_FRACTION), master[HIDDEN_BITS:]).as_signed()
         m.d.sync += product.eq(Mux(job.task == Task.WEIGHTS, visible, momentum * job.rate))
         parts = product, C(0, 1), C(0, 1)
-        for cycle, bits in ((6, (5, 4, 3)), (7, (2, 1, 0))):
-            for chosen, count in _levels(job.amount, *bits):
-                parts = _drop(chosen, count, *parts)
-            parts = self._registered(m, f"step_{cycle}", parts)
-        quotient, half, rest = parts
-        return quotient, half & (rest | quotient[0])
+        for cycle, bits in zip((6, 7), _LEVELS, strict=True):
+            parts = self._registered(m, f"step_{cycle}", shifted(*parts, job.amount, bits))
+        return parts[0], carry_of(*parts)
 
     def _new_master(self, m: Module, decayed: Value, quotient: Value, carry: Value) -> Value:
         """9: the master, saturated."""
         wide = MASTER_BITS + 1
         total = Signal(signed(wide), name="stepped", reset_less=True)
-        saturated = Signal(signed(MASTER_BITS), name="master", reset_less=True)
+        new = Signal(signed(MASTER_BITS), name="master", reset_less=True)
         m.d.sync += [
-            total.eq(_minus(_widened(decayed, wide), quotient[:wide], carry)),
-            saturated.eq(_saturated(total, MASTER_BITS)),
+            total.eq(less(_widened(decayed, wide), quotient[:wide], carry)),
+            new.eq(saturated(total, MASTER_BITS)),
         ]
-        return saturated
+        return new
 
     def _weight(self, m: Module, quotient: Value, carry: Value) -> Value:
         """4: of WEIGHTS."""
@@ -374,14 +378,14 @@ def _widened(value: Value, bits: int) -> Value:
     return Cat(value, value[-1].replicate(bits - len(value)))
 
 
-def _minus(value: Value, other: Value, one: Value) -> Value:
+def less(value: Value, other: Value, one: Value) -> Value:
     """value - other - one in one addition: `~one` is carried in by a bit below."""
     return (Cat(C(1, 1), value) + Cat(~one, ~other))[1 : 1 + len(value)]
 
 
-def _saturated(value: Value, bits: int) -> Value:
+def saturated(value: Value, bits: int) -> Value:
     """A signed number as one of `bits` bits, symmetrically."""
     low, high = limits(bits, True)
-    top, minus = value[bits - 1 :], value[-1]
-    above, below = ~minus & top.any(), minus & (~top.all() | ~value[: bits - 1].any())
+    top, negative = value[bits - 1 :], value[-1]
+    above, below = ~negative & top.any(), negative & (~top.all() | ~value[: bits - 1].any())
     return Mux(above, high, Mux(below, low, value[:bits].as_signed()))
