@@ -280,6 +280,8 @@ def test_serial_port_with_nobody_behind():
         (("--method", "psg", "--bits-g", "10"), ("10 leading bits of 10", "2 to 9")),
         (("--method", "psg", "--predictor", "x"), ("predictor 'x'", "e2train")),
         (("--method", "signsgd", "--lr-signs", "0.5"), ("lr_signs = 0.5", "below 0.5")),
+        (("--update", "device"), ("update = 'device'", "signsgd or psg")),
+        (("--method", "psg", "--update", "fpga"), ("update 'fpga' is unknown", "host, device")),
         (("--device", "model?counting=0"), ("counts nothing", "leave counting=0 out")),
         (("--device", "model?counting=2"), ("counting = '2'", "0 or 1")),
     ],

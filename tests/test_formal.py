@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from amaranth.lib import fifo
-from bitfirst_hdl import frames
+from bitfirst_hdl import frames, update
 from bitfirst_hdl.frames import Reply
 from bitfirst_hdl.readout import ABREAST
 from bitfirst_hdl.top import REPLY_QUEUE
@@ -16,6 +16,7 @@ from bitfirst_sim.formal.prove import FormalError, Property, altered, prove, sea
 from bitfirst_sim.formal.receive import Reception, frames_with_any_crc
 from bitfirst_sim.formal.replies import ReplyFrames, frames_seen_through
 from bitfirst_sim.formal.sequencing import Commands, Ends, Hazards, sequencer_seen_through
+from bitfirst_sim.formal.updating import UpdateArithmetic
 
 RX_WORDS = 4
 NARROW_BITS = 5  # of sums, where their largest is followed through all lanes
@@ -39,6 +40,7 @@ PROVED: dict[str, tuple[Make, int]] = {
         lambda: Comparison(compare_seen_through(sum_bits=NARROW_BITS), ABREAST),
         16,
     ),
+    "arithmetic of the update": (UpdateArithmetic, 2),
     "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
     "ends": (lambda: Ends(sequencer_seen_through()), 40),
 }
@@ -67,6 +69,10 @@ def reply_mutant(old: str, new: str) -> Property:
 
 def sign_mutant(old: str, new: str) -> Property:
     return Comparison(compare_seen_through((old, new), sum_bits=NARROW_BITS), 2)
+
+
+def arithmetic_mutant(old: str, new: str) -> Property:
+    return UpdateArithmetic(altered(update, (old, new)), bits=12)
 
 
 def hazard_mutant(old: str, new: str) -> Property:
@@ -129,6 +135,20 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     "last signs lost": (sign_mutant, "self.valid.eq(full | closing | spills)", "self.valid.eq(full | closing)", 12),
     "largest of one lane alone": (sign_mutant, "with m.If(steps[2 * number]):", "with m.If(0):", 12),
     "largest of the job before": (sign_mutant, "[largest.bits.eq(0) for largest in self.largest]", "[]", 20),
+    "ties are rounded up": (arithmetic_mutant, "half & (rest | quotient[0])", "half", 1),
+    "the first bit lost is forgotten": (
+        arithmetic_mutant,
+        "lost = rest | half | quotient",
+        "lost = rest | quotient",
+        1,
+    ),
+    "not rounded up by what a later shift loses": (
+        arithmetic_mutant,
+        "lost = rest | (amount[bit] &",
+        "lost = rest & (amount[bit] |",
+        1,
+    ),
+    "the least number is not clipped": (arithmetic_mutant, "~value[: bits - 1].any()", "C(0, 1)", 1),
     "LOAD into cells that a MATMUL reads": (hazard_mutant, "by_matmul.eq(walked_cells)", "by_matmul.eq(0)", 18),
     "MATMUL on cells that a LOAD fills": (hazard_mutant, "by_load.eq(loading_cells)", "by_load.eq(0)", 18),
     "cells of B forgotten": (
@@ -150,6 +170,24 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         hazard_mutant,
         "[by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]",
         "by_read.eq(self.readout_busy)",
+        18,
+    ),
+    "UPDATE beside a LOAD": (
+        hazard_mutant,
+        "Case(*_UPDATES), m.If(good):\n                m.d.comb += by_load.eq(self.gather_busy)",
+        "Case(*_UPDATES), m.If(good):\n                m.d.comb += by_load.eq(0)",
+        18,
+    ),
+    "commands behind an UPDATE do not wait": (
+        hazard_mutant,
+        'm.next = "UPDATE"',
+        'm.next = "REPLY"',
+        22,
+    ),
+    "READ of the store beside a LOAD": (
+        hazard_mutant,
+        "by_load.eq(self.gather_busy & (read.space == Space.STORE))",
+        "by_load.eq(0)",
         18,
     ),
     "SYNC before all is done": (

@@ -382,6 +382,7 @@ TENSOR = {"slot": 3, "bits": 9, "word": 10, "n": 2, "h": 2, "w": 3, "c": 4}  # t
 LOAD = {"slot": 3, "positions": 2, "taps": 4, "run": 4, "y_count": 1, "x_count": 2, "x_step": 1}
 MATMUL = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "a_octets": 1, "b_octets": 1}
 READ = {"space": Space.SUMS, "bits": 64, "rows": 1, "cols": 1, "count": 1}
+UPDATE = {"state": 0, "signs": 6, "groups": 1, "rate_shift": 17, "decay_shift": 16}
 COMPARE = READ | {"compare": 1, "bits": SIGN_BITS}
 ROW = np.arange(1, 3, dtype=np.uint64)
 LAST_ENTRY = LIST_ENTRIES - 1
@@ -416,7 +417,16 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
         (Status.BAD_RANGE, Command(Opcode.WRITE, STORE_ROW | {"row": TINY.store_words}, ROW)),
         (Status.BAD_RANGE, Command(Opcode.WRITE, STORE_ROW | {"word": 1}, ROW)),
         (Status.BAD_VALUE, Command(Opcode.WRITE, STORE_ROW | {"reserved1": 1}, ROW)),
-        (Status.BAD_SPACE, Command(Opcode.READ, READ | {"space": Space.STORE})),
+        (Status.BAD_RANGE, Command(Opcode.READ, {"space": Space.STORE, "first": TINY.store_words, "count": 1})),
+        (Status.BAD_RANGE, Command(Opcode.READ, {"space": Space.STORE, "count": 257})),
+        (Status.BAD_RANGE, Command(Opcode.READ, {"space": Space.STORE})),
+        (Status.BAD_VALUE, Command(Opcode.UPDATE, UPDATE | {"state": 1})),
+        (Status.BAD_VALUE, Command(Opcode.UPDATE, UPDATE | {"rate_shift": 16})),
+        (Status.BAD_VALUE, Command(Opcode.UPDATE, UPDATE | {"decay_shift": 15})),
+        (Status.BAD_RANGE, Command(Opcode.UPDATE, UPDATE | {"groups": 0})),
+        (Status.BAD_RANGE, Command(Opcode.UPDATE, UPDATE | {"signs": 5})),
+        (Status.BAD_VALUE, Command(Opcode.WEIGHTS, {"word": 6, "groups": 1})),
+        (Status.BAD_RANGE, Command(Opcode.WEIGHTS, {"word": 5, "groups": 1, "octets": 1})),
         (Status.BAD_VALUE, Command(Opcode.READ, READ | {"bits": 33})),
         (Status.BAD_VALUE, Command(Opcode.READ, READ | {"shift": 64})),
         (Status.BAD_VALUE, Command(Opcode.READ, READ | {"compare": 1})),
@@ -607,6 +617,47 @@ def test_answers_are_packed_without_gaps(bits: int) -> None:
         assert stream >> index * width & (1 << width) - 1 == value & (1 << width) - 1
     assert stream >> 27 * width == 0
     assert (device.counters["elements_read"], device.counters["saturated"]) == (27, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_update_and_weights_are_the_scalar_rules(seed: int) -> None:
+    """Each element of the store, bit by bit; what is around stays. A READ gives what is there."""
+    rng, device, groups = np.random.default_rng(seed), golden(), 3
+    words = rng.integers(0, 2**64, (40, 2), dtype=np.uint64)
+    done(device, Opcode.WRITE, {"space": Space.STORE, "rows": 40, "words": 2}, words.reshape(-1))
+    stored = {"space": Space.STORE, "first": 0, "count": 40}
+    assert np.array_equal(done(device, Opcode.READ, stored), words.reshape(-1))
+    before = device.store[:40].astype(int)
+    rates = {"rate": 40000 + seed, "rate_shift": 24, "decay": 3, "decay_shift": 16 + seed, "coefficient": 230}
+    fields = {"state": 2, "signs": 30, "groups": groups} | rates
+    (largest,) = done(device, Opcode.UPDATE, fields)
+    done(device, Opcode.WEIGHTS, {"state": 2, "word": 20, "groups": groups, "octets": 2, "shift": 33})
+    done(device, Opcode.WEIGHTS, {"state": 2, "word": 27, "groups": groups, "octets": 1, "shift": 33})
+    after, seen = device.store[:40].astype(int), []
+    expected = before.copy()
+    for group, element in np.ndindex(groups, 16):
+        place = 2 + 6 * group, element
+        octets = before[place[0] : place[0] + 6, element].tolist()
+        master = int.from_bytes(octets[:4], "big", signed=True)
+        momentum = int.from_bytes(octets[4:], "big", signed=True)
+        sign = (0, 1, 0, -1)[before[30 + group, element] & 3]
+        master, momentum = contract.update(master, momentum, sign, *rates.values())
+        weight = contract.weight(master, 33) % 2**16
+        octets = master.to_bytes(4, "big", signed=True) + momentum.to_bytes(2, "big", signed=True)
+        expected[place[0] : place[0] + 6, element] = list(octets)
+        expected[[20 + group, 23 + group, 27 + group], element] = weight >> 8, weight % 256, weight % 256
+        seen.append(abs(master >> 8))
+    assert np.array_equal(after, expected) and largest == max(seen)
+    assert (device.counters["updates"], device.counters["update_cycles"]) == (3, 3 * (37 * groups + 14))
+
+
+def test_without_the_feature_nothing_is_updated() -> None:
+    for config, status in ((TINY, Status.OK), (replace(TINY, features=()), Status.BAD_OPCODE)):
+        device = GoldenDevice(config)
+        assert device.execute(Command(Opcode.UPDATE, UPDATE))[0] == status
+        assert device.execute(Command(Opcode.WEIGHTS, {"word": 6, "groups": 1, "octets": 1}))[0] == status
+        read = Command(Opcode.READ, {"space": Space.STORE, "count": 1})
+        assert device.execute(read)[0] == (status if status == Status.OK else Status.BAD_SPACE)
 
 
 def test_reset_clears_counters_and_keeps_memories() -> None:

@@ -175,7 +175,7 @@ def test_what_operations_do_to_the_store_is_known_by_heart() -> None:
                 supply.hold(hold)
                 supply.need_all(needed)
             expected = sum(move.data_words for move in moves), sum(move.command_count for move in moves)
-            assert supplies.bring(planned, operation) == expected
+            assert supplies.bring(planned, operation) == (*expected, {})
             large += len(planned.tensors) >= WORTH_KNOWING
             assert quick.__dict__ == slow.__dict__
     assert quick.refetched_bytes > 0

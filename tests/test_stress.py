@@ -35,7 +35,7 @@ WEIGHTS = {
     "registers": 4,
     "mark": 2,
 }
-WEIGHTS |= {"plain": 6, "wrong": 8}
+WEIGHTS |= {"plain": 6, "wrong": 8, "update": 5, "weights": 5, "stored": 3}
 
 
 class Commands:
@@ -125,6 +125,15 @@ class Commands:
         }
         fields |= {name: rng.getrandbits(32) for name in ("key", "index", "row_stride", "col_stride")}
         return Command(Opcode.READ, fields).payload()
+
+    def _update(self) -> np.ndarray:
+        return self.program.update().payload()
+
+    def _weights(self) -> np.ndarray:
+        return self.program.weights().payload()
+
+    def _stored(self) -> np.ndarray:
+        return self.program.stored().payload()
 
     def _registers(self) -> np.ndarray:
         first = self.rng.randint(0, IDENTITY_WORDS - 1)

@@ -14,6 +14,7 @@ from bitfirst.golden.update import Rate, coefficient_of, decay_rate, masters, ra
 from bitfirst.optim import SGD
 from bitfirst.quantiser import quantise
 from bitfirst.training import TrainOptions
+from bitfirst_hdl.contract import numeric as contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -59,7 +60,10 @@ def rates(least_shift: int) -> st.SearchStrategy[Rate]:
 @settings(max_examples=400)
 @given(MASTERS, MOMENTA, st.sampled_from((-1, 0, 1)), rates(17), rates(16), st.integers(0, 255))
 def test_update_follows_the_definition(master, momentum, sign, rate, decay, k):
-    assert computed(master, momentum, sign, rate, decay, k) == reference(master, momentum, sign, rate, decay, k)
+    expected = reference(master, momentum, sign, rate, decay, k)
+    assert computed(master, momentum, sign, rate, decay, k) == expected
+    rates = rate.multiplier, rate.shift, decay.multiplier, decay.shift, k
+    assert contract.update(master, momentum, sign, *rates) == expected
 
 
 def test_everything_saturates():

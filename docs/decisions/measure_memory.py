@@ -14,6 +14,7 @@ from bitfirst_hdl.operands import AMemory, BMemory
 from bitfirst_hdl.readout import Readout
 from bitfirst_hdl.sequencer import Sequencer
 from bitfirst_hdl.store import TensorStore
+from bitfirst_hdl.update import Updater
 from measure_element import cells
 
 MEMORY_SYSTEM = TensorStore, Gather, Sequencer
@@ -25,7 +26,7 @@ def measure(config: ArrayConfig) -> None:
     array = elements * comb
     print(f"{elements} elements  TRELLIS_COMB {array:6} ({comb} each) TRELLIS_FF {elements * ff:6}", flush=True)
     total = 0
-    for kind in (*MEMORY_SYSTEM, AMemory, BMemory, Readout):
+    for kind in (*MEMORY_SYSTEM, AMemory, BMemory, Readout, Updater):
         comb, ff = cells(kind(config))
         total += comb if kind in MEMORY_SYSTEM else 0
         print(f"{kind.__name__:12}  TRELLIS_COMB {comb:6} TRELLIS_FF {ff:6}", flush=True)

@@ -4,17 +4,23 @@ import tomllib
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from .contract.packets import GROUP, OCTET_BITS, WORD_BITS
+from amaranth.lib.data import Struct
+
+from .contract.packets import COMMANDS, GROUP, OCTET_BITS, STATE_WORDS, STORE_WORD_WORDS, WORD_BITS, Opcode
 
 MAX_BITS = 16  #: widest operand, both sides
 DATAPATHS = {"serial": 1}
+FEATURES = ("update",)  #: parts that a device may be without; bit i of the identity's `features` is the i-th
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
 ACCUMULATE_CYCLES = 1  #: the tree's sum to the accumulator
 LOAD_SETUP_CYCLES = 11  #: a LOAD's fields to its first fetch
 LOAD_TAIL_CYCLES = 8  #: last step of a LOAD to its last cell written
+UPDATE_SETUP_CYCLES = 2  #: an UPDATE's fields to its first words of the store
+UPDATE_TAIL_CYCLES = 9  #: a weight's old master to its new one
 SUM_CYCLES = 4  #: drained row to partial sum stored: correct, shift, add, write
 
 
@@ -37,6 +43,7 @@ class ArrayConfig:
     rx_words    receive buffer, 64-bit words
     link_bits   width of the byte stream (8, 16, 32 or 64)
     clock_khz   nominal clock, for time stamps; no effect on behaviour
+    features    which of `FEATURES` it has, in any order. "update": UPDATE, WEIGHTS and READ of the store
     """
 
     datapath: str = "serial"
@@ -51,11 +58,13 @@ class ArrayConfig:
     rx_words: int = 2048
     link_bits: int = 64
     clock_khz: int = 100_000
+    features: tuple[str, ...] = FEATURES
 
     def __post_init__(self) -> None:
+        self._name_features()
         if not isinstance(self.datapath, str) or self.datapath not in DATAPATHS:
             raise ConfigError(f"datapath {self.datapath!r} is unknown; choose from {', '.join(DATAPATHS)}")
-        for field in fields(self)[1:]:
+        for field in fields(self)[1:-1]:
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} = {value!r} must be a positive integer")
@@ -78,6 +87,13 @@ class ArrayConfig:
             raise ConfigError(f"rows * sum_tiles = {self.sum_rows} must be at most {2**16}; lower sum_tiles")
         if self.clock_khz >= 2**32:
             raise ConfigError(f"clock_khz = {self.clock_khz} must be below 2**32")
+
+    def _name_features(self) -> None:
+        """Lists become tuples in the order of `FEATURES`."""
+        wanted = self.features
+        if not isinstance(wanted, list | tuple) or not set(map(str, wanted)) <= set(FEATURES):
+            raise ConfigError(f"features = {wanted!r} must be a list of some of {', '.join(FEATURES)}")
+        object.__setattr__(self, "features", tuple(name for name in FEATURES if name in wanted))
 
     def _one_of(self, name: str, allowed: tuple[int, ...]) -> None:
         if getattr(self, name) not in allowed:
@@ -217,8 +233,26 @@ class ArrayConfig:
         last_row = self.operand_cycles + self.tree_cycles + ACCUMULATE_CYCLES + self.rows  # step to last row drained
         return last_row + SUM_CYCLES - 1  # the last step itself is in `array_steps`
 
-    def as_dict(self) -> dict[str, int | str]:
-        return asdict(self)
+    @property
+    def updates(self) -> bool:
+        """Whether it has the feature "update"."""
+        return "update" in self.features
+
+    # commands
+    @property
+    def commands(self) -> dict[Opcode, type[Struct]]:
+        """Those that it knows."""
+        left_out = () if self.updates else (Opcode.UPDATE, Opcode.WEIGHTS)
+        return {opcode: struct for opcode, struct in COMMANDS.items() if opcode not in left_out}
+
+    @staticmethod
+    def update_cycles(groups: int) -> int:
+        """Cycles of one UPDATE or WEIGHTS: a group's words are exchanged for the next one's, then its weights move."""
+        exchanges = (groups + 1) * STATE_WORDS * STORE_WORD_WORDS
+        return UPDATE_SETUP_CYCLES + exchanges + groups * (GROUP + UPDATE_TAIL_CYCLES)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"features": list(self.features)}
 
     def identity(self, fingerprint: int = 0) -> dict[str, int]:
         """The identity block's fields, for `codec.encode(Identity, ...)`."""
@@ -237,7 +271,7 @@ class ArrayConfig:
             "b_cells": self.b_cells,
             "sum_tiles": self.sum_tiles,
             "rx_words": self.rx_words,
-            "features": 0,
+            "features": sum(1 << bit for bit, name in enumerate(FEATURES) if name in self.features),
             "clock_khz": self.clock_khz,
             "store_words": self.store_words,
             "reserved": 0,
@@ -248,7 +282,7 @@ class ArrayConfig:
 #: Named configurations. `tiny` and `small` compile in seconds; `slice1` and `slice8` are there to compare S.
 CONFIGS = {
     "default": ArrayConfig(),
-    "small": ArrayConfig(rows=4, columns=4, a_cells=128, b_cells=64, sum_tiles=32, store_words=2048),
+    "small": ArrayConfig(rows=4, columns=4, a_cells=128, b_cells=64, sum_tiles=32, store_words=2048, features=()),
     "tiny": ArrayConfig(rows=2, columns=4, a_cells=32, b_cells=32, sum_tiles=8, store_words=512, rx_words=1024),
     "square": ArrayConfig(lanes=32, columns=8),
     "slice1": ArrayConfig(slice_bits=1, lanes=64),

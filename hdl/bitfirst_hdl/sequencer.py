@@ -4,28 +4,32 @@ Order of the checks
 -------------------
 The first that fails gives the status; the golden model does the same.
 
-1. `BAD_OPCODE`  opcode is none of `packets.COMMANDS` (looked up in the first word, whatever the length).
+1. `BAD_OPCODE`  opcode is none of `packets.COMMANDS` (looked up in the first word, whatever the length), or UPDATE or
+   WEIGHTS without the feature "update".
 2. `BAD_LENGTH`  fewer than `COMMAND_WORDS` words; or data words (those after the command): WRITE has other than
    rows * words of them, any other command has some.
 3. `BAD_VALUE`   a reserved field is not zero.
-4. `BAD_SPACE`   WRITE to other than STORE, LIST, SUMS; READ of other than REGISTERS, SUMS.
+4. `BAD_SPACE`   WRITE to other than STORE, LIST, SUMS; READ of other than REGISTERS, SUMS and, with the feature
+   "update", STORE.
 5. `BAD_VALUE`   TENSOR: slot > 15, bits > 16, `layout` not 0. LOAD: `flip` has a bit at or above octets * 8 / S (octets
    of the slot's tensor, 0 without one), or is not zero for target B; both `listed` and `n_fast`. MATMUL: slices or
    planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or above
    `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes > b_octets * 8,
    (slices + a_below) * S > 16, planes + b_below > b_octets * 8.
    READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64); `compare` with
-   `bits` other than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of REGISTERS looks at no
-   field but `first`, `count`.
+   `bits` other than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of REGISTERS and STORE
+   looks at no field but `first`, `count`. UPDATE, WEIGHTS: an odd `state`, a shift above 63; decay_shift < 16,
+   rate_shift < 17; octets other than 1, 2.
 6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles; n, h, w, c; positions, taps, run,
-   y_count, x_count) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words; TENSOR word +
-   octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL a_cell + row_tiles * a_octets
-   * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles; READ first + count
-   (`IDENTITY_WORDS` or `sum_tiles`). READ of SUMS: rows > R, cols > C, an answer of more than `MAX_DATA_WORDS` words.
-   TENSOR: n * h, w * c or h * w * c > 65535, an overlap with the tensor of another slot. LOAD: a slot without tensor,
-   n_first >= n (`listed`: `LIST_ENTRIES`), x_first >= x_count, y_first >= y_count, place_first >= run, positions that
-   leave the image or go on behind the last one (see `packets.Load`). TENSOR with bits = 0 forgets the slot's tensor,
-   and no field is checked for its range.
+   y_count, x_count; groups) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words;
+   TENSOR word + octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL a_cell +
+   row_tiles * a_octets * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles; READ first +
+   count (`IDENTITY_WORDS`, `store_words` or `sum_tiles`); UPDATE, WEIGHTS state + 6 * groups and signs + groups or word
+   + octets * groups, also where these overlap. READ: an answer of more than `MAX_DATA_WORDS` words; of SUMS: rows > R,
+   cols > C. TENSOR: n * h, w * c or h * w * c > 65535, an overlap with the tensor of another slot. LOAD: a slot without
+   tensor, n_first >= n (`listed`: `LIST_ENTRIES`), x_first >= x_count, y_first >= y_count, place_first >= run,
+   positions that leave the image or go on behind the last one (see `packets.Load`). TENSOR with bits = 0 forgets the
+   slot's tensor, and no field is checked for its range.
 
 A quiet LOAD or MATMUL has no response unless a check fails. A response repeats the opcode byte, also an unknown one.
 MARK answers with the counters after the phase is set and with itself counted.
@@ -38,15 +42,15 @@ from amaranth.utils import exact_log2
 
 from .config import MAX_BITS, ArrayConfig
 from .contract import codec, packets
-from .contract.numeric import MAX_SHIFT, MAX_THRESHOLD
+from .contract.numeric import DECAY_SHIFT, MAX_SHIFT, MAX_THRESHOLD, STEP_SHIFT
 from .contract.packets import (
     COMMAND_WORDS,
-    COMMANDS,
     GROUP,
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
     SIGN_BITS,
+    STATE_WORDS,
     STORE_WORD_WORDS,
     TENSOR_SLOTS,
     WORD_BITS,
@@ -62,6 +66,7 @@ from .counters import PHASE_BITS
 from .frames import FrameStart, Reply
 from .ports import GatherJob, MemoryWrite, TensorPlace, word_stream
 from .readout import Job
+from .update import VISIBLE_BITS, Task, UpdateJob
 
 _FACTOR_BITS = 16
 _RAW_BITS = 64
@@ -69,6 +74,7 @@ _COMMAND_BITS = COMMAND_WORDS * WORD_BITS
 _MAX_EXTENT = 2**16 - 1  # of n * h, w * c and h * w * c of a tensor
 _FIRST_COMPARED = 6  # step in which TENSOR is compared with the tensor of slot 0
 PROMISES = 4  #: READs of SUMS whose answers may wait for the transmitter
+_UPDATES = (Opcode.UPDATE, Opcode.WEIGHTS)
 _WAITS_FOR_ALL = (Opcode.SYNC, Opcode.MARK, Opcode.RESET)
 
 
@@ -116,7 +122,8 @@ class CommandCheck(wiring.Component):
     read_words  out      data words of READ's answer
 
     Products are made by a 16 x 16 bit multiplier, one a cycle; LOAD's window by a second one beside it. `done` comes 2
-    cycles after `go`, plus one per product: WRITE 1, READ and MATMUL 3, LOAD 4; TENSOR 21, with 16 comparisons.
+    cycles after `go`, plus one per product: WRITE, UPDATE and WEIGHTS 1, READ of SUMS and MATMUL 3, LOAD 4; TENSOR
+    21, with 16 comparisons.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -167,7 +174,7 @@ class CommandCheck(wiring.Component):
         ]
         with m.If(self._active):
             with m.Switch(self.command[:8]):
-                for opcode, struct in COMMANDS.items():
+                for opcode, struct in self.config.commands.items():
                     with m.Case(opcode):
                         m.d.comb += [known.eq(1), self._bad_reserved.eq(self._reserved(struct).any())]
                         self._fields(m, opcode)
@@ -203,6 +210,10 @@ class CommandCheck(wiring.Component):
             self._tensor(m, packets.Tensor(self.command))
         elif opcode == Opcode.LOAD:
             self._load(m, packets.Load(self.command))
+        elif opcode == Opcode.UPDATE:
+            self._update(m, packets.Update(self.command))
+        elif opcode == Opcode.WEIGHTS:
+            self._weights(m, packets.Weights(self.command))
         elif opcode == Opcode.MARK:
             m.d.comb += self._bad_value.eq(packets.Mark(self.command).phase > max(Phase))
 
@@ -259,6 +270,11 @@ class CommandCheck(wiring.Component):
                 m.d.sync += self.read_words.eq(read.count)
                 with m.If(end > IDENTITY_WORDS):
                     m.d.comb += self._bad_range.eq(1)
+            with m.Case(*([Space.STORE] if config.updates else [])):
+                words = read.count << exact_log2(STORE_WORD_WORDS)
+                m.d.sync += self.read_words.eq(words)
+                with m.If((end > config.store_words) | (words > MAX_DATA_WORDS)):
+                    m.d.comb += self._bad_range.eq(1)
             with m.Case(Space.SUMS):
                 numbers, signs = WORD_BITS // 4, WORD_BITS // SIGN_BITS  # in a word; behind signs comes one word more
                 needed, filled = Signal(range(2**28 + 2)), Signal(33)
@@ -286,6 +302,32 @@ class CommandCheck(wiring.Component):
                     m.d.comb += self._bad_range.eq(1)
             with m.Default():
                 m.d.comb += self._bad_space.eq(1)
+
+    def _update(self, m: Module, update: packets.Update) -> None:
+        too_small = (update.decay_shift < DECAY_SHIFT) | (update.rate_shift < STEP_SHIFT)
+        too_large = (update.decay_shift > MAX_SHIFT) | (update.rate_shift > MAX_SHIFT)
+        m.d.comb += self._bad_value.eq(update.state[0] | too_small | too_large)
+        self._state(m, update, update.signs, update.groups)
+
+    def _weights(self, m: Module, weights: packets.Weights) -> None:
+        octets = weights.octets
+        m.d.comb += self._bad_value.eq(
+            weights.state[0] | (octets < 1) | (octets > 2) | (weights.shift > MAX_SHIFT),
+        )
+        self._state(m, weights, weights.word, weights.groups << octets[1])
+
+    def _state(self, m: Module, fields: data.View, other: Value, count: Value) -> None:
+        """The words of masters and momenta, and `count` others from `other` on."""
+        self._multiply(m, fields.groups, STATE_WORDS)
+        end, other_end = Signal(20), Signal(20)
+        m.d.comb += [
+            self._ends.eq(self._step == 1),
+            end.eq(fields.state + self._product),
+            other_end.eq(other + count),
+        ]
+        overlap = (fields.state < other_end) & (other < end)
+        outside = (end > self.config.store_words) | (other_end > self.config.store_words)
+        m.d.comb += self._bad_range.eq((fields.groups == 0) | ((self._step == 1) & (outside | overlap)))
 
     @staticmethod
     def _too_high(read: packets.Read) -> Value:
@@ -485,10 +527,14 @@ class Sequencer(wiring.Component):
     engine_walking in(1)  a MATMUL reads its cells, from the cycle after it was taken
     engine_storing in(1)  not all sums of a MATMUL that has walked are stored: the last but one at most while this
     engine_busy    in(1)  either of them
+    update         out, stream of `UpdateJob`, to the updater: UPDATE, WEIGHTS, READ of STORE
+    updating       in(1)  it is busy, from the cycle after it took one
+    largest        in     its answer to UPDATE, once it is not busy
+    stored         in, stream of words: its answer to READ
     store_write, list_write, sum_write  out, `MemoryWrite`
     job            out, stream of `readout.Job`
     readout_busy   in(1)
-    command, fault, matmul, load_started, word_written  out(1)  high for one cycle each, for the counters
+    command, fault, matmul, load_started, update_started, word_written  out(1)  high for a cycle each, for the counters
     load_wait, read_wait  out(1)  LOAD, MATMUL or READ waits for a LOAD, or else for a READ, while the array has no work
     snapshot, clear, set_phase, phase     out, to the counters
     counters       in, stream of words: the snapshot
@@ -502,12 +548,14 @@ class Sequencer(wiring.Component):
     MATMUL        the engine; a LOAD into its cells; a READ of its sums
     READ of SUMS  the readout; room among `PROMISES` answers not yet on their way to the host; MATMULs into its sums
     READ of REGISTERS  all answers of READs before it being on their way to the host
+    READ of STORE  likewise; the LOAD before it
+    UPDATE, WEIGHTS  the LOAD before it; commands behind it for its end
     SYNC, MARK, RESET  all of it; refused ones too, so that answers keep their order
 
     A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), one
-    to take a snapshot, one per data word either way, and its waits; a quiet one takes a cycle less. Replies that are
-    not taken hold up later commands, never gather unit, engine and readout. Reset drops the command at hand; the tensor
-    table keeps what it holds.
+    to take a snapshot, one per data word either way, and its waits; UPDATE and WEIGHTS `update_cycles` and one more,
+    READ of STORE one more; a quiet one takes a cycle less. Replies that are not taken hold up later commands, never
+    gather unit, engine and readout. Reset drops the command at hand; the tensor table keeps what it holds.
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
@@ -528,12 +576,17 @@ class Sequencer(wiring.Component):
                 "store_write": Out(MemoryWrite()),
                 "list_write": Out(MemoryWrite()),
                 "sum_write": Out(MemoryWrite()),
+                "update": Out(stream.Signature(UpdateJob)),
+                "updating": In(1),
+                "largest": In(VISIBLE_BITS),
+                "stored": In(word_stream()),
                 "job": Out(stream.Signature(Job)),
                 "readout_busy": In(1),
                 "command": Out(1),
                 "fault": Out(1),
                 "matmul": Out(1),
                 "load_started": Out(1),
+                "update_started": Out(1),
                 "word_written": Out(1),
                 "load_wait": Out(1),
                 "read_wait": Out(1),
@@ -566,6 +619,7 @@ class Sequencer(wiring.Component):
             self.job.payload.sequence.eq(self._sequence),
             self.phase.eq(packets.Mark(self._bits).phase),
         ]
+        self._name_update(m)
         self._answer_read_of_sums(m)
         self._name_answer(m)
         held, stores, describes = self._held(m), Signal(), Signal()
@@ -648,9 +702,12 @@ class Sequencer(wiring.Component):
                 of_sums = good & (read.space == Space.SUMS)
                 with m.If(good & ~of_sums):
                     m.d.comb += by_read.eq(self._reading)
+                    m.d.comb += by_load.eq(self.gather_busy & (read.space == Space.STORE))
                 with m.Else():
                     room = self._promises.w_rdy
                     m.d.comb += [by_matmul.eq(of_sums & unfinished_sums), by_read.eq(self.readout_busy | ~room)]
+            with m.Case(*_UPDATES), m.If(good):
+                m.d.comb += by_load.eq(self.gather_busy)
             with m.Case(*_WAITS_FOR_ALL):
                 m.d.comb += [by_load.eq(self.gather_busy), by_matmul.eq(self.engine_busy), by_read.eq(self._reading)]
         without_work = self._at_hand & ~self.engine_walking
@@ -710,12 +767,21 @@ class Sequencer(wiring.Component):
                     with m.Case(Opcode.MATMUL):
                         m.d.comb += [self.start.valid.eq(1), self.matmul.eq(self.start.ready)]
                         self._stay_until(m, self.start.ready, packets.Matmul(self._bits).quiet)
-                    with m.Case(Opcode.READ), m.If(read.space == Space.SUMS):
-                        m.d.comb += self.job.valid.eq(1)
-                        self._stay_until(m, self.job.ready)
-                        with m.If(self.job.ready):
-                            self._promise_read(m, words=self._check.read_words)
-                            m.next = "START"
+                    with m.Case(Opcode.READ):
+                        with m.If(read.space == Space.SUMS):
+                            m.d.comb += self.job.valid.eq(1)
+                            self._stay_until(m, self.job.ready)
+                            with m.If(self.job.ready):
+                                self._promise_read(m, words=self._check.read_words)
+                                m.next = "START"
+                        with m.Elif(read.space == Space.STORE):
+                            m.d.comb += self.update.valid.eq(1)
+                            self._stay_until(m, self.update.ready)
+                    with m.Case(*_UPDATES):
+                        m.d.comb += [self.update.valid.eq(1), self.update_started.eq(self.update.ready)]
+                        self._stay_until(m, self.update.ready)
+                        with m.If(self.update.ready):
+                            m.next = "UPDATE"
                     with m.Case(Opcode.MARK):
                         m.d.comb += self.set_phase.eq(1)
                         m.next = "SNAPSHOT"
@@ -723,6 +789,8 @@ class Sequencer(wiring.Component):
                         m.next = "SNAPSHOT"
                     with m.Case(Opcode.RESET):
                         m.d.comb += self.clear.eq(1)
+        with m.State("UPDATE"), m.If(~self.updating):
+            m.next = "REPLY"
         with m.State("SNAPSHOT"):
             m.d.comb += self.snapshot.eq(1)
             m.next = "REPLY"
@@ -792,6 +860,30 @@ class Sequencer(wiring.Component):
             promises.r_en.eq(self.sum_replies.valid & self.sum_replies.ready),
         ]
 
+    def _name_update(self, m: Module) -> None:
+        """What the updater is to do: fields that a command does not have mean nothing to it."""
+        job, read = self.update.payload, packets.Read(self._bits)
+        update, weights = packets.Update(self._bits), packets.Weights(self._bits)
+        m.d.comb += [
+            job.state.eq(update.state),
+            job.other.eq(update.signs),
+            job.groups.eq(update.groups),
+            job.amount.eq(update.rate_shift),
+            job.two_octets.eq(weights.octets[1]),
+            *(getattr(job, name).eq(getattr(update, name)) for name in ("decay", "decay_shift", "rate", "coefficient")),
+        ]
+        with m.Switch(self._opcode):
+            with m.Case(Opcode.READ):
+                m.d.comb += [job.task.eq(Task.WORDS), job.state.eq(read.first), job.groups.eq(read.count)]
+            with m.Case(Opcode.WEIGHTS):
+                m.d.comb += [
+                    job.task.eq(Task.WEIGHTS),
+                    job.state.eq(weights.state),
+                    job.other.eq(weights.word),
+                    job.groups.eq(weights.groups),
+                    job.amount.eq(weights.shift),
+                ]
+
     def _name_answer(self, m: Module) -> None:
         reply = self.replies.payload
         m.d.comb += [
@@ -804,12 +896,12 @@ class Sequencer(wiring.Component):
                 m.d.comb += reply.words.eq(self._check.read_words)
             with m.Case(Opcode.MARK, Opcode.COUNTERS):
                 m.d.comb += reply.words.eq(len(COUNTERS))
-            with m.Case(Opcode.PING):
+            with m.Case(Opcode.PING, Opcode.UPDATE):
                 m.d.comb += reply.words.eq(1)
 
     def _answer(self, m: Module) -> None:
-        words, sent = self.replies.payload.words, Signal(range(len(COUNTERS)))
-        identity = Array(self.identity)
+        words, sent = self.replies.payload.words, Signal(range(MAX_DATA_WORDS))
+        identity, read = Array(self.identity), packets.Read(self._bits)
         with m.State("REPLY"):
             m.d.comb += self.replies.valid.eq(1)
             m.d.sync += sent.eq(0)
@@ -821,12 +913,20 @@ class Sequencer(wiring.Component):
             m.d.comb += self.data.valid.eq(1)
             with m.Switch(self._opcode):
                 with m.Case(Opcode.READ):
-                    m.d.comb += self.data.payload.eq(identity[(packets.Read(self._bits).first + sent)[:3]])
+                    m.d.comb += self.data.payload.eq(identity[(read.first + sent)[:3]])
+                    with m.If(read.space == Space.STORE):
+                        m.d.comb += [
+                            self.data.valid.eq(self.stored.valid),
+                            self.data.payload.eq(self.stored.payload),
+                            self.stored.ready.eq(self.data.ready),
+                        ]
+                with m.Case(Opcode.UPDATE):
+                    m.d.comb += self.data.payload.eq(self.largest)
                 with m.Case(Opcode.PING):
                     m.d.comb += self.data.payload.eq(packets.Ping(self._bits).token)
                 with m.Default():
                     m.d.comb += [self.data.payload.eq(self.counters.payload), self.counters.ready.eq(self.data.ready)]
-            with m.If(self.data.ready):
+            with m.If(self.data.valid & self.data.ready):
                 m.d.sync += sent.eq(sent + 1)
                 with m.If(sent == words - 1):
                     m.next = "START"

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,6 +16,7 @@ from .readout import Readout
 from .sequencer import Sequencer
 from .store import TensorStore
 from .uart import UART, check_divisor
+from .update import Updater
 
 REPLY_QUEUE = 16  # acknowledgements that may wait for the transmitter
 UART_BAUD = 1_000_000
@@ -62,13 +63,12 @@ class Core(wiring.Component):
         wiring.connect(m, sequencer.start, engine.start)
         wiring.connect(m, sequencer.job, readout.start)
         wiring.connect(m, readout.sum_read, engine.sum_read)
-        wiring.connect(m, sequencer.store_write, store.write)
         wiring.connect(m, sequencer.list_write, gather.list_write)
         wiring.connect(m, sequencer.sum_write, engine.sum_write)
         wiring.connect(m, sequencer.load, gather.start)
-        wiring.connect(m, gather.read, store.read)
         wiring.connect(m, gather.a_write, engine.a_write)
         wiring.connect(m, gather.b_write, engine.b_write)
+        self._share_store(m, sequencer, gather, store, counters)
         working = Signal()
         m.d.comb += [
             replies.w_data.eq(sequencer.replies.payload),
@@ -87,6 +87,31 @@ class Core(wiring.Component):
         ]
         self._count(m, counters, link, sequencer, gather, engine, readout)
         return m
+
+    def _share_store(self, m: Module, sequencer, gather, store, counters) -> None:
+        """The updater has the store while it is busy: gather unit and WRITEs rest then."""
+        if not self.config.updates:
+            wiring.connect(m, sequencer.store_write, store.write)
+            wiring.connect(m, gather.read, store.read)
+            return
+        m.submodules.updater = updater = Updater(self.config)
+        wiring.connect(m, sequencer.update, updater.start)
+        wiring.connect(m, updater.words, sequencer.stored)
+        m.d.comb += [
+            sequencer.updating.eq(updater.busy),
+            counters.update_cycles.eq(updater.counted),
+            sequencer.largest.eq(updater.largest),
+            gather.read.ready.eq(store.read.ready & ~updater.busy),
+            updater.read.ready.eq(1),
+            store.read.enable.eq(Mux(updater.busy, updater.read.enable, gather.read.enable)),
+            store.read.word.eq(Mux(updater.busy, updater.read.word, gather.read.word)),
+            store.write.valid.eq(sequencer.store_write.valid | updater.write.valid),
+        ]
+        for reader in gather.read, updater.read:
+            m.d.comb += [taken.eq(word) for taken, word in zip(reader.data, store.read.data, strict=True)]
+        for name in "row", "word", "data":
+            writers = (getattr(writer, name) for writer in (updater.write, sequencer.store_write))
+            m.d.comb += getattr(store.write, name).eq(Mux(updater.busy, *writers))
 
     def _count(self, m: Module, counters, link, sequencer, gather, engine, readout) -> None:
         wiring.connect(m, counters.words, sequencer.counters)
@@ -114,6 +139,7 @@ class Core(wiring.Component):
             counters.load_cycles.eq(gather.events.busy),
             counters.fetches_a.eq(gather.events.fetch_a),
             counters.fetches_b.eq(gather.events.fetch_b),
+            counters.updates.eq(sequencer.update_started),
             counters.words_written.eq(sequencer.word_written),
             counters.elements_read.eq(readout.elements),
             counters.saturated.eq(readout.saturated),

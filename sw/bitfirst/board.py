@@ -1,10 +1,10 @@
 """The driver: a device on a link, be it a board, simulated RTL or a recording."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from bitfirst_hdl.config import DATAPATHS, ArrayConfig, ConfigError
+from bitfirst_hdl.config import DATAPATHS, FEATURES, ArrayConfig, ConfigError
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.packets import Opcode, Phase, Space
 
@@ -74,6 +74,16 @@ class BoardDevice(Device):
         self._note_bytes()
         return data
 
+    def perform(self, commands: Iterable[Command]) -> list[np.ndarray]:
+        try:
+            requests = [self._link.submit(command) for command in commands]
+            self._link.drain()
+        except DeviceError:
+            self.forget_tensors()
+            raise
+        self._note_bytes()
+        return [request.data for request in requests]
+
     def _mark(self, phase: Phase) -> dict[str, int]:
         return self._named(self.execute(Command(Opcode.MARK, {"phase": phase})))
 
@@ -85,6 +95,7 @@ class BoardDevice(Device):
             runs: list[_Run] = []
             for operation in operations:
                 planned = schedule(self.config, operation.task)
+                self._ready(operation, planned)
                 runs.append(_Run(self._link, self.store, operation, planned, runs[-1] if runs else None))
                 runs[-1].start()
             results = [run.result() for run in runs]
@@ -128,7 +139,7 @@ class BoardDevice(Device):
 
     def forget_tensors(self) -> None:
         """The device's store is to hold nothing."""
-        self.store = Store(self.config)
+        self.store = Store(self.config, self.store.reserved)
         for slot in range(packets.TENSOR_SLOTS):
             self._link.submit(forget(slot))
         self._link.drain()
@@ -220,10 +231,11 @@ class _Run:
 
 def _config_of(identity: dict[str, int]) -> ArrayConfig:
     datapaths = {number: name for name, number in DATAPATHS.items()}
-    names = [name for name in ArrayConfig().as_dict() if name in identity and name != "datapath"]
+    names = [name for name in ArrayConfig().as_dict() if name in identity and name not in ("datapath", "features")]
+    features = [name for bit, name in enumerate(FEATURES) if identity["features"] >> bit & 1]
     try:
         datapath = datapaths.get(identity["datapath"], f"number {identity['datapath']}")
-        return ArrayConfig(datapath=datapath, **{name: identity[name] for name in names})
+        return ArrayConfig(datapath=datapath, features=tuple(features), **{name: identity[name] for name in names})
     except ConfigError as error:
         raise DeviceError(f"this software cannot drive the device: {error}; update the software") from None
 

@@ -1,22 +1,27 @@
 """What every device offers: the matrix products of convolutions and linear layers, and its counters."""
 
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 
+import numpy as np
 import torch
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import numeric
 from bitfirst_hdl.contract.packets import Phase
 from bitfirst_hdl.contract.registers import COUNTERS
 
+from .command import Command
 from .errors import UsageError
 from .golden import psg
 from .lowering import Forward, Geometry, InputGradient, Operation, Pair, WeightGradient
+from .masters import WORDS_OF_GROUP, Masters, MasterWeights, groups_of
 from .quantised import Quantised
 from .quantiser import Halves, to_float
-from .residency import Store
+from .residency import Store, tensors_of
+from .schedule import Schedule
 
 #: counters that add up; all but `phase`
 ADDITIVE_COUNTERS = tuple(counter.name for counter in COUNTERS if counter.unit)
@@ -175,6 +180,40 @@ class Device(ABC):
         decision = self.conv2d_weight_signs(gradient, image, (*shape, 1, 1), rule, state=state)
         return replace(decision, signs=decision.signs.reshape(shape), resolved=decision.resolved.reshape(shape))
 
+    # weights that the device updates
+    def masters(self, shape: Sequence[int]) -> Masters | None:
+        """Room for masters and momenta of a weight of this shape, as long as what is returned lives; None if there is
+        none: at most half of the store holds masters. Raises `UsageError` where the device cannot update."""
+        if not self.config.updates or type(self).perform is Device.perform:
+            raise UsageError(
+                f"{self.url} has no part that updates weights: update them on the host, or build it with the feature "
+                "update"
+            )
+        state = self.store.reserve(WORDS_OF_GROUP * groups_of(shape))
+        if state is None:
+            return None
+        masters = Masters(self, shape, state)
+        weakref.finalize(masters, self._release, state)
+        return masters
+
+    def _release(self, state: int) -> None:
+        self.store.release(state)
+
+    def perform(self, commands: Iterable[Command]) -> list[np.ndarray]:
+        """Executes them in order; the data words (uint64) of each answer. Raises `DeviceError` when one is refused."""
+        raise NotImplementedError
+
+    def peek(self, masters: Masters) -> np.ndarray | None:
+        """A model's masters, flat as in the store, by no command; None where there are commands alone."""
+        return None
+
+    @staticmethod
+    def _ready(operation: Operation, planned: Schedule) -> None:
+        """Reads back weights that the device made, where parts of them are tensors: these are sent."""
+        for tensor in tensors_of(planned, operation):
+            if isinstance(tensor.operand, MasterWeights) and not tensor.made_there:
+                _ = tensor.operand.read_back
+
     # counters
     @abstractmethod
     def counters(self) -> dict[str, int]:
@@ -192,6 +231,11 @@ class Device(ABC):
                 booked[name] = booked.get(name, 0) + counters[name] - self._marked.get(name, 0)
         self._marked = counters
         self._phase = phase
+
+    def enter(self, phase: Phase) -> None:
+        """`mark`, where it is another phase."""
+        if phase != self._phase:
+            self.mark(phase)
 
     # what a device must do
     @abstractmethod
@@ -235,8 +279,7 @@ class Device(ABC):
             for _, operand in operation.operands:
                 operand.check()
             _check_sums(operation)
-        if phase != self._phase:
-            self.mark(phase)
+        self.enter(phase)
 
     def _run_all(self, operations: Sequence[Operation], phase: Phase, real: bool) -> list[torch.Tensor]:
         self._prepare(operations, phase)

@@ -163,11 +163,13 @@ def response_words(command: Command) -> int:
         space, bits, count, rows, cols = (command.fields.get(n, 0) for n in ("space", "bits", "count", "rows", "cols"))
         if space == Space.REGISTERS:
             return count
+        if space == Space.STORE:
+            return count * packets.STORE_WORD_WORDS
         compare = bool(command.fields.get("compare", 0))
         return 0 if bits > packets.WORD_BITS else answer_words(count * rows * cols, bits, compare)
     if command.opcode in (Opcode.MARK, Opcode.COUNTERS):
         return len(registers.COUNTERS)
-    return 1 if command.opcode == Opcode.PING else 0
+    return 1 if command.opcode in (Opcode.PING, Opcode.UPDATE) else 0
 
 
 class Request:

@@ -14,6 +14,7 @@ from .errors import UsageError
 from .golden.psg import Mode, Predictor, Rule, Split, Threshold, beta_units
 
 E2TRAIN = "e2train"
+UPDATES = HOST, DEVICE = "host", "device"
 _LEADING = re.compile(r"(\d+)x(\d+) (round|floor|sign-magnitude)")
 
 
@@ -57,9 +58,16 @@ class SignSGD:
     """Signs of the exact quantised product: the reference for `PSG`, which computes less. Runs on every device.
 
     linear  linear layers' weights too; by default they keep ordinary gradients, as published
+    update  "host": `optim.SGD` moves the weights on the host; "device": the device does, with the same result. What
+            does not fit the half of the device's store that may hold masters is moved on the host all the same
     """
 
     linear: bool = field(default=False, kw_only=True)
+    update: str = field(default=HOST, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.update not in UPDATES:
+            raise UsageError(f"update {self.update!r} is unknown: choose from {', '.join(UPDATES)}")
 
     @property
     def lagged(self) -> bool:
@@ -73,11 +81,16 @@ class SignSGD:
     def param_groups(self, net: nn.Module) -> list[dict[str, Any]]:
         """For `bitfirst.optim.SGD`: the weights that get signs (`signs` True), and all other parameters.
 
-        Raises `UsageError` when no layer of `net` was converted with this method.
+        With update="device" devices find room for masters of the first ones, in their order.
+
+        Raises `UsageError` when no layer of `net` was converted with this method, or a device cannot update.
         """
-        signed = [layer.weight for layer in net.modules() if getattr(layer, "signer", None)]
-        if not signed:
+        layers = [layer for layer in net.modules() if getattr(layer, "signer", None)]
+        if not layers:
             raise UsageError("no weight of this network gets signs: convert it with this method first")
+        for layer in layers if self.update == DEVICE else ():
+            layer.keep_masters()
+        signed = [layer.weight for layer in layers]
         chosen = {id(weight) for weight in signed}
         others = [parameter for parameter in net.parameters() if id(parameter) not in chosen]
         groups = [{"params": signed, "signs": True}]
@@ -108,7 +121,7 @@ class PSG(SignSGD):
                "exact" where there is none or the scales have moved by more than 2**31; "constant": `constant`
     constant   threshold in real units, of tau="constant"; 0 is the predictor alone
     repair     None: as the predictor has it
-    linear     as in `SignSGD`
+    linear, update   as in `SignSGD`
 
     x and g are quantised so that the first part cannot overflow (see `golden.psg.Split.limits`), in all three products.
     Raises `UsageError` for values outside these ranges.
@@ -121,6 +134,7 @@ class PSG(SignSGD):
     repair: bool | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.leading, self.threshold
 
     @property

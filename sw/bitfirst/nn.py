@@ -24,6 +24,7 @@ from .device import Device
 from .errors import UsageError
 from .golden.psg import Decision, State
 from .lowering import Geometry
+from .masters import Kept, MasterWeights, kept_weights
 from .methods import PSG, SignSGD
 from .quantised import CONTENT_BYTES, Quantised
 from .quantiser import check_bits, quantise
@@ -90,6 +91,7 @@ class Signer:
     done, saved  bit-MACs of dW so far
     resolved, decided
                  signs so far: those that the prediction gave, and all
+    kept         the weight's masters, where the device has them
     watch        keep operands and decision of the next backward pass in `watched`
     """
 
@@ -98,6 +100,7 @@ class Signer:
         self.done = self.saved = self.resolved = self.decided = 0
         self.watch = False
         self.watched: Watched | None = None
+        self.kept: Kept | None = None
         self.number = next(_numbers)
         _signers[self.number] = self
 
@@ -146,18 +149,37 @@ def _compute(number: int, name: str, phase: Phase, operation: str, *arguments: A
 
 
 # Operators: a linear layer is kernel_dims 0, a convolution 2. `meta` is what makes integers `Quantised` again.
-_ABOUT = 4 + CONTENT_BYTES // 8  # int64 words about an operand: signed, exponent, low bits, peak, content
+_ABOUT = 5 + CONTENT_BYTES // 8  # int64 words about an operand: signed, the device's, exponent, low bits, peak, content
 
 
 def _about(operand: Quantised) -> list[int]:
-    about = operand.signed, operand.exponent, operand.low, operand.peak
+    about = operand.signed, isinstance(operand, MasterWeights), operand.exponent, operand.low, operand.peak
     return [*about, *np.frombuffer(operand.content, np.int64).tolist()]
 
 
 def _again(values: torch.Tensor, bits: int, about: list[int]) -> Quantised:
     """What `_about` is about; `quantise` made the values."""
-    signed, exponent, low, peak, *content = about
+    signed, _, exponent, low, peak, *content = about
     return Quantised(values, bits, bool(signed), exponent, peak, np.array(content, np.int64).tobytes(), low)
+
+
+def _weight(w: torch.Tensor, bits: int, signer: int, name: str) -> Quantised:
+    kept = _signers[signer].kept if signer != NO_SIGNER else None
+    if kept is not None and kept.decides:
+        return kept.masters.weights(bits)
+    return quantise(w, bits, signed=True, name=f"layer {name}: weight")
+
+
+def _weight_again(values: torch.Tensor, bits: int, about: list[int], signer: int, name: str) -> Quantised:
+    """`_weight` of the forward pass. Raises `UsageError` where the device has moved it since."""
+    before = _again(values, bits, about)
+    if not about[1]:
+        return before
+    kept = _signers[signer].kept
+    weights = kept.masters.weights(bits) if kept is not None else before
+    if weights is before or weights.content != before.content:
+        raise UsageError(f"layer {name}: its weight was updated between forward and backward pass: step after both")
+    return weights
 
 
 @torch.library.custom_op("bitfirst::product", mutates_args=())
@@ -173,7 +195,7 @@ def _product(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     low, _ = _low_bits(signer, bits)
     xq = quantise(x, bits[0], name=f"layer {name}: input", low=low)
-    wq = quantise(w, bits[1], signed=True, name=f"layer {name}: weight")
+    wq = _weight(w, bits[1], signer, name)
     meta = torch.tensor([*_about(xq), *_about(wq)])
     if _is_empty(x, w, stride, padding):
         return _empty_output(x, w, stride, padding), xq.values, wq.values, meta
@@ -232,7 +254,7 @@ def _product_backward(
     if g.numel() == 0:
         return torch.zeros_like(x), torch.zeros_like(w)
     about = meta.tolist()
-    xq, wq = _again(x, bits[0], about[:_ABOUT]), _again(w, bits[1], about[_ABOUT:])
+    xq, wq = _again(x, bits[0], about[:_ABOUT]), _weight_again(w, bits[1], about[_ABOUT:], signer, name)
     _, low = _low_bits(signer, bits)
     gq = quantise(g, bits[2], signed=True, name=f"layer {name}: output gradient", low=low)
     window = (tuple(stride), tuple(padding))
@@ -322,7 +344,33 @@ class _Layer:
     def _lagged(self) -> bool:
         return self.signer is not None and self.signer.method.lagged
 
+    def keep_masters(self) -> None:
+        """The device is to keep the weight's masters, if it has room for them."""
+        before: Kept | None = kept_weights.get(self.weight)
+        device, signer = self.connection.device, self.signer
+        if before is not None and before.masters.device is device:
+            signer.kept = before
+            return
+        self.refresh()
+        masters = device.masters(self.weight.shape)
+        if masters is None:
+            logger.warning("layer %s: no room for its masters in %s; it is updated on the host", self.fqn, device.url)
+            return
+        signer.kept = kept_weights[self.weight] = Kept(self.weight, masters)
+
+    def refresh(self) -> None:
+        """The weight becomes what the layer sees of its masters, where a device has them."""
+        kept: Kept | None = kept_weights.get(self.weight)
+        if kept is not None:
+            kept.refresh()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles."""
+        self.refresh()
+        return self.__dict__
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self.refresh()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._lagged and self.signer.state is not None:
             state = self.signer.state
@@ -458,11 +506,17 @@ def convert(
 
 
 def _signer(layer: _Layer, method: SignSGD | None) -> Signer | None:
-    """A new one; the state of the one before stays where the method does."""
+    """A new one; the state of the one before stays where the method does, masters where the device does too."""
+    before, kept = layer.signer, kept_weights.get(layer.weight)
+    same = before is not None and before.method == method
+    if kept is not None and not (same and kept.masters.device is layer.connection.device):
+        kept.refresh()
+        kept_weights.pop(layer.weight)
     if method is None or not method.takes(layer):
         return None
-    before = layer.signer
-    return Signer(method, before.state if before is not None and before.method == method else None)
+    signer = Signer(method, before.state if same else None)
+    signer.kept = kept_weights.get(layer.weight)
+    return signer
 
 
 def _nothing_to_convert(module: nn.Module) -> str:

@@ -1,6 +1,6 @@
 """Stochastic gradient descent whose updates by signs are those of the device, bit by bit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -8,8 +8,7 @@ import torch
 
 from .errors import UsageError
 from .golden import update
-
-MASTER, BUFFER = "master", "momentum_buffer"  #: names in the state
+from .masters import BUFFER, MASTER, Kept, kept_weights
 
 
 class SGD(torch.optim.Optimizer):
@@ -21,6 +20,9 @@ class SGD(torch.optim.Optimizer):
     the momentum. A parameter that someone else has changed, by loading a checkpoint for example, gets a new master.
 
     All other groups are updated as by `torch.optim.SGD`, and so is `weight_decay` meant there: a part of the gradient.
+    Where the method says update="device" the device has masters and momenta, and moves them; the parameter lags
+    behind until the network's or this optimiser's `state_dict` is asked for, and so the weights are the same.
+
     Parameters whose gradient is None do not move, nor does their momentum.
 
     Schedulers may set `lr` of the groups between steps. Raises `UsageError` for rates that the integers cannot hold.
@@ -62,6 +64,16 @@ class SGD(torch.optim.Optimizer):
         return loss
 
     def _by_signs(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        rates = (
+            update.step_rate(group["lr"]),
+            update.decay_rate(group["lr"], group["weight_decay"]),
+            update.coefficient_of(group["momentum"]),
+        )
+        kept: Kept | None = kept_weights.get(parameter)
+        if kept is not None:
+            self._put_loaded(parameter, kept)
+            kept.update(parameter.grad.sign(), *rates)
+            return
         state = self.state[parameter]
         if MASTER not in state or not torch.equal(update.visible(state[MASTER]), parameter):
             state[MASTER] = update.masters(parameter)
@@ -70,11 +82,15 @@ class SGD(torch.optim.Optimizer):
             state[MASTER],
             state[BUFFER],
             parameter.grad.sign(),
-            update.step_rate(group["lr"]),
-            update.decay_rate(group["lr"], group["weight_decay"]),
-            update.coefficient_of(group["momentum"]),
+            *rates,
         )
         parameter.copy_(update.visible(state[MASTER]))
+
+    def _put_loaded(self, parameter: torch.Tensor, kept: Kept) -> None:
+        """What a checkpoint brought, into the device."""
+        loaded = self.state.pop(parameter, {})
+        if BUFFER in loaded:
+            kept.put(loaded.get(MASTER), loaded[BUFFER])
 
     def _by_gradient(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
@@ -85,12 +101,29 @@ class SGD(torch.optim.Optimizer):
             state[BUFFER] = gradient.clone()
         parameter.add_(state[BUFFER], alpha=-group["lr"])
 
+    def state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Momentum and, of weights that learn by signs, masters: read back where a device has them."""
+        kept: Kept | None = kept_weights.get(parameter)
+        return self.state[parameter] if kept is None or parameter in self.state else kept.state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in PyTorch, with what devices keep."""
+        saved = super().state_dict()
+        for parameter, number in self._numbered(saved["param_groups"]):
+            if parameter in kept_weights and (state := self.state_of(parameter)):
+                saved["state"][number] = state
+        return saved
+
+    def _numbered(self, groups: list[dict[str, Any]]) -> Iterator[tuple[torch.Tensor, int]]:
+        """Each parameter with its number in these saved groups."""
+        numbers = chain.from_iterable(group["params"] for group in groups)
+        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
+        return zip(parameters, numbers, strict=True)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in PyTorch, but integers stay integers."""
         super().load_state_dict(state_dict)
-        numbers = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
-        for number, parameter in zip(numbers, parameters, strict=True):
+        for parameter, number in self._numbered(state_dict["param_groups"]):
             saved = state_dict["state"].get(number, {})
             for name in (MASTER, BUFFER) if MASTER in saved else ():
                 self.state[parameter][name] = saved[name].to(parameter.device, copy=True)

@@ -33,6 +33,19 @@ def unpack_store(words: np.ndarray, count: int, signed: bool) -> np.ndarray:
     return values << OCTET_BITS | codes[1] if octets == 2 else values
 
 
+def pack_states(master: np.ndarray, momentum: np.ndarray) -> np.ndarray:
+    """Integers [n] of 32 and of 16 bits as the words of `packets.Update`: uint64 [groups, STATE_WORDS, 2]."""
+    octets = [pack_store(part, 2 * OCTET_BITS) for part in (master >> 16, master & 0xFFFF, momentum)]
+    return np.concatenate(octets).swapaxes(0, 1)
+
+
+def unpack_states(words: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """`pack_states`, backwards: the first `count` masters (int32) and momenta (int16)."""
+    octets = np.ascontiguousarray(words.swapaxes(0, 1))
+    high, low, momentum = (unpack_store(octets[first : first + 2], count, True) for first in (0, 2, 4))
+    return (high << 16 | low & 0xFFFF).astype(np.int32), momentum.astype(np.int16)
+
+
 _SWAPS = (
     (np.uint64(7), np.uint64(0x00AA00AA00AA00AA)),
     (np.uint64(14), np.uint64(0x0000CCCC0000CCCC)),

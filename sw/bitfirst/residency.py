@@ -5,11 +5,11 @@ whoever made it. What makes room is what no later phase of training wants, then 
 model device keeps the same book as a board.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from math import inf
+from math import inf, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from . import packing
 from .command import Command
 from .errors import UsageError
 from .lowering import Cut, Operation, octets_of
+from .masters import MasterWeights
 from .pace import fits, most_write_words, write_cycles
 from .quantised import Quantised
 from .schedule import Schedule
@@ -68,6 +69,12 @@ class Tensor:
     def words(self) -> int:
         return self.octets * self.octet_words
 
+    @property
+    def made_there(self) -> bool:
+        """Whether the device itself makes it, of masters that it keeps: whole weights alone."""
+        operand = self.operand
+        return isinstance(operand, MasterWeights) and prod(self.cut.shape) == operand.values.numel()
+
     def packed(self) -> np.ndarray:
         """uint64 [octets, octet_words, 2]"""
         values = self.cut.of(self.operand.codes).transpose(0, 2, 3, 1)
@@ -86,16 +93,35 @@ class Move:
 
     @property
     def _pieces(self) -> tuple[Piece, ...]:
-        return _pieces(self.tensor.octet_words, self.tensor.operand.bits, self.config.slice_bits)[0]
+        return (
+            ()
+            if self.tensor.made_there
+            else _pieces(self.tensor.octet_words, self.tensor.operand.bits, self.config.slice_bits)[0]
+        )
 
     @property
     def command_count(self) -> int:
-        return len(self.forget) + 1 + len(self._pieces)
+        return len(self.forget) + 1 + self.made_there + len(self._pieces)
+
+    @property
+    def made_there(self) -> bool:
+        return self.tensor.made_there
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Execution counters, but those of every command and WRITE."""
+        if not self.made_there:
+            return {}
+        return {"updates": 1, "update_cycles": self.config.update_cycles(self.tensor.octet_words)}
 
     @property
     def data_words(self) -> int:
         """64-bit words that travel."""
-        return _pieces(self.tensor.octet_words, self.tensor.operand.bits, self.config.slice_bits)[1]
+        return (
+            0
+            if self.made_there
+            else _pieces(self.tensor.octet_words, self.tensor.operand.bits, self.config.slice_bits)[1]
+        )
 
     def commands(self) -> Iterator[Command]:
         for slot in self.forget:
@@ -104,6 +130,9 @@ class Move:
         place = {"slot": self.slot, "bits": operand.bits, "signed": int(operand.signed), "word": self.word}
         place |= {"exponent": operand.exponent & 0xFFFF, "split": operand.low}
         yield Command(Opcode.TENSOR, place | {"n": n, "h": h, "w": w, "c": c})
+        if self.made_there:
+            yield operand.command(self.word)
+            return
         packed = self.tensor.packed()
         for octet, row, rows, words in self._pieces:
             first = self.word + octet * self.tensor.octet_words + row
@@ -140,10 +169,12 @@ class Store:
     """Which tensors lie in the store and its slots, least recently held first.
 
     refetched_bytes  sent again after they had to make room
+    reserved         first word and words of what lies at the end of the store, and is no tensor
     """
 
-    def __init__(self, config: ArrayConfig) -> None:
+    def __init__(self, config: ArrayConfig, reserved: dict[int, int] | None = None) -> None:
         self.config = config
+        self.reserved = {} if reserved is None else reserved
         self.refetched_bytes = 0
         self._places: OrderedDict[Key, _Place] = OrderedDict()
         self._described = [range(0)] * packets.TENSOR_SLOTS  # words of each slot, of dropped tensors too
@@ -156,6 +187,31 @@ class Store:
 
     def slot(self, key: Key) -> int:
         return self._places[key].slot
+
+    @property
+    def limit(self) -> int:
+        """Tensors lie before this word."""
+        return min(self.reserved, default=self.config.store_words)
+
+    def reserve(self, words: int) -> int | None:
+        """First word of so many, an even one, from now on kept free of tensors; None if less than half of the store
+        would be left for them: any tensor of a schedule has room there."""
+        behind = self.config.store_words
+        for first, count in sorted(self.reserved.items(), reverse=True):
+            if behind - (first + count) >= words + words % 2:
+                break
+            behind = first
+        first = behind - words - words % 2
+        if first < self.config.store_words // 2:
+            return None
+        self.reserved[first] = words
+        for key in [key for key, place in self._places.items() if place.words.stop > self.limit]:
+            self._forget(key)
+        return first
+
+    def release(self, first: int) -> None:
+        """`reserve`, undone."""
+        self.reserved.pop(first, None)
 
     def want(self, keys: Iterable[Key]) -> None:
         """These the next operation will hold: they make room after all others but those of `keep`."""
@@ -194,7 +250,7 @@ class Store:
             if first - start >= words:
                 return start
             start = behind
-        return start if self.config.store_words - start >= words else None
+        return start if self.limit - start >= words else None
 
     def _drop(self, keep: frozenset[Key], cost: Callable[[_Place], int]) -> None:
         """Do without a tensor: one that is not to be used again, or the cheapest, or the least recently held."""
@@ -202,6 +258,9 @@ class Store:
             raise UsageError("a tensor is larger than the store: raise store_words in the configuration")
         wanted, to_come = self._wanted, self._to_come
         key = min(self._places, key=lambda key: (key in keep, key in wanted, key in to_come, cost(self._places[key])))
+        self._forget(key)
+
+    def _forget(self, key: Key) -> None:
         self._places.pop(key)
         self._to_come.pop(key, None)
         self._dropped[key] = None
@@ -230,11 +289,11 @@ class Store:
         to_come, dropped = self._to_come, self._dropped
         places = [(place, names[key], key in to_come) for key, place in self._places.items()]
         wanted = [(names[key], to_come.get(key, 0), key in dropped) for key in keys]
-        return tuple(places), tuple(self._described), tuple(wanted)
+        return tuple(places), tuple(self._described), tuple(wanted), self.limit
 
     def renamed(self, names: dict[Key, Key]) -> "Store":
         """A copy that knows these tensors alone, those in the store among them, by other names."""
-        copy = Store(self.config)
+        copy = Store(self.config, self.reserved)
         copy._places = OrderedDict((names[key], place) for key, place in self._places.items())
         copy._described = list(self._described)
         copy._to_come = {names[key]: uses for key, uses in self._to_come.items() if key in names}
@@ -302,6 +361,7 @@ class _Supplied(NamedTuple):
 
     data_words: int
     commands: int
+    counters: Mapping[str, int]
     after: Store
 
 
@@ -317,20 +377,22 @@ class Supplies:
         self._store = store
         self._known: dict[tuple[Hashable, ...], _Supplied] = {}
 
-    def bring(self, wanted: Schedule, operation: Operation) -> tuple[int, int]:
-        """(data words, commands) of all moves that the operation needs; the store is then as after them."""
+    def bring(self, wanted: Schedule, operation: Operation) -> tuple[int, int, Mapping[str, int]]:
+        """(data words, commands, other counters) of all moves that the operation needs; the store is then as after
+        them."""
         if len(wanted.tensors) < WORTH_KNOWING:
             known = _supplied(self._store, wanted, tensors_of(wanted, operation))
         else:
             known = self._again(wanted, operation)
-        return known.data_words, known.commands
+        return known.data_words, known.commands, known.counters
 
     def _again(self, wanted: Schedule, operation: Operation) -> "_Supplied":
         store, operands = self._store, {role: operand.name for role, operand in operation.operands}
         keys = [operands[cut.role] + cut.name for cut in wanted.tensors]
         store.want(keys)
         names = store.names(keys)
-        seen = wanted.needs, store.view(keys, names)
+        made_there = [role for role, operand in operation.operands if isinstance(operand, MasterWeights)]
+        seen = wanted.needs, tuple(made_there), store.view(keys, names)
         if seen not in self._known:
             if len(self._known) == MOST_FORESEEN:
                 self._known.clear()
@@ -347,7 +409,10 @@ def _supplied(store: Store, wanted: Schedule, tensors: list[Tensor]) -> _Supplie
     for hold, needed in wanted.uses:
         supply.hold(hold)
         supply.need_all(needed)
-    return _Supplied(sum(move.data_words for move in moved), sum(move.command_count for move in moved), store)
+    counters: Counter[str] = Counter()
+    for move in moved:
+        counters.update(move.counters)
+    return _Supplied(sum(move.data_words for move in moved), sum(move.command_count for move in moved), counters, store)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import bitfirst
 from . import checkpoint, data, models, optim
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
-from .methods import E2TRAIN, PSG, SignSGD
+from .methods import E2TRAIN, HOST, PSG, SignSGD
 from .nn import Bits, convert, layer_counters
 from .signs import Journal
 
@@ -56,6 +56,7 @@ class TrainOptions:
     beta, tau, predictor
              of `methods.PSG`; tau may be a number, a constant threshold in real units
     lr_signs peak of the rate for weights that learn by signs
+    update   "host" or "device": where these weights are moved; the result is the same
     out      directory for checkpoint, result.json and report.html
     resume   continue from the checkpoint in `out`
     trace    file for waveforms (simulated boards only)
@@ -74,6 +75,7 @@ class TrainOptions:
     tau: str = "exact"
     predictor: str = E2TRAIN
     lr_signs: float = 0.001
+    update: str = HOST
     out: Path = Path("runs/digits")
     resume: bool = False
     trace: Path | None = None
@@ -94,6 +96,8 @@ class TrainOptions:
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum = {self.momentum} must be 0 or more and below 1")
         method = self.training_method()
+        if method is None and self.update != HOST:
+            raise UsageError(f"update = {self.update!r} is for weights that learn by signs: choose signsgd or psg, too")
         if method is not None:
             method.check(self.bits.activation, self.bits.gradient)
             if not 0 < self.lr_signs < MOST_LR_SIGNS:
@@ -104,12 +108,12 @@ class TrainOptions:
         if self.method not in METHODS:
             raise UsageError(f"method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
         if self.method != "psg":
-            return SignSGD() if self.method == "signsgd" else None
+            return SignSGD(update=self.update) if self.method == "signsgd" else None
         try:
             tau, constant = "constant", float(self.tau)
         except ValueError:
             tau, constant = self.tau, None
-        return PSG(self.beta, self.predictor, tau, constant)
+        return PSG(self.beta, self.predictor, tau, constant, update=self.update)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same in a checkpoint to continue from it."""
@@ -300,7 +304,7 @@ def keep(run: Run, options: TrainOptions) -> None:
     """Writes the checkpoint: network, momentum, random state, counters."""
     tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
     for name, parameter in run.net.named_parameters():
-        state = run.optimizer.state[parameter]
+        state = run.optimizer.state_of(parameter) if run.journal is not None else run.optimizer.state[parameter]
         tensors[f"momentum.{name}"] = state[optim.BUFFER]
         if optim.MASTER in state:
             tensors[f"master.{name}"] = state[optim.MASTER]

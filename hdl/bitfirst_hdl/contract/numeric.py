@@ -10,6 +10,16 @@ MULTIPLIER_BITS = 16
 MAX_SHIFT = 63
 MAX_THRESHOLD = 2 ** (SUM_BITS - 1)
 HASH_INITIAL = 0xB17F1257
+
+# the update by signs
+MASTER_BITS, MASTER_FRACTION = 32, 28
+MOMENTUM_BITS, MOMENTUM_FRACTION = 16, 11
+HIDDEN_BITS = 8  #: a master's lowest, which only the update sees
+COEFFICIENT_BITS = 8
+STEP_SHIFT = MASTER_FRACTION - MOMENTUM_FRACTION  #: least `rate_shift`: the rate is below 0.5
+DECAY_SHIFT = MULTIPLIER_BITS  #: least `decay_shift`: the decay is below 1
+WEIGHT_FRACTION = 14  #: bits that a visible master is moved up before it is rounded to a weight
+
 _MASK = 0xFFFFFFFF
 
 
@@ -71,6 +81,23 @@ def requantise(
     value = round_shift(total * multiplier, shift, rounding, random)
     clipped = saturate(value, bits, signed)
     return clipped, clipped != value
+
+
+def update(
+    master: int, momentum: int, sign: int, rate: int, rate_shift: int, decay: int, decay_shift: int, coefficient: int
+) -> tuple[int, int]:
+    """(master, momentum) of one weight after UPDATE; see `packets.Update`. Any numbers of 32 and of 16 bits."""
+    loss = -(-abs(master) * decay >> decay_shift)  # rounded up
+    master += -loss if master > 0 else loss
+    kept = abs(momentum) * coefficient >> COEFFICIENT_BITS
+    momentum = saturate((kept if momentum > 0 else -kept) + (sign << MOMENTUM_FRACTION), MOMENTUM_BITS, True)
+    step = round_shift(momentum * rate, rate_shift - STEP_SHIFT, Rounding.NEAREST_EVEN)
+    return saturate(master - step, MASTER_BITS, True), momentum
+
+
+def weight(master: int, shift: int) -> int:
+    """A master's weight by WEIGHTS, before all but its octets are cut off; see `packets.Weights`."""
+    return round_shift(master >> HIDDEN_BITS << WEIGHT_FRACTION, shift, Rounding.NEAREST_EVEN)
 
 
 def container_bits(bits: int) -> int:

@@ -11,7 +11,7 @@ The structs here are the only definition: the gateware views its signals through
 
 from amaranth.lib import data, enum
 
-CONTRACT_VERSION = 4
+CONTRACT_VERSION = 5
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 
@@ -25,6 +25,7 @@ OCTET_BITS = 8  #: planes in one store word: bits 8 * i + 7 .. 8 * i of the elem
 STORE_WORD_WORDS = GROUP * OCTET_BITS // WORD_BITS  #: 64-bit words in one store word
 TENSOR_SLOTS = 16  #: tensor descriptors that the device holds
 LIST_ENTRIES = 512  #: images that the row list names
+STATE_WORDS = 6  #: store words of a group's masters and momenta
 SIGN_BITS = 2  #: of a sum's sign, as a READ that compares sends it
 
 
@@ -61,6 +62,8 @@ class Opcode(enum.IntEnum, shape=8):
     RESET = 8
     TENSOR = 9
     LOAD = 10
+    UPDATE = 11
+    WEIGHTS = 12
 
 
 class Status(enum.IntEnum, shape=8):
@@ -76,7 +79,7 @@ class Status(enum.IntEnum, shape=8):
 
 class Space(enum.IntEnum, shape=8):
     REGISTERS = 0  # read only; identity block from address 0, one word per address
-    STORE = 1  # the tensor store, write only; row = one store word: 8 planes of `GROUP` elements
+    STORE = 1  # the tensor store; row = one store word: 8 planes of `GROUP` elements
     LIST = 2  # the row list, write only; row = one entry: elements from a tensor's first to an image's
     SUMS = 3  # partial sums; row = one array row of one tile, one 48-bit sum per column
 
@@ -267,7 +270,10 @@ class Matmul(data.Struct):
 
 
 class Read(data.Struct):
-    """Read `count` words of REGISTERS from `first`, or `count` tiles of SUMS from tile `first`.
+    """Read `count` words of REGISTERS from `first`, store words of STORE, or tiles of SUMS from tile `first`.
+
+    STORE: two data words for each store word, as WRITE takes them; no other field is looked at. Waits while a LOAD
+    runs. On devices with the feature "update" alone (BAD_SPACE).
 
     SUMS: elements come tile by tile, row-major, only the first `rows` rows and `cols` columns of each tile.
     `bits` = 64 gives the sum as it is, one word each. `bits` = 2 .. 32 requantises (see `numeric`) with
@@ -301,6 +307,66 @@ class Read(data.Struct):
     index: 32
     row_stride: 32
     col_stride: 32
+
+
+class Update(data.Struct):
+    """Move `groups` groups of `GROUP` weights by their signs: decay, momentum, step, in this order.
+
+    Group g has the `STATE_WORDS` words of the store from `state` + 6 * g on: the octets of its masters (32 bits, in
+    units of 2**-28), most significant first, then those of its momenta (16 bits, in units of 2**-11), two's complement.
+    Its signs are word `signs` + g: bit 0 of an element says that there is one, bit 1 that it is negative (so -1, 0, 1
+    in two's complement, or `Sign`); the others mean nothing. Elements behind the last weight are zeros, and stay so.
+
+    Rates are multiplier * 2**-shift: `decay`, `decay_shift` (what a weight loses of itself), `rate`, `rate_shift`, and
+    `coefficient` / 256 (what the momentum keeps of itself).
+
+        decay     master -= sign(master) * ceil(|master| * decay / 2**decay_shift)
+        momentum  v = |v| * coefficient / 256 with v's sign, towards 0, plus sign * 2**11, saturated
+        step      master -= v * rate * 2**17 / 2**rate_shift, rounded to nearest, ties to even; saturated
+
+    Saturated is symmetric. Answered by one data word: the largest magnitude of master >> 8 (rounded down), which is
+    what layers see of the masters, in units of 2**-20.
+
+    Refused: decay_shift < 16, rate_shift < 17, shifts above 63, an odd `state` (BAD_VALUE); no groups, an end behind
+    the store, signs that overlap the masters (BAD_RANGE). Waits while a LOAD runs; commands behind it wait for its end,
+    `ArrayConfig.update_cycles` later. On devices with the feature "update" alone (BAD_OPCODE).
+    """
+
+    opcode: 8
+    coefficient: 8
+    decay_shift: 8
+    rate_shift: 8
+    state: 16
+    signs: 16
+    groups: 16
+    decay: 16
+    rate: 16
+    reserved0: 16
+    reserved1: 64
+    reserved2: 64
+
+
+class Weights(data.Struct):
+    """Quantise the masters of `groups` groups: weights as a tensor of `octets` octets (see `Tensor`) from `word` on.
+
+    A weight is (master >> 8) * 2**14 / 2**shift, rounded to nearest, ties to even, of which the low 8 * `octets` bits
+    are kept. So `shift` = 34 + exponent gives weights in units of 2**exponent; who gives it sees to it that they fit.
+    `state` as in UPDATE; the momenta are left alone.
+
+    Refused: octets other than 1, 2, a shift above 63, an odd `state` (BAD_VALUE); no groups, an end behind the store,
+    weights that overlap the masters (BAD_RANGE). Waits, and takes its time, as UPDATE does.
+    """
+
+    opcode: 8
+    octets: 8
+    shift: 8
+    reserved0: 8
+    state: 16
+    word: 16
+    groups: 16
+    reserved1: 48
+    reserved2: 64
+    reserved3: 64
 
 
 class Mark(data.Struct):
@@ -368,4 +434,6 @@ COMMANDS = {
     Opcode.RESET: Plain,
     Opcode.TENSOR: Tensor,
     Opcode.LOAD: Load,
+    Opcode.UPDATE: Update,
+    Opcode.WEIGHTS: Weights,
 }

@@ -21,7 +21,7 @@ class Identity(data.Struct):
     b_cells: 16
     sum_tiles: 16
     rx_words: 16
-    features: 32
+    features: 32  # bit 0: UPDATE, WEIGHTS and READ of the store
     clock_khz: 32
     store_words: 32
     reserved: 32
@@ -65,6 +65,8 @@ COUNTERS = (
     Counter("load_cycles", "execution", "cycles", "Cycles from the start of each LOAD to its last cell written."),
     Counter("fetches_a", "execution", "reads", "Reads of the store for operand A, two store words each."),
     Counter("fetches_b", "execution", "reads", "Reads of the store for operand B, two store words each."),
+    Counter("updates", "execution", "commands", "UPDATEs and WEIGHTSs executed."),
+    Counter("update_cycles", "execution", "cycles", "Cycles of UPDATEs and WEIGHTSs."),
     Counter("words_written", "execution", "words", "Data words stored by WRITE."),
     Counter("elements_read", "execution", "elements", "Sums sent by READ."),
     Counter("saturated", "execution", "elements", "Requantised elements that were clipped."),

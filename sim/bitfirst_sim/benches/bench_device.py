@@ -20,6 +20,7 @@ from bitfirst_hdl.contract.packets import (
     MAX_DATA_WORDS,
     OCTET_BITS,
     SIGN_BITS,
+    STATE_WORDS,
     STORE_WORD_WORDS,
     TENSOR_SLOTS,
     Opcode,
@@ -30,7 +31,7 @@ from bitfirst_hdl.contract.packets import (
 )
 from bitfirst_hdl.contract.registers import COUNTER_INDEX, EXECUTION_COUNTERS
 
-from . import bench_gather, bench_readout, bench_requantise, common
+from . import bench_gather, bench_readout, bench_requantise, bench_update, common
 from .bench_frames import HostEnd, Received, frame
 
 SETTLING = (Opcode.SYNC, Opcode.MARK, Opcode.RESET)  # wait for everything before them
@@ -40,6 +41,9 @@ PING_CYCLES = 12  # from the last word of a PING to its answer's header, on an i
 FIRST_HALF, SECOND_HALF = 0, 1  # slots of tensors that take half of the store each
 SHAPE = ("slices", "planes", "chunks", "row_tiles", "col_tiles")
 WRITE_OVERHEAD_CYCLES = 10  # of a WRITE in the sequencer, besides its data words
+UPDATE_OVERHEAD_CYCLES = 11  # of an UPDATE or WEIGHTS, besides `update_cycles` and data words
+READ_OVERHEAD_CYCLES = 9  # of a READ of the store, besides its data words
+DATA_CYCLES = 2  # from an answer to its first data word, on an idle link
 
 
 @dataclass
@@ -185,7 +189,8 @@ class CommandMaker:
     def command(self) -> tuple[Opcode, dict[str, int], int]:
         """A valid one, but for TENSORs that overlap: opcode, fields, number of data words."""
         makers = [self.write, self.tensor, self.load, self.matmul, self.read, self.registers, self.plain]
-        return self.rng.choices(makers, (20, 10, 25, 25, 20, 5, 12))[0]()
+        makers += [self.update, self.weights, self.stored]
+        return self.rng.choices(makers, (20, 10, 25, 25, 20, 5, 12, 5, 5, 3))[0]()
 
     def _range(self, depth: int, most: int) -> tuple[int, int]:
         """First and count of a range in 0 .. depth - 1; the last row is a favourite."""
@@ -270,6 +275,21 @@ class CommandMaker:
         if rng.random() < 0.3:
             fields |= bench_readout.comparison(rng)
         return Opcode.READ, fields, 0
+
+    def update(self) -> tuple[Opcode, dict[str, int], int]:
+        job = bench_update.job_of(self.rng, self.config, bench_update.Task.UPDATE, self.rng.randint(1, 6))
+        names = {"state": "state", "signs": "other", "groups": "groups", "decay": "decay", "decay_shift": "decay_shift"}
+        names |= {"rate": "rate", "rate_shift": "amount", "coefficient": "coefficient"}
+        return Opcode.UPDATE, {name: job[key] for name, key in names.items()}, 0
+
+    def weights(self) -> tuple[Opcode, dict[str, int], int]:
+        job = bench_update.job_of(self.rng, self.config, bench_update.Task.WEIGHTS, self.rng.randint(1, 6))
+        names = {"state": "state", "word": "other", "groups": "groups", "shift": "amount"}
+        return Opcode.WEIGHTS, {name: job[key] for name, key in names.items()} | {"octets": 1 + job["two_octets"]}, 0
+
+    def stored(self) -> tuple[Opcode, dict[str, int], int]:
+        first, count = self._range(self.config.store_words, self.rng.choice((2, 40)))
+        return Opcode.READ, {"space": int(Space.STORE), "first": first, "count": count}, 0
 
     def registers(self) -> tuple[Opcode, dict[str, int], int]:
         first, count = self._range(registers.IDENTITY_WORDS, registers.IDENTITY_WORDS)
@@ -421,7 +441,7 @@ async def overlap(dut) -> None:
 
 
 def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, int], Status]]:
-    """Each bound of TENSOR, LOAD, MATMUL and READ, just kept and just broken, on a device after `fill`."""
+    """Each bound of TENSOR, LOAD, MATMUL, READ, UPDATE and WEIGHTS, just kept and just broken, after `fill`."""
     half, last = config.store_words // 2, config.store_words - 1
     good, value, place = Status.OK, Status.BAD_VALUE, Status.BAD_RANGE
     free = {"slot": 2, "bits": 8, "n": 1, "h": 1, "w": 1, "c": 1}
@@ -526,6 +546,63 @@ def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, in
         yield Opcode.READ, read | fields, status
 
 
+def update_refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, int], Status]]:
+    """Bounds of UPDATE, WEIGHTS and READ of STORE, just kept and just broken."""
+    good, value, place, depth = Status.OK, Status.BAD_VALUE, Status.BAD_RANGE, config.store_words
+    size, groups = 2 * STATE_WORDS, 2
+    update = {"state": 8, "signs": 8 + size, "groups": groups, "decay_shift": 16, "rate_shift": 17}
+    for fields, status in (
+        ({}, good),
+        ({"groups": 0}, place),
+        ({"state": 9}, value),
+        ({"decay_shift": 15}, value),
+        ({"decay_shift": 63}, good),
+        ({"decay_shift": 64}, value),
+        ({"rate_shift": 16}, value),
+        ({"rate_shift": 63}, good),
+        ({"rate_shift": 64}, value),
+        ({"state": depth - size}, good),
+        ({"state": depth - size + 2}, place),
+        ({"state": 2**16 - 2}, place),
+        ({"signs": depth - groups}, good),
+        ({"signs": depth - groups + 1}, place),
+        ({"signs": 2**16 - 1}, place),
+        ({"signs": 7 + size}, place),
+        ({"signs": 8 - groups}, good),
+        ({"signs": 9 - groups}, place),
+        ({"groups": 2**16 - 1}, place),
+    ):
+        yield Opcode.UPDATE, update | fields, status
+    weights = {"state": 8, "word": 8 + size, "groups": groups, "octets": 2, "shift": 34}
+    for fields, status in (
+        ({}, good),
+        ({"groups": 0}, place),
+        ({"state": 9}, value),
+        *(({"octets": octets}, value) for octets in (0, 3, 4, 255)),
+        ({"shift": 63}, good),
+        ({"shift": 64}, value),
+        ({"state": depth - size + 2}, place),
+        ({"word": depth - 2 * groups}, good),
+        ({"word": depth - 2 * groups + 1}, place),
+        ({"word": depth - 2 * groups + 2, "octets": 1}, good),
+        ({"word": 8 - 2 * groups}, good),
+        ({"word": 9 - 2 * groups}, place),
+        ({"word": 8 - groups, "octets": 1}, good),
+        ({"word": 7 + size}, place),
+    ):
+        yield Opcode.WEIGHTS, weights | fields, status
+    most = MAX_DATA_WORDS // STORE_WORD_WORDS
+    for first, count, status in (
+        (0, 0, place),
+        (depth - 1, 1, good),
+        (depth - 1, 2, place),
+        (depth, 1, place),
+        (0, most, good),
+        (0, most + 1, place),
+    ):
+        yield Opcode.READ, {"space": int(Space.STORE), "first": first, "count": count}, status
+
+
 def window_refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, int], Status]]:
     """LOADs of windows that only just stay in a tensor of 3 images of 4 x 5 pixels of 3 numbers, and that do not."""
     good, place = Status.OK, Status.BAD_RANGE
@@ -602,7 +679,7 @@ def window_refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[
 async def bounds(dut) -> None:
     """What is refused, and what only just is not."""
     bench = await start(dut)
-    for opcode, fields, status in refusals(bench.config):
+    for opcode, fields, status in (*refusals(bench.config), *update_refusals(bench.config)):
         bench.send(opcode, **fields)
         assert bench.expected[-1].status == status, (opcode, fields, bench.expected[-1].status)
     bench.send(Opcode.MARK, phase=int(Phase.OTHER))
@@ -657,6 +734,13 @@ async def loads_hold_up(dut) -> None:
         assert await interlocks.gap(listed, (Opcode.WRITE, write)) > length / 2
         assert await interlocks.gap(load, (Opcode.READ, read_tile(config, 0) | ONE_SUM)) < length / 2
         assert await interlocks.gap(load, (Opcode.SYNC, {})) > length / 2
+        update = {"state": 2 * half_store - 8, "groups": 1, "rate_shift": 17, "decay_shift": 16}
+        assert await interlocks.gap(load, (Opcode.UPDATE, update)) > length / 2
+        weights = {"state": 2 * half_store - 8, "groups": 1, "octets": 1}
+        assert await interlocks.gap(load, (Opcode.WEIGHTS, weights)) > length / 2
+        read = {"space": int(Space.STORE), "first": 2 * half_store - 1, "count": 1}
+        assert await interlocks.gap(load, (Opcode.READ, read)) > length / 2
+        assert await interlocks.gap(load, (Opcode.UPDATE, update | {"groups": 0})) < length / 2
     bench.finish()
 
 
@@ -743,7 +827,13 @@ async def speed(dut) -> None:
     assert set(spacing) == {words + WRITE_OVERHEAD_CYCLES}, spacing
     matmul = big_matmul(bench.config, half=0, sum_tile=0)
     length = bench.config.matmul_cycles(*(matmul[name] for name in SHAPE))
+    groups = 3
+    state = {"groups": groups, "octets": 1, "word": 6 * groups}
+    update = {"groups": groups, "signs": 6 * groups, "rate_shift": 17, "decay_shift": 16}
     for opcode, fields, cycles in (
+        (Opcode.UPDATE, update, bench.config.update_cycles(groups) + UPDATE_OVERHEAD_CYCLES + DATA_CYCLES + 1),
+        (Opcode.WEIGHTS, state, bench.config.update_cycles(groups) + UPDATE_OVERHEAD_CYCLES),
+        (Opcode.READ, {"space": int(Space.STORE), "count": groups}, 2 * groups + READ_OVERHEAD_CYCLES + DATA_CYCLES),
         (Opcode.TENSOR, {"slot": FIRST_HALF, "bits": 1, "n": 1, "h": 1, "w": 1, "c": 1}, 30),
         (Opcode.TENSOR, {"slot": 2}, 9),
         (Opcode.LOAD, {"slot": 2}, 14),  # refused, which takes a cycle

@@ -13,20 +13,30 @@ from amaranth.hdl import Assert, Assume, Cat, Cover, Fragment, Module, Mux, Sign
 from amaranth.lib.wiring import In
 from bitfirst_hdl import sequencer
 from bitfirst_hdl.config import ArrayConfig
-from bitfirst_hdl.contract.packets import WORD_BITS, Load, Matmul, Opcode, Read, Space, Status, Write
-from bitfirst_hdl.contract.registers import COUNTERS, IDENTITY_WORDS
+from bitfirst_hdl.contract.packets import (
+    MAX_DATA_WORDS,
+    WORD_BITS,
+    Load,
+    Matmul,
+    Opcode,
+    Read,
+    Space,
+    Status,
+    Write,
+)
 from bitfirst_hdl.frames import FrameStart
+from bitfirst_hdl.update import Task
 
 from .prove import Property, altered
 
 CONFIG = ArrayConfig(rows=2, columns=4, a_cells=16, b_cells=16, sum_tiles=4, store_words=64, rx_words=1024)
-STATES = ("START", "COMMAND", "CHECK", "WAIT", "SNAPSHOT", "WRITE", "DISCARD", "REPLY", "DATA")
+STATES = ("START", "COMMAND", "CHECK", "WAIT", "UPDATE", "SNAPSHOT", "WRITE", "DISCARD", "REPLY", "DATA")
 LIMIT = 6  #: cycles that a check, a unit or an answer takes at most, where ends are looked at
 #: a MATMUL walks, and stores after the one before it; or a READ ends, and all promised answers leave one by one
 WAIT_LIMIT = max(3, 1 + sequencer.PROMISES) * LIMIT
 AGE_BITS = 17
 _IDLE = 'self.idle.eq(fsm.ongoing("START") & ~self._reading)'
-_SENT = "words, sent = self.replies.payload.words, Signal(range(len(COUNTERS)))"
+_SENT = "words, sent = self.replies.payload.words, Signal(range(MAX_DATA_WORDS))"
 _LOADING = "store, a, b = (Signal.like(rows) for rows in (check.store, check.a, check.b))"
 _LOADING_MET = "words, cells = Signal(), Signal()"
 _WALKED = "earlier_sums = Signal.like(check.sums)"
@@ -67,7 +77,7 @@ def sequencer_seen_through(*changes: tuple[str, str]) -> ModuleType:
             with m.If(good & (opcode == Opcode.WRITE)):
                 m.d.comb += Assume(self.data_words != 0)
             with m.If(good & (opcode == Opcode.READ) & (Read(self.command).space != Space.SUMS)):
-                m.d.comb += Assume((self.read_words != 0) & (self.read_words <= IDENTITY_WORDS))
+                m.d.comb += Assume((self.read_words != 0) & (self.read_words <= MAX_DATA_WORDS))
             return m
 
     module.CommandCheck = AnyCheck
@@ -80,6 +90,10 @@ def _has(rows, row: Value) -> Value:
 
 def _meet(rows, others) -> Value:
     return (rows.first < others.end) & (others.first < rows.end)
+
+
+def _is_update(unit) -> Value:
+    return (unit._opcode == Opcode.UPDATE) | (unit._opcode == Opcode.WEIGHTS)
 
 
 class _Unit:
@@ -100,7 +114,8 @@ class _Unit:
 
 
 class Commands(Property):
-    """Base: `Sequencer` with any commands, any check, a gather unit, an engine and a readout of any speed.
+    """Base: `Sequencer` with any commands, any check, a gather unit, an engine, a readout and an updater of any
+    speed. A READ of the store is under way until its last word is taken.
 
     The engine takes a MATMUL when none walks and at most one stores; it stores them in order.
     """
@@ -127,16 +142,22 @@ class Commands(Property):
         self.check = unit._check
         self.loads, self.starts = unit.load.valid & unit.load.ready, unit.start.valid & unit.start.ready
         self.reads = unit.job.valid & unit.job.ready
+        self.updates = unit.update.valid & unit.update.ready & (unit.update.payload.task != Task.WORDS)
         self._units(m)
         self.everything_idle = ~(
-            self.gather.busy | self.walk.busy | (self.stored != 0) | self.readout.busy | unit._reading
+            self.gather.busy
+            | self.walk.busy
+            | (self.stored != 0)
+            | self.readout.busy
+            | self.updater.busy
+            | unit._reading
         )
         self.hold(m)
 
     def _units(self, m: Module) -> None:
         unit, bounded = self.sequencer, self.ends_in_time
         self.gather, self.walk = _Unit(m, self.loads, bounded), _Unit(m, self.starts, bounded)
-        self.readout = _Unit(m, self.reads, bounded)
+        self.readout, self.updater = _Unit(m, self.reads, bounded), _Unit(m, self.updates, bounded)
         self.stored, self.store_ends = Signal(2), Signal()  # MATMULs that store; the first of them ends
         self.store_spent = Signal(range(LIMIT + 1))
         m.d.comb += [
@@ -148,6 +169,9 @@ class Commands(Property):
             unit.engine_busy.eq(self.walk.busy | (self.stored != 0)),
             unit.job.ready.eq(~self.readout.busy),
             unit.readout_busy.eq(self.readout.busy),
+            unit.update.ready.eq(~self.updater.busy),
+            unit.updating.eq(self.updater.busy),
+            unit.stored.valid.eq(1),
             self.store_ends.eq((self.stored != 0) & AnySeq(1)),
             Assert((self.stored + self.walk.busy) <= 2),
         ]
@@ -167,8 +191,8 @@ class Hazards(Commands):
 
     No LOAD under way writes the cell while a MATMUL reads it; no READ under way takes the tile while a MATMUL has yet
     to store it; no WRITE changes the word while a LOAD may read it, the row list while a LOAD runs, or sums while
-    anything uses sums. At SYNC, MARK and RESET nothing is under way. Each command is answered once, but a quiet one
-    that begins not at all.
+    anything uses sums. While an UPDATE or a READ of the store is under way, no LOAD is, and no WRITE changes the store.
+    At SYNC, MARK and RESET nothing is under way. Each command is answered once, but a quiet one that begins not at all.
     """
 
     def hold(self, m: Module) -> None:
@@ -179,6 +203,13 @@ class Hazards(Commands):
             m.d.comb += chosen.eq(AnyConst(len(chosen)))
         self._follow(m)
         loading, walking, reading = self.gather.busy, self.walk.busy, self.readout.busy
+        self.reading_store = (
+            (unit.ongoing["REPLY"] | unit.ongoing["DATA"])
+            & (unit._opcode == Opcode.READ)
+            & (self.check.status == Status.OK)
+            & (Read(unit._bits).space == Space.STORE)
+        )
+        self.has_store = self.updater.busy | self.reading_store
         self.computing = (walking & self.walk_tile) | self.stores[0] | self.stores[1]
         writes_word = unit.store_write.valid & _has(self.check.store, self.word)
         m.d.comb += [
@@ -187,6 +218,9 @@ class Hazards(Commands):
             Assert(~(reading & self.read_tile & self.computing), "sum tile"),
             Assert(~(writes_word & loading & self.load_word), "store word"),
             Assert(~(unit.list_write.valid & loading), "row list"),
+            Assert(~(self.has_store & (loading | unit.store_write.valid)), "store"),
+            Cover(self.updater.busy & walking & reading),
+            Cover(self.reading_store & walking),
             Assert(~unit.sum_write.valid | ~(walking | reading | (self.stored != 0)), "sums"),
             Cover(loading & walking & reading & self.load_a & ~self.walk_a & self.read_tile & (self.stored == 1)),
             Cover(writes_word & loading),
@@ -267,6 +301,8 @@ class Hazards(Commands):
             Assert(check.active == (ongoing["CHECK"] & ~check.done)),
             Assert(~check.done | ongoing["CHECK"]),
             Assert(~self.readout.busy | unit._reading),
+            Assert(~self.updater.busy | ongoing["UPDATE"]),
+            Assert(~ongoing["UPDATE"] | ((check.status == Status.OK) & ~self.gather.busy & _is_update(unit))),
             Assert(~ongoing["WRITE"] | ((unit._opcode == Opcode.WRITE) & (check.status == Status.OK))),
             Assert((self.stored == 2) | ~second),
             Assert((self.stored != 0) | ~first),
@@ -302,7 +338,7 @@ class Hazards(Commands):
         with m.If((ongoing["WRITE"] & (space == Space.SUMS)) | unit.sum_write.valid):
             m.d.comb += Assert(~(self.walk.busy | (self.stored != 0) | self.readout.busy))
         with m.If(unit.store_write.valid | unit.list_write.valid | unit.sum_write.valid):
-            m.d.comb += Assert(ongoing["WRITE"] | ongoing["REPLY"])
+            m.d.comb += Assert((unit._opcode == Opcode.WRITE) & (ongoing["WRITE"] | ongoing["REPLY"]))
 
 
 class Ends(Commands):
@@ -329,7 +365,7 @@ class Ends(Commands):
             m.d.sync += [self.age.eq(0), self.length.eq(FrameStart(self.frames_data).length)]
         with m.Elif(~(held_up | unit.data.valid)):
             m.d.sync += self.age.eq(self.age + 1)
-        most = self.length + LIMIT + WAIT_LIMIT + 4
+        most = self.length + 2 * LIMIT + WAIT_LIMIT + 5
         m.d.comb += [
             Assume(~self.check.active | (self.check.age < LIMIT - 1) | self.check.ends),
             Assume(~unit.sum_replies.valid | unit.sum_replies.ready | (self.unsent < LIMIT - 1)),
@@ -356,6 +392,8 @@ class Ends(Commands):
             Assert(check.age < LIMIT),
             Assert(check.active | (check.age == 0)),
             Assert(~self.readout.busy | unit._reading),
+            Assert(~self.updater.busy | ongoing["UPDATE"]),
+            Assert(~ongoing["UPDATE"] | (good & _is_update(unit))),
             Assert((self.stored != 0) | (self.store_spent == 0)),
             Assert(unit.sum_replies.valid | (self.unsent == 0)),
             Assert(unit._promises.level <= sequencer.PROMISES),
@@ -364,14 +402,14 @@ class Ends(Commands):
             Assert((left <= self.length) | ongoing["START"]),
             Assert(~ongoing["COMMAND"] | (left != 0)),
             Assert(~writing | ((opcode == Opcode.WRITE) & good & (left != 0))),
-            Assert(~sending | ((sent < words) & (words <= len(COUNTERS)))),
+            Assert(~sending | ((sent < words) & (words <= MAX_DATA_WORDS))),
             Assert(~(ongoing["WAIT"] & good & (opcode == Opcode.WRITE)) | (left != 0)),
             Assert(~ongoing["SNAPSHOT"] | (opcode == Opcode.MARK) | (opcode == Opcode.COUNTERS)),
         ]
         of_registers = Read(unit._bits).space != Space.SUMS
         with m.If(good & (opcode == Opcode.READ) & (ongoing["WAIT"] | ongoing["REPLY"])):
             m.d.comb += Assert(of_registers | ongoing["WAIT"])
-            m.d.comb += Assert(~of_registers | ((words != 0) & (words <= IDENTITY_WORDS)))
+            m.d.comb += Assert(~of_registers | ((words != 0) & (words <= MAX_DATA_WORDS)))
         with m.If(ongoing["WAIT"]):
             m.d.comb += [
                 Assert(self.waited + self.gather.left <= WAIT_LIMIT),
@@ -389,11 +427,12 @@ class Ends(Commands):
             "COMMAND": taken,
             "CHECK": taken + checked,
             "WAIT": taken + LIMIT + 1 + self.waited,
+            "UPDATE": taken + waits + 2 + Mux(self.updater.busy, self.updater.spent, LIMIT),
             "SNAPSHOT": taken + waits + 2,
             "WRITE": taken + waits + 2,
             "DISCARD": taken + waits + 2,
-            "REPLY": taken + waits + 3,
-            "DATA": taken + waits + 4,
+            "REPLY": taken + waits + LIMIT + 3,
+            "DATA": taken + waits + LIMIT + 4,
         }
         for name, age in most.items():
             with m.If(ongoing[name]):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
-from bitfirst_hdl.contract.numeric import MAX_SHIFT, MAX_THRESHOLD, container_bits, limits
+from bitfirst_hdl.contract.numeric import DECAY_SHIFT, MAX_SHIFT, MAX_THRESHOLD, STEP_SHIFT, container_bits, limits
 from bitfirst_hdl.contract.packets import (
     COMMAND_WORDS,
     GROUP,
@@ -18,6 +18,7 @@ from bitfirst_hdl.contract.packets import (
     MAX_DATA_WORDS,
     OCTET_BITS,
     SIGN_BITS,
+    STATE_WORDS,
     STORE_WORD_WORDS,
     TENSOR_SLOTS,
     Opcode,
@@ -41,6 +42,7 @@ from ..transports import Transport
 
 SIZES = {"bursts": 8, "matmul_steps": 1500, "load_chunks": 6, "load_tiles": 3, "layers": 2}
 BYTE_SCHEDULES = ("input_idle=0.5&output_stall=0.3", "output_stall=0.9")
+MOST_GROUPS = 6  # of one UPDATE or WEIGHTS
 REFUSED_SHARE = 0.3  # of the commands that are not one of the precision pairs
 Payload = np.ndarray
 Fields = dict[str, int]
@@ -364,6 +366,8 @@ class Program:
         if self.rng.random() < REFUSED_SHARE:
             return self._refused()
         kinds = [self.write, self.read, self.read, self.tensor, self.load, self.load, self.registers, self.mark]
+        if self.config.updates:
+            kinds += [self.update, self.weights, self.stored]
         command = self.rng.choice([*kinds, self.plain])()
         self.note(command)
         return command.payload()
@@ -413,6 +417,33 @@ class Program:
             "b_below": rng.choice((0, rng.randint(0, b_octets * OCTET_BITS - planes))),
         }
         return Command(Opcode.MATMUL, fields)
+
+    def update(self) -> Command:
+        rng, groups = self.rng, self.rng.randint(1, MOST_GROUPS)
+        state, signs = self._states(groups, groups)
+        fields = {"state": state, "signs": signs, "groups": groups, "coefficient": rng.getrandbits(8)}
+        fields |= {"decay": rng.getrandbits(16), "decay_shift": rng.randint(DECAY_SHIFT, MAX_SHIFT)}
+        fields |= {"rate": rng.getrandbits(16), "rate_shift": rng.randint(STEP_SHIFT, MAX_SHIFT)}
+        return Command(Opcode.UPDATE, fields)
+
+    def weights(self) -> Command:
+        rng, groups, octets = self.rng, self.rng.randint(1, MOST_GROUPS), self.rng.randint(1, 2)
+        state, word = self._states(groups, groups * octets)
+        fields = {"state": state, "word": word, "groups": groups, "octets": octets, "shift": rng.randint(0, MAX_SHIFT)}
+        return Command(Opcode.WEIGHTS, fields)
+
+    def _states(self, groups: int, others: int) -> tuple[int, int]:
+        """First words of masters and momenta, and of so many others, before them or behind."""
+        size = STATE_WORDS * groups
+        first = self.rng.randint(0, self.config.store_words - size - others - 2)
+        even = first + first % 2
+        return self.rng.choice(((even, even + size), (first + others + (first + others) % 2, first)))
+
+    def stored(self) -> Command:
+        """READ of the store."""
+        count = self.rng.randint(1, min(64, self.config.store_words))
+        first = self.rng.randint(0, self.config.store_words - count)
+        return Command(Opcode.READ, {"space": Space.STORE, "first": first, "count": count})
 
     def write(self) -> Command:
         config, rng = self.config, self.rng

@@ -7,7 +7,16 @@ import numpy as np
 import torch
 from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
-from bitfirst_hdl.contract.numeric import MAX_SHIFT, MAX_THRESHOLD, SUM_BITS, answer_words, container_bits
+from bitfirst_hdl.contract.numeric import (
+    DECAY_SHIFT,
+    MASTER_BITS,
+    MAX_SHIFT,
+    MAX_THRESHOLD,
+    STEP_SHIFT,
+    SUM_BITS,
+    answer_words,
+    container_bits,
+)
 from bitfirst_hdl.contract.packets import (
     COMMAND_WORDS,
     GROUP,
@@ -15,6 +24,7 @@ from bitfirst_hdl.contract.packets import (
     MAX_DATA_WORDS,
     OCTET_BITS,
     SIGN_BITS,
+    STATE_WORDS,
     STORE_WORD_WORDS,
     TENSOR_SLOTS,
     Opcode,
@@ -26,7 +36,7 @@ from bitfirst_hdl.contract.packets import (
 )
 
 from ..command import Command
-from . import loads, numeric
+from . import loads, numeric, update
 
 RAW_BITS = 64
 MAX_EXTENT = 2**16 - 1  #: of n * h, w * c and h * w * c of a tensor
@@ -57,6 +67,7 @@ class GoldenDevice:
         self.rows: loads.Rows = (0,) * LIST_ENTRIES
         self.tensors: dict[int, loads.Place] = {}
         self._counters: Counter[str] = Counter()
+        self._commands = config.commands
         self._checks: dict[Opcode, Callable[[Fields], Status]] = {
             Opcode.WRITE: self._check_write,
             Opcode.READ: self._check_read,
@@ -64,6 +75,8 @@ class GoldenDevice:
             Opcode.MARK: self._check_mark,
             Opcode.TENSOR: self._check_tensor,
             Opcode.LOAD: self._check_load,
+            Opcode.UPDATE: self._check_update,
+            Opcode.WEIGHTS: self._check_weights,
         }
         self._actions: dict[Opcode, Callable[[Fields, np.ndarray], np.ndarray]] = {
             Opcode.WRITE: self._write,
@@ -76,6 +89,8 @@ class GoldenDevice:
             Opcode.RESET: self._reset,
             Opcode.TENSOR: self._tensor,
             Opcode.LOAD: self._load,
+            Opcode.UPDATE: self._update,
+            Opcode.WEIGHTS: self._weights,
         }
 
     @property
@@ -100,10 +115,9 @@ class GoldenDevice:
         return Status.OK, self._actions[Opcode(opcode)](fields, payload[COMMAND_WORDS:])
 
     # checks
-    @staticmethod
-    def _decode(opcode: int, payload: np.ndarray) -> tuple[Status, Fields]:
+    def _decode(self, opcode: int, payload: np.ndarray) -> tuple[Status, Fields]:
         """Opcode, length and reserved fields."""
-        layout = packets.COMMANDS.get(opcode)
+        layout = self._commands.get(opcode)
         if layout is None:
             return Status.BAD_OPCODE, {}
         if len(payload) < COMMAND_WORDS:
@@ -134,6 +148,9 @@ class GoldenDevice:
         first, count = fields["first"], fields["count"]
         if fields["space"] == Space.REGISTERS:
             return Status.OK if count and first + count <= len(self.identity) else Status.BAD_RANGE
+        if fields["space"] == Space.STORE and self.config.updates:
+            inside = first + count <= len(self.store) and count * STORE_WORD_WORDS <= MAX_DATA_WORDS
+            return Status.OK if count and inside else Status.BAD_RANGE
         if fields["space"] != Space.SUMS:
             return Status.BAD_SPACE
         bits, rows, cols = fields["bits"], fields["rows"], fields["cols"]
@@ -200,6 +217,24 @@ class GoldenDevice:
         )
         return Status.OK if chunks * row_tiles * col_tiles and inside else Status.BAD_RANGE
 
+    def _check_update(self, fields: Fields) -> Status:
+        shifts = (fields["decay_shift"], DECAY_SHIFT), (fields["rate_shift"], STEP_SHIFT)
+        if fields["state"] % 2 or not all(least <= shift <= MAX_SHIFT for shift, least in shifts):
+            return Status.BAD_VALUE
+        return self._check_states(fields, fields["signs"], fields["groups"])
+
+    def _check_weights(self, fields: Fields) -> Status:
+        if fields["state"] % 2 or not 1 <= fields["octets"] <= 2 or fields["shift"] > MAX_SHIFT:
+            return Status.BAD_VALUE
+        return self._check_states(fields, fields["word"], fields["groups"] * fields["octets"])
+
+    def _check_states(self, fields: Fields, first: int, count: int) -> Status:
+        """The words of masters and momenta, and the others."""
+        states, others = _states(fields), range(first, first + count)
+        if not count or max(states.stop, others.stop) > len(self.store) or _overlap(states, others):
+            return Status.BAD_RANGE
+        return Status.OK
+
     @staticmethod
     def _check_mark(fields: Fields) -> Status:
         return Status.OK if fields["phase"] in list(Phase) else Status.BAD_VALUE
@@ -239,6 +274,8 @@ class GoldenDevice:
         first, count = fields["first"], fields["count"]
         if fields["space"] == Space.REGISTERS:
             return _words(*self.identity[first : first + count])
+        if fields["space"] == Space.STORE:
+            return _halves(self.store[first : first + count])
         rows, cols, bits = fields["rows"], fields["cols"], fields["bits"]
         tiles = self.sums.reshape(self.config.sum_tiles, self.config.rows, self.config.columns)
         elements = torch.from_numpy(tiles[first : first + count, :rows, :cols].copy())
@@ -328,6 +365,32 @@ class GoldenDevice:
         by_tile = cells.reshape(tiles, octets, chunks, vectors, lanes).transpose(1, 0, 3, 2, 4)
         return by_tile.reshape(octets, tiles * vectors, chunks * lanes)
 
+    def _update(self, fields: Fields, data: np.ndarray) -> np.ndarray:
+        states = _states(fields)
+        master, momentum = states_of(self.store[states.start : states.stop])
+        signs = self.store[fields["signs"] : fields["signs"] + fields["groups"]].astype(np.int64)
+        signs = np.where(signs & 1, 1 - (signs & 2), 0)
+        rate, decay = (update.Rate(fields[name], fields[name + "_shift"]) for name in ("rate", "decay"))
+        moved = update.update(*map(torch.from_numpy, (master, momentum, signs)), rate, decay, fields["coefficient"])
+        self.store[states.start : states.stop] = store_of_states(*(part.numpy() for part in moved))
+        self._count_update(fields)
+        return _words(int((moved[0].to(torch.int64) >> update.HIDDEN_BITS).abs().max()))
+
+    def _weights(self, fields: Fields, data: np.ndarray) -> np.ndarray:
+        states, octets = _states(fields), fields["octets"]
+        master, _ = states_of(self.store[states.start : states.stop])
+        codes = update.weights(torch.from_numpy(master), fields["shift"]).numpy()
+        for octet in range(octets):
+            first = fields["word"] + octet * fields["groups"]
+            shifted = codes >> OCTET_BITS * (octets - 1 - octet)
+            self.store[first : first + fields["groups"]] = shifted.astype(np.uint8)
+        self._count_update(fields)
+        return _words()
+
+    def _count_update(self, fields: Fields) -> None:
+        self._counters["updates"] += 1
+        self._counters["update_cycles"] += self.config.update_cycles(fields["groups"])
+
     def _mark(self, fields: Fields, data: np.ndarray) -> np.ndarray:
         self._counters["phase"] = fields["phase"]
         return self._counter_words()
@@ -350,6 +413,32 @@ def place_of(fields: Fields) -> loads.Place:
     return loads.Place(shape, fields["word"], -(-fields["bits"] // OCTET_BITS))
 
 
+def _states(fields: Fields) -> range:
+    """Words of the masters and momenta of UPDATE and WEIGHTS."""
+    return range(fields["state"], fields["state"] + STATE_WORDS * fields["groups"])
+
+
+def states_of(store: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Masters and momenta, int64 [groups, GROUP], in their store words: octets, uint8 [words, GROUP]."""
+    octets = store.reshape(-1, STATE_WORDS, GROUP)
+    masters = MASTER_BITS // OCTET_BITS
+    return _numbers(octets[:, :masters]), _numbers(octets[:, masters:])
+
+
+def _numbers(octets: np.ndarray) -> np.ndarray:
+    """Two's complement numbers of [groups, octets, GROUP], the most significant octet first."""
+    numbers = octets[:, 0].astype(np.int8).astype(np.int64)
+    for octet in octets[:, 1:].swapaxes(0, 1):
+        numbers = numbers << OCTET_BITS | octet
+    return numbers
+
+
+def store_of_states(master: np.ndarray, momentum: np.ndarray) -> np.ndarray:
+    """`states_of`, backwards; of integers of any type."""
+    octets = [master >> shift for shift in (24, 16, 8, 0)] + [momentum >> shift for shift in (8, 0)]
+    return np.stack(octets, axis=1).astype(np.uint8).reshape(-1, GROUP)
+
+
 def threshold_of(fields: Fields) -> int:
     """Of a READ that compares."""
     return fields["key"] + (fields["index"] << 32)
@@ -364,6 +453,12 @@ def _with_nibbles(octets: np.ndarray, words: np.ndarray, half: int) -> np.ndarra
     bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little").reshape(len(words), -1, GROUP)
     nibbles = np.tensordot(np.uint8([1, 2, 4, 8]), bits, axes=(0, 1))
     return octets & 0x0F | nibbles << 4 if half else octets & 0xF0 | nibbles
+
+
+def _halves(octets: np.ndarray) -> np.ndarray:
+    """uint8 [words, GROUP] as the 64-bit words that a READ sends: four planes of 16 elements each."""
+    planes = octets[:, None] >> np.arange(OCTET_BITS, dtype=np.uint8)[:, None] & 1  # [words, planes, GROUP]
+    return np.packbits(planes, axis=2, bitorder="little").reshape(-1).view("<u8").astype(np.uint64)
 
 
 def _containers(values: np.ndarray, width: int) -> np.ndarray:

@@ -1,22 +1,27 @@
 """The `model` device: whole operations at once, exact, with the counters that a board would show."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from math import prod
 
 import numpy as np
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import packets
-from bitfirst_hdl.contract.packets import Phase
+from bitfirst_hdl.contract.packets import Phase, Status
 from bitfirst_hdl.contract.registers import COUNTERS, EXECUTION_COUNTERS
 
+from ..command import Command
 from ..device import Device
-from ..errors import LinkError
+from ..errors import DeviceError, LinkError
 from ..lowering import Forward, InputGradient, Operation, WeightGradient
+from ..masters import Masters, MasterWeights
 from ..plan import FRAME_WORDS
 from ..quantised import Quantised
 from ..residency import Supplies
 from ..schedule import schedule
 from . import exact, psg, sign_gradient
+from .commands import GoldenDevice, states_of
 
 _ANSWER_WORDS = 1 + FRAME_WORDS
 _COMMAND_AND_ANSWER_WORDS = packets.COMMAND_WORDS + FRAME_WORDS + _ANSWER_WORDS
@@ -81,12 +86,36 @@ class ModelDevice(Device):
         self._count(operation)
         return decision
 
+    def perform(self, commands: Iterable[Command]) -> list[np.ndarray]:
+        self._check_open()
+        before, answers = self._masters.counters, []
+        for command in commands:
+            status, words = self._masters.execute(command)
+            if status != Status.OK:
+                raise DeviceError(f"{self.url} refused {command.opcode.name} {command.fields} with {status.name}")
+            answers.append(words)
+            self.bytes_moved += (_COMMAND_AND_ANSWER_WORDS + len(command.data) + len(words)) * packets.WORD_BYTES
+        for name, count in self._masters.counters.items():
+            self._counters[name] += count - before[name]
+        return answers
+
+    def peek(self, masters: Masters) -> np.ndarray:
+        words = self._masters.store[masters.state : masters.state + packets.STATE_WORDS * masters.groups]
+        return states_of(words)[0].reshape(-1)[: prod(masters.shape)]
+
+    @cached_property
+    def _masters(self) -> GoldenDevice:
+        """Its store holds masters and momenta, and nothing else; it executes what `Masters` asks for."""
+        return GoldenDevice(self.config)
+
     def _count(self, operation: Operation) -> None:
         if not self.counting:
             return
         planned = schedule(self.config, operation.task)
-        data_words, commands = self._supplies.bring(planned, operation)
+        self._ready(operation, planned)
+        data_words, commands, more = self._supplies.bring(planned, operation)
         self._counters.update(planned.counters)
+        self._counters.update(more)
         self._counters["commands"] += commands
         self._counters["words_written"] += data_words
         self._counters["serial_ones"] += sum(
@@ -111,6 +140,8 @@ class ModelDevice(Device):
 
     def _pieces(self, operand: Quantised) -> exact.Pieces:
         """The operand, cut; the latest one that took work is kept: dX and dW have the same g."""
+        if isinstance(operand, MasterWeights):
+            operand = operand.real
         if self._cut is not None and self._cut[0] is operand:
             return self._cut[1]
         pieces = exact.cut(operand)

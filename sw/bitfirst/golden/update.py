@@ -17,17 +17,23 @@ import math
 from dataclasses import dataclass
 
 import torch
-from bitfirst_hdl.contract.numeric import MAX_SHIFT, MULTIPLIER_BITS, limits
+from bitfirst_hdl.contract.numeric import (
+    COEFFICIENT_BITS,
+    HIDDEN_BITS,
+    MASTER_BITS,
+    MASTER_FRACTION,
+    MAX_SHIFT,
+    MOMENTUM_BITS,
+    MOMENTUM_FRACTION,
+    MULTIPLIER_BITS,
+    STEP_SHIFT,
+    WEIGHT_FRACTION,
+    limits,
+)
 from bitfirst_hdl.contract.packets import Rounding
 
 from ..errors import UsageError
 from .numeric import round_shift
-
-MASTER_BITS, MASTER_FRACTION = 32, 28
-MOMENTUM_BITS, MOMENTUM_FRACTION = 16, 11
-HIDDEN_BITS = 8  #: the master's lowest, which only the update sees
-COEFFICIENT_BITS = 8
-STEP_SHIFT = MASTER_FRACTION - MOMENTUM_FRACTION
 
 
 @dataclass(frozen=True)
@@ -107,3 +113,9 @@ def update(
     step = round_shift(v * rate.multiplier, rate.shift - STEP_SHIFT, Rounding.NEAREST_EVEN)
     m = (m - step).clamp(*limits(MASTER_BITS, True))
     return m.to(torch.int32), v.to(torch.int16)
+
+
+def weights(master: torch.Tensor, shift: int) -> torch.Tensor:
+    """int64: the masters' visible bits * 2**14 / 2**shift, rounded to nearest, ties to even, as WEIGHTS has them."""
+    visible_bits = master.to(torch.int64) >> HIDDEN_BITS
+    return round_shift(visible_bits << WEIGHT_FRACTION, shift, Rounding.NEAREST_EVEN)
