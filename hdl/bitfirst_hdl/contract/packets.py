@@ -11,7 +11,7 @@ The structs here are the only definition: the gateware views its signals through
 
 from amaranth.lib import data, enum
 
-CONTRACT_VERSION = 4
+CONTRACT_VERSION = 5
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 
@@ -25,6 +25,7 @@ OCTET_BITS = 8  #: planes in one store word: bits 8 * i + 7 .. 8 * i of the elem
 STORE_WORD_WORDS = GROUP * OCTET_BITS // WORD_BITS  #: 64-bit words in one store word
 TENSOR_SLOTS = 16  #: tensor descriptors that the device holds
 LIST_ENTRIES = 512  #: images that the row list names
+PROGRAM_ROWS = 512  #: of the programs that packed MATMULs follow
 SIGN_BITS = 2  #: of a sum's sign, as a READ that compares sends it
 
 
@@ -79,6 +80,7 @@ class Space(enum.IntEnum, shape=8):
     STORE = 1  # the tensor store, write only; row = one store word: 8 planes of `GROUP` elements
     LIST = 2  # the row list, write only; row = one entry: elements from a tensor's first to an image's
     SUMS = 3  # partial sums; row = one array row of one tile, one 48-bit sum per column
+    PROGRAM = 4  # which elements of a packed MATMUL multiply what, write only; row = one word of A for each array row
 
 
 class Rounding(enum.IntEnum, shape=2):
@@ -118,7 +120,8 @@ class Write(data.Struct):
     elements, word 1 the high four: a tensor of at most 4 bits needs word 0 alone. Waits while a LOAD reads a tensor
     that overlaps the rows, or any by the row list. LIST: the low bits of one word, as many as an element's address in
     the store has; waits while a LOAD runs. SUMS: one word per column, its low 48 bits the sum (row = tile * array rows
-    + array row); waits while anything computes.
+    + array row); waits while anything computes. PROGRAM: a row's fields side by side from bit 0 on, as
+    `config.ArrayConfig.program_fields` names them (see `Matmul`); waits while anything computes.
     """
 
     opcode: 8
@@ -239,6 +242,16 @@ class Matmul(data.Struct):
     planes + b_below more than 8 * b_octets: so sums stay what whole operands make them. For `b_below` each slice of a
     tile takes as many cycles more.
 
+    `packed`: `tiles` sum tiles from `sum_tile` on, whose elements each have a row of A and a column of B of their own;
+    PROGRAM says which, in as many rows for each tile as it needs, from row `program` on, round the end. A row gives
+    each bank r of A one word: that of the row tile whose cells are `a_cell`[r] behind those of tile 0; the elements
+    (r, c) for which bit c of `mask`[r] is set multiply it. Elements without one multiply digits of 0. `last` ends a
+    tile; row `PROGRAM_ROWS` - 1 does so, too. The tile's first row says what its columns are: those of the column tile
+    whose cells are `b_cell` behind those of tile 0, column `choice`[c] of c's group (of `config.group_columns`) in
+    column c. `row_tiles`, `col_tiles` are the cells that the program leads to; it is not checked for that: cells count
+    round the end of their memory. `b_below` must be 0 (BAD_VALUE). Cycles: `config.packed_cycles`. Without `packed`,
+    `program` and `tiles` mean nothing.
+
     Waits for the MATMUL before it, for a LOAD that fills the cells, and for a READ of the sums. `quiet`: has no
     response unless it is refused.
     """
@@ -246,7 +259,8 @@ class Matmul(data.Struct):
     opcode: 8
     accumulate: 1
     quiet: 1
-    reserved0: 6
+    packed: 1
+    reserved0: 5
     slices: 8
     planes: 8
     a_offset: 16
@@ -263,7 +277,9 @@ class Matmul(data.Struct):
     b_first: 8
     a_below: 4
     b_below: 4
-    reserved1: 64
+    program: 16
+    tiles: 16
+    reserved1: 32
 
 
 class Read(data.Struct):

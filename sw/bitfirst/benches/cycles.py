@@ -17,6 +17,7 @@ from bitfirst_hdl.contract.packets import (
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
+    PROGRAM_ROWS,
     SIGN_BITS,
     STORE_WORD_WORDS,
     TENSOR_SLOTS,
@@ -39,6 +40,7 @@ from ..link import FrameDecoder, encode_frame
 from ..quantised import Quantised
 from ..transports import Transport
 
+PACKED_SHARE = 0.2  # of the MATMULs
 SIZES = {"bursts": 8, "matmul_steps": 1500, "load_chunks": 6, "load_tiles": 3, "layers": 2}
 BYTE_SCHEDULES = ("input_idle=0.5&output_stall=0.3", "output_stall=0.9")
 REFUSED_SHARE = 0.3  # of the commands that are not one of the precision pairs
@@ -412,6 +414,10 @@ class Program:
             "a_below": rng.choice((0, rng.randint(0, config.max_slices - slices))),
             "b_below": rng.choice((0, rng.randint(0, b_octets * OCTET_BITS - planes))),
         }
+        if rng.random() < PACKED_SHARE:
+            tiles = rng.randint(1, min(4, config.sum_tiles))
+            fields |= {"packed": 1, "b_below": 0, "tiles": tiles, "program": rng.randrange(PROGRAM_ROWS)}
+            fields["sum_tile"] = rng.randint(0, config.sum_tiles - tiles)
         return Command(Opcode.MATMUL, fields)
 
     def write(self) -> Command:
@@ -420,6 +426,7 @@ class Program:
             (Space.STORE, config.store_words, STORE_WORD_WORDS),
             (Space.LIST, LIST_ENTRIES, 1),
             (Space.SUMS, config.sum_rows, config.columns),
+            (Space.PROGRAM, PROGRAM_ROWS, config.program_words),
         )
         space, depth, width = rng.choice(spaces)
         words = rng.randint(1, width)
@@ -688,6 +695,9 @@ class Program:
             (matmul, {"a_cell": config.a_cells}),
             (matmul, {"b_cell": config.b_cells}),
             (matmul, {"sum_tile": config.sum_tiles}),
+            (matmul, {"packed": 1, "b_below": 0, "tiles": rng.choice((0, config.sum_tiles + 1, 2**16 - 1))}),
+            (matmul, {"packed": 1, "b_below": 0, "program": rng.randint(PROGRAM_ROWS, 2**16 - 1)}),
+            (matmul, {"packed": 1, "planes": 1, "b_below": 1}),
         ]
         if slices < 16:
             changes.append((matmul, {"a_offset": 1 << rng.randint(slices, 15)}))
