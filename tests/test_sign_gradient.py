@@ -18,6 +18,7 @@ from bitfirst.golden.psg import Mode, Predictor, Rule, Split, State, Sums, Thres
 from bitfirst.lowering import Axis, Gather, Geometry, WeightGradient, Width
 from bitfirst.plan import Digits, Plan, Shape
 from bitfirst.quantised import Quantised
+from bitfirst.quantiser import quantise
 from bitfirst.residual import ResidualTile
 from bitfirst.schedule import Schedule
 from bitfirst.sign_schedule import Finish
@@ -361,6 +362,24 @@ def test_what_is_sent_twice_is_counted() -> None:
 
 
 # mutants
+def test_what_the_forward_pass_sent_is_not_sent_again() -> None:
+    """`quantise` with `low` makes operands that the device stores cut, so all three products read them."""
+    words = {}
+    for low in (4, 0):
+        with command_board(TINY) as board:
+            torch.manual_seed(0)
+            x = replace(quantise(torch.rand(2, 16, 6, 6), 8, low=4), low=low)
+            w = quantise(torch.randn(4, 16, 3, 3), 8, signed=True)
+            g = quantise(torch.randn(2, 4, 6, 6), 16, signed=True, low=6)
+            board.conv2d(x, w, 1, 1)
+            before = board.counters()["words_written"]
+            rule = Rule(*E2TRAIN, Threshold(Mode.EXACT, 205))
+            board.conv2d_weight_signs(g, x, tuple(w.values.shape), rule, 1, 1)
+            words[low] = board.counters()["words_written"] - before
+    of_x = 2 * 6 * 6 * 16 // 8
+    assert words[0] - words[4] == of_x
+
+
 @pytest.fixture
 def planned_anew() -> Iterator[None]:
     """Nothing planned before, and nothing of what is planned meanwhile stays."""

@@ -71,15 +71,15 @@ def delayed(m: Module, value: Value, cycles: int, name: str) -> list[Value]:
     return line
 
 
-def turned(lanes: Sequence[Value], places: int, turn: Value) -> list[Value]:
-    """Element i of `lanes` moves to i + `places` (round the end) if `turn` is high."""
-    return [Mux(turn, lanes[(index - places) % len(lanes)], lane) for index, lane in enumerate(lanes)]
+def turned(plane: Value, places: int, turn: Value) -> Value:
+    """Bit i of `plane` moves to i + `places` (round the end) if `turn` is high."""
+    return Mux(turn, plane.rotate_left(places), plane)
 
 
-def registered(m: Module, lanes: Sequence[Value], name: str) -> list[Signal]:
-    """A register for each lane."""
-    later = [Signal(len(lane), name=f"{name}_{index}", reset_less=True) for index, lane in enumerate(lanes)]
-    m.d.sync += [after.eq(before) for after, before in zip(later, lanes, strict=True)]
+def registered(m: Module, planes: Sequence[Value], name: str) -> list[Value]:
+    """A register for each plane."""
+    later = [Signal(len(plane), name=f"{name}_{index}", reset_less=True) for index, plane in enumerate(planes)]
+    m.d.sync += [after.eq(before) for after, before in zip(later, planes, strict=True)]
     return later
 
 
@@ -756,6 +756,9 @@ class Turns(wiring.Component):
 class Shuffle(wiring.Component):
     """The data path: turn fetched elements to their lanes, gather them to chunks or transpose them.
 
+    Elements move as `OCTET_BITS` planes, bit e of a plane being element e's: so they come from the store and go to the
+    cells, and whole words turn at once, which is quick to simulate.
+
     Members
     -------
     fetch : In(fetch_layout(config)); step : In(step_layout(config))
@@ -823,33 +826,30 @@ class Shuffle(wiring.Component):
             m.d.sync += mask[index].eq(Mux(wraps, after | before, after & before) & ~empty)
         return mask
 
-    def _ring(self, m: Module, steps: list[data.View]) -> list[Signal]:
-        """Elements on ring lanes, 8 planes each, in `TURNED_STAGE`; they stay until the next fetch."""
+    def _ring(self, m: Module, steps: list[data.View]) -> list[Value]:
+        """Planes of `RING` elements on ring lanes, in `TURNED_STAGE`; they stay until the next fetch."""
         mask = self._mask(m)
         turn, other_bank = Signal(5), Signal(5)
         m.d.comb += other_bank[4].eq(self.odd & self.step.octet)
         m.d.sync += turn.eq((self.fetch.lane - self.fetch.address) ^ other_bank)
         turns = delayed(m, turn, TURNED_STAGE - 1, "turn")
-        lanes: list[Value] = [
-            Cat(word[element + GROUP * plane] for plane in range(OCTET_BITS))
-            for word in self.words
-            for element in range(GROUP)
+        planes: list[Value] = [
+            Cat(word.word_select(plane, GROUP) for word in self.words) for plane in range(OCTET_BITS)
         ]
         for stage, bits in (DATA_STAGE, (0, 1)), (DATA_STAGE + 1, (2, 3)):
             for bit in bits:
-                lanes = turned(lanes, 1 << bit, turns[stage][bit])
-            lanes = registered(m, lanes, f"turned_{stage}")
-        lanes = turned(lanes, GROUP, turns[TURNED_STAGE - 1][4])
-        ring = [Signal(OCTET_BITS, name=f"ring_{index}", reset_less=True) for index in range(RING)]
+                planes = [turned(plane, 1 << bit, turns[stage][bit]) for plane in planes]
+            planes = registered(m, planes, f"turned_{stage}")
+        ring = [Signal(RING, name=f"ring_{index}", reset_less=True) for index in range(OCTET_BITS)]
         with m.If(steps[TURNED_STAGE - 1].fetch):
-            for index in range(RING):
-                m.d.sync += ring[index].eq(lanes[index] & mask[index].replicate(OCTET_BITS))
+            for kept, plane in zip(ring, planes, strict=True):
+                m.d.sync += kept.eq(turned(plane, GROUP, turns[TURNED_STAGE - 1][4]) & mask)
         return ring
 
-    def _chunk(self, m: Module, steps: list[data.View], ring: list[Signal]) -> list[Signal]:
-        """along: a chunk of elements in `CELL_STAGE` - 1, the part of the next one that has come already kept.
+    def _chunk(self, m: Module, steps: list[data.View], ring: list[Value]) -> list[Value]:
+        """along: planes of a chunk in `CELL_STAGE` - 1, the part of the next one that has come already kept.
 
-        For B with L = 16 one behind the other, if `both`.
+        For B with L = 16 those of the chunk behind it too, above it, if `both`.
         """
         lanes = self.config.lanes
         step, now = steps[TURNED_STAGE - 1], steps[TURNED_STAGE]
@@ -862,18 +862,19 @@ class Shuffle(wiring.Component):
         m.d.sync += follow_high.eq(step.full & (step.nth == 0) & ~step.both)
         m.d.sync += take_high.eq(step.feed & step.both)
         m.d.comb += [keep.eq(~now.full), load.eq(now.feed & (now.turn | ~now.full))]
-        kept = [Signal(OCTET_BITS, name=f"kept_{lane}") for lane in range(lanes)]
         chunk = []
-        for lane in range(lanes):
-            element = ring[lane % RING]
-            behind = Mux(follow[lane], element, 0) | Mux(keep, kept[lane], 0)
+        for index, plane in enumerate(ring):
+            elements = plane[:lanes].replicate(max(1, lanes // RING))
+            kept = Signal(lanes, name=f"kept_{index}")
+            behind = (elements & follow) | Mux(keep, kept, 0)
             if lanes == GROUP:
-                behind |= Mux(follow_high, ring[GROUP + lane], 0)
+                behind |= Mux(follow_high, plane[GROUP:], 0)
             with m.If(load):
-                m.d.sync += kept[lane].eq(behind)
-            chunk.append(kept[lane] | Mux(take[lane], element, 0))
-        if self.config.b_chunks > 1:
-            chunk += [Mux(take_high, element, 0) for element in ring[lanes:]]
+                m.d.sync += kept.eq(behind)
+            now_and_then = kept | (elements & take)
+            if self.config.b_chunks > 1:
+                now_and_then = Cat(now_and_then, Mux(take_high, plane[lanes:], 0))
+            chunk.append(now_and_then)
         return registered(m, chunk, "chunk")
 
     def _lane_masks(self, step: data.View, lane: int) -> tuple[Value, Value]:
@@ -888,14 +889,15 @@ class Shuffle(wiring.Component):
         wraps = first & (block == blocks - 1) & ~reached if lane < RING else Const(0)
         return first & chosen, wraps
 
-    def _transposed(self, m: Module, steps: list[data.View], ring: list[Signal]) -> list[Value]:
-        """across: one tap of 16 positions, in `CELL_STAGE` - 1 but for two turns.
+    def _transposed(self, m: Module, steps: list[data.View], ring: list[Value]) -> list[Value]:
+        """across: planes of one tap of 16 positions, in `CELL_STAGE` - 1 but for two turns.
 
         Element j of position p lies in bank (p + j) % 16 at address p, so that 16 elements of one position can be
         written and 16 elements of one tap be read at once.
         """
         early, now = steps[TURNED_STAGE - 1], steps[TURNED_STAGE]
-        lanes: list[Value] = []
+        folded = [plane[:GROUP] | plane[GROUP:] for plane in ring]
+        elements: list[Value] = []
         for index in range(GROUP):
             bank = memory.Memory(shape=OCTET_BITS, depth=2 * GROUP, init=[])
             m.submodules[f"bank_{index}"] = bank
@@ -905,27 +907,28 @@ class Shuffle(wiring.Component):
             m.d.comb += [
                 write_port.en.eq(now.fill),
                 write_port.addr.eq(Cat(now.lane[: len(place)], now.buffer)),
-                write_port.data.eq(ring[index] | ring[index + GROUP]),
+                write_port.data.eq(Cat(plane[index] for plane in folded)),
                 read_port.addr.eq(Cat(place, now.other)),
             ]
-            lanes.append(read_port.data)
+            elements.append(read_port.data)
+        planes: list[Value] = [Cat(element[plane] for element in elements) for plane in range(OCTET_BITS)]
         for bit in 0, 1:
-            lanes = turned(lanes, -(1 << bit), now.tap[bit])
-        return registered(m, [Mux(now.drain, lane, 0) for lane in lanes], "tap")
+            planes = [turned(plane, -(1 << bit), now.tap[bit]) for plane in planes]
+        return registered(m, [Mux(now.drain, plane, 0) for plane in planes], "tap")
 
-    def _write(self, m: Module, steps: list[data.View], chunk: list[Signal], block: list[Value]) -> None:
+    def _write(self, m: Module, steps: list[data.View], chunk: list[Value], block: list[Value]) -> None:
         """One of the two is zero."""
         before, now, config = steps[CELL_STAGE - 1], steps[CELL_STAGE], self.config
-        for bit in 2, 3:
-            block = turned(block, -(1 << bit), before.tap[bit])
         slices = config.slices_per_octet
         flips = Mux(before.octet, self.flip[slices : 2 * slices], self.flip[:slices])
-        for plane in range(OCTET_BITS):
-            lanes = Cat(chunk[lane][plane] | block[lane % GROUP][plane] for lane in range(config.lanes))
-            second = Cat(element[plane] for element in chunk[config.lanes :])  # B's alone, and B has no flips
-            slice_, place = divmod(OCTET_BITS - 1 - plane, config.slice_bits)
+        for index, (plane, taps) in enumerate(zip(chunk, block, strict=True)):
+            for bit in 2, 3:
+                taps = turned(taps, -(1 << bit), before.tap[bit])
+            lanes = plane[: config.lanes] | taps.replicate(config.lane_groups)
+            second = plane[config.lanes :]  # B's alone, and B has no flips
+            slice_, place = divmod(OCTET_BITS - 1 - index, config.slice_bits)
             flip = flips[slice_] if place == 0 else Const(0)
-            m.d.sync += self.write.data[plane].eq(Cat(lanes ^ flip.replicate(config.lanes), second))
+            m.d.sync += self.write.data[index].eq(Cat(lanes ^ flip.replicate(config.lanes), second))
         m.d.comb += [
             self.write.valid.eq(now.emit),
             self.write.cell.eq(now.cell),

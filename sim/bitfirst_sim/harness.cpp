@@ -18,10 +18,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <type_traits>
 #include <vector>
 
 #include "Vcore.h"
+#include "Vcore__Dpi.h"
 #if VM_TRACE
 #include "verilated_vcd_c.h"
 #endif
@@ -30,13 +30,10 @@ namespace {
 
 constexpr uint64_t POLL_CYCLES = 1 << 16;
 constexpr uint64_t HALF_PERIOD_PS = 5000;
-constexpr int RESET_CYCLES = 4;
 enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4 };
 enum Outcome : uint8_t { DONE = 0, CYCLE_LIMIT = 1, HOST_GONE = 2 };
 
-using Word = std::remove_reference_t<decltype(Vcore::word)>;
 constexpr size_t WORD_BYTES = LINK_BITS / 8;
-static_assert(sizeof(Word) == WORD_BYTES);
 
 struct Options {
     uint64_t cycle_limit;
@@ -96,10 +93,7 @@ public:
         trace.open(options.trace_path);
         tracing = true;
 #endif
-        core.rst = 1;
-        for (int i = 0; i < RESET_CYCLES; ++i) tick();
-        core.rst = 0;
-        cycles = 0;
+        core.eval();  // the clock's first level is no edge
     }
 
     ~Board() {
@@ -117,38 +111,31 @@ public:
 
     void set_tracing(bool on) { tracing = on; }
 
-    Outcome run(size_t least_bytes) {
-        output.clear();
-        return options.input_idle || options.output_stall ? run_clock<true>(least_bytes) : run_clock<false>(least_bytes);
+    // The host's end of the link, in each cycle; see wrapper.sv.
+    void exchange(bool word_taken, bool given, const void* word, svBit* offers, void* next_word, svBit* takes) {
+        if (word_taken) {
+            taken += WORD_BYTES;
+            offered = false;
+        }
+        if (given) {
+            const auto* bytes = static_cast<const uint8_t*>(word);
+            output.insert(output.end(), bytes, bytes + WORD_BYTES);
+        }
+        // A word once offered stays: a stream's valid never falls before the transfer.
+        offered = waiting() && (offered || !happens(options.input_idle));
+        std::memset(next_word, 0, WORD_BYTES);
+        if (offered) std::memcpy(next_word, &input[taken], WORD_BYTES);
+        *offers = offered;
+        *takes = !happens(options.output_stall);
     }
 
-    std::vector<uint8_t> output;
-    uint64_t cycles = 0;
-
-private:
-    template <bool Scheduled>
-    Outcome run_clock(size_t least_bytes) {
+    Outcome run(size_t least_bytes) {
+        output.clear();
         const uint64_t limit = cycles + options.cycle_limit;
         uint64_t next_poll = std::min(limit, cycles + POLL_CYCLES);
         while (output.size() < least_bytes) {
-            const bool waiting = input.size() - taken >= WORD_BYTES;
-            // A word once offered stays: a stream's valid never falls before the transfer.
-            offered = waiting && (offered || !Scheduled || !random.chance(options.input_idle));
-            const bool takes = !Scheduled || !random.chance(options.output_stall);
-            if (core.resting && !waiting) break;
-            core.rx_valid = offered;
-            if (offered) std::memcpy(&core.rx_payload, &input[taken], WORD_BYTES);
-            core.tx_ready = takes;
+            if (core.resting && !waiting()) break;
             tick();
-            if (core.taken) {
-                taken += WORD_BYTES;
-                offered = false;
-            }
-            if (core.given) {
-                const Word word = core.word;
-                const auto* bytes = reinterpret_cast<const uint8_t*>(&word);
-                output.insert(output.end(), bytes, bytes + WORD_BYTES);
-            }
             if (cycles < next_poll) continue;
             if (cycles >= limit) return CYCLE_LIMIT;
             if (host_is_gone()) return HOST_GONE;
@@ -156,6 +143,14 @@ private:
         }
         return DONE;
     }
+
+    std::vector<uint8_t> output;
+    uint64_t cycles = 0;
+
+private:
+    bool waiting() const { return input.size() - taken >= WORD_BYTES; }
+
+    bool happens(uint64_t probability) { return probability && random.chance(probability); }
 
     // One cycle. Without waveforms the device is clocked by both edges, so that this is one evaluation.
     void tick() {
@@ -190,6 +185,8 @@ private:
     bool tracing = false;
 };
 
+Board* board;  // there is one, for `serve` and for the Verilog
+
 bool answer(const Board& board, Outcome outcome) {
     uint8_t head[17];
     const uint64_t count = board.output.size();
@@ -199,7 +196,7 @@ bool answer(const Board& board, Outcome outcome) {
     return write_all(head, sizeof head) && write_all(board.output.data(), board.output.size());
 }
 
-void serve(Board& board) {
+void serve() {
     uint8_t head[9];
     std::vector<uint8_t> bytes;
     while (read_all(head, sizeof head)) {
@@ -209,13 +206,13 @@ void serve(Board& board) {
             case SEND:
                 bytes.resize(argument);
                 if (!read_all(bytes.data(), argument)) return;
-                board.queue(bytes);
+                board->queue(bytes);
                 break;
             case RECV:
-                if (!answer(board, board.run(argument))) return;
+                if (!answer(*board, board->run(argument))) return;
                 break;
             case TRACE:
-                board.set_tracing(argument != 0);
+                board->set_tracing(argument != 0);
                 break;
             case QUIT:
                 return;
@@ -228,13 +225,18 @@ void serve(Board& board) {
 
 }  // namespace
 
+void exchange(svBit taken, svBit given, const svBitVecVal* word, svBit* offered, svBitVecVal* next_word, svBit* takes) {
+    board->exchange(taken, given, word, offered, next_word, takes);
+}
+
 int main(int argc, char** argv) {
     if (argc != 6) {
         std::fprintf(stderr, "usage: simulator CYCLE_LIMIT SEED INPUT_IDLE OUTPUT_STALL TRACE_PATH\n");
         return 2;
     }
     const auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
-    Board board({number(1), number(2), number(3), number(4), argv[5]});
-    serve(board);
+    Board only({number(1), number(2), number(3), number(4), argv[5]});
+    board = &only;
+    serve();
     return 0;
 }

@@ -146,17 +146,18 @@ def _compute(number: int, name: str, phase: Phase, operation: str, *arguments: A
 
 
 # Operators: a linear layer is kernel_dims 0, a convolution 2. `meta` is what makes integers `Quantised` again.
-_ABOUT = 3 + CONTENT_BYTES // 8  # int64 words about an operand: signed, exponent, peak, content
+_ABOUT = 4 + CONTENT_BYTES // 8  # int64 words about an operand: signed, exponent, low bits, peak, content
 
 
 def _about(operand: Quantised) -> list[int]:
-    return [operand.signed, operand.exponent, operand.peak, *np.frombuffer(operand.content, np.int64).tolist()]
+    about = operand.signed, operand.exponent, operand.low, operand.peak
+    return [*about, *np.frombuffer(operand.content, np.int64).tolist()]
 
 
 def _again(values: torch.Tensor, bits: int, about: list[int]) -> Quantised:
     """What `_about` is about; `quantise` made the values."""
-    signed, exponent, peak, *content = about
-    return Quantised(values, bits, bool(signed), exponent, peak, np.array(content, np.int64).tobytes())
+    signed, exponent, low, peak, *content = about
+    return Quantised(values, bits, bool(signed), exponent, peak, np.array(content, np.int64).tobytes(), low)
 
 
 @torch.library.custom_op("bitfirst::product", mutates_args=())

@@ -38,8 +38,8 @@ def quantise(
 
     `signed` None: unsigned when no value is negative. `low`: of how many bits the low part is when the numbers are to
     be cut in two by the balanced split (`golden.psg.Split`); the largest is then smaller, so that the high part does
-    not overflow. An all-zero tensor has exponent 0. Raises `UsageError`, which
-    begins with `name`, for NaN, infinity, a width outside 1 (signed: 2) to 16, or a negative value where `signed`
+    not overflow, and devices store them cut. An all-zero tensor has exponent 0. Raises `UsageError`, which begins with
+    `name`, for NaN, infinity, a width outside 1 (signed: 2) to 16, or a negative value where `signed`
     is False.
     """
     if tensor.dtype != torch.float32:
@@ -57,7 +57,7 @@ def quantise(
     largest = max(-least, most)
     exponent = exponent_of(largest, bits, signed, low)
     peak = round(largest * 2.0**-exponent)  # rounding keeps the order; ties to even here, too
-    return Quantised((tensor * 2.0**-exponent).round_(), bits, signed, exponent, known_peak=peak)
+    return Quantised((tensor * 2.0**-exponent).round_(), bits, signed, exponent, known_peak=peak, low=low)
 
 
 def dequantise(quantised: Quantised) -> torch.Tensor:
