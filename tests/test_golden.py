@@ -442,6 +442,7 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
         Opcode.LOAD: [
             *[(Status.BAD_VALUE, {"flip": 1 << 4}), (Status.BAD_VALUE, {"flip": 1, "target": Target.B})],
             *[(Status.BAD_VALUE, {"flip": 1, "slot": 5}), (Status.BAD_VALUE, {"reserved1": 1, "taps": 0})],
+            (Status.BAD_VALUE, {"turn": 1, "target": Target.B}),
             *[(Status.BAD_RANGE, {name: 0}) for name in ("positions", "taps", "run", "y_count", "x_count")],
             *[(Status.BAD_RANGE, {"slot": 5}), (Status.BAD_RANGE, {"x_first": 2}), (Status.BAD_RANGE, {"y_first": 1})],
             *[

@@ -8,7 +8,7 @@ from bitfirst import residual
 from bitfirst.command import Command
 from bitfirst.golden import programs
 from bitfirst.golden.commands import GoldenDevice
-from bitfirst.residual import NONE, ResidualTile, pack
+from bitfirst.residual import NONE, ResidualTile, count_tiles, pack
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.contract.packets import PROGRAM_ROWS, Opcode, Space, Status, Target
 from hypothesis import given, settings
@@ -19,19 +19,22 @@ COLUMN = {"slice_bits": 2, "lanes": 64, "rows": 8, "columns": 1, "a_cells": 32, 
 SHAPES = {name: CONFIGS[name] for name in ("tiny", "default", "slice1", "slice8")} | {"column": ArrayConfig(**COLUMN)}
 
 
-def elements_of(config: ArrayConfig, tiles: list[ResidualTile]) -> Counter:
+def elements_of(config: ArrayConfig, tiles: list[ResidualTile], turn: int) -> Counter:
     """How often each (row, output) is multiplied."""
     found: Counter = Counter()
     for tile in tiles:
         own = tile.row_tile
         for r, c in zip(*np.nonzero(own != NONE), strict=True):
-            found[int(own[r, c]) * config.rows + int(r), tile.col_tile * config.columns + int(tile.column[c])] += 1
+            row = (int(r) - (int(own[r, c]) >> turn - 1 if turn else 0)) % config.rows  # as LOAD says
+            found[int(own[r, c]) * config.rows + row, tile.col_tile * config.columns + int(tile.column[c])] += 1
     return found
 
 
-def check_packing(config: ArrayConfig, listed: np.ndarray) -> list[ResidualTile]:
-    tiles = pack(config, listed)
-    assert elements_of(config, tiles) == Counter(zip(*(part.tolist() for part in np.nonzero(listed)), strict=True))
+def check_packing(config: ArrayConfig, listed: np.ndarray, turn: int = 0) -> list[ResidualTile]:
+    tiles = pack(config, listed, turn)
+    assert len(tiles) == count_tiles(config, listed, turn)
+    wanted = Counter(zip(*(part.tolist() for part in np.nonzero(listed)), strict=True))
+    assert elements_of(config, tiles, turn) == wanted
     for tile in tiles:
         assert (tile.masks.sum(axis=0) <= 1).all(), "an element takes two words"
         assert tile.masks.any(axis=(1, 2)).all(), "a row of PROGRAM without use"
@@ -53,9 +56,9 @@ def lists(draw) -> tuple[ArrayConfig, np.ndarray]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(lists())
-def test_every_listed_element_is_packed_once(drawn: tuple[ArrayConfig, np.ndarray]) -> None:
-    check_packing(*drawn)
+@given(lists(), st.integers(0, 7))
+def test_every_listed_element_is_packed_once(drawn: tuple[ArrayConfig, np.ndarray], turn: int) -> None:
+    check_packing(*drawn, turn)
 
 
 def test_a_packing_that_forgets_is_found(monkeypatch) -> None:
@@ -64,6 +67,14 @@ def test_a_packing_that_forgets_is_found(monkeypatch) -> None:
     monkeypatch.setattr(residual, "_work_of_columns", lambda config, needs: right(config, needs)[:, :-1])
     with pytest.raises(AssertionError):
         check_packing(TINY, np.ones((4, 4), dtype=bool))
+
+
+def test_turned_rows_are_spread_over_banks() -> None:
+    """One channel of all taps is listed: unturned, all its rows lie in one bank."""
+    config = CONFIGS["default"]
+    listed = np.zeros((9 * 2 * config.rows, config.columns), dtype=bool)
+    listed[3 :: 2 * config.rows] = True
+    assert [len(check_packing(config, listed, turn)) for turn in (0, 2)] == [9, 2]
 
 
 def test_columns_help_each_other() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -22,27 +22,33 @@ class _Bank:
     """A memory of `width` bits a row, built of words of at most 64 bits; it is written in parts of 16 bits.
 
     row, enable  read port; `words` holds the row a cycle later, until the next one
-    write_row, write_enable (a bit for each 16 bits), write_data
+    write_row, write_enable (a bit for each 16 bits), write_data: `together` rows at once, `write_row` counts these. In
+        block RAM that is one write port, wider than the read port.
     """
 
-    def __init__(self, m: Module, name: str, width: int, depth: int) -> None:
+    def __init__(self, m: Module, name: str, width: int, depth: int, together: int = 1) -> None:
         size = min(WORD_BITS, width)
         self.enable = Signal(name=f"{name}_enable")
         self.row = Signal(range(depth), name=f"{name}_row")
-        self.write_row = Signal(range(depth), name=f"{name}_write_row")
+        self.write_row = Signal(range(depth // together), name=f"{name}_write_row")
         self.write_enable = Signal(width // GROUP, name=f"{name}_write_enable")
-        self.write_data = [Signal(size, name=f"{name}_write_data_{place}") for place in range(0, width, size)]
-        self.words = [Signal(size, name=f"{name}_word_{place}", reset_less=True) for place in range(0, width, size)]
-        for index, (word, write_data) in enumerate(zip(self.words, self.write_data, strict=True)):
+        places = range(0, width, size)
+        self.write_data = [
+            [Signal(size, name=f"{name}_write_data_{number}_{place}") for place in places] for number in range(together)
+        ]
+        self.words = [Signal(size, name=f"{name}_word_{place}", reset_less=True) for place in places]
+        for index, word in enumerate(self.words):
             store = memory.Memory(shape=size, depth=depth, init=[], attrs=NO_COLLISIONS)
             m.submodules[f"{name}_{index}"] = store
-            read_port, write_port = store.read_port(domain="comb"), store.write_port(granularity=GROUP)
-            m.d.comb += [
-                write_port.en.eq(self.write_enable.word_select(index, size // GROUP)),
-                write_port.addr.eq(self.write_row),
-                write_port.data.eq(write_data),
-                read_port.addr.eq(self.row),
-            ]
+            read_port = store.read_port(domain="comb")
+            m.d.comb += read_port.addr.eq(self.row)
+            for number, write_data in enumerate(self.write_data):
+                write_port = store.write_port(granularity=GROUP)
+                m.d.comb += [
+                    write_port.en.eq(self.write_enable.word_select(index, size // GROUP)),
+                    write_port.addr.eq(Cat(C(number, exact_log2(together)), self.write_row)),
+                    write_port.data.eq(write_data[index]),
+                ]
             with m.If(self.enable):
                 m.d.sync += word.eq(read_port.data)
 
@@ -63,8 +69,8 @@ class AMemory(wiring.Component):
     Members
     -------
     write : In(CellWrite(config))
-        Stores slice `part` of the octets in `data`, in row cell * 8 / S + part of bank `vector`: element e as the digit
-        on lane `config.lane_of_bit(e)`. Readable two cycles later.
+        Stores all slices of the octets in `data`, in rows cell * 8 / S (the most significant one) and behind of bank
+        `vector`: element e as the digit on lane `config.lane_of_bit(e)`. Readable two cycles later.
     enable, rows : In
         Reads a row of each bank. Who writes keeps away from rows that are being read: a word written in the same cycle
         is undefined in hardware.
@@ -94,38 +100,35 @@ class AMemory(wiring.Component):
         m = Module()
         config = self.config
         (fetched,) = _registered(m, "fetched", self.enable)
-        write_row, digits, parts = self._arrange(m)
+        cell, slices, parts = self._arrange(m)
         words = []
         for number in range(config.rows):
-            bank = _Bank(m, f"bank_{number}", config.lanes * config.slice_bits, config.a_rows)
+            width = config.lanes * config.slice_bits
+            bank = _Bank(m, f"bank_{number}", width, config.a_rows, together=config.slices_per_octet)
             wanted = self.write.valid & (self.write.vector == number)
-            m.d.comb += [bank.enable.eq(self.enable), bank.row.eq(self.rows[number]), bank.write_row.eq(write_row)]
-            m.d.comb += [
-                place.eq(digits[index * len(place) :][: len(place)]) for index, place in enumerate(bank.write_data)
-            ]
+            m.d.comb += [bank.enable.eq(self.enable), bank.row.eq(self.rows[number]), bank.write_row.eq(cell)]
+            for digits, row in zip(slices, bank.write_data, strict=True):
+                m.d.comb += [place.eq(digits[index * len(place) :][: len(place)]) for index, place in enumerate(row)]
             m.d.sync += bank.write_enable.eq(parts & wanted.replicate(len(parts)))
             words += bank.words
         with m.If(fetched):
             m.d.sync += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
         return m
 
-    def _arrange(self, m: Module) -> tuple[Signal, Signal, Value]:
-        """The row and the word to write, registered, and which parts of 16 bits of it, not registered."""
+    def _arrange(self, m: Module) -> tuple[Signal, list[Signal], Value]:
+        """The cell and the words to write, registered, and which parts of 16 bits of these, not registered."""
         config, write = self.config, self.write
         size, elements = config.slice_bits, [0] * config.lanes
         for element in range(config.lanes):
             elements[config.lane_of_bit(element)] = element
-        row, digits = Signal.like(self.rows[0]), Signal(config.lanes * size, reset_less=True)
-        m.d.sync += row.eq(write.cell * config.slices_per_octet + write.part)
-        with m.Switch(write.part):
-            for part in range(config.slices_per_octet):
-                lowest = OCTET_BITS - size * (part + 1)
-                with m.Case(part):
-                    m.d.sync += digits.eq(
-                        Cat(write.data[lowest + bit][element] for element in elements for bit in range(size))
-                    )
-        parts = [write.groups[elements[place // size] // GROUP] for place in range(0, len(digits), GROUP)]
-        return row, digits, Cat(parts)
+        cell, slices = Signal(range(config.a_cells)), []
+        m.d.sync += cell.eq(write.cell)
+        for part in range(config.slices_per_octet):
+            lowest, digits = OCTET_BITS - size * (part + 1), Signal(config.lanes * size, reset_less=True)
+            m.d.sync += digits.eq(Cat(write.data[lowest + bit][element] for element in elements for bit in range(size)))
+            slices.append(digits)
+        parts = [write.groups[elements[place // size] // GROUP] for place in range(0, config.lanes * size, GROUP)]
+        return cell, slices, Cat(parts)
 
 
 class BMemory(wiring.Component):
@@ -222,7 +225,7 @@ class BMemory(wiring.Component):
     def _write(self, m: Module, banks: list[list[_Bank]]) -> None:
         """Rotates the rows by the place of the first, and stores them in one group of banks."""
         config, write, bits = self.config, self.write, self._turn_bits
-        size = len(banks[0][0].write_data[0])
+        size = len(banks[0][0].words[0])
         rows = [
             [write.data[plane][first + place :][:size] for place in range(0, config.lanes, size)]
             for first in range(0, config.b_chunks * config.lanes, config.lanes)
@@ -250,7 +253,7 @@ class BMemory(wiring.Component):
                 place = Cat(row[:PLANE_BITS], cell)
                 m.d.comb += bank.write_row.eq(self._place(place[:bits], place[bits:]))
                 m.d.comb += bank.write_enable.eq(enable & here.replicate(config.lane_groups))
-                m.d.comb += [word.eq(new) for word, new in zip(bank.write_data, turned[number], strict=True)]
+                m.d.comb += [word.eq(new) for word, new in zip(bank.write_data[0], turned[number], strict=True)]
 
 
 def _registered(m: Module, name: str, *values: Value) -> list[Signal]:

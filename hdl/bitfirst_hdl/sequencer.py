@@ -10,13 +10,13 @@ The first that fails gives the status; the golden model does the same.
 3. `BAD_VALUE`   a reserved field is not zero.
 4. `BAD_SPACE`   WRITE to other than STORE, LIST, SUMS, PROGRAM; READ of other than REGISTERS, SUMS.
 5. `BAD_VALUE`   TENSOR: slot > 15, bits > 16, `layout` not 0. LOAD: `flip` has a bit at or above octets * 8 / S (octets
-   of the slot's tensor, 0 without one), or is not zero for target B; both `listed` and `n_fast`. MATMUL: slices or
-   planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or above
-   `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes > b_octets * 8,
-   (slices + a_below) * S > 16, planes + b_below > b_octets * 8, `packed` with `b_below`.
-   READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64); `compare` with
-   `bits` other than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of REGISTERS looks at no
-   field but `first`, `count`.
+   of the slot's tensor, 0 without one), or is not zero for target B, as `turn`; both `listed` and `n_fast`. MATMUL:
+   slices or planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or
+   above `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes >
+   b_octets * 8, (slices + a_below) * S > 16, planes + b_below > b_octets * 8, `packed` with `b_below`. READ of SUMS:
+   `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64); `compare` with `bits` other
+   than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of REGISTERS looks at no field but
+   `first`, `count`.
 6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles; n, h, w, c; positions, taps, run,
    y_count, x_count) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words; TENSOR word
    + octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL a_cell + row_tiles *
@@ -399,7 +399,11 @@ class CommandCheck(wiring.Component):
         flips = Signal(range(config.max_slices + 1))  # bits that `flip` may use
         m.d.comb += [
             flips.eq(Mux(load.target == Target.A, place.octets * config.slices_per_octet, 0)),
-            self._bad_value.eq((load.flip >> flips).any() | (load.listed & load.n_fast)),
+            self._bad_value.eq(
+                (load.flip >> flips).any()
+                | (load.listed & load.n_fast)
+                | ((load.target == Target.B) & (load.turn != 0))
+            ),
         ]
 
     def _images(self, load: packets.Load) -> Value:

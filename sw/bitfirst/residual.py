@@ -1,11 +1,11 @@
 """Packs the sums that are not resolved into tiles whose elements each have a row of A and a column of B of their own.
 
-Rows of a column tile lie in R banks (row % R). An output whose longest bank list has n rows needs a column of the array
-n times. The needs of a group's outputs are laid end to end into the group's columns, all equally deep: depth d of each
-is one tile. So columns with much to do get help from those with little, and a column goes on at one output for a while.
-In each tile every bank gives its words one by one: always the row that most columns still want. A column takes a row
-whenever its output has one left in the bank, and it is wanted at least as often as the longest list is long: so every
-listed element is taken once.
+Rows lie in R banks: row % R, turned as their LOAD says. An output whose longest bank list has n rows needs a column of
+the array n times. The needs of a group's outputs are laid end to end into the group's columns, all equally deep: depth
+d of each is one tile. So columns with much to do get help from those with little, and a column goes on at one output
+for a while. In each tile every bank gives its words one by one: always the row that most columns still want. A column
+takes a row whenever its output has one left in the bank, and it is wanted at least as often as the longest list is
+long: so every listed element is taken once.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from bitfirst_hdl.config import ArrayConfig
+
+from .golden.loads import rows_by_bank
 
 NONE = -1
 
@@ -53,23 +55,48 @@ class ResidualTile:
         ]
 
 
-def pack(config: ArrayConfig, listed: np.ndarray) -> list[ResidualTile]:
-    """Tiles in which every element of bool [rows, columns] that is listed is multiplied once, and no other."""
-    rows, columns = listed.shape
-    padded = np.zeros(
-        (-(-rows // config.rows) * config.rows, -(-columns // config.columns) * config.columns), dtype=bool
-    )
-    padded[:rows, :columns] = listed
-    by_bank = padded.reshape(-1, config.rows, padded.shape[1]).swapaxes(0, 1)  # [R, row tiles, columns]
+def pack(config: ArrayConfig, listed: np.ndarray, turn: int = 0) -> list[ResidualTile]:
+    """Tiles in which every element of bool [rows, columns] that is listed is multiplied once, and no other.
+
+    `turn`: of the LOADs that bring the rows (see `packets.Load`).
+    """
     tiles: list[ResidualTile] = []
-    for first in range(0, padded.shape[1], config.columns):
-        tiles += _pack_columns(config, first // config.columns, by_bank[:, :, first : first + config.columns].copy())
+    for col_tile, left in enumerate(_by_bank(config, listed, turn)):
+        tiles += _pack_columns(config, col_tile, left.copy())
     return tiles
+
+
+def count_tiles(config: ArrayConfig, listed: np.ndarray, turn: int) -> int:
+    """How many tiles `pack` makes."""
+    return sum(_depth(config, _needs(left)) for left in _by_bank(config, listed, turn))
+
+
+def _by_bank(config: ArrayConfig, listed: np.ndarray, turn: int) -> list[np.ndarray]:
+    """Of each column tile bool [R, row tiles, C]: what is listed, by the bank in which its row lies."""
+    rows, columns = (
+        -(-size // each) * each for size, each in zip(listed.shape, (config.rows, config.columns), strict=True)
+    )
+    padded = np.zeros((rows, columns), dtype=bool)
+    padded[: listed.shape[0], : listed.shape[1]] = listed
+    by_tile = padded.reshape(-1, config.rows, columns)
+    tile = np.arange(len(by_tile))
+    by_bank = by_tile[tile[:, None], rows_by_bank(tile, config.rows, turn)].swapaxes(0, 1)
+    return np.split(by_bank, columns // config.columns, axis=2)
+
+
+def _needs(left: np.ndarray) -> np.ndarray:
+    """int64 [C]: how often a column must be at each output."""
+    return left.sum(axis=1).max(axis=0)
+
+
+def _depth(config: ArrayConfig, needs: np.ndarray) -> int:
+    """Tiles of a column tile."""
+    return int(-(-needs.reshape(-1, config.group_columns).sum(axis=1).max() // config.group_columns))
 
 
 def _pack_columns(config: ArrayConfig, col_tile: int, left: np.ndarray) -> Iterator[ResidualTile]:
     """Those of one column tile; `left`, bool [R, row tiles, C], is used up."""
-    work = _work_of_columns(config, left.sum(axis=1).max(axis=0))
+    work = _work_of_columns(config, _needs(left))
     for column in work.T:
         words, masks = _take(left, column)
         yield ResidualTile(col_tile, column, words, masks)
@@ -79,8 +106,7 @@ def _work_of_columns(config: ArrayConfig, needs: np.ndarray) -> np.ndarray:
     """int64 [C, depth]: which output a column works at; where there is nothing left, one without rows will do."""
     width = config.group_columns
     groups = needs.reshape(-1, width)
-    depth = int(-(-groups.sum(axis=1).max() // width))
-    work = np.zeros((config.columns, depth), dtype=np.int64)
+    work = np.zeros((config.columns, _depth(config, needs)), dtype=np.int64)
     for group, own in enumerate(groups):
         wanted = np.repeat(np.arange(width), own)
         deep = -(-len(wanted) // width)

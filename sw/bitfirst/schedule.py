@@ -341,12 +341,16 @@ class Builder:
         )
         if not fresh:
             return cells, None
-        fields = gather.fields(*area) | {"target": int(target), "cell": cells.start}
+        fields = gather.fields(*area) | {"target": int(target), "cell": cells.start} | self._load_fields(target)
         if is_a:
             fields["flip"] = width.signed_slices(self.config.slice_bits) << planned.a_first
         cost = load_cost(self.config, fields, gather.shape, width.octets)
         self._count(loads=1, load_cycles=cost.cycles, **{f"fetches_{'a' if is_a else 'b'}": cost.fetches})
         return cells, Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, cycles=cost.cycles, block=len(self.work))
+
+    def _load_fields(self, target: Target) -> dict[str, int]:
+        """What LOADs have besides."""
+        return {}
 
     def _multiply(
         self, index: int, block: Block, cells: dict[Target, range], passes: tuple[Digits, ...], accumulate: bool

@@ -16,7 +16,7 @@ from .plan import store_signs, store_sums
 from .quantised import Quantised
 from .residency import Store
 from .schedule import Schedule
-from .sign_schedule import Finish, SignTask, finish, lead, prediction_bits, products_finished
+from .sign_schedule import Finish, Lead, SignTask, finish, lead, prediction_bits, products_finished
 from .steps import Step
 
 Answers = Sequence[tuple[Step, np.ndarray]]  #: of READs, with their data words
@@ -45,9 +45,11 @@ class SignGradient(WeightGradient):
     def decide(self, store: Store, state: psg.State | None, execute: Callable[[Schedule], Answers]) -> psg.Decision:
         """The decision, by the answers to schedules that `execute` executes."""
         led = lead(store.config, self.task)
-        first = self._first(led, execute(led))
-        sums = predictions_of(self.g, self.x, torch.from_numpy(first), self.geometry, self.rule)
+        first, others = self._sums(led, execute(led.schedule))
+        sums = predictions_of(self.g, self.x, *map(torch.from_numpy, (first, others)), self.geometry, self.rule)
         decision = decide_closed(sums, self.geometry, self.rule, self.exponent, state)
+        if led.whole:
+            return decision
         rest = self.finish(store.config, decision.resolved.numpy(), first << self.unit)
         return replace(decision, signs=self._signs(rest, decision, execute(rest.schedule)))
 
@@ -62,14 +64,20 @@ class SignGradient(WeightGradient):
         )
         return finish(config, self.task, unresolved, sums)
 
-    def _first(self, led: Schedule, answers: Answers) -> np.ndarray:
-        """int64 [o, c, kh, kw]: sums of the first pass, in its unit; 0 for a weight that no pixel meets."""
-        results = [np.zeros((made.rows, made.columns), dtype=np.int64) for made in led.products]
-        store_sums([(step.fetch, words, results[step.product]) for step, words in answers])
-        first = self.empty_result()
-        for made, result in zip(led.products, results, strict=True):
-            made.placement.add(result >> self.unit if led.task.sum_bits == RAW_BITS else result, first)
-        return first
+    def _sums(self, led: Lead, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of the first pass, in its unit, and of the rest, int64 [o, c, kh, kw]; 0 for what is not there."""
+        products, bits = led.schedule.products, led.schedule.task.sum_bits
+        results = [[np.zeros((made.rows, made.columns), dtype=np.int64) for made in products] for _ in range(2)]
+        for rest, wanted in enumerate((bits, RAW_BITS)):
+            of_part = [(*divmod(step.product, len(products)), step, words) for step, words in answers]
+            some = [(step.fetch, words, results[part][index]) for part, index, step, words in of_part if part == rest]
+            assert all(fetch.bits == wanted for fetch, _, _ in some)
+            store_sums(some)
+        first, others = self.empty_result(), self.empty_result()
+        for made, high, low in zip(products, *results, strict=True):
+            made.placement.add(high >> self.unit if bits == RAW_BITS else high, first)
+            made.placement.add(low, others)
+        return first, others
 
     def _signs(self, rest: Finish, decision: psg.Decision, answers: Answers) -> torch.Tensor:
         """int8 [o, c, kh, kw]: predicted where that resolves, else as the answers say."""
@@ -87,11 +95,14 @@ class SignGradient(WeightGradient):
         return torch.where(decision.resolved, decision.signs, torch.from_numpy(signs))
 
     # what the array is fed, for a model that counts
-    def ones_led(self, led: Schedule) -> int:
-        """One bits of B in all steps of the first pass."""
-        slices = [planned.leading.slices * planned.total_row_tiles for planned in led.plans]
-        high = -(1 << self.g.low)
-        return sum(count * int(self._ones(made, high).sum()) for count, made in zip(slices, led.products, strict=True))
+    def ones_led(self, led: Lead) -> int:
+        """One bits of B in all steps of the first walk."""
+        masks, total = (-(1 << self.g.low), (1 << self.g.low) - 1, -1), 0
+        for made, planned in zip(led.schedule.products, led.schedule.plans, strict=True):
+            passes = (planned.leading, *planned.rest)[: 3 if led.whole else 1]
+            for digits, mask in zip(passes, masks, strict=False):
+                total += planned.total_row_tiles * digits.slices * int(self._ones(made, mask).sum())
+        return total
 
     def ones_finished(self, rest: Finish) -> int:
         """One bits of B in all steps of packed MATMULs: each column of each tile at its output."""

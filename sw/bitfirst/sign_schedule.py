@@ -10,6 +10,9 @@ SUMS as they were, and packed MATMULs add the other digits, again over all of K;
     lead     L M L M READ  L M L M READ ...
     finish   WRITE sums  WRITE program  L M M L M M READ ...
 
+Where LOADs alone would take two walks over K longer than the whole product takes, there is one: each block is led into
+one part of SUMS, and the other digits go into another part beside it; both are read.
+
 Rows and columns whose operands lie in the cells together are a rectangle: in it elements are packed as they come. The
 more of them, the better they pack. So the product that finishes is not split by border, whatever the one that leads is.
 """
@@ -17,7 +20,7 @@ more of them, the better they pack. So the product that finishes is not split by
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 import numpy as np
 from bitfirst_hdl.config import ArrayConfig
@@ -26,12 +29,14 @@ from bitfirst_hdl.contract.numeric import SUM_BITS
 from bitfirst_hdl.contract.packets import MAX_DATA_WORDS, PROGRAM_ROWS, SIGN_BITS, Opcode, Space, Target
 
 from .golden import programs
+from .golden.loads import rows_by_bank
 from .lowering import RAW_BITS, MatrixProduct, Task, Variant, boxes
 from .plan import MOST_COUNT, Block, Digits, Fetch, Plan, Shape, sums_per_answer, tiles_of
-from .residual import NONE, ResidualTile, pack
-from .schedule import Builder, Schedule, choices
+from .residual import NONE, ResidualTile, count_tiles, pack
+from .schedule import Builder, Output, Schedule, choices
 from .steps import Step, overlap
 
+MOST_TURN = 7  #: of a LOAD
 _SUM_MASK = (1 << SUM_BITS) - 1
 
 
@@ -76,25 +81,104 @@ class _LeadBuilder(Builder):
         return [replace(step, fields=step.fields | {"shift": shift}) for step in super()._read(index, block)]
 
 
+class _OneWalkBuilder(_LeadBuilder):
+    """The upper half of an output's region is for what its first pass leaves out."""
+
+    def _next_region(self, block: Block) -> range:
+        tiles = 2 * len(super()._next_region(block))
+        first = self._region.stop if self._region.stop + tiles <= self.config.sum_tiles else 0
+        return range(first, first + tiles)
+
+    def _multiply(
+        self, index: int, block: Block, cells: dict[Target, range], passes: tuple[Digits, ...], accumulate: bool
+    ) -> list[Step]:
+        region = self._region
+        steps: list[Step] = []
+        for half, again, digits in (
+            *((0, False, digits) for digits in passes),
+            *((1, number > 0, digits) for number, digits in enumerate(self.plans[index].rest)),
+        ):
+            self._region = _half(region, half)
+            steps += super()._multiply(index, block, cells, (digits,), accumulate or again)
+        self._region = region
+        return steps
+
+    def _read(self, index: int, block: Block) -> list[Step]:
+        """The rest is read raw; its READs have `product` behind those of all products."""
+        region = self._region
+        self._region = _half(region, 0)
+        steps = super()._read(index, block)
+        rest = Output(len(self.products) + index, block, _half(region, 1).start)
+        more = rest.reads(self.plans[index], RAW_BITS, len(self.work))
+        for step in more:
+            self._count(elements_read=step.fetch.elements)
+            self.answer_words += step.fetch.words
+        self._reads += len(more)
+        self._region = region
+        self._regions = [entry for entry in self._regions if not overlap(entry[0], region)]
+        self._regions.append((region, self._reads))
+        return steps + more
+
+
+def _half(region: range, half: int) -> range:
+    size = len(region) // 2
+    return range(region.start + half * size, region.start + (half + 1) * size)
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The schedule of all first passes; `whole`: of the rest too."""
+
+    schedule: Schedule
+    whole: bool
+
+
 @lru_cache(maxsize=256)
-def lead(config: ArrayConfig, task: SignTask) -> Schedule:
+def lead(config: ArrayConfig, task: SignTask) -> Lead:
     """The schedule that reads all predictions, with the least roughly estimated cycles.
 
     Raises `UsageError` when something irreducible does not fit the device, and where slices cannot be cut as the
     operand is split.
     """
-    _, products, plans = min(choices(config, task), key=itemgetter(0))
-    builder = _LeadBuilder(config, task, products, plans)
+    best: dict[int, tuple] = {}  # by how many products there are, since they are planned as if all digits were wanted
+    for choice in choices(config, task):
+        count = len(choice[1])
+        best[count] = min(best.get(count, choice), choice, key=itemgetter(0))
+    chosen = [choice[1:] for choice in best.values()]
+    led = min((_led(_LeadBuilder, config, task, *one) for one in chosen), key=attrgetter("cycles"))
+    fitting = [one for one in chosen if all(_has_room_for_both(planned) for planned in one[1])]
+    whole = min((_led(_OneWalkBuilder, config, task, *one) for one in fitting), key=attrgetter("cycles"), default=None)
+    if whole is not None and whole.cycles < led.cycles + led.counters["load_cycles"]:
+        return Lead(whole.made_quiet(), whole=True)
+    return Lead(led.made_quiet(), whole=False)
+
+
+def _has_room_for_both(planned: Plan) -> bool:
+    return 2 * planned.row_tiles * planned.col_tiles <= planned.config.sum_tiles
+
+
+def _led(
+    kind: type[_LeadBuilder],
+    config: ArrayConfig,
+    task: SignTask,
+    products: tuple[MatrixProduct, ...],
+    plans: tuple[Plan, ...],
+) -> Schedule:
+    builder = kind(config, task, products, plans)
     builder.add_all()
-    return builder.schedule().made_quiet()
+    return builder.schedule()
 
 
 # the rest
 @dataclass(eq=False)
 class Rectangle:
-    """What is finished together: tiles of product `product` whose operands begin at `row_tile` and `col_tile`."""
+    """What is finished together: tiles of product `product` whose operands begin at `row_tile` and `col_tile`.
+
+    `turn`: of the LOADs of its rows.
+    """
 
     product: int
+    turn: int
     row_tile: int
     col_tile: int
     tiles: list[ResidualTile]
@@ -104,7 +188,9 @@ class Rectangle:
         """(used bool, rows, columns of the product), each [R, tiles * C]: what the elements of its tiles finish."""
         own = np.concatenate([tile.row_tile for tile in self.tiles], axis=1)
         columns = np.concatenate([tile.col_tile * config.columns + tile.column for tile in self.tiles])
-        rows = (self.row_tile + own) * config.rows + np.arange(config.rows)[:, None]
+        place = rows_by_bank(own.reshape(-1), config.rows, self.turn).reshape(*own.shape, config.rows)
+        bank = np.arange(config.rows)[:, None, None]
+        rows = (self.row_tile + own) * config.rows + np.take_along_axis(place, bank, axis=2)[:, :, 0]
         return own != NONE, rows, np.broadcast_to(self.col_tile * config.columns + columns, own.shape)
 
 
@@ -139,15 +225,21 @@ def finish(config: ArrayConfig, task: SignTask, listed: Sequence[np.ndarray], fi
 def _rectangles(config: ArrayConfig, index: int, shape: Shape, listed: np.ndarray) -> tuple[Plan, list[Rectangle]]:
     """The largest rectangles whose tiles fit SUMS, and their programs PROGRAM."""
     row_tiles, col_tiles = tiles_of(shape.rows, config.rows), tiles_of(shape.columns, config.columns)
+    turn = min(range(MOST_TURN + 1), key=lambda turn: count_tiles(config, listed, turn))
     while True:
         planned = _with_blocks(config, shape, row_tiles, col_tiles)
-        found = list(_packed(config, index, planned, listed)) if planned else None
+        found = list(_packed(config, index, turn, planned, listed)) if planned else None
         if found is not None and all(_fits(config, rectangle) for rectangle in found):
             return planned, found
         if row_tiles > 1:
-            row_tiles = tiles_of(row_tiles, 2)
+            row_tiles = next_smaller(tiles_of(shape.rows, config.rows), row_tiles)
         else:
-            col_tiles = tiles_of(col_tiles, 2)
+            col_tiles = next_smaller(tiles_of(shape.columns, config.columns), col_tiles)
+
+
+def next_smaller(total: int, size: int) -> int:
+    """The size of one piece more of `total`."""
+    return min(size - 1, tiles_of(total, tiles_of(total, size) + 1))
 
 
 def _with_blocks(config: ArrayConfig, shape: Shape, row_tiles: int, col_tiles: int) -> Plan | None:
@@ -161,16 +253,16 @@ def _with_blocks(config: ArrayConfig, shape: Shape, row_tiles: int, col_tiles: i
     return None
 
 
-def _packed(config: ArrayConfig, index: int, planned: Plan, listed: np.ndarray) -> Iterator[Rectangle]:
+def _packed(config: ArrayConfig, index: int, turn: int, planned: Plan, listed: np.ndarray) -> Iterator[Rectangle]:
     """Those with something to finish."""
     blocks: list[Block] = []
     for block in planned.blocks():
         blocks.append(block)
         if block.last:
             row, column = block.row_tile * config.rows, block.col_tile * config.columns
-            tiles = pack(config, listed[row : row + block.height, column : column + block.width])
+            tiles = pack(config, listed[row : row + block.height, column : column + block.width], turn)
             if tiles:
-                yield Rectangle(index, block.row_tile, block.col_tile, tiles, blocks)
+                yield Rectangle(index, turn, block.row_tile, block.col_tile, tiles, blocks)
             blocks = []
 
 
@@ -197,6 +289,9 @@ class _FinishBuilder(Builder):
         tiles = len(self._rectangle.tiles)
         first = self._region.stop if self._region.stop + tiles <= self.config.sum_tiles else 0
         return range(first, first + tiles)
+
+    def _load_fields(self, target: Target) -> dict[str, int]:
+        return {"turn": self._rectangle.turn} if target == Target.A else {}
 
     def _multiply(
         self, index: int, block: Block, cells: dict[Target, range], passes: tuple[Digits, ...], accumulate: bool

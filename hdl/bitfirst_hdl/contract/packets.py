@@ -185,6 +185,8 @@ class Load(data.Struct):
     One cell is one chunk of one octet of one tile's vectors. Vector v, chunk k of octet o (0 = most significant) goes
     to cell `cell` + (v // tile * octets + o) * chunks + k. `flip` (A alone): bit s inverts the top bit of slice s
     (0 = most significant, 8 / S of them in an octet) of every element, zeros too: two's complement to offset binary.
+    `turn` (A alone), if not 0: tile t stands turned by t >> (turn - 1) array rows, round the end: so packed MATMULs
+    find rows that are often wanted together in different banks.
 
     Refused (BAD_RANGE) are windows that leave the image. That is so if the last row of positions, y_start + (y_count -
     1) * max(y_step, 0), is not less than h; if the last pixel, x_start + (x_count - 1) * max(x_step, 0), is not less
@@ -218,7 +220,8 @@ class Load(data.Struct):
     positions: 16
     line_first: 8
     listed: 1
-    reserved1: 7
+    turn: 3
+    reserved1: 4
     place_first: 16
     run: 16
     taps: 16

@@ -466,6 +466,7 @@ def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, in
         (load | {"slot": 4, "flip": 1}, value),
         (load | {"slot": 4}, place),
         (to_b | {"flip": 1}, value),
+        (to_b | {"turn": 1}, value),
         *((load | {name: 0}, place) for name in ("positions", "taps", "run", "y_count", "x_count")),
         (load | {"x_count": 4, "x_first": 4}, place),
         (load | {"x_count": 4, "x_first": 3}, good),

@@ -258,20 +258,14 @@ class Bench:
 
     def write_octets(self, side: str, cell: int, vector: int, groups: int, octets: np.ndarray) -> None:
         """One vector's octets in some lane groups; what is not to be written is noise."""
-        size, parts = (self.config.slice_bits, self.config.slices_per_octet) if side == "a" else (OCTET_BITS, 1)
         lanes = self.at_once(side) * self.config.lanes
         octets = np.pad(octets, (0, lanes - len(octets)))
         mask = sum((2**GROUP - 1) << (GROUP * group) for group in range(lanes // GROUP) if groups >> group & 1)
         planes = arrays.row_words((octets >> np.arange(OCTET_BITS)[:, None]) & 1, 1, lanes)
-        for part in range(parts):
-            written = range(OCTET_BITS - size * (part + 1), OCTET_BITS - size * part)
-            write = {"cell": cell, "vector": vector, "groups": groups}
-            if self.config.slices_per_octet > 1:  # else the port has no bits
-                write["part"] = part
-            for plane in range(OCTET_BITS):
-                kept = mask if plane in written else 0
-                write[f"data__{plane}"] = planes[plane] & kept | self.rng.getrandbits(lanes) & ~kept
-            self.writes[f"{side}_write"].append(write)
+        write = {"cell": cell, "vector": vector, "groups": groups}
+        for plane in range(OCTET_BITS):
+            write[f"data__{plane}"] = planes[plane] & mask | self.rng.getrandbits(lanes) & ~mask
+        self.writes[f"{side}_write"].append(write)
 
     def write_sums(self, tile: int, value: int) -> None:
         """One value for all sums of a tile; the words' high bits are noise."""

@@ -481,6 +481,7 @@ class Program:
             "listed": 0,
             "quiet": rng.getrandbits(1),
             "flip": 0 if target else rng.choice((0, rng.getrandbits(flips))),
+            "turn": 0 if target else rng.choice((0, rng.getrandbits(3))),
             **self._axis("y", h, lines),
             **self._axis("x", w, -(-run // c)),
             "n_first": rng.randrange(n),
@@ -650,6 +651,7 @@ class Program:
         return [
             *changes,
             (to_b, {"flip": 1 << rng.randrange(16)}),
+            (to_b, {"turn": rng.randint(1, 7)}),
             (to_a, {rng.choice(list(counts)): 0}),
             (to_a, {"x_first": to_a.fields["x_count"]}),
             (to_b, {"y_first": to_b.fields["y_count"]}),

@@ -167,7 +167,11 @@ class GoldenDevice:
         place, target = self.tensors.get(fields["slot"]), Target(fields["target"])
         octets = place.octets if place else 0
         flips = 0 if target == Target.B else octets * self.config.slices_per_octet
-        if fields["flip"] >> flips or (fields["listed"] and fields["n_fast"]):
+        if (
+            fields["flip"] >> flips
+            or (fields["listed"] and fields["n_fast"])
+            or (fields["turn"] and target == Target.B)
+        ):
             return Status.BAD_VALUE
         counts = ("positions", "taps", "run", "y_count", "x_count")
         if not place or not all(fields[name] for name in counts):

@@ -90,7 +90,9 @@ class ModelDevice(Device):
 
     def _count_signs(self, wanted: SignGradient, decision: psg.Decision) -> None:
         led = lead(self.config, wanted.task)
-        self._count_schedule(led, wanted, wanted.ones_led(led))
+        self._count_schedule(led.schedule, wanted, wanted.ones_led(led))
+        if led.whole:
+            return
         resolved = decision.resolved.cpu().numpy()
         rest = wanted.finish(self.config, resolved, np.zeros(resolved.shape, dtype=np.int64))
         self._count_schedule(rest.schedule, wanted, wanted.ones_finished(rest))

@@ -37,10 +37,11 @@ def decide_closed(
     return replace(decision, signs=signs, resolved=resolved)
 
 
-def predictions_of(g: Quantised, x: Quantised, first: torch.Tensor, geometry: Geometry, rule: Rule) -> Sums:
-    """Sums whose first pass is known, int64 [o, c, kh, kw], and of the others only what the repair needs."""
-    matrix = first.flatten(1).T
-    parts = {"first": matrix, "rest": torch.zeros_like(matrix)} | _for_repair(
+def predictions_of(
+    g: Quantised, x: Quantised, first: torch.Tensor, rest: torch.Tensor, geometry: Geometry, rule: Rule
+) -> Sums:
+    """Sums whose first pass and rest are known, int64 [o, c, kh, kw]."""
+    parts = {"first": first.flatten(1).T, "rest": rest.flatten(1).T} | _for_repair(
         g, x, _leading(g, rule.g, "gradient"), _leading(x, rule.x, "input"), geometry, rule
     )
     return Sums.of(rule.x, rule.g, _length(g, geometry), parts)
