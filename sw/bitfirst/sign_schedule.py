@@ -10,8 +10,8 @@ SUMS as they were, and packed MATMULs add the other digits, again over all of K;
     lead     L M L M READ  L M L M READ ...
     finish   WRITE sums  WRITE program  L M M L M M READ ...
 
-Where LOADs alone would take two walks over K longer than the whole product takes, there is one: each block is led into
-one part of SUMS, and the other digits go into another part beside it; both are read.
+Where two walks over K, of which LOADs take the most time, would take longer than the whole product, there is one: each
+block is led into one part of SUMS, and the other digits go into another part beside it; both are read.
 
 Rows and columns whose operands lie in the cells together are a rectangle: in it elements are packed as they come. The
 more of them, the better they pack. So the product that finishes is not split by border, whatever the one that leads is.
@@ -37,6 +37,7 @@ from .schedule import Builder, Output, Schedule, choices
 from .steps import Step, overlap
 
 MOST_TURN = 7  #: of a LOAD
+USUALLY_LISTED = 1 / 3  #: of the sums
 _SUM_MASK = (1 << SUM_BITS) - 1
 
 
@@ -146,11 +147,25 @@ def lead(config: ArrayConfig, task: SignTask) -> Lead:
         best[count] = min(best.get(count, choice), choice, key=itemgetter(0))
     chosen = [choice[1:] for choice in best.values()]
     led = min((_led(_LeadBuilder, config, task, *one) for one in chosen), key=attrgetter("cycles"))
-    fitting = [one for one in chosen if all(_has_room_for_both(planned) for planned in one[1])]
-    whole = min((_led(_OneWalkBuilder, config, task, *one) for one in fitting), key=attrgetter("cycles"), default=None)
-    if whole is not None and whole.cycles < led.cycles + led.counters["load_cycles"]:
-        return Lead(whole.made_quiet(), whole=True)
+    two_walks = led.cycles + _usual_rest(config, task)
+    for one in chosen:
+        if all(map(_has_room_for_both, one[1])) and _whole_steps(one[1]) < two_walks:
+            whole = _led(_OneWalkBuilder, config, task, *one)
+            if whole.cycles < two_walks:
+                return Lead(whole.made_quiet(), whole=True)
     return Lead(led.made_quiet(), whole=False)
+
+
+def _usual_rest(config: ArrayConfig, task: SignTask) -> int:
+    """Cycles to finish a third of the sums, wherever they are."""
+    source, masks = np.random.default_rng(0), []
+    for made in products_finished(config, task):
+        masks.append(source.random((made.rows, made.columns)) < USUALLY_LISTED)
+    return finish(config, task, masks, [np.zeros(mask.shape, dtype=np.int64) for mask in masks]).schedule.cycles
+
+
+def _whole_steps(plans: tuple[Plan, ...]) -> int:
+    return sum(planned.multiplications["array_steps"] for planned in plans)
 
 
 def _has_room_for_both(planned: Plan) -> bool:
@@ -223,23 +238,46 @@ def finish(config: ArrayConfig, task: SignTask, listed: Sequence[np.ndarray], fi
 
 
 def _rectangles(config: ArrayConfig, index: int, shape: Shape, listed: np.ndarray) -> tuple[Plan, list[Rectangle]]:
-    """The largest rectangles whose tiles fit SUMS, and their programs PROGRAM."""
-    row_tiles, col_tiles = tiles_of(shape.rows, config.rows), tiles_of(shape.columns, config.columns)
+    """The largest rectangles whose tiles fit SUMS, and their programs PROGRAM: narrow ones or flat ones."""
     turn = min(range(MOST_TURN + 1), key=lambda turn: count_tiles(config, listed, turn))
+    sizes = tiles_of(shape.rows, config.rows), tiles_of(shape.columns, config.columns)
+    found = (_largest(config, index, turn, shape, sizes, listed, narrow) for narrow in (True, False))
+    return min(found, key=lambda one: sum(_rough_cycles(config, shape, rectangle) for rectangle in one[1]))
+
+
+def _largest(
+    config: ArrayConfig,
+    index: int,
+    turn: int,
+    shape: Shape,
+    sizes: tuple[int, int],
+    listed: np.ndarray,
+    narrow: bool,
+) -> tuple[Plan, list[Rectangle]]:
+    """Those that fit with as many rows (`narrow`) or columns as there are, or as many as can be."""
+    row_tiles, col_tiles = sizes
     while True:
         planned = _with_blocks(config, shape, row_tiles, col_tiles)
         found = list(_packed(config, index, turn, planned, listed)) if planned else None
         if found is not None and all(_fits(config, rectangle) for rectangle in found):
             return planned, found
-        if row_tiles > 1:
-            row_tiles = next_smaller(tiles_of(shape.rows, config.rows), row_tiles)
+        if row_tiles > 1 and (col_tiles == 1 or not narrow):
+            row_tiles = next_smaller(sizes[0], row_tiles)
         else:
-            col_tiles = next_smaller(tiles_of(shape.columns, config.columns), col_tiles)
+            col_tiles = next_smaller(sizes[1], col_tiles)
 
 
 def next_smaller(total: int, size: int) -> int:
     """The size of one piece more of `total`."""
     return min(size - 1, tiles_of(total, tiles_of(total, size) + 1))
+
+
+def _rough_cycles(config: ArrayConfig, shape: Shape, rectangle: Rectangle) -> int:
+    """For each chunk: to load it, a vector a cycle, or to work with it."""
+    block = rectangle.blocks[0]
+    load = shape.a.octets * block.height + shape.b.octets * block.width
+    work = sum(max(config.drain_cycles, len(tile.words)) + shape.b.bits for tile in rectangle.tiles)
+    return max(load, work)
 
 
 def _with_blocks(config: ArrayConfig, shape: Shape, row_tiles: int, col_tiles: int) -> Plan | None:
