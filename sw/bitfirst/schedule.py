@@ -448,23 +448,33 @@ def in_order(config: ArrayConfig, task: Task, tensors: tuple[Cut, ...], work: li
 def with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
     """The steps, and before those that use tensors first: Holds. The next tensors follow while these are used.
 
-    Tensors that are first used by the same block are brought together; one by one for the first block.
+    Tensors that are first used by the same block are brought together; one by one for the first block. Tensors are
+    numbered as they come: where the steps go back to an earlier one, another walk over all of them begins, and its
+    uses are first ones again.
     """
-    first_use, last_use, groups = {}, {}, []  # groups: [tensors, place behind their first uses, block]
+    first_use, last_use, groups = (
+        {},
+        {},
+        [],
+    )  # of (walk, tensor); groups: [tensors, place behind their first uses, block]
+    walk = 0
     for place, step in enumerate(steps):
         if step.tensor < 0:
             continue
-        last_use[step.tensor] = place
-        if step.tensor in first_use:
+        if groups and step.tensor < min(groups[-1][0]) and (walk, step.tensor) in first_use:
+            walk += 1
+        use = walk, step.tensor
+        last_use[use] = place
+        if use in first_use:
             continue
-        first_use[step.tensor] = place
+        first_use[use] = place
         if not step.block or groups[-1][2] != step.block:
             groups.append([[], 0, step.block])
         groups[-1][0].append(step.tensor)
         groups[-1][1] = place + 1
     holds = {0: Hold(tuple(groups[0][0]), tuple(groups[0][0]))} if groups else {}
     for (_, place, _), (tensors, _, _) in pairwise(groups):
-        used = [tensor for tensor, last in last_use.items() if first_use[tensor] < place <= last]
+        used = [use[1] for use, last in last_use.items() if first_use[use] < place <= last]
         holds[place] = Hold(tuple(tensors), (*used, *tensors))
     out: list[Step | Hold] = []
     for place, step in enumerate(steps):
@@ -503,10 +513,10 @@ def _planned(config: ArrayConfig, shapes: list[Shape], most_cycles: int) -> tupl
 
 def _sends_again(config: ArrayConfig, product: MatrixProduct, planned: Plan) -> bool:
     """Whether every tensor would be sent for each output block."""
-    return len(product.segments) > 1 and planned.counts[0] * planned.counts[1] > 1 and not _all_fit(config, product)
+    return len(product.segments) > 1 and planned.counts[0] * planned.counts[1] > 1 and not all_fit(config, product)
 
 
-def _all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
+def all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
     """Whether all tensors of a product lie in the store at once, and leave room for gaps between them."""
     tensors = {
         (cut, width) for segment in product.segments for cut, width in ((segment.a, product.a), (segment.b, product.b))

@@ -20,20 +20,29 @@ more of them, the better they pack. So the product that finishes is not split by
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from operator import attrgetter, itemgetter
+from math import prod
+from operator import itemgetter
 
 import numpy as np
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.numeric import SUM_BITS
-from bitfirst_hdl.contract.packets import MAX_DATA_WORDS, PROGRAM_ROWS, SIGN_BITS, Opcode, Space, Target
+from bitfirst_hdl.contract.packets import (
+    MAX_DATA_WORDS,
+    PROGRAM_ROWS,
+    SIGN_BITS,
+    STORE_WORD_WORDS,
+    Opcode,
+    Space,
+    Target,
+)
 
 from .golden import programs
 from .golden.loads import rows_by_bank
-from .lowering import RAW_BITS, MatrixProduct, Task, Variant, boxes
+from .lowering import RAW_BITS, MatrixProduct, Task, Variant, boxes, tensor_words
 from .plan import MOST_COUNT, Block, Digits, Fetch, Plan, Shape, sums_per_answer, tiles_of
 from .residual import NONE, ResidualTile, count_tiles, pack
-from .schedule import Builder, Output, Schedule, choices
+from .schedule import Builder, Output, Schedule, all_fit, choices
 from .steps import Step, overlap
 
 MOST_TURN = 7  #: of a LOAD
@@ -142,11 +151,15 @@ def lead(config: ArrayConfig, task: SignTask) -> Lead:
     operand is split.
     """
     best: dict[int, tuple] = {}  # by how many products there are, since they are planned as if all digits were wanted
-    for choice in choices(config, task):
-        count = len(choice[1])
-        best[count] = min(best.get(count, choice), choice, key=itemgetter(0))
-    chosen = [choice[1:] for choice in best.values()]
-    led = min((_led(_LeadBuilder, config, task, *one) for one in chosen), key=attrgetter("cycles"))
+    for rough, *one in choices(config, task):
+        cost = rough, _words_sent(config, *one)
+        best[len(one[0])] = min(best.get(len(one[0]), (cost, one)), (cost, one), key=itemgetter(0))
+    chosen = [one for _, one in best.values()]
+    products = products_finished(config, task)
+    widest = [_with_most_sums(config, Shape.of(made)) for made in products]
+    if all(widest):
+        chosen.append((products, tuple(widest)))
+    led = min((_led(_LeadBuilder, config, task, *one) for one in chosen), key=_cost)
     two_walks = led.cycles + _usual_rest(config, task)
     for one in chosen:
         if all(map(_has_room_for_both, one[1])) and _whole_steps(one[1]) < two_walks:
@@ -162,6 +175,29 @@ def _usual_rest(config: ArrayConfig, task: SignTask) -> int:
     for made in products_finished(config, task):
         masks.append(source.random((made.rows, made.columns)) < USUALLY_LISTED)
     return finish(config, task, masks, [np.zeros(mask.shape, dtype=np.int64) for mask in masks]).schedule.cycles
+
+
+def _with_most_sums(config: ArrayConfig, shape: Shape) -> Plan | None:
+    """The plan with the fewest walks over K."""
+    col_tiles = min(tiles_of(shape.columns, config.columns), config.sum_tiles)
+    row_tiles = min(tiles_of(shape.rows, config.rows), config.sum_tiles // col_tiles)
+    return _with_blocks(config, shape, row_tiles, col_tiles)
+
+
+def _cost(schedule: Schedule) -> float:
+    """Cycles; half of those in which operands are sent are not hidden."""
+    return schedule.cycles + _words_sent(schedule.config, schedule.products, schedule.plans) / 2
+
+
+def _words_sent(config: ArrayConfig, products: tuple[MatrixProduct, ...], plans: tuple[Plan, ...]) -> int:
+    """Of all operands, once for each walk over K; once where they fit the store together."""
+    total = 0
+    for made, planned in zip(products, plans, strict=True):
+        walks = 1 if all_fit(config, made) else planned.counts[0] * planned.counts[1]
+        for segment in made.segments:
+            sides = (segment.a, made.a), (segment.b, made.b)
+            total += walks * sum(STORE_WORD_WORDS * tensor_words(prod(cut.shape), width.bits) for cut, width in sides)
+    return total
 
 
 def _whole_steps(plans: tuple[Plan, ...]) -> int:
