@@ -354,6 +354,16 @@ def test_a_program_is_written_for_each_number_of_chunks() -> None:
     assert len(set(chunks)) > 1
 
 
+def test_each_walk_brings_its_tensors_ahead() -> None:
+    """A second walk over K goes back to tensors that are no longer there: these are brought as the first ones were."""
+    config = ArrayConfig(**TINY.as_dict() | {"store_words": 128})
+    _, rest = schedules(config, (8, 16, 9, 6, 6, 3, 1, 1))
+    uses = rest.schedule.uses
+    assert len(rest.rectangles) > 1 and len(rest.schedule.tensors) > 2
+    assert sum(len(hold.tensors) for hold, _ in uses) == len(rest.rectangles) * len(rest.schedule.tensors)
+    assert all(set(tensors) <= set(hold.keep) for hold, tensors in uses)
+
+
 def test_what_is_sent_twice_is_counted() -> None:
     layer = (8, 16, 4, 6, 6, 3, 1, 1)
     g, x, shape = operands(layer, E2TRAIN, 1)

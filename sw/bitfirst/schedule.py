@@ -11,7 +11,7 @@ In between stands a `Hold` wherever tensors must be brought into the store: the 
 those before, in the gaps that commands leave to the sequencer. `bitfirst.residency` turns it into commands.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -448,22 +448,21 @@ def in_order(config: ArrayConfig, task: Task, tensors: tuple[Cut, ...], work: li
 def with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
     """The steps, and before those that use tensors first: Holds. The next tensors follow while these are used.
 
-    Tensors that are first used by the same block are brought together; one by one for the first block. Tensors are
-    numbered as they come: where the steps go back to an earlier one, another walk over all of them begins, and its
-    uses are first ones again.
+    Tensors that are first used by the same block are brought together; one by one for the first block. A block uses
+    two. So where two others or more were used since, the steps have come back to a tensor: a first use again.
     """
-    first_use, last_use, groups = (
-        {},
-        {},
-        [],
-    )  # of (walk, tensor); groups: [tensors, place behind their first uses, block]
-    walk = 0
+    first_use, last_use = {}, {}  # of (tensor, times come back)
+    groups = []  # [tensors, place behind their first uses, block]
+    since: dict[int, set[int]] = {}  # other tensors that were used since
+    returns: Counter[int] = Counter()
     for place, step in enumerate(steps):
         if step.tensor < 0:
             continue
-        if groups and step.tensor < min(groups[-1][0]) and (walk, step.tensor) in first_use:
-            walk += 1
-        use = walk, step.tensor
+        returns[step.tensor] += len(since.get(step.tensor, ())) > 1
+        for others in since.values():
+            others.add(step.tensor)
+        since[step.tensor] = set()
+        use = step.tensor, returns[step.tensor]
         last_use[use] = place
         if use in first_use:
             continue
@@ -474,7 +473,7 @@ def with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
         groups[-1][1] = place + 1
     holds = {0: Hold(tuple(groups[0][0]), tuple(groups[0][0]))} if groups else {}
     for (_, place, _), (tensors, _, _) in pairwise(groups):
-        used = [use[1] for use, last in last_use.items() if first_use[use] < place <= last]
+        used = [use[0] for use, last in last_use.items() if first_use[use] < place <= last]
         holds[place] = Hold(tuple(tensors), (*used, *tensors))
     out: list[Step | Hold] = []
     for place, step in enumerate(steps):
