@@ -107,6 +107,12 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         30,
     ),
     "every pass replaces": (packing_mutant, "m.d.sync += coming.replace.eq(0)", "pass", 30),
+    "program written under a MATMUL": (
+        hazard_mutant,
+        "with m.Case(Space.PROGRAM):\n                    m.d.comb += by_matmul.eq(self.engine_busy)",
+        "with m.Case(Space.PROGRAM):\n                    m.d.comb += by_matmul.eq(0)",
+        40,
+    ),
     "a tile's rows only once": (packing_mutant, "Mux(last & ~ends_tile, first, behind)", "behind", 20),
     "queue takes words when full": (queue_mutant, "w_rdy.eq(inner_level != inner_depth)", "w_rdy.eq(1)", 8),
     "queue drops a word that is not taken": (
