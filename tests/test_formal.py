@@ -12,6 +12,7 @@ from bitfirst_hdl.top import REPLY_QUEUE
 from bitfirst_sim.formal.comparing import Comparison, compare_seen_through
 from bitfirst_sim.formal.convert import UnitOrder, link_seen_through
 from bitfirst_sim.formal.fifos import QueueOrder
+from bitfirst_sim.formal.packing import OwnWords, Passes, element_seen_through, packed_seen_through
 from bitfirst_sim.formal.prove import FormalError, Property, altered, prove, search
 from bitfirst_sim.formal.receive import Reception, frames_with_any_crc
 from bitfirst_sim.formal.replies import ReplyFrames, frames_seen_through
@@ -41,6 +42,8 @@ PROVED: dict[str, tuple[Make, int]] = {
         16,
     ),
     "arithmetic of the update": (UpdateArithmetic, 2),
+    "words of elements": (lambda: OwnWords(element_seen_through()), 8),
+    "packing": (lambda: Passes(packed_seen_through()), 40),
     "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
     "ends": (lambda: Ends(sequencer_seen_through()), 40),
 }
@@ -75,6 +78,14 @@ def arithmetic_mutant(old: str, new: str) -> Property:
     return UpdateArithmetic(altered(update, (old, new)), bits=12)
 
 
+def word_mutant(old: str, new: str) -> Property:
+    return OwnWords(element_seen_through((old, new)))
+
+
+def packing_mutant(old: str, new: str) -> Property:
+    return Passes(packed_seen_through((old, new)))
+
+
 def hazard_mutant(old: str, new: str) -> Property:
     return Hazards(sequencer_seen_through((old, new)), inductive=False)
 
@@ -85,6 +96,30 @@ def end_mutant(old: str, new: str) -> Property:
 
 #: Designs with one mistake each: property, text of the design, text in its place, cycles that show the mistake.
 MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
+    "word of an earlier pass is multiplied": (word_mutant, "(taken & ~self.move)", "taken", 8),
+    "element without a word goes on with the last": (word_mutant, "m.d.sync += held.eq(0)", "pass", 8),
+    "a pass begins without all its words": (packing_mutant, "(~self._fetching | fetched_all)", "1", 30),
+    "a pass too many": (packing_mutant, "self._coming.eq(~last_pass)", "self._coming.eq(1)", 30),
+    "elements are told of rows that are not taken": (
+        packing_mutant,
+        "Mux(self._takes, row.mask[number], 0)",
+        "row.mask[number]",
+        12,
+    ),
+    "all tiles in one": (
+        packing_mutant,
+        "with m.Elif(self._turn & ends_tile):\n            m.d.sync += coming.row",
+        "with m.Elif(0):\n            m.d.sync += coming.row",
+        30,
+    ),
+    "every pass replaces": (packing_mutant, "m.d.sync += coming.replace.eq(0)", "pass", 30),
+    "program written under a MATMUL": (
+        hazard_mutant,
+        "with m.Case(Space.PROGRAM):\n                    m.d.comb += by_matmul.eq(self.engine_busy)",
+        "with m.Case(Space.PROGRAM):\n                    m.d.comb += by_matmul.eq(0)",
+        40,
+    ),
+    "a tile's rows only once": (packing_mutant, "Mux(last & ~ends_tile, first, behind)", "behind", 20),
     "queue takes words when full": (queue_mutant, "w_rdy.eq(inner_level != inner_depth)", "w_rdy.eq(1)", 8),
     "queue drops a word that is not taken": (
         queue_mutant,

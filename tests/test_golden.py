@@ -21,6 +21,7 @@ from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract import numeric as contract
 from bitfirst_hdl.contract.packets import (
     LIST_ENTRIES,
+    PROGRAM_ROWS,
     SIGN_BITS,
     Opcode,
     Phase,
@@ -381,6 +382,7 @@ def test_identity_and_ping() -> None:
 TENSOR = {"slot": 3, "bits": 9, "word": 10, "n": 2, "h": 2, "w": 3, "c": 4}  # two octets of three words
 LOAD = {"slot": 3, "positions": 2, "taps": 4, "run": 4, "y_count": 1, "x_count": 2, "x_step": 1}
 MATMUL = {"slices": 1, "planes": 1, "chunks": 1, "row_tiles": 1, "col_tiles": 1, "a_octets": 1, "b_octets": 1}
+PACKED = {"packed": 1, "tiles": 1}
 READ = {"space": Space.SUMS, "bits": 64, "rows": 1, "cols": 1, "count": 1}
 UPDATE = {"state": 0, "signs": 6, "groups": 1, "rate_shift": 17, "decay_shift": 16}
 COMPARE = READ | {"compare": 1, "bits": SIGN_BITS}
@@ -396,7 +398,7 @@ def done(device: GoldenDevice, opcode: Opcode, fields: dict[str, int], data: np.
 
 
 def memories(device: GoldenDevice) -> list[np.ndarray]:
-    memories = device.store, *device.cells.values(), device.sums, np.array(device.rows)
+    memories = device.store, *device.cells.values(), device.sums, device.program, np.array(device.rows)
     return [memory.copy() for memory in memories]
 
 
@@ -408,7 +410,7 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
     before, tensors = memories(device), dict(device.tensors)
     refused = [
         (Status.BAD_SPACE, Command(Opcode.WRITE, STORE_ROW | {"space": Space.REGISTERS}, ROW)),
-        (Status.BAD_SPACE, Command(Opcode.WRITE, STORE_ROW | {"space": 4}, ROW)),
+        (Status.BAD_SPACE, Command(Opcode.WRITE, STORE_ROW | {"space": 5}, ROW)),
         (Status.BAD_SPACE, Command(Opcode.READ, READ | {"space": Space.LIST})),
         (Status.BAD_RANGE, Command(Opcode.WRITE, {"space": Space.LIST, "rows": 1, "words": 2}, ROW)),
         (Status.BAD_RANGE, Command(Opcode.WRITE, {"space": Space.LIST, "rows": 2, "words": 1, "row": LAST_ENTRY}, ROW)),
@@ -450,6 +452,7 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
         Opcode.LOAD: [
             *[(Status.BAD_VALUE, {"flip": 1 << 4}), (Status.BAD_VALUE, {"flip": 1, "target": Target.B})],
             *[(Status.BAD_VALUE, {"flip": 1, "slot": 5}), (Status.BAD_VALUE, {"reserved1": 1, "taps": 0})],
+            (Status.BAD_VALUE, {"turn": 1, "target": Target.B}),
             *[(Status.BAD_RANGE, {name: 0}) for name in ("positions", "taps", "run", "y_count", "x_count")],
             *[(Status.BAD_RANGE, {"slot": 5}), (Status.BAD_RANGE, {"x_first": 2}), (Status.BAD_RANGE, {"y_first": 1})],
             *[
@@ -473,6 +476,11 @@ def test_refused_commands_change_nothing_but_two_counters() -> None:
             *[(Status.BAD_RANGE, {"a_cell": TINY.a_cells}), (Status.BAD_RANGE, {"b_cell": TINY.b_cells})],
             *[(Status.BAD_RANGE, {"a_octets": 2, "a_cell": TINY.a_cells - 1})],
             (Status.BAD_RANGE, {"sum_tile": TINY.sum_tiles}),
+            *[(Status.BAD_VALUE, PACKED | {"b_below": 1}), (Status.BAD_RANGE, PACKED | {"tiles": 0})],
+            *[
+                (Status.BAD_RANGE, PACKED | {"tiles": TINY.sum_tiles + 1}),
+                (Status.BAD_RANGE, PACKED | {"program": PROGRAM_ROWS}),
+            ],
         ],
     }
     good = {Opcode.TENSOR: TENSOR | {"slot": 2, "word": 100}, Opcode.LOAD: LOAD, Opcode.MATMUL: MATMUL}

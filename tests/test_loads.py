@@ -99,13 +99,14 @@ def expected_cells(config: ArrayConfig, load: dict, place: Images, words: np.nda
                     number, real = element(place, position, tap)
                     value = stored_octet(words, number + octet * GROUP * place.octet_words) if real else 0
                 cell = load["cell"] + (v // tile * place.octets + octet) * chunks + k // config.lanes
-                cells[cell, v % tile, k % config.lanes] = value ^ flip
+                turned = v // tile // 2 ** (load["turn"] - 1) if load["turn"] else 0
+                cells[cell, (v + turned) % tile, k % config.lanes] = value ^ flip
     return cells
 
 
 def written_in(config: ArrayConfig, load: dict, chunks: int) -> int:
-    """Cycles to write chunks of one vector: A takes a slice in each, B 32 lanes or a chunk if that is longer."""
-    return -(-chunks * config.lanes // max(config.lanes, 32)) if load["target"] else chunks * 8 // config.slice_bits
+    """Cycles to write chunks of one vector: A takes one in each, B 32 lanes or a chunk if that is longer."""
+    return -(-chunks * config.lanes // max(config.lanes, 32)) if load["target"] else chunks
 
 
 def along_cycles(config: ArrayConfig, load: dict, place: Images, reads: list[int], octet: int) -> int:

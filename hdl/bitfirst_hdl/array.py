@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import ArrayConfig
 from .contract.packets import WORD_BITS
-from .element import Accumulator, Control, Element, add_fields, segment_bits, segment_count, spread
+from .element import Accumulator, Control, Element, OwnWord, add_fields, segment_bits, segment_count, spread
 
 
 class StepControl(data.Struct):
@@ -20,7 +20,7 @@ class StepControl(data.Struct):
 
 
 class Array(wiring.Component):
-    """The array: each step multiplies R words of A digits with C words of B bits.
+    """The array: each step multiplies C words of B bits with the words of A digits that the elements hold.
 
     Parameters
     ----------
@@ -30,8 +30,12 @@ class Array(wiring.Component):
     -------
     a : In(64) x a_row_words
         One row of the A memory: L digits for each array row.
+    take : In(C) x R
+        Elements that take their array row's digits: those of a step at least two cycles before it.
+    move : In(1)
+        As in `OwnWord`: a step multiplies what was moved in the cycle before it or earlier.
     b : In(64) x b_row_words
-        One row of the B memory: L bits for each array column.
+        One row of the B memory: L bits for each array column, of this step.
     control : In(StepControl)
         Of this step; `last` steps are at least `config.drain_cycles` cycles apart.
     drain_valid : Out(1)
@@ -51,6 +55,8 @@ class Array(wiring.Component):
         super().__init__(
             {
                 "a": In(WORD_BITS).array(config.a_row_words),
+                "take": In(config.columns).array(config.rows),
+                "move": In(1),
                 "b": In(WORD_BITS).array(config.b_row_words),
                 "control": In(StepControl),
                 "drain_valid": Out(1),
@@ -84,11 +90,9 @@ class Array(wiring.Component):
             m.d.comb += [mask.eq(value) for mask, value in zip(masks, spread(config, plane), strict=True)]
             for row in range(config.rows):
                 m.submodules[f"element_{row}_{column}"] = element = elements[row][column]
-                place = row * config.lanes * config.slice_bits
+                own = self._own_word(m, row, column)
                 for index, mask in enumerate(masks):
-                    size = segment_bits(config)
-                    m.d.comb += element.a[index].eq(self._cut(self.a, place + index * size, size))
-                    m.d.comb += element.mask[index].eq(mask)
+                    m.d.comb += [element.a[index].eq(own.held[index]), element.mask[index].eq(mask)]
                 self._control(m, element.control, step, load)
                 if row + 1 < config.rows:
                     m.d.comb += element.chain_in.eq(elements[row + 1][column].chain_out)
@@ -97,6 +101,15 @@ class Array(wiring.Component):
         self._count_ones(m, counts, step.valid)
         self._time_drain(m, load)
         return m
+
+    def _own_word(self, m: Module, row: int, column: int) -> OwnWord:
+        config = self.config
+        m.submodules[f"own_{row}_{column}"] = own = OwnWord(config)
+        m.d.comb += [own.take.eq(self.take[row][column]), own.move.eq(self.move)]
+        place, size = row * config.lanes * config.slice_bits, segment_bits(config)
+        for index, word in enumerate(own.a):
+            m.d.comb += word.eq(self._cut(self.a, place + index * size, size))
+        return own
 
     @staticmethod
     def _cut(words: list, place: int, width: int):

@@ -1,6 +1,7 @@
 """Validated array configurations, and what follows from them: widths, depths, cycles."""
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ FEATURES = ("update",)  #: parts that a device may be without; bit i of the iden
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
+OPERAND_CYCLES = 4  #: a step to its operands at the elements. A: bank, register, two words in the element; B: see there
 ACCUMULATE_CYCLES = 1  #: the tree's sum to the accumulator
 LOAD_SETUP_CYCLES = 11  #: a LOAD's fields to its first fetch
 LOAD_TAIL_CYCLES = 8  #: last step of a LOAD to its last cell written
@@ -150,6 +152,32 @@ class ArrayConfig:
         return self.b_chunks * OCTET_BITS
 
     @property
+    def group_columns(self) -> int:
+        """Columns that lie in one group of B's banks: a column of the array may be at any of its group's."""
+        return min(self.columns, self.b_written_rows)
+
+    @property
+    def program_fields(self) -> dict[str, tuple[int, int]]:
+        """Fields of one row of PROGRAM in order: how many, and bits of each; see `packets.Matmul`."""
+        return {
+            "last": (1, 1),
+            "b_cell": (1, (self.b_cells - 1).bit_length()),
+            "choice": (self.columns, (self.group_columns - 1).bit_length()),
+            "a_cell": (self.rows, (self.a_cells - 1).bit_length()),
+            "mask": (self.rows, self.columns),
+        }
+
+    @property
+    def program_bits(self) -> int:
+        """Of one row."""
+        return sum(count * width for count, width in self.program_fields.values())
+
+    @property
+    def program_words(self) -> int:
+        """64-bit words of one row."""
+        return -(-self.program_bits // WORD_BITS)
+
+    @property
     def sum_rows(self) -> int:
         return self.sum_tiles * self.rows
 
@@ -217,10 +245,16 @@ class ArrayConfig:
         doublings = row_tiles * col_tiles * slices * b_below
         return SETUP_CYCLES + self.array_steps(*shape) + doublings + self.stall_cycles(*shape, b_below)
 
-    @property
-    def operand_cycles(self) -> int:
-        """Latency of the operand memories: block RAM, and a cycle for each step of B's rotation."""
-        return self.b_written_rows.bit_length()
+    def packed_cycles(self, tile_rows: Sequence[int], slices: int, planes: int, chunks: int) -> tuple[int, int]:
+        """(cycles, stall cycles) of one packed MATMUL whose tiles have so many rows of PROGRAM.
+
+        Tile by tile, slice by slice, each chunk is a pass of its own: its words are taken while the pass before is at
+        work. So a pass takes as many cycles as the next one has words, or its planes, or a drain; the last its planes.
+        """
+        passes = [rows for rows in tile_rows for _ in range(slices * chunks)]
+        lengths = [max(passes[0], self.drain_cycles)]
+        lengths += [max(rows, planes, self.drain_cycles) for rows in passes[1:]] + [planes]
+        return SETUP_CYCLES + sum(lengths), sum(lengths) - len(passes) * planes
 
     @property
     def tree_cycles(self) -> int:
@@ -230,7 +264,7 @@ class ArrayConfig:
     @property
     def matmul_tail_cycles(self) -> int:
         """Cycles from the last step of a MATMUL to its last sum stored."""
-        last_row = self.operand_cycles + self.tree_cycles + ACCUMULATE_CYCLES + self.rows  # step to last row drained
+        last_row = OPERAND_CYCLES + self.tree_cycles + ACCUMULATE_CYCLES + self.rows  # step to last row drained
         return last_row + SUM_CYCLES - 1  # the last step itself is in `array_steps`
 
     @property

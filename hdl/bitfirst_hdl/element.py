@@ -190,6 +190,47 @@ class Accumulator(wiring.Component):
         return m
 
 
+class OwnWord(wiring.Component):
+    """An element's word of A: one is taken while the one before is multiplied.
+
+    Parameters
+    ----------
+    config : ArrayConfig
+
+    Members
+    -------
+    a : In(segment_bits) x segment_count
+        What the array row's bank gives.
+    take : In(1)
+        It is for this element.
+    move : In(1)
+        From the next cycle on multiply what was taken since the last move, before this cycle; zeros if nothing was.
+    held : Out(segment_bits) x segment_count
+
+    No back-pressure. Reset: nothing is taken; `held` is undefined until the first move.
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        word = segment_bits(config), segment_count(config)
+        super().__init__(
+            {"a": In(word[0]).array(word[1]), "take": In(1), "move": In(1), "held": Out(word[0]).array(word[1])}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        taken = Signal()
+        m.d.sync += taken.eq(self.take | (taken & ~self.move))
+        for index, (word, held) in enumerate(zip(self.a, self.held, strict=True)):
+            front = Signal.like(word, name=f"front_{index}", reset_less=True)
+            with m.If(self.take):
+                m.d.sync += front.eq(word)
+            with m.If(self.move):
+                m.d.sync += held.eq(front)
+                with m.If(~taken):
+                    m.d.sync += held.eq(0)
+        return m
+
+
 class Element(wiring.Component):
     """One element of the array: `DotTree` and `Accumulator`.
 

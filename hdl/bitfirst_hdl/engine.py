@@ -1,110 +1,20 @@
 """The matrix-product engine: operand memories, array, partial sums, and the loops over them."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .array import Array, StepControl
-from .config import ArrayConfig
+from .config import OPERAND_CYCLES, ArrayConfig
 from .contract import packets
 from .contract.packets import OCTET_BITS
 from .operands import AMemory, BMemory
+from .packed import TAKE_CYCLES, PackedWalk
 from .ports import CellWrite, EngineEvents, MemoryWrite, SumRead
 from .sums import PartialSums
+from .walking import Cells, Countdown, pass_layout
 
 PASSES_UNDER_WAY = 8  # ended and not yet drained, at most
-
-
-def pass_layout(config: ArrayConfig) -> data.StructLayout:
-    """Where one pass's sums go: first row of sums, and the fields of `sums.Drain`."""
-    return data.StructLayout(
-        {"row": range(config.sum_rows), "offset": 1, "replace": 1, "slices_left": range(config.max_slices)}
-    )
-
-
-class _Countdown:
-    """A loop counter that knows, one cycle ahead, when it is on its last turn."""
-
-    def __init__(self, m: Module, count: Value, name: str) -> None:
-        """`count` is the number of turns, at least 1; it must hold still while the loop runs."""
-        self.m = m
-        self.left = Signal(len(count), name=f"{name}_left")  # turns after this one
-        self.last = Signal(name=f"{name}_last")
-        self._reload_left = Signal(len(count), name=f"{name}_reload")
-        self._reload_last = Signal(name=f"{name}_once")
-        m.d.sync += [self._reload_left.eq(count - 1), self._reload_last.eq(count == 1)]
-
-    def restart(self) -> None:
-        """Back to the first turn; at least a cycle after `count` has changed."""
-        self.m.d.sync += [self.left.eq(self._reload_left), self.last.eq(self._reload_last)]
-
-    def advance(self) -> None:
-        """To the next turn, from the last one to the first."""
-        with self.m.If(self.last):
-            self.restart()
-        with self.m.Else():
-            self.m.d.sync += [self.left.eq(self.left - 1), self.last.eq(self.left == 1)]
-
-
-class _Cells:
-    """Address of one step's row in an operand memory: a cell, and a part of it (slice of A or plane of B)."""
-
-    def __init__(self, m: Module, name: str, cells: int, parts: int, command: Value, side: str) -> None:
-        """`command` must hold still from a cycle before the first `restart`."""
-        self.m = m
-        self.cell = Signal(range(cells), name=f"{name}_cell")
-        self.part = Signal(range(parts), name=f"{name}_part")
-        first, chunks = command[f"{side}_first"], command.chunks
-        self._first_part = first[: len(self.part)]
-        self._last = Signal(name=f"{name}_last")
-        self._octet = Signal.like(self.cell, name=f"{name}_octet")  # first chunk of the octet at hand
-        self._tile = Signal.like(self.cell, name=f"{name}_tile")  # first chunk of the first octet used in the tile
-        self._first_tile = Signal.like(self.cell, name=f"{name}_first_tile")
-        self._next_tile = Signal.like(self.cell, name=f"{name}_next_tile")
-        self._next = Signal.like(self.cell, name=f"{name}_next")
-        self._stride = Signal.like(self.cell, name=f"{name}_stride")
-        m.d.comb += [
-            self._next.eq(self.cell + 1),
-            self._last.eq(self.part == parts - 1),
-            self._stride.eq(Mux(command[f"{side}_octets"][1], chunks << 1, chunks)),
-        ]
-        m.d.sync += [
-            self._first_tile.eq(command[f"{side}_cell"] + Mux(first[len(self.part)], chunks, 0)),
-            self._next_tile.eq(self._tile + self._stride),
-        ]
-
-    @property
-    def row(self) -> Value:
-        return Cat(self.part, self.cell)
-
-    def _begin(self, tile: Value) -> None:
-        places = self.cell, self._octet, self._tile
-        self.m.d.sync += [self.part.eq(self._first_part), *(place.eq(tile) for place in places)]
-
-    def first_tile(self) -> None:
-        self._begin(self._first_tile)
-        self.m.d.sync += self._next_tile.eq(self._first_tile + self._stride)
-
-    def same_tile(self) -> None:
-        self._begin(self._tile)
-
-    def next_tile(self) -> None:
-        """At least two cycles after the one before."""
-        self._begin(self._next_tile)
-
-    def next_chunk(self) -> None:
-        self.m.d.sync += self.cell.eq(self._next)
-
-    def same_part(self) -> None:
-        """The part at hand again, from its first chunk on."""
-        self.m.d.sync += self.cell.eq(self._octet)
-
-    def next_part(self) -> None:
-        """After the last chunk: the next part's first chunk, in the next octet after the last part."""
-        with self.m.If(self._last):
-            self.m.d.sync += [self.cell.eq(self._next), self._octet.eq(self._next), self.part.eq(0)]
-        with self.m.Else():
-            self.m.d.sync += [self.cell.eq(self._octet), self.part.eq(self.part + 1)]
 
 
 class Walk(wiring.Component):
@@ -122,6 +32,8 @@ class Walk(wiring.Component):
         Take `command` and begin; not while `walking`.
     command : In(packets.Matmul)
         Already validated; it holds from the cycle after `load` until `walking` falls.
+    other_ends : In(1)
+        Another walk takes its last step.
     walking : Out(1)
         From the cycle after `load` to the last step.
     counted : Out(1)
@@ -152,6 +64,7 @@ class Walk(wiring.Component):
             {
                 "load": In(1),
                 "command": In(packets.Matmul),
+                "other_ends": In(1),
                 "walking": Out(1),
                 "counted": Out(1),
                 "step": Out(1),
@@ -173,11 +86,11 @@ class Walk(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         command = self.command
-        chunk = _Countdown(m, command.chunks, "chunk")
-        plane = _Countdown(m, command.planes, "plane")
-        slice_ = _Countdown(m, command.slices, "slice")
-        column = _Countdown(m, command.col_tiles, "column")
-        row = _Countdown(m, command.row_tiles, "row")
+        chunk = Countdown(m, command.chunks, "chunk")
+        plane = Countdown(m, command.planes, "plane")
+        slice_ = Countdown(m, command.slices, "slice")
+        column = Countdown(m, command.col_tiles, "column")
+        row = Countdown(m, command.row_tiles, "row")
 
         may_end = self._pass_spacing(m)
         below, last_doubling = self._double(m)
@@ -227,8 +140,8 @@ class Walk(wiring.Component):
         """High when enough cycles have gone by since the last pass ended."""
         wait = Signal(range(self.config.drain_cycles + 1))
         may_end = Signal(init=1)
-        with m.If(self._turn_pass):
-            m.d.sync += [wait.eq(self.config.drain_cycles - 1 + self.ends), may_end.eq(0)]
+        with m.If(self._turn_pass | self.other_ends):
+            m.d.sync += [wait.eq(self.config.drain_cycles - 1 + (self.ends | self.other_ends)), may_end.eq(0)]
         with m.Elif(wait != 0):
             m.d.sync += [wait.eq(wait - 1), may_end.eq(wait == 1)]
         return may_end
@@ -253,8 +166,8 @@ class Walk(wiring.Component):
     def _rows(self, m: Module) -> None:
         """Row addresses: both memories are walked in order, but for going back over what is used again."""
         config = self.config
-        a = _Cells(m, "a", config.a_cells, config.slices_per_octet, self.command, "a")
-        b = _Cells(m, "b", config.b_cells, OCTET_BITS, self.command, "b")
+        a = Cells(m, "a", config.a_cells, config.slices_per_octet, self.command, "a")
+        b = Cells(m, "b", config.b_cells, OCTET_BITS, self.command, "b")
         m.d.comb += [self.a_row.eq(a.row), self.b_row.eq(b.row)]
         with m.If(self._set_up):
             a.first_tile()
@@ -327,14 +240,15 @@ class MatmulEngine(wiring.Component):
     a_write, b_write : In(CellWrite(config)), In(CellWrite(config, config.b_chunks))
         At any time, but not to cells that a MATMUL reads, while `walking` and in the cycle after. A MATMUL started in
         the cycle after a write reads what was written.
-    sum_write : In(MemoryWrite())
-        Only when not `busy`. `word` is the column.
+    sum_write, program_write : In(MemoryWrite())
+        Only when not `busy`. `word` is the column in SUMS.
     sum_read : In(SumRead(config))
         At any time; rows of sums that a MATMUL under way adds to are in between. A row changes as a whole. The drain
         goes first: it takes R cycles from one pass to the next. Where passes are no longer than that, a read waits for
         the end of the MATMUL; behind each MATMUL there is a cycle without a drain.
     events : Out(EngineEvents(config))
-        `busy` is high for `config.matmul_cycles(...)` cycles for each MATMUL, however close the one before it was.
+        `busy` is high for `config.matmul_cycles(...)` (`packed_cycles`) cycles for each MATMUL, however close the one
+        before it was.
         `serial_ones` is 0 but for one cycle per step, a fixed delay later. All are out before `busy` (below) falls.
     walking : Out(1)
         From the cycle after `start` is taken to the MATMUL's last step: its cells are being read.
@@ -353,6 +267,7 @@ class MatmulEngine(wiring.Component):
                 "a_write": In(CellWrite(config)),
                 "b_write": In(CellWrite(config, config.b_chunks)),
                 "sum_write": In(MemoryWrite()),
+                "program_write": In(MemoryWrite()),
                 "sum_read": In(SumRead(config)),
                 "events": Out(EngineEvents(config)),
                 "walking": Out(1),
@@ -365,56 +280,85 @@ class MatmulEngine(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.walk = walk = Walk(config)
+        m.submodules.packed = packed = PackedWalk(config)
         m.submodules.a_memory = a_memory = AMemory(config)
         m.submodules.b_memory = b_memory = BMemory(config)
         m.submodules.array = array = Array(config)
         m.submodules.partial_sums = partial_sums = PartialSums(config)
-        assert a_memory.latency == b_memory.latency
-        assert walk_tail(array, a_memory, partial_sums) == config.matmul_tail_cycles
-        assert a_memory.latency + array.ones_latency <= config.matmul_tail_cycles
+        assert a_memory.latency + 2 == b_memory.latency == OPERAND_CYCLES == TAKE_CYCLES + 1
+        assert walk_tail(array, partial_sums) == config.matmul_tail_cycles
+        assert OPERAND_CYCLES + array.ones_latency <= config.matmul_tail_cycles
         assert config.drain_cycles >= max(config.rows, partial_sums.latency)
 
         command = Signal(packets.Matmul)
-        crowded = self._time_storing(m, walk.ends)
+        crowded, load = self._time_storing(m, walk.ends | packed.ends), Signal()
         m.d.comb += [
-            self.start.ready.eq(~walk.walking & ~crowded),
-            walk.load.eq(self.start.valid & self.start.ready),
+            self.start.ready.eq(~self.walking & ~crowded),
+            load.eq(self.start.valid & self.start.ready),
+            walk.load.eq(load & ~self.start.payload.packed),
+            packed.load.eq(load & self.start.payload.packed),
             walk.command.eq(command),
-            self.walking.eq(walk.walking),
+            packed.command.eq(command),
+            walk.other_ends.eq(packed.ends),
+            self.walking.eq(walk.walking | packed.walking),
             self.busy.eq(self.walking | self.storing),
         ]
-        with m.If(walk.load):
+        with m.If(load):
             m.d.sync += command.eq(self.start.payload)
 
         wiring.connect(m, wiring.flipped(self.a_write), a_memory.write)
         wiring.connect(m, wiring.flipped(self.b_write), b_memory.write)
         wiring.connect(m, wiring.flipped(self.sum_write), partial_sums.write)
         wiring.connect(m, wiring.flipped(self.sum_read), partial_sums.read)
-        m.d.comb += [
-            a_memory.enable.eq(walk.step),
-            a_memory.row.eq(walk.a_row),
-            b_memory.enable.eq(walk.step),
-            b_memory.clear.eq(walk.doubles),
-            b_memory.row.eq(walk.b_row),
-        ]
+        wiring.connect(m, wiring.flipped(self.program_write), packed.write)
+        self._feed(m, command.packed, walk, packed, a_memory, b_memory, array)
         m.d.comb += [array.a[word].eq(a_memory.data[word]) for word in range(config.a_row_words)]
         m.d.comb += [array.b[word].eq(b_memory.data[word]) for word in range(config.b_row_words)]
-        control = walk.control
-        for index in range(a_memory.latency):
+        control, sums = Signal(StepControl), Signal(pass_layout(config))
+        m.d.comb += [
+            control.eq(Mux(command.packed, packed.control, walk.control)),
+            sums.eq(Mux(command.packed, packed.sums, walk.sums)),
+        ]
+        ends_pass = control.last
+        for index in range(OPERAND_CYCLES):
             later = Signal(StepControl, name=f"control_{index}")
             m.d.sync += later.eq(control)
             control = later
         m.d.comb += array.control.eq(control)
 
-        self._drain(m, walk, array, partial_sums, a_memory.latency + array.latency)
+        self._drain(m, ends_pass, sums, array, partial_sums, OPERAND_CYCLES + array.latency)
         m.d.comb += [
-            self.events.busy.eq(walk.counted),
-            self.events.step.eq(walk.step),
-            self.events.stall.eq(walk.stall),
+            self.events.busy.eq(walk.counted | packed.walking),
+            self.events.step.eq(walk.step | packed.step),
+            self.events.stall.eq(walk.stall | packed.stall),
             self.events.overflow.eq(partial_sums.overflow),
             self.events.serial_ones.eq(array.ones),
         ]
         return m
+
+    def _feed(
+        self, m: Module, is_packed: Value, walk: Walk, packed: PackedWalk, a: AMemory, b: BMemory, array: Array
+    ) -> None:
+        """Operands to the elements: without a program each takes its bank's word and its own column in every step."""
+        config = self.config
+        takes = [walk.step]  # by cycles since the step
+        for cycle in range(TAKE_CYCLES):
+            takes.append(Signal(name=f"takes_{cycle}"))
+            m.d.sync += takes[-1].eq(takes[-2])
+        m.d.comb += [
+            a.enable.eq(walk.step | packed.fetch),
+            b.enable.eq(walk.step | packed.step),
+            b.clear.eq(walk.doubles),
+            b.row.eq(Mux(is_packed, packed.b_row, walk.b_row)),
+            array.move.eq(takes[TAKE_CYCLES] | packed.swap),
+        ]
+        for row in range(config.rows):
+            m.d.comb += [
+                a.rows[row].eq(Mux(is_packed, packed.a_rows[row], walk.a_row)),
+                array.take[row].eq(packed.take[row] | takes[TAKE_CYCLES - 1].replicate(config.columns)),
+            ]
+        for column in range(config.columns):
+            m.d.comb += b.choice[column].eq(Mux(is_packed, packed.choice[column], column % config.group_columns))
 
     def _time_storing(self, m: Module, ends: Signal) -> Signal:
         """Time `storing`; returns whether two MATMULs still store."""
@@ -437,15 +381,17 @@ class MatmulEngine(wiring.Component):
             ]
         return crowded
 
-    def _drain(self, m: Module, walk: Walk, array: Array, partial_sums: PartialSums, latency: int) -> None:
+    def _drain(
+        self, m: Module, ends_pass: Value, sums: Signal, array: Array, partial_sums: PartialSums, latency: int
+    ) -> None:
         """Follow the passes out of the array: a queue holds where their sums go, `latency` cycles or more."""
         config, drain = self.config, partial_sums.drain
         assert (latency + config.rows) // config.drain_cycles + 1 <= PASSES_UNDER_WAY
         m.submodules.passes = passes = memory.Memory(shape=pass_layout(config), depth=PASSES_UNDER_WAY, init=[])
         write_port, read_port = passes.write_port(), passes.read_port(domain="comb")
         m.d.comb += [
-            write_port.en.eq(walk.control.last),
-            write_port.data.eq(walk.sums),
+            write_port.en.eq(ends_pass),
+            write_port.data.eq(sums),
             drain.valid.eq(array.drain_valid),
         ]
         with m.If(write_port.en):
@@ -470,6 +416,6 @@ class MatmulEngine(wiring.Component):
             m.d.sync += place.eq(read_port.data)
 
 
-def walk_tail(array: Array, operands: AMemory, sums: PartialSums) -> int:
+def walk_tail(array: Array, sums: PartialSums) -> int:
     """Cycles from the last step of a MATMUL to its last sum stored: latencies of the parts, and rows that shift out."""
-    return operands.latency + array.latency + array.config.rows - 1 + sums.latency - 1
+    return OPERAND_CYCLES + array.latency + array.config.rows - 1 + sums.latency - 1

@@ -5,8 +5,8 @@ What a LOAD gathers is said in `contract.packets.Load`; this is how many cycles 
 A *fetch* reads the two store words E // 16 and E // 16 + 1, where E is the address (in elements, signed) of the first
 element it wants, and uses up to 32 - E % 16 elements of them. When its row is outside the image it reads nothing, but
 takes its turn; elements of the halo left or right do not save the read. w(k) is the cycles that k chunks of one vector
-in a row take to be written: k * 8 / S for A; for B, which takes as many as have 32 lanes in a cycle, k / 2 rounded up
-(L = 16) or k. Octets go one after the other, each in T cycles:
+in a row take to be written: k for A; for B, which takes as many as have 32 lanes in a cycle, k / 2 rounded up (L = 16)
+or k. Octets go one after the other, each in T cycles:
 
 along   Each position takes its taps in order, each fetch n = min(32 - E % 16, what is left of the run, taps left) of
         them, and max(1, w(done)) cycles, where `done` chunks of L lanes are completed by it: at a position's last
@@ -546,10 +546,10 @@ def step_layout(config: ArrayConfig) -> data.StructLayout:
     fill, buffer       across: they go to the transposer's `buffer`, as position `lane`
     lane               along: lane of its first element in the chunk; across: position in the block
     feed, nth          along: the fetch feeds a chunk, the nth of those that it feeds, from 0
-    full, turn         along: it completes the chunk; last cycle of this chunk
+    full               along: it completes the chunk
     both               target B: the chunk behind it is complete too, and written with it
     drain, tap, other  across: vector `tap` of the transposer's buffer `other` is written
-    emit, cell, vector, part, groups, octet  a cell is written
+    emit, cell, vector, groups, octet  a cell is written
     """
     return data.StructLayout(
         {
@@ -560,7 +560,6 @@ def step_layout(config: ArrayConfig) -> data.StructLayout:
             "feed": 1,
             "nth": 2,
             "full": 1,
-            "turn": 1,
             "both": 1,
             "drain": 1,
             "tap": exact_log2(GROUP),
@@ -568,7 +567,6 @@ def step_layout(config: ArrayConfig) -> data.StructLayout:
             "emit": 1,
             "cell": 14,
             "vector": 6,
-            "part": 3,
             "groups": config.b_chunks * config.lane_groups,
             "octet": 1,
         }
@@ -615,23 +613,15 @@ class Turns(wiring.Component):
         m = Module()
         load, now = self.job.load, self.now
         self.zeros = zeros = Signal()  # the missing vectors are being written
-        self.part, part_last = Signal(range(OCTET_BITS)), Signal()
-        self.turn = turn = Signal()  # a cell's last cycle
         self.both = both = Signal()  # two chunks are written
         along, across = Signal(), Signal()
         m.d.comb += [
             along.eq(self.run & ~zeros & ~load.across),
             across.eq(self.run & ~zeros & load.across),
-            part_last.eq((self.part == self.config.slices_per_octet - 1) | load.target),
-            turn.eq(now.emit & part_last),
-            now.turn.eq(turn),
             now.both.eq(both),
-            now.part.eq(self.part),
         ]
         with m.If(self.run & zeros):
             m.d.comb += now.emit.eq(1)
-        with m.If(now.emit):
-            m.d.sync += self.part.eq(Mux(part_last, 0, self.part + 1))
         vector_end = self._along(m, along)
         block_end, final_block = self._across(m, across)
         self._cells(m, across, vector_end, block_end, final_block)
@@ -648,7 +638,7 @@ class Turns(wiring.Component):
             with m.If(along):
                 m.d.comb += self.both.eq(self.job.load.target & (nth == 0) & fetch.done[1])
         m.d.comb += [
-            advance.eq(along & (~waits | (self.turn & (nth + 1 + self.both == fetch.done)))),
+            advance.eq(along & (~waits | (now.emit & (nth + 1 + self.both == fetch.done)))),
             self.advance.eq(advance),
             now.feed.eq(along),
             now.nth.eq(nth),
@@ -656,8 +646,8 @@ class Turns(wiring.Component):
             now.lane.eq(fetch.lane),
         ]
         with m.If(along):
-            m.d.comb += [now.fetch.eq((nth == 0) & (self.part == 0)), now.emit.eq(waits)]
-            m.d.sync += nth.eq(Mux(advance, 0, nth + self.turn + self.both))
+            m.d.comb += [now.fetch.eq(nth == 0), now.emit.eq(waits)]
+            m.d.sync += nth.eq(Mux(advance, 0, nth + now.emit + self.both))
         return advance & fetch.vector_last
 
     def _across(self, m: Module, across: Signal) -> tuple[Value, Value]:
@@ -675,7 +665,7 @@ class Turns(wiring.Component):
             filled.taps.eq(fetch.count),
             filled.final.eq(fetch.final),
             *(now.fill.eq(fill), now.buffer.eq(buffer), now.other.eq(other), now.tap.eq(tap)),
-            drain_end.eq(self.turn & active & (tap + 1 == draining.taps)),
+            drain_end.eq(now.emit & active & (tap + 1 == draining.taps)),
         ]
         with m.If(across):
             m.d.comb += [now.fetch.eq(fill), now.drain.eq(active), now.emit.eq(active)]
@@ -683,7 +673,7 @@ class Turns(wiring.Component):
             m.d.sync += buffer.eq(~buffer)
         with m.If(fill_end & fetch.final):
             m.d.sync += self.closed.eq(1)
-        with m.If(active & self.turn):
+        with m.If(active & now.emit):
             m.d.sync += tap.eq(Mux(drain_end, 0, tap + 1))
         with m.If(drain_end):
             m.d.sync += other.eq(~other)
@@ -698,6 +688,9 @@ class Turns(wiring.Component):
         config, now, load, start = self.config, self.now, self.job.load, self.start
         octet, vector, tile, chunk = Signal(), Signal.like(now.vector), Signal.like(now.cell), Signal(13)
         next_vector, next_tile, chunk_next = Signal.like(vector), Signal.like(tile), Signal.like(chunk)
+        number, next_number, begin_number = (
+            Signal.like(tile, name=f"{name}number") for name in ("", "next_", "begin_")
+        )
         vector_last, chunk_last = Signal(), Signal()
         group_last = self._groups(m, across, block_end)
         if config.b_chunks > 1:
@@ -708,23 +701,24 @@ class Turns(wiring.Component):
         m.d.comb += [
             now.octet.eq(octet),
             now.cell.eq(tile + chunk),
-            now.vector.eq(vector),
+            now.vector.eq(self._turned(m, vector, number)),
             chunk_next.eq(chunk + 1 + self.both),
             chunk_last.eq(chunk_next == start.chunks),
             vector_last.eq(vector == in_tile),
             next_vector.eq(Mux(vector_last, 0, vector + 1)),
             next_tile.eq(tile + Mux(vector_last, start.stride, 0)),
+            next_number.eq(number + vector_last),
         ]
-        zeros_end = self.zeros & self.turn & chunk_last
-        m.d.comb += to_next.eq(vector_end | zeros_end | (across & self.turn))
+        zeros_end = self.zeros & now.emit & chunk_last
+        m.d.comb += to_next.eq(vector_end | zeros_end | (across & now.emit))
         with m.If(to_next):
-            m.d.sync += [vector.eq(next_vector), tile.eq(next_tile)]
+            m.d.sync += [vector.eq(next_vector), tile.eq(next_tile), number.eq(next_number)]
         begin_vector, begin_tile = Signal.like(vector), Signal.like(tile)  # of the tap group
         with m.If(block_end & ~(chunk_last & group_last)):
-            m.d.sync += [vector.eq(begin_vector), tile.eq(begin_tile)]
+            m.d.sync += [vector.eq(begin_vector), tile.eq(begin_tile), number.eq(begin_number)]
         with m.If(block_end & chunk_last & group_last):
-            m.d.sync += [begin_vector.eq(next_vector), begin_tile.eq(next_tile)]
-        chunk_turns = Mux(across, block_end & group_last, self.turn)
+            m.d.sync += [begin_vector.eq(next_vector), begin_tile.eq(next_tile), begin_number.eq(next_number)]
+        chunk_turns = Mux(across, block_end & group_last, now.emit)
         with m.If(chunk_turns):
             m.d.sync += chunk.eq(Mux(chunk_last, 0, chunk_next))
 
@@ -739,7 +733,16 @@ class Turns(wiring.Component):
             first = Signal.like(tile)
             m.d.comb += first.eq(load.cell + Mux(self.clear, 0, start.chunks))
             m.d.sync += [tile.eq(first), begin_tile.eq(first), vector.eq(0), begin_vector.eq(0)]
-            m.d.sync += [octet.eq(~self.clear), self.closed.eq(0)]
+            m.d.sync += [octet.eq(~self.clear), self.closed.eq(0), number.eq(0), begin_number.eq(0)]
+
+    def _turned(self, m: Module, vector: Signal, number: Signal) -> Value:
+        """The array row of a vector of tile `number`: turned as the LOAD says. B is not turned."""
+        turn, rows = self.job.load.turn, exact_log2(self.config.rows)
+        places, turned = Signal(rows), Signal.like(vector)
+        with m.If(turn != 0):
+            m.d.comb += places.eq(number >> (turn - 1)[: len(turn)])
+        m.d.comb += turned.eq(Mux(turn != 0, (vector + places)[:rows], vector))
+        return turned
 
     def _groups(self, m: Module, across: Signal, block_end: Value) -> Value:
         """Lane groups of a chunk: one for each block, or all at once. Returns: the block's is the last one."""
@@ -854,14 +857,14 @@ class Shuffle(wiring.Component):
         lanes = self.config.lanes
         step, now = steps[TURNED_STAGE - 1], steps[TURNED_STAGE]
         take, take_high, follow, follow_high = Signal(lanes), Signal(), Signal(lanes), Signal()
-        keep, load = Signal(), Signal()
+        keep = Signal()
         for lane in range(lanes):
             chosen, next_one = self._lane_masks(step, lane)
             m.d.sync += take[lane].eq(chosen)
             m.d.sync += follow[lane].eq(Mux(step.full, next_one, chosen))
         m.d.sync += follow_high.eq(step.full & (step.nth == 0) & ~step.both)
         m.d.sync += take_high.eq(step.feed & step.both)
-        m.d.comb += [keep.eq(~now.full), load.eq(now.feed & (now.turn | ~now.full))]
+        m.d.comb += keep.eq(~now.full)
         chunk = []
         for index, plane in enumerate(ring):
             elements = plane[:lanes].replicate(max(1, lanes // RING))
@@ -869,7 +872,7 @@ class Shuffle(wiring.Component):
             behind = (elements & follow) | Mux(keep, kept, 0)
             if lanes == GROUP:
                 behind |= Mux(follow_high, plane[GROUP:], 0)
-            with m.If(load):
+            with m.If(now.feed):
                 m.d.sync += kept.eq(behind)
             now_and_then = kept | (elements & take)
             if self.config.b_chunks > 1:
@@ -933,7 +936,6 @@ class Shuffle(wiring.Component):
             self.write.valid.eq(now.emit),
             self.write.cell.eq(now.cell),
             self.write.vector.eq(now.vector),
-            self.write.part.eq(now.part),
             self.write.groups.eq(now.groups),
         ]
 
@@ -1086,7 +1088,6 @@ class Gather(wiring.Component):
                 write.valid.eq(chosen & engine.write.valid),
                 write.cell.eq(engine.write.cell),
                 write.vector.eq(engine.write.vector),
-                write.part.eq(engine.write.part),
                 write.groups.eq(engine.write.groups[: len(write.groups)]),
             ]
             m.d.comb += [
@@ -1097,7 +1098,7 @@ class Gather(wiring.Component):
 
 @dataclass
 class Gathered:
-    """What a LOAD does: writes of cells, in order, as (cell, vector, part, groups, planes); words read; cycles busy."""
+    """What a LOAD does: writes of cells, in order, as (cell, vector, groups, planes); words read; cycles busy."""
 
     cells: list[tuple[int, int, int, int, tuple[int, ...]]] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
@@ -1123,7 +1124,7 @@ class GatherModel:
         self.octet = 0
         self.result = Gathered()
         a_side = load["target"] == Target.A
-        self.writes, self.at_once = (config.slices_per_octet, 1) if a_side else (1, config.b_chunks)
+        self.at_once = 1 if a_side else config.b_chunks
         self.tile = config.rows if a_side else config.columns
         self.chunks = -(-(load["positions"] if load["across"] else load["taps"]) // config.lanes)
 
@@ -1191,9 +1192,10 @@ class GatherModel:
         planes = [sum((e >> plane & 1) << lane for lane, e in enumerate(elements)) for plane in range(OCTET_BITS)]
         octets = self.place["octets"]
         cell = self.load["cell"] + (vector // self.tile * octets + self.octet) * self.chunks + chunk
-        for part in range(self.writes):
-            self.result.cells.append((cell, vector % self.tile, part, groups, tuple(planes)))
-        return self.writes
+        turn = self.load["turn"]
+        place = (vector + (vector // self.tile >> turn - 1 if turn else 0)) % self.tile
+        self.result.cells.append((cell, place, groups, tuple(planes)))
+        return 1
 
     def _zeros(self, vectors: int) -> int:
         """The vectors missing in the last tile; returns the cycles."""
@@ -1228,7 +1230,7 @@ class GatherModel:
                     some = positions[GROUP * block : GROUP * block + GROUP]
                     rows = [self.fetch(position, line, first, count) for position in some]
                     fills.append(max(fills[-1], drains[-2]) + GROUP)
-                    drains.append(max(fills[-1], drains[-1]) + count * self.writes)
+                    drains.append(max(fills[-1], drains[-1]) + count)
                     group = block % groups
                     for tap in range(count):
                         column = [row[tap] for row in rows] + [0] * (GROUP - len(rows))

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from .config import ArrayConfig
+from .config import OPERAND_CYCLES, ArrayConfig
 from .contract.packets import GROUP, OCTET_BITS, WORD_BITS
 from .ports import CellWrite
 
@@ -22,27 +22,33 @@ class _Bank:
     """A memory of `width` bits a row, built of words of at most 64 bits; it is written in parts of 16 bits.
 
     row, enable  read port; `words` holds the row a cycle later, until the next one
-    write_row, write_enable (a bit for each 16 bits), write_data
+    write_row, write_enable (a bit for each 16 bits), write_data: `together` rows at once, `write_row` counts these. In
+        block RAM that is one write port, wider than the read port.
     """
 
-    def __init__(self, m: Module, name: str, width: int, depth: int) -> None:
+    def __init__(self, m: Module, name: str, width: int, depth: int, together: int = 1) -> None:
         size = min(WORD_BITS, width)
         self.enable = Signal(name=f"{name}_enable")
         self.row = Signal(range(depth), name=f"{name}_row")
-        self.write_row = Signal(range(depth), name=f"{name}_write_row")
+        self.write_row = Signal(range(depth // together), name=f"{name}_write_row")
         self.write_enable = Signal(width // GROUP, name=f"{name}_write_enable")
-        self.write_data = [Signal(size, name=f"{name}_write_data_{place}") for place in range(0, width, size)]
-        self.words = [Signal(size, name=f"{name}_word_{place}", reset_less=True) for place in range(0, width, size)]
-        for index, (word, write_data) in enumerate(zip(self.words, self.write_data, strict=True)):
+        places = range(0, width, size)
+        self.write_data = [
+            [Signal(size, name=f"{name}_write_data_{number}_{place}") for place in places] for number in range(together)
+        ]
+        self.words = [Signal(size, name=f"{name}_word_{place}", reset_less=True) for place in places]
+        for index, word in enumerate(self.words):
             store = memory.Memory(shape=size, depth=depth, init=[], attrs=NO_COLLISIONS)
             m.submodules[f"{name}_{index}"] = store
-            read_port, write_port = store.read_port(domain="comb"), store.write_port(granularity=GROUP)
-            m.d.comb += [
-                write_port.en.eq(self.write_enable.word_select(index, size // GROUP)),
-                write_port.addr.eq(self.write_row),
-                write_port.data.eq(write_data),
-                read_port.addr.eq(self.row),
-            ]
+            read_port = store.read_port(domain="comb")
+            m.d.comb += read_port.addr.eq(self.row)
+            for number, write_data in enumerate(self.write_data):
+                write_port = store.write_port(granularity=GROUP)
+                m.d.comb += [
+                    write_port.en.eq(self.write_enable.word_select(index, size // GROUP)),
+                    write_port.addr.eq(Cat(C(number, exact_log2(together)), self.write_row)),
+                    write_port.data.eq(write_data[index]),
+                ]
             with m.If(self.enable):
                 m.d.sync += word.eq(read_port.data)
 
@@ -63,10 +69,10 @@ class AMemory(wiring.Component):
     Members
     -------
     write : In(CellWrite(config))
-        Stores slice `part` of the octets in `data`, in row cell * 8 / S + part of bank `vector`: element e as the digit
-        on lane `config.lane_of_bit(e)`. Readable two cycles later.
-    enable, row : In
-        Reads a row of all banks. Who writes keeps away from rows that are being read: a word written in the same cycle
+        Stores all slices of the octets in `data`, in rows cell * 8 / S (the most significant one) and behind of bank
+        `vector`: element e as the digit on lane `config.lane_of_bit(e)`. Readable two cycles later.
+    enable, rows : In
+        Reads a row of each bank. Who writes keeps away from rows that are being read: a word written in the same cycle
         is undefined in hardware.
     data : Out(64) x a_row_words
         The banks' rows side by side, `latency` cycles after `enable`; they stay until the next ones.
@@ -80,55 +86,49 @@ class AMemory(wiring.Component):
             {
                 "write": In(CellWrite(config)),
                 "enable": In(1),
-                "row": In(range(config.a_rows)),
+                "rows": In(range(config.a_rows)).array(config.rows),
                 "data": Out(WORD_BITS).array(config.a_row_words),
             }
         )
 
     @property
     def latency(self) -> int:
-        """Cycles from `enable` to `data`."""
-        return self.config.operand_cycles
+        """Cycles from `enable` to `data`: block RAM and register."""
+        return 2
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        enable, row = self.enable, self.row
-        for index in range(self.latency - 2):  # B takes longer, for its rotation
-            enable, row = _registered(m, f"later_{index}", enable, row)
-        (fetched,) = _registered(m, "fetched", enable)
-        write_row, digits, parts = self._arrange(m)
+        (fetched,) = _registered(m, "fetched", self.enable)
+        cell, slices, parts = self._arrange(m)
         words = []
         for number in range(config.rows):
-            bank = _Bank(m, f"bank_{number}", config.lanes * config.slice_bits, config.a_rows)
+            width = config.lanes * config.slice_bits
+            bank = _Bank(m, f"bank_{number}", width, config.a_rows, together=config.slices_per_octet)
             wanted = self.write.valid & (self.write.vector == number)
-            m.d.comb += [bank.enable.eq(enable), bank.row.eq(row), bank.write_row.eq(write_row)]
-            m.d.comb += [
-                place.eq(digits[index * len(place) :][: len(place)]) for index, place in enumerate(bank.write_data)
-            ]
+            m.d.comb += [bank.enable.eq(self.enable), bank.row.eq(self.rows[number]), bank.write_row.eq(cell)]
+            for digits, row in zip(slices, bank.write_data, strict=True):
+                m.d.comb += [place.eq(digits[index * len(place) :][: len(place)]) for index, place in enumerate(row)]
             m.d.sync += bank.write_enable.eq(parts & wanted.replicate(len(parts)))
             words += bank.words
         with m.If(fetched):
             m.d.sync += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
         return m
 
-    def _arrange(self, m: Module) -> tuple[Signal, Signal, Value]:
-        """The row and the word to write, registered, and which parts of 16 bits of it, not registered."""
+    def _arrange(self, m: Module) -> tuple[Signal, list[Signal], Value]:
+        """The cell and the words to write, registered, and which parts of 16 bits of these, not registered."""
         config, write = self.config, self.write
         size, elements = config.slice_bits, [0] * config.lanes
         for element in range(config.lanes):
             elements[config.lane_of_bit(element)] = element
-        row, digits = Signal.like(self.row), Signal(config.lanes * size, reset_less=True)
-        m.d.sync += row.eq(write.cell * config.slices_per_octet + write.part)
-        with m.Switch(write.part):
-            for part in range(config.slices_per_octet):
-                lowest = OCTET_BITS - size * (part + 1)
-                with m.Case(part):
-                    m.d.sync += digits.eq(
-                        Cat(write.data[lowest + bit][element] for element in elements for bit in range(size))
-                    )
-        parts = [write.groups[elements[place // size] // GROUP] for place in range(0, len(digits), GROUP)]
-        return row, digits, Cat(parts)
+        cell, slices = Signal(range(config.a_cells)), []
+        m.d.sync += cell.eq(write.cell)
+        for part in range(config.slices_per_octet):
+            lowest, digits = OCTET_BITS - size * (part + 1), Signal(config.lanes * size, reset_less=True)
+            m.d.sync += digits.eq(Cat(write.data[lowest + bit][element] for element in elements for bit in range(size)))
+            slices.append(digits)
+        parts = [write.groups[elements[place // size] // GROUP] for place in range(0, config.lanes * size, GROUP)]
+        return cell, slices, Cat(parts)
 
 
 class BMemory(wiring.Component):
@@ -137,7 +137,7 @@ class BMemory(wiring.Component):
     N rows of a column, eight planes of each chunk, are written at once although one row of all columns is read at once;
     N is `config.b_written_rows`, 16 (L = 16) or 8. So the columns stand in groups of N, and each group has N banks: row
     r of column c lies in bank (c + r) % N. Any N rows in a row are in N banks, so chunks are written in pairs wherever
-    they begin. A row is read from all banks at one address, then rotated by r.
+    they begin. A row is read from all banks at one address; then each column of the array takes the word of its choice.
 
     A group of W columns, W < N, has only W of N rows in a bank: they are found by r % W and r // N.
 
@@ -154,6 +154,8 @@ class BMemory(wiring.Component):
         Reads a row; as in `AMemory`.
     clear : In(1)
         In place of a row zeros; not together with `enable`.
+    choice : In(range(config.group_columns)) x C
+        Which column of its group each column of the array takes; with `enable`.
     data : Out(64) x b_row_words
         The columns' planes side by side, `latency` cycles after `enable` or `clear`; they stay until the next ones.
 
@@ -168,6 +170,7 @@ class BMemory(wiring.Component):
                 "write": In(CellWrite(config, config.b_chunks)),
                 "enable": In(1),
                 "clear": In(1),
+                "choice": In(range(config.group_columns)).array(config.columns),
                 "row": In(range(config.b_rows)),
                 "data": Out(WORD_BITS).array(config.b_row_words),
             }
@@ -175,8 +178,8 @@ class BMemory(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from `enable` to `data`: block RAM and rotation."""
-        return self.config.operand_cycles
+        """Cycles from `enable` to `data`: block RAM, the banks' register, the choice, and one that waits for A."""
+        return OPERAND_CYCLES
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -187,18 +190,33 @@ class BMemory(wiring.Component):
             [_Bank(m, f"bank_{group}_{number}", config.lanes, depth) for number in range(count)] for group in groups
         ]
         self._write(m, banks)
-        fetched, clear, turn = _registered(m, "fetched", self.enable, self.clear, self.row[: self._turn_bits])
         words = []
         for group in groups:
             for bank in banks[group]:
                 m.d.comb += bank.enable.eq(self.enable)
                 m.d.comb += bank.row.eq(self._place(self.row[: self._turn_bits], self.row[self._turn_bits :]))
-            rows = [bank.words for bank in banks[group]]
-            columns = _rotate(m, f"columns_{group}", rows, turn, fetched, clear)
-            for column in columns[: config.columns]:
-                words += column
-        m.d.comb += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
+            words += self._choose(m, group, banks[group])
+        enable, clear = self.enable, self.clear
+        for stage in range(self.latency - 1):
+            enable, clear = _registered(m, f"later_{stage}", enable, clear)
+        with m.If(enable):
+            m.d.sync += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
+        with m.If(clear):
+            m.d.sync += [data.eq(0) for data in self.data]
         return m
+
+    def _choose(self, m: Module, group: int, banks: list[_Bank]) -> list[Value]:
+        """The words that a group's columns take, three cycles after `enable`, for one cycle."""
+        width, held, chosen = self.config.group_columns, [], []
+        for number, bank in enumerate(banks):
+            held.append(_registered(m, f"held_{group}_{number}", *bank.words))
+        for column in range(group * width, (group + 1) * width):
+            place = (self.choice[column] + self.row)[: self._turn_bits]  # which bank
+            for stage in range(2):
+                (place,) = _registered(m, f"place_{stage}_{column}", place)
+            words = [_one_of(place, words) for words in zip(*held, strict=True)]
+            chosen += _registered(m, f"chosen_{column}", *words)
+        return chosen
 
     def _place(self, low: Value, high: Value) -> Value:
         """Where a bank has row N * high + low."""
@@ -207,7 +225,7 @@ class BMemory(wiring.Component):
     def _write(self, m: Module, banks: list[list[_Bank]]) -> None:
         """Rotates the rows by the place of the first, and stores them in one group of banks."""
         config, write, bits = self.config, self.write, self._turn_bits
-        size = len(banks[0][0].write_data[0])
+        size = len(banks[0][0].words[0])
         rows = [
             [write.data[plane][first + place :][:size] for place in range(0, config.lanes, size)]
             for first in range(0, config.b_chunks * config.lanes, config.lanes)
@@ -235,7 +253,7 @@ class BMemory(wiring.Component):
                 place = Cat(row[:PLANE_BITS], cell)
                 m.d.comb += bank.write_row.eq(self._place(place[:bits], place[bits:]))
                 m.d.comb += bank.write_enable.eq(enable & here.replicate(config.lane_groups))
-                m.d.comb += [word.eq(new) for word, new in zip(bank.write_data, turned[number], strict=True)]
+                m.d.comb += [word.eq(new) for word, new in zip(bank.write_data[0], turned[number], strict=True)]
 
 
 def _registered(m: Module, name: str, *values: Value) -> list[Signal]:
@@ -243,6 +261,13 @@ def _registered(m: Module, name: str, *values: Value) -> list[Signal]:
     later = [Signal(len(value), name=f"{name}_{index}") if len(value) else value for index, value in enumerate(values)]
     m.d.sync += [new.eq(value) for new, value in zip(later, values, strict=True) if len(value)]
     return later
+
+
+def _one_of(index: Value, values: Sequence[Value]) -> Value:
+    """One of as many values as the index tells apart."""
+    for bit in index:
+        values = [Mux(bit, odd, even) for even, odd in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
 
 
 def _chosen(index: Value, values: Sequence[Value]) -> Value:
@@ -259,13 +284,11 @@ def _turned(rows: Sequence[Sequence[Value]], places: int, turn: Value) -> list[l
     ]
 
 
-def _rotate(
-    m: Module, name: str, rows: list[list[Value]], turn: Value, enable: Value, clear: Value | None = None
-) -> list[list[Value]]:
+def _rotate(m: Module, name: str, rows: list[list[Value]], turn: Value, enable: Value) -> list[list[Value]]:
     """Row i of the result is row i + `turn` (round the end), a cycle later for each bit of `turn`.
 
-    It holds until the next `enable`, or `clear`, which makes it zero. A register behind each stage costs nothing, and
-    keeps synthesis from building one large multiplexer for each bit.
+    It holds until the next `enable`. A register behind each stage costs nothing, and keeps synthesis from building one
+    large multiplexer for each bit.
     """
     for stage in range(len(turn)):
         turned = []
@@ -276,12 +299,7 @@ def _rotate(
             ]
             with m.If(enable):
                 m.d.sync += [later.eq(word) for later, word in zip(words, row, strict=True)]
-            if clear is not None and stage == len(turn) - 1:  # a reset of the last registers: no logic
-                with m.If(clear):
-                    m.d.sync += [later.eq(0) for later in words]
             turned.append(words)
         rows = turned
         turn, enable = _registered(m, f"{name}_turn_{stage}", turn, enable)
-        if clear is not None:
-            (clear,) = _registered(m, f"{name}_clear_{stage}", clear)
     return rows

@@ -66,12 +66,11 @@ class StoreRead(wiring.Signature):
 class CellWrite(wiring.Signature):
     """Writes one octet of one vector into an operand memory; taken in the cycle in which `valid` is high.
 
-    A (`chunks` = 1): of one chunk, slice by slice. B (`chunks` = `config.b_chunks`): of up to so many chunks in a row.
+    A (`chunks` = 1): of one chunk. B (`chunks` = `config.b_chunks`): of up to so many chunks in a row.
 
     valid   out(1)
     cell    out          the first chunk's; the next ones go to the cells behind it
     vector  out          array row (A) or column (B)
-    part    out          A: which slice of the octet this cycle writes (0 = most significant); B: 0, all at once
     groups  out(chunks * L / 16)  which groups of 16 lanes are written
     data    out(chunks * L) x 8   planes, index i of weight 2**i; bit e is element e of the chunks
     """
@@ -82,7 +81,6 @@ class CellWrite(wiring.Signature):
                 "valid": Out(1),
                 "cell": Out(range(max(config.a_cells, config.b_cells))),
                 "vector": Out(range(max(config.rows, config.columns))),
-                "part": Out(range(config.slices_per_octet)),
                 "groups": Out(chunks * config.lane_groups),
                 "data": Out(chunks * config.lanes).array(packets.OCTET_BITS),
             }

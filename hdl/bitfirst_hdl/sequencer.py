@@ -9,27 +9,27 @@ The first that fails gives the status; the golden model does the same.
 2. `BAD_LENGTH`  fewer than `COMMAND_WORDS` words; or data words (those after the command): WRITE has other than
    rows * words of them, any other command has some.
 3. `BAD_VALUE`   a reserved field is not zero.
-4. `BAD_SPACE`   WRITE to other than STORE, LIST, SUMS; READ of other than REGISTERS, SUMS and, with the feature
-   "update", STORE.
+4. `BAD_SPACE`   WRITE to other than STORE, LIST, SUMS, PROGRAM; READ of other than REGISTERS, SUMS and, with the
+   feature "update", STORE.
 5. `BAD_VALUE`   TENSOR: slot > 15, bits > 16, `layout` not 0. LOAD: `flip` has a bit at or above octets * 8 / S (octets
-   of the slot's tensor, 0 without one), or is not zero for target B; both `listed` and `n_fast`. MATMUL: slices or
-   planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or above
-   `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes > b_octets * 8,
-   (slices + a_below) * S > 16, planes + b_below > b_octets * 8.
-   READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64); `compare` with
-   `bits` other than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of REGISTERS and STORE
-   looks at no field but `first`, `count`. UPDATE, WEIGHTS: an odd `state`, a shift above 63; decay_shift < 16,
-   rate_shift < 17; octets other than 1, 2.
+   of the slot's tensor, 0 without one), or is not zero for target B, as `turn`; both `listed` and `n_fast`. MATMUL:
+   slices or planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or
+   above `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes >
+   b_octets * 8, (slices + a_below) * S > 16, planes + b_below > b_octets * 8, `packed` with `b_below`. READ of SUMS:
+   `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64); `compare` with `bits` other
+   than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of REGISTERS and STORE looks at no
+   field but `first`, `count`. UPDATE, WEIGHTS: an odd `state`, a shift above 63; decay_shift < 16, rate_shift < 17;
+   octets other than 1, 2.
 6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles; n, h, w, c; positions, taps, run,
    y_count, x_count; groups) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words;
    TENSOR word + octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL a_cell +
-   row_tiles * a_octets * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles; READ first +
-   count (`IDENTITY_WORDS`, `store_words` or `sum_tiles`); UPDATE, WEIGHTS state + 6 * groups and signs + groups or word
-   + octets * groups, also where these overlap. READ: an answer of more than `MAX_DATA_WORDS` words; of SUMS: rows > R,
-   cols > C. TENSOR: n * h, w * c or h * w * c > 65535, an overlap with the tensor of another slot. LOAD: a slot without
-   tensor, n_first >= n (`listed`: `LIST_ENTRIES`), x_first >= x_count, y_first >= y_count, place_first >= run,
-   positions that leave the image or go on behind the last one (see `packets.Load`). TENSOR with bits = 0 forgets the
-   slot's tensor, and no field is checked for its range.
+   row_tiles * a_octets * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles (`packed`: +
+   tiles, which may not be zero either; program); READ first + count (`IDENTITY_WORDS`, `store_words` or `sum_tiles`);
+   UPDATE, WEIGHTS state + 6 * groups and signs + groups or word + octets * groups, also where these overlap. READ: an
+   answer of more than `MAX_DATA_WORDS` words; of SUMS: rows > R, cols > C. TENSOR: n * h, w * c or h * w * c > 65535,
+   an overlap with the tensor of another slot. LOAD: a slot without tensor, n_first >= n (`listed`: `LIST_ENTRIES`),
+   x_first >= x_count, y_first >= y_count, place_first >= run, positions that leave the image or go on behind the last
+   one (see `packets.Load`). TENSOR with bits = 0 forgets the slot's tensor, and no field is checked for its range.
 
 A quiet LOAD or MATMUL has no response unless a check fails. A response repeats the opcode byte, also an unknown one.
 MARK answers with the counters after the phase is set and with itself counted.
@@ -49,6 +49,7 @@ from .contract.packets import (
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
+    PROGRAM_ROWS,
     SIGN_BITS,
     STATE_WORDS,
     STORE_WORD_WORDS,
@@ -229,6 +230,7 @@ class CommandCheck(wiring.Component):
             Space.STORE: (config.store_words, STORE_WORD_WORDS),
             Space.LIST: (LIST_ENTRIES, 1),
             Space.SUMS: (config.sum_rows, config.columns),
+            Space.PROGRAM: (PROGRAM_ROWS, config.program_words),
         }
         rows, words = Signal(17), Signal(17)
         self._multiply(m, write.rows, write.words)
@@ -354,6 +356,7 @@ class CommandCheck(wiring.Component):
                 | (matmul.b_first + matmul.planes > matmul.b_octets * OCTET_BITS)
                 | (matmul.slices + matmul.a_below > config.max_slices)
                 | (matmul.planes + matmul.b_below > matmul.b_octets * OCTET_BITS)
+                | (matmul.packed & (matmul.b_below != 0))
             ),
         ]
         with m.Switch(self._step):
@@ -368,7 +371,9 @@ class CommandCheck(wiring.Component):
                 self._multiply(m, matmul.row_tiles, matmul.col_tiles)
                 self._use(m, self.b, matmul.b_cell, product << matmul.b_octets[1], config.b_cells)
             with m.Default():
-                self._use(m, self.sums, matmul.sum_tile, product, config.sum_tiles)
+                self._use(m, self.sums, matmul.sum_tile, Mux(matmul.packed, matmul.tiles, product), config.sum_tiles)
+                with m.If(matmul.packed & ((matmul.tiles == 0) | (matmul.program >= PROGRAM_ROWS))):
+                    m.d.comb += self._bad_range.eq(1)
 
     def _use(self, m: Module, rows: data.View, first: Value, count: Value, depth: int) -> None:
         """`count` rows from `first` are used."""
@@ -436,7 +441,11 @@ class CommandCheck(wiring.Component):
         flips = Signal(range(config.max_slices + 1))  # bits that `flip` may use
         m.d.comb += [
             flips.eq(Mux(load.target == Target.A, place.octets * config.slices_per_octet, 0)),
-            self._bad_value.eq((load.flip >> flips).any() | (load.listed & load.n_fast)),
+            self._bad_value.eq(
+                (load.flip >> flips).any()
+                | (load.listed & load.n_fast)
+                | ((load.target == Target.B) & (load.turn != 0))
+            ),
         ]
 
     def _images(self, load: packets.Load) -> Value:
@@ -531,7 +540,7 @@ class Sequencer(wiring.Component):
     updating       in(1)  it is busy, from the cycle after it took one
     largest        in     its answer to UPDATE, once it is not busy
     stored         in, stream of words: its answer to READ
-    store_write, list_write, sum_write  out, `MemoryWrite`
+    store_write, list_write, sum_write, program_write  out, `MemoryWrite`
     job            out, stream of `readout.Job`
     readout_busy   in(1)
     command, fault, matmul, load_started, update_started, word_written  out(1)  high for a cycle each, for the counters
@@ -543,7 +552,7 @@ class Sequencer(wiring.Component):
     Besides gather unit and readout, each with one command, up to two MATMULs are under way: one whose sums are being
     stored, and one that walks. What a command waits for:
 
-    WRITE         STORE: a LOAD from a tensor that overlaps the rows. SUMS: engine and readout
+    WRITE         STORE: a LOAD from a tensor that overlaps the rows. SUMS: engine and readout. PROGRAM: engine
     LOAD          the LOAD before it; a MATMUL that walks over cells to be written
     MATMUL        the engine; a LOAD into its cells; a READ of its sums
     READ of SUMS  the readout; room among `PROMISES` answers not yet on their way to the host; MATMULs into its sums
@@ -580,6 +589,7 @@ class Sequencer(wiring.Component):
                 "updating": In(1),
                 "largest": In(VISIBLE_BITS),
                 "stored": In(word_stream()),
+                "program_write": Out(MemoryWrite()),
                 "job": Out(stream.Signature(Job)),
                 "readout_busy": In(1),
                 "command": Out(1),
@@ -692,6 +702,8 @@ class Sequencer(wiring.Component):
                     m.d.comb += by_load.eq(loading_words)
                 with m.Case(Space.LIST):
                     m.d.comb += by_load.eq(self.gather_busy)
+                with m.Case(Space.PROGRAM):
+                    m.d.comb += by_matmul.eq(self.engine_busy)
                 with m.Default():
                     m.d.comb += [by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]
             with m.Case(Opcode.LOAD), m.If(good):
@@ -809,8 +821,13 @@ class Sequencer(wiring.Component):
         row, word, words_left = Signal(16), Signal(8), Signal(16)  # place of the next word; words left in its row
         stored_row, stored_word, stored = Signal(16), Signal(8), Signal(WORD_BITS)
         m.d.sync += [stored_row.eq(row), stored_word.eq(word), stored.eq(self.frames.payload)]
-        ports = (Space.STORE, self.store_write), (Space.LIST, self.list_write), (Space.SUMS, self.sum_write)
-        for space, port in ports:
+        ports = {
+            Space.STORE: self.store_write,
+            Space.LIST: self.list_write,
+            Space.SUMS: self.sum_write,
+            Space.PROGRAM: self.program_write,
+        }
+        for space, port in ports.items():
             m.d.comb += [port.row.eq(stored_row), port.word.eq(stored_word), port.data.eq(stored)]
             m.d.sync += port.valid.eq(stores & (write.space == space))
         with m.If(self._check.done):

@@ -65,6 +65,7 @@ class Core(wiring.Component):
         wiring.connect(m, readout.sum_read, engine.sum_read)
         wiring.connect(m, sequencer.list_write, gather.list_write)
         wiring.connect(m, sequencer.sum_write, engine.sum_write)
+        wiring.connect(m, sequencer.program_write, engine.program_write)
         wiring.connect(m, sequencer.load, gather.start)
         wiring.connect(m, gather.a_write, engine.a_write)
         wiring.connect(m, gather.b_write, engine.b_write)

@@ -107,10 +107,9 @@ class BoardDevice(Device):
         return results
 
     def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
-        """Two READs of each sum: compared when its first pass is closed, then what it is as a whole.
+        """The first pass of all sums, then the rest of those that it does not decide.
 
-        `Decision.done` is what the rule asks for. The device finishes every sum, whether it is resolved or not, and may
-        have to send and compute operands twice: `counters` and `store.refetched_bytes` show it.
+        Operands that are no longer in the store have to be sent twice: `store.refetched_bytes` shows it.
         """
         wanted = SignGradient(operation, rule)
 

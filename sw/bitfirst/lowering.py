@@ -298,6 +298,10 @@ class Placement:
     def add(self, result: np.ndarray, out: np.ndarray) -> None:
         out[self.index] += result.reshape(self.shape).transpose(self.axes)
 
+    def take(self, out: np.ndarray) -> np.ndarray:
+        """The numbers of `out` that `add` adds a result to, in the order of [rows, columns], flat."""
+        return out[self.index].transpose(np.argsort(self.axes)).reshape(-1)
+
 
 @dataclass(frozen=True)
 class MatrixProduct:

@@ -55,6 +55,8 @@ class Pace:
         if step.opcode == Opcode.LOAD:
             begin = max(begin, self._gather)
             return max(begin, self._array) if overlap(step.cells, self._walked[step.fields["target"]]) else begin
+        if step.opcode == Opcode.WRITE:
+            return max(begin, self._array + self.config.matmul_tail_cycles)
         if step.opcode == Opcode.MATMUL:
             begin = max(begin, self._array)
             if overlap(self._read, _sums_of(step.fields)):
@@ -81,22 +83,25 @@ class Pace:
             for words in self._unsent.pop(step.tensor, ()):
                 self._write(words)
         begin = self.begin(step)
+        if step.opcode == Opcode.WRITE:
+            self._sequencer = begin - TAKE_CYCLES[Opcode.WRITE]
+            self._write(len(step.data))
+            return
         self._link_in += COMMAND_FRAME_WORDS * self._word_cycles
         self._sequencer = begin
         if step.opcode == Opcode.LOAD:
             self._gather = begin + step.cycles + 1
             self._loaded = {step.fields["target"]: step.cells}
         elif step.opcode == Opcode.MATMUL:
-            self._multiply(step.fields, step.sums, begin)
+            self._multiply(step.fields, step.cycles, begin)
         else:
             self._readout = begin + step.fetch.cycles + READOUT_CYCLES
             self._answer(step.fetch.words, begin + READOUT_CYCLES)  # it leaves while the readout makes it
             self._read = _from(step.fields["first"], step.fields["count"])
 
-    def _multiply(self, fields: Mapping[str, int], sums: tuple[int, int], begin: int) -> None:
-        size = tuple(fields[name] for name in ("slices", "planes", "chunks", "row_tiles", "col_tiles", "b_below"))
+    def _multiply(self, fields: Mapping[str, int], cycles: int, begin: int) -> None:
         self._walked = self._walked_by(fields)
-        self._array = begin + self.config.matmul_cycles(*size)
+        self._array = begin + cycles
         self._sums.append((_sums_of(fields), self._array + self.config.matmul_tail_cycles))
 
     @staticmethod
@@ -138,7 +143,8 @@ def most_write_words(words: int) -> int:
 
 def _sums_of(fields: Mapping[str, int]) -> range:
     """Tiles that a MATMUL adds to."""
-    return _from(fields["sum_tile"], fields["row_tiles"] * fields["col_tiles"])
+    packed = fields.get("packed", 0)
+    return _from(fields["sum_tile"], fields["tiles"] if packed else fields["row_tiles"] * fields["col_tiles"])
 
 
 def _from(first: int, count: int) -> range:

@@ -11,8 +11,8 @@ In between stands a `Hold` wherever tensors must be brought into the store: the 
 those before, in the gaps that commands leave to the sequencer. `bitfirst.residency` turns it into commands.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise, product
@@ -127,7 +127,7 @@ class Schedule:
         words, last = 0, max((place for place, step in enumerate(self.steps) if _may_be_quiet(step)), default=-1)
         for place, step in enumerate(self.steps):
             made = step
-            words += 0 if isinstance(step, Hold) else CREDIT_WORDS
+            words += 0 if isinstance(step, Hold) else CREDIT_WORDS + (0 if step.data is None else len(step.data))
             if _may_be_quiet(step):
                 if place < last and words + CREDIT_WORDS <= self.config.rx_words // 4:
                     made = replace(step, fields=step.fields | {"quiet": 1}, _words=None)
@@ -198,7 +198,7 @@ class Schedule:
 
 
 def _may_be_quiet(step: Step | Hold) -> bool:
-    return not isinstance(step, Hold) and step.opcode != Opcode.READ
+    return not isinstance(step, Hold) and step.opcode in (Opcode.LOAD, Opcode.MATMUL)
 
 
 def _alike(images: np.ndarray) -> Iterator[Range]:
@@ -233,7 +233,7 @@ class Work:
     """The commands of one block, not yet in order with those of others.
 
     loads    LOADs that bring it into its cells, and up to which block the MATMULs must be under way before each
-    matmuls  MATMULs
+    matmuls  MATMULs, and WRITEs that go before
     reads    READs of its sums, when it is the last block of its output
     before   how many READs must go out before its first MATMUL overwrites their sums
     """
@@ -259,7 +259,7 @@ class Builder:
         self.tensors: dict[Cut, int] = {}
         self.counters = dict.fromkeys(
             ("commands", "matmuls", "matmul_cycles", "array_steps", "stall_cycles", "loads", "load_cycles"), 0
-        ) | dict.fromkeys(("fetches_a", "fetches_b", "elements_read"), 0)
+        ) | dict.fromkeys(("fetches_a", "fetches_b", "elements_read", "words_written"), 0)
         self.answer_words = 0
         self._cells = {Target.A: _Cells(config.a_cells), Target.B: _Cells(config.b_cells)}
         self._region = range(0, 0)
@@ -267,6 +267,23 @@ class Builder:
         self._reads = 0
         self.work: list[Work] = []
         self.outputs: dict[int, Output] = {}
+
+    def schedule(self) -> Schedule:
+        """All that was added, in order."""
+        tensors = tuple(self.tensors)
+        steps, cycles = in_order(self.config, self.task, tensors, self.work)
+        return Schedule(
+            self.config,
+            self.task,
+            self.products,
+            self.plans,
+            tensors,
+            with_holds(steps),
+            self.counters,
+            self.answer_words,
+            cycles,
+            self.outputs,
+        )
 
     def add_all(self) -> None:
         """All products, each block once."""
@@ -324,12 +341,16 @@ class Builder:
         )
         if not fresh:
             return cells, None
-        fields = gather.fields(*area) | {"target": int(target), "cell": cells.start}
+        fields = gather.fields(*area) | {"target": int(target), "cell": cells.start} | self._load_fields(target)
         if is_a:
             fields["flip"] = width.signed_slices(self.config.slice_bits) << planned.a_first
         cost = load_cost(self.config, fields, gather.shape, width.octets)
         self._count(loads=1, load_cycles=cost.cycles, **{f"fetches_{'a' if is_a else 'b'}": cost.fetches})
         return cells, Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, cycles=cost.cycles, block=len(self.work))
+
+    def _load_fields(self, target: Target) -> dict[str, int]:
+        """What LOADs have besides."""
+        return {}
 
     def _multiply(
         self, index: int, block: Block, cells: dict[Target, range], passes: tuple[Digits, ...], accumulate: bool
@@ -353,14 +374,15 @@ class Builder:
                 "b_octets": shape.b.octets,
             }
             size = (digits.slices, digits.planes, chunks, row_tiles, part.col_tiles)
+            cycles = self.config.matmul_cycles(*size, digits.b_below)
             self._count(
                 matmuls=1,
-                matmul_cycles=self.config.matmul_cycles(*size, digits.b_below),
+                matmul_cycles=cycles,
                 array_steps=self.config.array_steps(*size),
                 stall_cycles=self.config.stall_cycles(*size, digits.b_below),
             )
             sums = (first, row_tiles * part.col_tiles) if block.first else (0, 0)
-            steps.append(Step(Opcode.MATMUL, fields, sums=sums))
+            steps.append(Step(Opcode.MATMUL, fields, cycles=cycles, sums=sums))
         return steps
 
     def _next_region(self, block: Block) -> range:
@@ -388,21 +410,16 @@ class Builder:
 
 
 _NOTHING_BUSY = ((Target.A, range(0, 0)), (Target.B, range(0, 0)))
-_ONCE_A_COMMAND = ("loads", "matmuls", "elements_read")
+_ONCE_A_COMMAND = ("loads", "matmuls", "elements_read", "words_written")
 
 
-def in_order(
-    config: ArrayConfig, task: Task, tensors: tuple[Cut, ...], work: list[Work], begin_with: Iterable[Step] = ()
-) -> tuple[list[Step], int]:
-    """All commands, always the one next that can begin first; and about how many cycles they take.
-
-    `begin_with`: READs of what is in SUMS.
-    """
+def in_order(config: ArrayConfig, task: Task, tensors: tuple[Cut, ...], work: list[Work]) -> tuple[list[Step], int]:
+    """All commands, always the one next that can begin first; and about how many cycles they take."""
     pace = Pace(config, task, tensors)
     loads = deque((step, index, after) for index, one in enumerate(work) for step, after in one.loads)
     matmuls = deque((step, index) for index, one in enumerate(work) for step in one.matmuls)
     lasts = {id(one.matmuls[-1]): one.reads for one in work}
-    reads: deque[Step] = deque(begin_with)
+    reads: deque[Step] = deque()
     read = 0
     steps: list[Step] = []
     while loads or matmuls or reads:
@@ -431,23 +448,32 @@ def in_order(
 def with_holds(steps: list[Step]) -> tuple[Step | Hold, ...]:
     """The steps, and before those that use tensors first: Holds. The next tensors follow while these are used.
 
-    Tensors that are first used by the same block are brought together; one by one for the first block.
+    Tensors that are first used by the same block are brought together; one by one for the first block. A block uses
+    two. So where two others or more were used since, the steps have come back to a tensor: a first use again.
     """
-    first_use, last_use, groups = {}, {}, []  # groups: [tensors, place behind their first uses, block]
+    first_use, last_use = {}, {}  # of (tensor, times come back)
+    groups = []  # [tensors, place behind their first uses, block]
+    since: dict[int, set[int]] = {}  # other tensors that were used since
+    returns: Counter[int] = Counter()
     for place, step in enumerate(steps):
         if step.tensor < 0:
             continue
-        last_use[step.tensor] = place
-        if step.tensor in first_use:
+        returns[step.tensor] += len(since.get(step.tensor, ())) > 1
+        for others in since.values():
+            others.add(step.tensor)
+        since[step.tensor] = set()
+        use = step.tensor, returns[step.tensor]
+        last_use[use] = place
+        if use in first_use:
             continue
-        first_use[step.tensor] = place
+        first_use[use] = place
         if not step.block or groups[-1][2] != step.block:
             groups.append([[], 0, step.block])
         groups[-1][0].append(step.tensor)
         groups[-1][1] = place + 1
     holds = {0: Hold(tuple(groups[0][0]), tuple(groups[0][0]))} if groups else {}
     for (_, place, _), (tensors, _, _) in pairwise(groups):
-        used = [tensor for tensor, last in last_use.items() if first_use[tensor] < place <= last]
+        used = [use[0] for use, last in last_use.items() if first_use[use] < place <= last]
         holds[place] = Hold(tuple(tensors), (*used, *tensors))
     out: list[Step | Hold] = []
     for place, step in enumerate(steps):
@@ -486,10 +512,10 @@ def _planned(config: ArrayConfig, shapes: list[Shape], most_cycles: int) -> tupl
 
 def _sends_again(config: ArrayConfig, product: MatrixProduct, planned: Plan) -> bool:
     """Whether every tensor would be sent for each output block."""
-    return len(product.segments) > 1 and planned.counts[0] * planned.counts[1] > 1 and not _all_fit(config, product)
+    return len(product.segments) > 1 and planned.counts[0] * planned.counts[1] > 1 and not all_fit(config, product)
 
 
-def _all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
+def all_fit(config: ArrayConfig, product: MatrixProduct) -> bool:
     """Whether all tensors of a product lie in the store at once, and leave room for gaps between them."""
     tensors = {
         (cut, width) for segment in product.segments for cut, width in ((segment.a, product.a), (segment.b, product.b))
@@ -502,20 +528,7 @@ def arrange(config: ArrayConfig, task: Task, products: tuple[MatrixProduct, ...]
     """The commands of these products by these plans."""
     builder = Builder(config, task, products, plans)
     builder.add_all()
-    tensors = tuple(builder.tensors)
-    steps, cycles = in_order(config, task, tensors, builder.work)
-    return Schedule(
-        config,
-        task,
-        products,
-        plans,
-        tensors,
-        with_holds(steps),
-        builder.counters,
-        builder.answer_words,
-        cycles,
-        builder.outputs,
-    )
+    return builder.schedule()
 
 
 @lru_cache(maxsize=256)

@@ -5,18 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from bitfirst_hdl.contract.numeric import MAX_THRESHOLD
-from bitfirst_hdl.contract.packets import SIGN_BITS, Phase, Sign
+from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.contract.packets import Phase
 
 from .errors import UsageError
 from .golden import psg
-from .golden.sign_gradient import check_kind, products_of
-from .lowering import WeightGradient, Width
-from .plan import store_signs
+from .golden.sign_gradient import check_kind, decide_closed, predictions_of
+from .lowering import RAW_BITS, MatrixProduct, WeightGradient, Width
+from .plan import store_signs, store_sums
 from .quantised import Quantised
 from .residency import Store
 from .schedule import Schedule
-from .sign_schedule import SignTask, sign_schedules, with_threshold
+from .sign_schedule import Finish, Lead, SignTask, finish, lead, prediction_bits, products_finished
 from .steps import Step
 
 Answers = Sequence[tuple[Step, np.ndarray]]  #: of READs, with their data words
@@ -30,44 +30,102 @@ class SignGradient(WeightGradient):
     """
 
     def __init__(self, operation: WeightGradient, rule: psg.Rule) -> None:
-        if rule.repair:
-            raise UsageError("the gateware does not repair predictions; use a rule without repair, or the device model")
         x, g = _split(operation.x, rule.x, "input"), _split(operation.g, rule.g, "gradient")
         super().__init__(g, x, operation.geometry)
         self.rule = rule
-        self.unit = x.low + g.low  #: of a prediction, as a power of two of the sums'
+        self.unit = x.low + g.low  #: of a first pass's sums, as a power of two of the whole ones
 
     @property
     def task(self) -> SignTask:
         x, g = (Width(role, operand.bits, operand.signed, operand.low) for role, operand in self.operands)
-        return SignTask(Phase.WEIGHT_GRADIENT, self.geometry, x, g, SIGN_BITS, self.fresh)
+        depth = self.g.values.numel() // self.geometry.weight_shape[0]
+        bits = prediction_bits(depth, self.rule.x.high - x.signed, self.rule.g.high - g.signed)
+        return SignTask(Phase.WEIGHT_GRADIENT, self.geometry, x, g, bits, self.fresh)
 
     def decide(self, store: Store, state: psg.State | None, execute: Callable[[Schedule], Answers]) -> psg.Decision:
         """The decision, by the answers to schedules that `execute` executes."""
-        threshold, exponent = self.rule.threshold, self.exponent + self.unit
-        planned = sign_schedules(store.config, self.task, threshold.needs_maximum(exponent, state))
-        largest = 0
-        if planned.seek is not None:
-            largest = max((int(words[-1]) for _, words in execute(planned.seek)), default=0) >> self.unit
-        tau = threshold.integer(torch.tensor([largest]), exponent, state)
-        decide = with_threshold(planned.decide, min(tau << self.unit, MAX_THRESHOLD))
-        found = _Signs(self, decide, execute(decide), tau)
-        return psg.Decision(
-            found.signs,
-            found.resolved,
-            tau,
-            self.unit,
-            psg.State(found.largest >> self.unit, exponent),
-            *self._work(found.resolved),
-        )
+        led = lead(store.config, self.task)
+        first, others = self._sums(led, execute(led.schedule))
+        sums = predictions_of(self.g, self.x, *map(torch.from_numpy, (first, others)), self.geometry, self.rule)
+        decision = decide_closed(sums, self.geometry, self.rule, self.exponent, state)
+        if led.whole:
+            return decision
+        rest = self.finish(store.config, decision.resolved.numpy(), first << self.unit)
+        return replace(decision, signs=self._signs(rest, decision, execute(rest.schedule)))
 
-    def _work(self, resolved: torch.Tensor) -> tuple[int, int]:
-        """Bit products that had to be done, and that need not have been."""
-        rule, (outputs, *_) = self.rule, self.geometry.weight_shape
-        products = products_of(self.geometry).reshape(self.geometry.weight_shape[1:])
-        whole, first = rule.x.bits * rule.g.bits, rule.x.high * rule.g.high
-        saved = (whole - first) * int((resolved * products).sum())
-        return whole * outputs * int(products.sum()) - saved, saved
+    def finish(self, config: ArrayConfig, resolved: np.ndarray, first: np.ndarray) -> Finish:
+        """What finishes the sums that are not resolved, of bool and int64 [o, c, kh, kw]."""
+        unresolved, sums = (
+            [
+                made.placement.take(part).reshape(made.rows, made.columns)
+                for made in products_finished(config, self.task)
+            ]
+            for part in (~resolved, first)
+        )
+        return finish(config, self.task, unresolved, sums)
+
+    def _sums(self, led: Lead, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of the first pass, in its unit, and of the rest, int64 [o, c, kh, kw]; 0 for what is not there."""
+        products, bits = led.schedule.products, led.schedule.task.sum_bits
+        results = [[np.zeros((made.rows, made.columns), dtype=np.int64) for made in products] for _ in range(2)]
+        for rest, wanted in enumerate((bits, RAW_BITS)):
+            of_part = [(*divmod(step.product, len(products)), step, words) for step, words in answers]
+            some = [(step.fetch, words, results[part][index]) for part, index, step, words in of_part if part == rest]
+            assert all(fetch.bits == wanted for fetch, _, _ in some)
+            store_sums(some)
+        first, others = self.empty_result(), self.empty_result()
+        for made, high, low in zip(products, *results, strict=True):
+            made.placement.add(high >> self.unit if bits == RAW_BITS else high, first)
+            made.placement.add(low, others)
+        return first, others
+
+    def _signs(self, rest: Finish, decision: psg.Decision, answers: Answers) -> torch.Tensor:
+        """int8 [o, c, kh, kw]: predicted where that resolves, else as the answers say."""
+        config, products = rest.schedule.config, rest.schedule.products
+        codes = [np.zeros((config.rows, len(part.tiles) * config.columns), dtype=np.int64) for part in rest.rectangles]
+        for step, words in answers:
+            store_signs(step.fetch, words, codes[step.product])
+        finished = [np.zeros((made.rows, made.columns), dtype=np.int8) for made in products]
+        for part, found in zip(rest.rectangles, codes, strict=True):
+            used, rows, columns = part.elements(config)
+            finished[part.product][rows[used], columns[used]] = _TERNARY[found[used]]
+        signs = np.zeros(self.geometry.weight_shape, dtype=np.int8)
+        for made, result in zip(products, finished, strict=True):
+            made.placement.add(result, signs)
+        return torch.where(decision.resolved, decision.signs, torch.from_numpy(signs))
+
+    # what the array is fed, for a model that counts
+    def ones_led(self, led: Lead) -> int:
+        """One bits of B in all steps of the first walk."""
+        masks, total = (-(1 << self.g.low), (1 << self.g.low) - 1, -1), 0
+        for made, planned in zip(led.schedule.products, led.schedule.plans, strict=True):
+            passes = (planned.leading, *planned.rest)[: 3 if led.whole else 1]
+            for digits, mask in zip(passes, masks, strict=False):
+                total += planned.total_row_tiles * digits.slices * int(self._ones(made, mask).sum())
+        return total
+
+    def ones_finished(self, rest: Finish) -> int:
+        """One bits of B in all steps of packed MATMULs: each column of each tile at its output."""
+        masks, made = ((1 << self.g.low) - 1, -1), rest.schedule
+        ones = [[self._ones(product, mask) for mask in masks] for product in made.products]
+        total = 0
+        for part in rest.rectangles:
+            columns = part.elements(made.config)[2][0]
+            there = columns[columns < made.products[part.product].columns]
+            for digits, own in zip(made.plans[part.product].rest, ones[part.product], strict=True):
+                total += digits.slices * int(own[there].sum())
+        return total
+
+    def _ones(self, made: MatrixProduct, mask: int) -> np.ndarray:
+        """int64 [columns]: one bits among those of `mask` that a walk over all of K is fed for each output."""
+        codes = self.g.codes.astype(np.int64) & mask & (1 << self.g.bits) - 1
+        total = np.zeros(made.columns, dtype=np.int64)
+        for segment in made.segments:
+            cut, gather = segment.b, segment.b_gather
+            images = slice(cut.n[0] + gather.first_image, cut.n[0] + gather.first_image + gather.images)
+            part = np.bitwise_count(codes[images, slice(*cut.c), slice(*cut.rows), slice(*cut.cols)]).astype(np.int64)
+            total += np.einsum("nchw,h,w->c", part, gather.down.uses(cut.shape[1]), gather.right.uses(cut.shape[2]))
+        return total
 
 
 def _split(operand: Quantised, split: psg.Split, name: str) -> Quantised:
@@ -78,28 +136,3 @@ def _split(operand: Quantised, split: psg.Split, name: str) -> Quantised:
     made = replace(operand, low=split.low)
     made.check()
     return made
-
-
-class _Signs:
-    """What the answers to a schedule say: `signs` and `resolved` [o, c, kh, kw], the `largest` magnitude compared.
-
-    A weight that no pixel meets has a prediction and a gradient of 0.
-    """
-
-    def __init__(self, operation: SignGradient, planned: Schedule, answers: Answers, tau: int) -> None:
-        shapes = [(made.rows, made.columns) for made in planned.products]
-        compared, final = ([np.zeros(shape, dtype=np.int64) for shape in shapes] for _ in range(2))
-        self.largest = 0
-        for step, words in answers:
-            largest = store_signs(step.fetch, words, (compared if step.decides else final)[step.product])
-            if step.decides:
-                self.largest = max(self.largest, largest)
-        signs, resolved = operation.empty_result(), operation.empty_result()
-        met = operation.empty_result()
-        for made, first, last in zip(planned.products, compared, final, strict=True):
-            decided = first != Sign.UNRESOLVED
-            made.placement.add(_TERNARY[np.where(decided, first, last)], signs)
-            made.placement.add(decided, resolved)
-            made.placement.add(np.ones_like(first), met)
-        self.signs = torch.from_numpy(signs).to(torch.int8)
-        self.resolved = torch.from_numpy(np.where(met, resolved, tau == 0)).to(torch.bool)

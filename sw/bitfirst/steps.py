@@ -18,12 +18,12 @@ class Step:
     fields   of the command; a LOAD's `slot` is left out
     tensor   LOAD: which of the schedule's tensors
     cells    LOAD: those that it fills
-    cycles   LOAD: that it takes
+    cycles   LOAD, MATMUL: that it takes
     block    LOAD, READ: for or after which block, in order
     gap      cycles for which the sequencer has nothing to do before the next command, about
-    sums     MATMUL: (first, number) of the tiles that it is the first to change; no READ of them may be unanswered
+    sums     MATMUL, WRITE: (first, number) of the tiles that it is the first to change; no READ of these may be left
     fetch    READ: where its data belong in the result of product `product`
-    decides  READ that compares: with a threshold that is not known before
+    data     WRITE: its data words
     """
 
     opcode: Opcode
@@ -36,15 +36,16 @@ class Step:
     sums: tuple[int, int] = (0, 0)
     fetch: Fetch | None = None
     product: int = -1
-    decides: bool = False
+    data: np.ndarray | None = None
     _words: np.ndarray | None = None
 
     @property
     def words(self) -> np.ndarray:
-        """The command's words (uint64)."""
+        """The command's words (uint64), with its data."""
         if self._words is None:
             words = codec.encode(packets.COMMANDS[self.opcode], opcode=self.opcode, **self.fields)
-            self._words = np.array(words, dtype=np.uint64)
+            data = () if self.data is None else self.data
+            self._words = np.array([*words, *data], dtype=np.uint64)
         return self._words
 
 

@@ -26,6 +26,7 @@ STORE_WORD_WORDS = GROUP * OCTET_BITS // WORD_BITS  #: 64-bit words in one store
 TENSOR_SLOTS = 16  #: tensor descriptors that the device holds
 LIST_ENTRIES = 512  #: images that the row list names
 STATE_WORDS = 6  #: store words of a group's masters and momenta
+PROGRAM_ROWS = 512  #: of the programs that packed MATMULs follow
 SIGN_BITS = 2  #: of a sum's sign, as a READ that compares sends it
 
 
@@ -82,6 +83,7 @@ class Space(enum.IntEnum, shape=8):
     STORE = 1  # the tensor store; row = one store word: 8 planes of `GROUP` elements
     LIST = 2  # the row list, write only; row = one entry: elements from a tensor's first to an image's
     SUMS = 3  # partial sums; row = one array row of one tile, one 48-bit sum per column
+    PROGRAM = 4  # which elements of a packed MATMUL multiply what, write only; row = one word of A for each array row
 
 
 class Rounding(enum.IntEnum, shape=2):
@@ -121,7 +123,8 @@ class Write(data.Struct):
     elements, word 1 the high four: a tensor of at most 4 bits needs word 0 alone. Waits while a LOAD reads a tensor
     that overlaps the rows, or any by the row list. LIST: the low bits of one word, as many as an element's address in
     the store has; waits while a LOAD runs. SUMS: one word per column, its low 48 bits the sum (row = tile * array rows
-    + array row); waits while anything computes.
+    + array row); waits while anything computes. PROGRAM: a row's fields side by side from bit 0 on, as
+    `config.ArrayConfig.program_fields` names them (see `Matmul`); waits while anything computes.
     """
 
     opcode: 8
@@ -185,6 +188,8 @@ class Load(data.Struct):
     One cell is one chunk of one octet of one tile's vectors. Vector v, chunk k of octet o (0 = most significant) goes
     to cell `cell` + (v // tile * octets + o) * chunks + k. `flip` (A alone): bit s inverts the top bit of slice s
     (0 = most significant, 8 / S of them in an octet) of every element, zeros too: two's complement to offset binary.
+    `turn` (A alone), if not 0: tile t stands turned by t >> (turn - 1) array rows, round the end: so packed MATMULs
+    find rows that are often wanted together in different banks.
 
     Refused (BAD_RANGE) are windows that leave the image. That is so if the last row of positions, y_start + (y_count -
     1) * max(y_step, 0), is not less than h; if the last pixel, x_start + (x_count - 1) * max(x_step, 0), is not less
@@ -218,7 +223,8 @@ class Load(data.Struct):
     positions: 16
     line_first: 8
     listed: 1
-    reserved1: 7
+    turn: 3
+    reserved1: 4
     place_first: 16
     run: 16
     taps: 16
@@ -242,6 +248,16 @@ class Matmul(data.Struct):
     planes + b_below more than 8 * b_octets: so sums stay what whole operands make them. For `b_below` each slice of a
     tile takes as many cycles more.
 
+    `packed`: `tiles` sum tiles from `sum_tile` on, whose elements each have a row of A and a column of B of their own;
+    PROGRAM says which, in as many rows for each tile as it needs, from row `program` on, round the end. A row gives
+    each bank r of A one word: that of the row tile whose cells are `a_cell`[r] behind those of tile 0; the elements
+    (r, c) for which bit c of `mask`[r] is set multiply it. Elements without one multiply digits of 0. `last` ends a
+    tile; row `PROGRAM_ROWS` - 1 does so, too. The tile's first row says what its columns are: those of the column tile
+    whose cells are `b_cell` behind those of tile 0, column `choice`[c] of c's group (of `config.group_columns`) in
+    column c. `row_tiles`, `col_tiles` are the cells that the program leads to; it is not checked for that: cells count
+    round the end of their memory. `b_below` must be 0 (BAD_VALUE). Cycles: `config.packed_cycles`. Without `packed`,
+    `program` and `tiles` mean nothing.
+
     Waits for the MATMUL before it, for a LOAD that fills the cells, and for a READ of the sums. `quiet`: has no
     response unless it is refused.
     """
@@ -249,7 +265,8 @@ class Matmul(data.Struct):
     opcode: 8
     accumulate: 1
     quiet: 1
-    reserved0: 6
+    packed: 1
+    reserved0: 5
     slices: 8
     planes: 8
     a_offset: 16
@@ -266,7 +283,9 @@ class Matmul(data.Struct):
     b_first: 8
     a_below: 4
     b_below: 4
-    reserved1: 64
+    program: 16
+    tiles: 16
+    reserved1: 32
 
 
 class Read(data.Struct):

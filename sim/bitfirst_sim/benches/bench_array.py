@@ -43,27 +43,44 @@ class Driver:
         self.dut, self.rng, self.config = dut, rng, config
         self.model = Model(config)
         self.now = 0
+        self.taken: Step | None = None  # its words of A are in front
+        self.moved: Step | None = None  # and held
         self.rows_seen = self.ones_seen = 0
         self.last_end = -config.drain_cycles
 
     async def cycle(self, step: Step | None) -> None:
+        """The next step, or none: its words of A are taken now, moved in the next cycle, then multiplied."""
         config, dut = self.config, self.dut
-        if step is None:
-            a = [self.rng.getrandbits(64) for _ in range(config.a_row_words)]
-            b = [self.rng.getrandbits(64) for _ in range(config.b_row_words)]
-            control = {name: self.rng.getrandbits(1) for name in ("first", "double", "negative", "last")}
-        else:
-            a = arrays.row_words(step.digits, config.slice_bits)
-            b = arrays.row_words(step.bits, 1)
-            control = {name: int(getattr(step, name)) for name in ("first", "double", "negative", "last")}
-            self.model.step(self.now, step)
-        for name, words in ("a", a), ("b", b):
-            for index, word in enumerate(words):
-                getattr(dut, f"{name}__{index}").value = word
-        dut.control.value = common.pack(StepControl, valid=int(step is not None), **control)
+        self.words_of_a(step)
+        for row in range(config.rows):
+            getattr(dut, f"take__{row}").value = (step is not None) * (2**config.columns - 1)
+        dut.move.value = int(self.taken is not None)
+        self.step(self.moved)
+        self.taken, self.moved = step, self.taken
         await RisingEdge(dut.clk)
         self.check()
         self.now += 1
+
+    def words_of_a(self, step: Step | None) -> None:
+        config = self.config
+        noise = [self.rng.getrandbits(64) for _ in range(config.a_row_words)]
+        words = noise if step is None else arrays.row_words(step.digits, config.slice_bits)
+        for index, word in enumerate(words):
+            getattr(self.dut, f"a__{index}").value = word
+
+    def step(self, step: Step | None) -> None:
+        """B and control of a step, or noise."""
+        config, dut = self.config, self.dut
+        if step is None:
+            b = [self.rng.getrandbits(64) for _ in range(config.b_row_words)]
+            control = {name: self.rng.getrandbits(1) for name in ("first", "double", "negative", "last")}
+        else:
+            b = arrays.row_words(step.bits, 1)
+            control = {name: int(getattr(step, name)) for name in ("first", "double", "negative", "last")}
+            self.model.step(self.now, step)
+        for index, word in enumerate(b):
+            getattr(dut, f"b__{index}").value = word
+        dut.control.value = common.pack(StepControl, valid=int(step is not None), **control)
 
     def check(self) -> None:
         config, dut = self.config, self.dut
@@ -97,7 +114,7 @@ async def run(dut, passes: int, idle: float) -> None:
     for _ in range(passes):
         for step in arrays.random_pass(rng, config, config.rows, config.columns):
             await driver.feed(step, idle)
-    for _ in range(driver.model.array.latency + config.rows + driver.model.array.ones_latency):
+    for _ in range(2 + driver.model.array.latency + config.rows + driver.model.array.ones_latency):
         await driver.cycle(None)
     assert driver.rows_seen == passes * config.rows > 0
     assert driver.ones_seen > 0

@@ -19,6 +19,7 @@ from bitfirst_hdl.contract.packets import (
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
+    PROGRAM_ROWS,
     SIGN_BITS,
     STATE_WORDS,
     STORE_WORD_WORDS,
@@ -175,6 +176,7 @@ class CommandMaker:
             (Space.STORE, self.config.store_words, STORE_WORD_WORDS),
             (Space.LIST, LIST_ENTRIES, 1),
             (Space.SUMS, self.config.sum_rows, self.config.columns),
+            (Space.PROGRAM, PROGRAM_ROWS, self.config.program_words),
         )
 
     def write_rows(self, space: Space, row: int, rows: int) -> None:
@@ -257,7 +259,15 @@ class CommandMaker:
         }
         signs = {"a_offset": rng.getrandbits(slices), "b_negative": rng.getrandbits(planes)}
         flags = {"accumulate": rng.randint(0, 1), "quiet": rng.randint(0, 1)}
+        if rng.random() < 0.3:
+            places |= self.program()
         return Opcode.MATMUL, sizes | places | signs | flags, 0
+
+    def program(self) -> dict[str, int]:
+        """What a packed MATMUL has besides, and otherwise."""
+        tiles = self.rng.randint(1, min(4, self.config.sum_tiles))
+        places = {"sum_tile": self._first(self.config.sum_tiles, tiles), "program": self.rng.randrange(PROGRAM_ROWS)}
+        return {"packed": 1, "b_below": 0, "tiles": tiles} | places
 
     def _first(self, depth: int, count: int) -> int:
         return self.rng.choice((0, depth - count, self.rng.randint(0, depth - count)))
@@ -476,6 +486,7 @@ def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, in
         (load | {"slot": 4, "flip": 1}, value),
         (load | {"slot": 4}, place),
         (to_b | {"flip": 1}, value),
+        (to_b | {"turn": 1}, value),
         *((load | {name: 0}, place) for name in ("positions", "taps", "run", "y_count", "x_count")),
         (load | {"x_count": 4, "x_first": 4}, place),
         (load | {"x_count": 4, "x_first": 3}, good),
@@ -523,6 +534,11 @@ def refusals(config: configs.ArrayConfig) -> Iterator[tuple[Opcode, dict[str, in
         ({"b_cell": b_cell + 3}, place),
         ({"sum_tile": tile + 1}, place),
         *(({name: 0}, place) for name in ("chunks", "row_tiles", "col_tiles")),
+        ({"packed": 1, "tiles": 2, "program": PROGRAM_ROWS - 1}, good),
+        ({"packed": 1, "tiles": 2, "b_below": 1}, value),
+        ({"packed": 1, "tiles": 3}, place),
+        ({"packed": 1, "tiles": 0}, place),
+        ({"packed": 1, "tiles": 1, "program": PROGRAM_ROWS}, place),
     ):
         yield Opcode.MATMUL, matmul | fields, status
     read = read_tile(config, 0, config.sum_tiles) | {"bits": 16}

@@ -2,19 +2,22 @@
 
 import random
 from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 
 import cocotb
 import numpy as np
 from bitfirst_hdl.config import MAX_BITS, SETUP_CYCLES, ArrayConfig
 from bitfirst_hdl.contract.numeric import SUM_BITS
-from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Matmul, Opcode
+from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, PROGRAM_ROWS, WORD_BITS, Matmul, Opcode
 from cocotb.triggers import RisingEdge
 
 from . import arrays, common
 
 SHAPE = ("slices", "planes", "chunks", "row_tiles", "col_tiles")
 START_LIMIT = 200_000  # cycles, more than any MATMUL here
-WRITE_PORTS = ("a_write", "b_write", "sum_write")
+WRITE_PORTS = ("a_write", "b_write", "sum_write", "program_write")
 ONE_TILE = {"row_tiles": 1, "col_tiles": 1}
 
 
@@ -44,6 +47,7 @@ class Model:
         self.b = np.zeros((config.b_cells, config.columns, config.lanes), dtype=np.int64)
         self.sums = np.zeros((config.sum_tiles, config.rows, config.columns), dtype=object)
         self.written = np.zeros(config.sum_tiles, dtype=bool)
+        self.program: list[ProgramRow] = [ProgramRow.drawn(random.Random(0), config) for _ in range(PROGRAM_ROWS)]
 
     def operand(self, command: dict[str, int], side: str, tile: int, bits: int) -> np.ndarray:
         """Digits of `bits` bits of one tile: [digits used, vectors, chunks * lanes], most significant first."""
@@ -86,6 +90,88 @@ class Model:
             stall=self.config.stall_cycles(*timed(command)),
             serial_ones=ones,
         )
+
+    def packed(self, command: dict[str, int]) -> Counter:
+        """As `matmul`, of a command that follows the program."""
+        tiles = list(self.tiles_of_program(command))
+        ones = 0
+        for place, rows in enumerate(tiles, command["sum_tile"]):
+            total = 0 if not command["accumulate"] else self.sums[place]
+            for s in range(command["slices"]):
+                for k in range(command["chunks"]):
+                    term, fed = self.packed_pass(command, rows, s, k)
+                    total, ones = total + term, ones + fed
+            self.sums[place] = total
+            self.written[place] = True
+        sizes = command["slices"], command["planes"], command["chunks"]
+        cycles, stalls = self.config.packed_cycles([len(rows) for rows in tiles], *sizes)
+        steps = len(tiles) * sizes[0] * sizes[1] * sizes[2]
+        return Counter(busy=cycles, step=steps, stall=stalls, serial_ones=ones)
+
+    def tiles_of_program(self, command: dict[str, int]) -> Iterator[list["ProgramRow"]]:
+        place = command["program"]
+        for _ in range(command["tiles"]):
+            rows: list[ProgramRow] = []
+            while not rows or not (rows[-1].last or place == 0):
+                rows.append(self.program[place])
+                place = (place + 1) % PROGRAM_ROWS
+            yield rows
+
+    def packed_pass(self, command: dict[str, int], rows: list["ProgramRow"], s: int, k: int) -> tuple[np.ndarray, int]:
+        """One slice of one chunk of one tile, each element by itself, at its weight; and the ones fed."""
+        config, size = self.config, self.config.slice_bits
+        octet, part = divmod(command["a_first"] + s, config.slices_per_octet)
+        cell = command["a_cell"] + octet * command["chunks"] + k
+        digits = np.zeros((config.rows, config.columns, config.lanes), dtype=np.int64)
+        for row in rows:
+            for r, c in product(range(config.rows), range(config.columns)):
+                if row.mask[r] >> c & 1:
+                    octets = self.a[(cell + row.a_cell[r]) % config.a_cells, r]
+                    digits[r, c] = octets >> OCTET_BITS - size * (part + 1) & 2**size - 1
+        offset = 2 ** (size - 1) if command["a_offset"] >> s & 1 else 0
+        groups = [c - c % config.group_columns + rows[0].choice[c] for c in range(config.columns)]
+        total, fed = np.zeros((config.rows, config.columns), dtype=object), 0
+        for p in range(command["planes"]):
+            octet, plane = divmod(command["b_first"] + p, OCTET_BITS)
+            cell = command["b_cell"] + octet * command["chunks"] + k + rows[0].b_cell
+            bits = self.b[cell % config.b_cells, groups] >> OCTET_BITS - 1 - plane & 1
+            term = ((digits - offset) * bits).sum(axis=2) << command["planes"] - 1 - p
+            total += -term.astype(object) if command["b_negative"] >> p & 1 else term.astype(object)
+            fed += int(bits.sum())
+        return total * 2 ** (size * (command["slices"] - 1 - s + command["a_below"])), fed
+
+
+@dataclass
+class ProgramRow:
+    """One row of PROGRAM."""
+
+    last: int
+    b_cell: int
+    choice: list[int]
+    a_cell: list[int]
+    mask: list[int]
+
+    @classmethod
+    def drawn(cls, rng: random.Random, config: ArrayConfig) -> "ProgramRow":
+        """Anything; now and then nothing but the end of a tile."""
+        masks = [rng.getrandbits(config.columns) & rng.getrandbits(config.columns) for _ in range(config.rows)]
+        return cls(
+            last=int(rng.random() < 0.3),
+            b_cell=rng.randrange(config.b_cells),
+            choice=[rng.randrange(config.group_columns) for _ in range(config.columns)],
+            a_cell=[rng.randrange(config.a_cells) for _ in range(config.rows)],
+            mask=[0] * config.rows if rng.random() < 0.1 else masks,
+        )
+
+    def words(self, config: ArrayConfig) -> list[int]:
+        """As WRITE brings them."""
+        packed, place = 0, 0
+        for name, (_, width) in config.program_fields.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, list) else [values]:
+                packed |= value << place
+                place += width
+        return [packed >> WORD_BITS * index & 2**WORD_BITS - 1 for index in range(config.program_words)]
 
 
 class Timing:
@@ -172,20 +258,14 @@ class Bench:
 
     def write_octets(self, side: str, cell: int, vector: int, groups: int, octets: np.ndarray) -> None:
         """One vector's octets in some lane groups; what is not to be written is noise."""
-        size, parts = (self.config.slice_bits, self.config.slices_per_octet) if side == "a" else (OCTET_BITS, 1)
         lanes = self.at_once(side) * self.config.lanes
         octets = np.pad(octets, (0, lanes - len(octets)))
         mask = sum((2**GROUP - 1) << (GROUP * group) for group in range(lanes // GROUP) if groups >> group & 1)
         planes = arrays.row_words((octets >> np.arange(OCTET_BITS)[:, None]) & 1, 1, lanes)
-        for part in range(parts):
-            written = range(OCTET_BITS - size * (part + 1), OCTET_BITS - size * part)
-            write = {"cell": cell, "vector": vector, "groups": groups}
-            if self.config.slices_per_octet > 1:  # else the port has no bits
-                write["part"] = part
-            for plane in range(OCTET_BITS):
-                kept = mask if plane in written else 0
-                write[f"data__{plane}"] = planes[plane] & kept | self.rng.getrandbits(lanes) & ~kept
-            self.writes[f"{side}_write"].append(write)
+        write = {"cell": cell, "vector": vector, "groups": groups}
+        for plane in range(OCTET_BITS):
+            write[f"data__{plane}"] = planes[plane] & mask | self.rng.getrandbits(lanes) & ~mask
+        self.writes[f"{side}_write"].append(write)
 
     def write_sums(self, tile: int, value: int) -> None:
         """One value for all sums of a tile; the words' high bits are noise."""
@@ -196,6 +276,11 @@ class Bench:
                 noise = self.rng.getrandbits(64 - SUM_BITS) << SUM_BITS
                 place = {"row": tile * self.config.rows + row, "word": column}
                 self.writes["sum_write"].append(place | {"data": value % 2**SUM_BITS | noise})
+
+    def write_program(self, row: int, content: ProgramRow) -> None:
+        self.model.program[row] = content
+        for word, bits in enumerate(content.words(self.config)):
+            self.writes["program_write"].append({"row": row, "word": word, "data": bits})
 
     async def start(self, command: dict[str, int]) -> None:
         """Offer the command until it is taken; on return it is taken in the cycle that has just ended."""
@@ -225,11 +310,11 @@ class Bench:
 
     async def matmul(self, command: dict[str, int]) -> None:
         """One command from idle to idle, with its events and cycles checked."""
-        expected = self.model.matmul(command)
+        expected = self.model.packed(command) if command.get("packed") else self.model.matmul(command)
         before = self.events.copy()
         await self.start(command)
         taken = common.cycle()
-        await self.finish(self.longest(command))
+        await self.finish(expected["busy"] + self.longest(command))
         cycles = expected["busy"] + self.config.matmul_tail_cycles
         assert common.cycle() - taken == cycles + 1, f"{command}: {common.cycle() - taken - 1} cycles, not {cycles}"
         got = self.events - before
@@ -483,3 +568,49 @@ async def overflow(dut) -> None:
         await bench.finish(bench.longest(command))
         assert bench.events["overflow"] - before == config.rows, "one flag for each row that overflows"
         await bench.check_sums()
+
+
+def packed_command(rng: random.Random, config: ArrayConfig, **fixed: int) -> dict[str, int]:
+    """A command that follows the program, from any row on."""
+    command = random_command(rng, config, b_below=0, **fixed) | {"packed": 1, "program": rng.randrange(PROGRAM_ROWS)}
+    tiles = rng.randrange(1, 1 + min(3, config.sum_tiles))
+    return command | {"tiles": tiles, "sum_tile": rng.randrange(config.sum_tiles - tiles + 1)}
+
+
+async def prepare_packed(dut) -> Bench:
+    bench = await prepare(dut)
+    for row in range(PROGRAM_ROWS):
+        bench.write_program(row, ProgramRow.drawn(bench.rng, bench.config))
+    await bench.flush()
+    await bench.cycle()
+    return bench
+
+
+@cocotb.test()
+async def packed(dut) -> None:
+    """Any programs, precisions, chunks and signs; ordinary MATMULs before and behind."""
+    bench = await prepare_packed(dut)
+    for turn in range(40):
+        await bench.matmul(packed_command(bench.rng, bench.config))
+        if turn % 3 == 0:
+            await bench.matmul(random_command(bench.rng, bench.config))
+    await bench.check_sums()
+    assert bench.events["overflow"] == 0
+
+
+@cocotb.test()
+async def packed_behind_each_other(dut) -> None:
+    """Packed and ordinary MATMULs offered all the time, with the shortest passes: sums and counts are right."""
+    bench = await prepare_packed(dut)
+    one_step = {"slices": 1, "planes": 1, "chunks": 1}
+    for _ in range(4):
+        expected, before = Counter(), bench.events.copy()
+        for _ in range(8):
+            is_packed = bench.rng.random() < 0.5
+            make, model = (packed_command, bench.model.packed) if is_packed else (random_command, bench.model.matmul)
+            command = make(bench.rng, bench.config, **(one_step if bench.rng.random() < 0.6 else {}))
+            expected += model(command)
+            await bench.start(command)
+        await bench.finish(expected["busy"] + 1000)
+        assert bench.events - before == +expected
+    await bench.check_sums()

@@ -77,11 +77,11 @@ class Bench:
             dut.hold.value = int(self.rng.random() < self.hold)
 
     def _cell(self, side: str) -> tuple[int, int, int, int, tuple[int, ...]]:
-        cell, vector, part, groups = (
-            common.value(getattr(self.dut, f"{side}_write__{name}")) for name in ("cell", "vector", "part", "groups")
+        cell, vector, groups = (
+            common.value(getattr(self.dut, f"{side}_write__{name}")) for name in ("cell", "vector", "groups")
         )
         planes = tuple(common.value(getattr(self.dut, f"{side}_write__data__{plane}")) for plane in range(OCTET_BITS))
-        return cell, vector, part, groups, planes
+        return cell, vector, groups, planes
 
     def expect(self, job: Job) -> Gathered:
         """What the model says, told to the checkers."""
@@ -223,7 +223,8 @@ def part(rng: random.Random, config: ArrayConfig, load: Fields, place: Fields, *
         load["positions"], load["taps"] = -(-load["positions"] // 2), -(-load["taps"] // 2)
     slices = place["octets"] * config.slices_per_octet
     flip = rng.choice([0, 1, rng.getrandbits(slices)]) if load["target"] == Target.A else 0
-    return load | {"cell": rng.randint(0, cells - used), "flip": flip}
+    turn = rng.choice([0, rng.randrange(8)]) if load["target"] == Target.A else 0
+    return load | {"cell": rng.randint(0, cells - used), "flip": flip, "turn": turn}
 
 
 def count_cells(config: ArrayConfig, load: Fields, place: Fields, tile: int) -> int:

@@ -190,9 +190,10 @@ class Hazards(Commands):
     """One cell of A, one of B, one sum tile and one store word are followed, whichever.
 
     No LOAD under way writes the cell while a MATMUL reads it; no READ under way takes the tile while a MATMUL has yet
-    to store it; no WRITE changes the word while a LOAD may read it, the row list while a LOAD runs, or sums while
-    anything uses sums. While an UPDATE or a READ of the store is under way, no LOAD is, and no WRITE changes the store.
-    At SYNC, MARK and RESET nothing is under way. Each command is answered once, but a quiet one that begins not at all.
+    to store it; no WRITE changes the word while a LOAD may read it, the row list while a LOAD runs, sums while anything
+    uses sums, or the program while a MATMUL is under way. While an UPDATE or a READ of the store is under way, no LOAD
+    is, and no WRITE changes the store. At SYNC, MARK and RESET nothing is under way. Each command is answered once, but
+    a quiet one that begins not at all.
     """
 
     def hold(self, m: Module) -> None:
@@ -222,6 +223,7 @@ class Hazards(Commands):
             Cover(self.updater.busy & walking & reading),
             Cover(self.reading_store & walking),
             Assert(~unit.sum_write.valid | ~(walking | reading | (self.stored != 0)), "sums"),
+            Assert(~unit.program_write.valid | ~(walking | (self.stored != 0)), "program"),
             Cover(loading & walking & reading & self.load_a & ~self.walk_a & self.read_tile & (self.stored == 1)),
             Cover(writes_word & loading),
         ]
@@ -337,7 +339,10 @@ class Hazards(Commands):
             m.d.comb += Assert(~self.gather.busy)
         with m.If((ongoing["WRITE"] & (space == Space.SUMS)) | unit.sum_write.valid):
             m.d.comb += Assert(~(self.walk.busy | (self.stored != 0) | self.readout.busy))
-        with m.If(unit.store_write.valid | unit.list_write.valid | unit.sum_write.valid):
+        with m.If((ongoing["WRITE"] & (space == Space.PROGRAM)) | unit.program_write.valid):
+            m.d.comb += Assert(~(self.walk.busy | (self.stored != 0)))
+        ports = unit.store_write, unit.list_write, unit.sum_write, unit.program_write
+        with m.If(Cat(port.valid for port in ports).any()):
             m.d.comb += Assert((unit._opcode == Opcode.WRITE) & (ongoing["WRITE"] | ongoing["REPLY"]))
 
 

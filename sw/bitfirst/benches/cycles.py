@@ -17,6 +17,7 @@ from bitfirst_hdl.contract.packets import (
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
+    PROGRAM_ROWS,
     SIGN_BITS,
     STATE_WORDS,
     STORE_WORD_WORDS,
@@ -40,6 +41,7 @@ from ..link import FrameDecoder, encode_frame
 from ..quantised import Quantised
 from ..transports import Transport
 
+PACKED_SHARE = 0.2  # of the MATMULs
 SIZES = {"bursts": 8, "matmul_steps": 1500, "load_chunks": 6, "load_tiles": 3, "layers": 2}
 BYTE_SCHEDULES = ("input_idle=0.5&output_stall=0.3", "output_stall=0.9")
 MOST_GROUPS = 6  # of one UPDATE or WEIGHTS
@@ -416,6 +418,10 @@ class Program:
             "a_below": rng.choice((0, rng.randint(0, config.max_slices - slices))),
             "b_below": rng.choice((0, rng.randint(0, b_octets * OCTET_BITS - planes))),
         }
+        if rng.random() < PACKED_SHARE:
+            tiles = rng.randint(1, min(4, config.sum_tiles))
+            fields |= {"packed": 1, "b_below": 0, "tiles": tiles, "program": rng.randrange(PROGRAM_ROWS)}
+            fields["sum_tile"] = rng.randint(0, config.sum_tiles - tiles)
         return Command(Opcode.MATMUL, fields)
 
     def update(self) -> Command:
@@ -451,6 +457,7 @@ class Program:
             (Space.STORE, config.store_words, STORE_WORD_WORDS),
             (Space.LIST, LIST_ENTRIES, 1),
             (Space.SUMS, config.sum_rows, config.columns),
+            (Space.PROGRAM, PROGRAM_ROWS, config.program_words),
         )
         space, depth, width = rng.choice(spaces)
         words = rng.randint(1, width)
@@ -505,6 +512,7 @@ class Program:
             "listed": 0,
             "quiet": rng.getrandbits(1),
             "flip": 0 if target else rng.choice((0, rng.getrandbits(flips))),
+            "turn": 0 if target else rng.choice((0, rng.getrandbits(3))),
             **self._axis("y", h, lines),
             **self._axis("x", w, -(-run // c)),
             "n_first": rng.randrange(n),
@@ -674,6 +682,7 @@ class Program:
         return [
             *changes,
             (to_b, {"flip": 1 << rng.randrange(16)}),
+            (to_b, {"turn": rng.randint(1, 7)}),
             (to_a, {rng.choice(list(counts)): 0}),
             (to_a, {"x_first": to_a.fields["x_count"]}),
             (to_b, {"y_first": to_b.fields["y_count"]}),
@@ -719,6 +728,9 @@ class Program:
             (matmul, {"a_cell": config.a_cells}),
             (matmul, {"b_cell": config.b_cells}),
             (matmul, {"sum_tile": config.sum_tiles}),
+            (matmul, {"packed": 1, "b_below": 0, "tiles": rng.choice((0, config.sum_tiles + 1, 2**16 - 1))}),
+            (matmul, {"packed": 1, "b_below": 0, "program": rng.randint(PROGRAM_ROWS, 2**16 - 1)}),
+            (matmul, {"packed": 1, "planes": 1, "b_below": 1}),
         ]
         if slices < 16:
             changes.append((matmul, {"a_offset": 1 << rng.randint(slices, 15)}))

@@ -23,6 +23,7 @@ from bitfirst_hdl.contract.packets import (
     LIST_ENTRIES,
     MAX_DATA_WORDS,
     OCTET_BITS,
+    PROGRAM_ROWS,
     SIGN_BITS,
     STATE_WORDS,
     STORE_WORD_WORDS,
@@ -36,7 +37,7 @@ from bitfirst_hdl.contract.packets import (
 )
 
 from ..command import Command
-from . import loads, numeric, update
+from . import loads, numeric, programs, update
 
 RAW_BITS = 64
 MAX_EXTENT = 2**16 - 1  #: of n * h, w * c and h * w * c of a tensor
@@ -53,6 +54,7 @@ class GoldenDevice:
     cells  uint8 [cells, vectors, lanes] of each target: octets, flips done
     rows   the row list
     sums   int64 [sum rows, columns]
+    program  uint64 [PROGRAM_ROWS, words of a row]
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
@@ -64,6 +66,7 @@ class GoldenDevice:
             Target.B: np.zeros((config.b_cells, config.columns, config.lanes), dtype=np.uint8),
         }
         self.sums = np.zeros((config.sum_rows, config.columns), dtype=np.int64)
+        self.program = np.zeros((PROGRAM_ROWS, config.program_words), dtype=np.uint64)
         self.rows: loads.Rows = (0,) * LIST_ENTRIES
         self.tensors: dict[int, loads.Place] = {}
         self._counters: Counter[str] = Counter()
@@ -135,6 +138,7 @@ class GoldenDevice:
             Space.STORE: (len(self.store), STORE_WORD_WORDS),
             Space.LIST: (len(self.rows), 1),
             Space.SUMS: self.sums.shape,
+            Space.PROGRAM: self.program.shape,
         }
         if fields["space"] not in sizes:
             return Status.BAD_SPACE
@@ -180,7 +184,11 @@ class GoldenDevice:
         place, target = self.tensors.get(fields["slot"]), Target(fields["target"])
         octets = place.octets if place else 0
         flips = 0 if target == Target.B else octets * self.config.slices_per_octet
-        if fields["flip"] >> flips or (fields["listed"] and fields["n_fast"]):
+        if (
+            fields["flip"] >> flips
+            or (fields["listed"] and fields["n_fast"])
+            or (fields["turn"] and target == Target.B)
+        ):
             return Status.BAD_VALUE
         counts = ("positions", "taps", "run", "y_count", "x_count")
         if not place or not all(fields[name] for name in counts):
@@ -210,12 +218,17 @@ class GoldenDevice:
             return Status.BAD_VALUE
         if slices + fields["a_below"] > config.max_slices or planes + fields["b_below"] > b_octets * OCTET_BITS:
             return Status.BAD_VALUE
+        packed = fields["packed"]
+        if packed and fields["b_below"]:
+            return Status.BAD_VALUE
+        tiles = fields["tiles"] if packed else row_tiles * col_tiles
         inside = (
             fields["a_cell"] + row_tiles * a_octets * chunks <= config.a_cells
             and fields["b_cell"] + col_tiles * b_octets * chunks <= config.b_cells
-            and fields["sum_tile"] + row_tiles * col_tiles <= config.sum_tiles
+            and fields["sum_tile"] + tiles <= config.sum_tiles
+            and not (packed and fields["program"] >= PROGRAM_ROWS)
         )
-        return Status.OK if chunks * row_tiles * col_tiles and inside else Status.BAD_RANGE
+        return Status.OK if chunks * row_tiles * col_tiles * tiles and inside else Status.BAD_RANGE
 
     def _check_update(self, fields: Fields) -> Status:
         shifts = (fields["decay_shift"], DECAY_SHIFT), (fields["rate_shift"], STEP_SHIFT)
@@ -246,6 +259,8 @@ class GoldenDevice:
         for word, column in enumerate(values.T, fields["word"]):
             if fields["space"] == Space.SUMS:
                 self.sums[rows, word] = _wrap(column)
+            elif fields["space"] == Space.PROGRAM:
+                self.program[rows, word] = column
             elif fields["space"] == Space.LIST:
                 entries = (column % np.uint64(self.store.size)).tolist()
                 self.rows = (*self.rows[: rows.start], *entries, *self.rows[rows.stop :])
@@ -309,6 +324,8 @@ class GoldenDevice:
         return numbers
 
     def _matmul(self, fields: Fields, data: np.ndarray) -> np.ndarray:
+        if fields["packed"]:
+            return self._packed(fields)
         config = self.config
         slices, planes, chunks = fields["slices"], fields["planes"], fields["chunks"]
         row_tiles, col_tiles = fields["row_tiles"], fields["col_tiles"]
@@ -338,6 +355,49 @@ class GoldenDevice:
         self._counters["stall_cycles"] += config.stall_cycles(*size, fields["b_below"])
         self._counters["serial_ones"] += int(bits.sum()) * row_tiles * slices
         return _words()
+
+    def _packed(self, fields: Fields) -> np.ndarray:
+        """Tile by tile, each slice of each chunk by itself, in the order of the gateware: so sums wrap alike."""
+        config = self.config
+        slices, planes, chunks = fields["slices"], fields["planes"], fields["chunks"]
+        tiles = list(programs.tiles_of(config, self.program, fields["program"], fields["tiles"]))
+        for place, tile in enumerate(tiles, fields["sum_tile"]):
+            rows = slice(place * config.rows, (place + 1) * config.rows)
+            if not fields["accumulate"]:
+                self.sums[rows] = 0
+            for index in range(slices):
+                weight = config.slice_bits * (slices - 1 - index + fields["a_below"])
+                for chunk in range(chunks):
+                    digits, bits = self._own_digits(fields, tile, index, chunk), self._own_bits(fields, tile, chunk)
+                    signs = [-1 if fields["b_negative"] >> p & 1 else 1 for p in range(planes)]
+                    b = np.tensordot([sign << planes - 1 - p for p, sign in enumerate(signs)], bits, axes=(0, 0))
+                    total = self.sums[rows] + (np.einsum("rcl,cl->rc", digits, b) << weight)
+                    self.sums[rows] = _wrap(total)
+                    self._counters["overflows"] += int((self.sums[rows] != total).any(axis=1).sum())
+                    self._counters["serial_ones"] += int(bits.sum())
+        cycles, stalls = config.packed_cycles([tile.rows for tile in tiles], slices, planes, chunks)
+        self._counters["matmuls"] += 1
+        self._counters["matmul_cycles"] += cycles
+        self._counters["array_steps"] += len(tiles) * slices * planes * chunks
+        self._counters["stall_cycles"] += stalls
+        return _words()
+
+    def _own_digits(self, fields: Fields, tile: programs.Tile, index: int, chunk: int) -> np.ndarray:
+        """int64 [rows, columns, lanes]: the digits of slice `index` that each element multiplies, less their offset."""
+        config, size = self.config, self.config.slice_bits
+        octet, part = divmod(fields["a_first"] + index, config.slices_per_octet)
+        cells = fields["a_cell"] + octet * fields["chunks"] + chunk + tile.a_cell
+        octets = self.cells[Target.A][cells % config.a_cells, np.arange(config.rows)[:, None]]
+        digits = (octets >> OCTET_BITS - size * (part + 1) & 2**size - 1).astype(np.int64)
+        offset = 2 ** (size - 1) if fields["a_offset"] >> index & 1 else 0
+        return np.where(tile.used[:, :, None], digits, 0) - offset
+
+    def _own_bits(self, fields: Fields, tile: programs.Tile, chunk: int) -> np.ndarray:
+        """int64 [planes, columns, lanes]: the bits of B that each column multiplies with."""
+        octet, plane = np.divmod(fields["b_first"] + np.arange(fields["planes"]), OCTET_BITS)
+        cells = fields["b_cell"] + octet * fields["chunks"] + chunk + tile.b_cell
+        octets = self.cells[Target.B][cells[:, None] % self.config.b_cells, tile.column]
+        return (octets >> (OCTET_BITS - 1 - plane)[:, None, None] & 1).astype(np.int64)
 
     def _digits(self, fields: Fields) -> np.ndarray:
         """float64 [slices, array rows of all tiles, k]: the digits in A, offsets included."""

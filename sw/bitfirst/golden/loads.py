@@ -148,7 +148,7 @@ def tile_vectors(config: ArrayConfig, target: int) -> int:
 
 def write_cycles(config: ArrayConfig, target: int, chunks: int) -> int:
     """Cycles to write one octet of so many chunks in a row of one vector."""
-    return -(-chunks // config.b_chunks) if target == Target.B else chunks * config.slices_per_octet
+    return -(-chunks // config.b_chunks) if target == Target.B else chunks
 
 
 def load_cells(config: ArrayConfig, load: Mapping[str, int], octets: int) -> int:
@@ -182,8 +182,17 @@ def load_values(
         octets = store.reshape(-1).take(first + element, mode="wrap")
         values[octet, : window.vectors, : window.lanes] = np.where(real, octets, 0)
         values[octet] ^= _flip_mask(config, load.get("flip", 0), octet)
+    if load.get("turn", 0):
+        banks = rows_by_bank(np.arange(tiles), tile, load["turn"])
+        values = values.reshape(place.octets, tiles, tile, -1)[:, np.arange(tiles)[:, None], banks]
     cells = values.reshape(place.octets, tiles, tile, chunks, config.lanes).transpose(1, 0, 3, 2, 4)
     return cells.reshape(-1, tile, config.lanes)
+
+
+def rows_by_bank(tiles: np.ndarray, rows: int, turn: int) -> np.ndarray:
+    """int64 [tiles, rows]: which row of these tiles a LOAD with `turn` puts into each bank."""
+    places = tiles >> turn - 1 if turn else np.zeros_like(tiles)
+    return (np.arange(rows) - places[:, None]) % rows
 
 
 def _flip_mask(config: ArrayConfig, flip: int, octet: int) -> np.uint8:

@@ -19,7 +19,9 @@ from ..masters import Masters, MasterWeights
 from ..plan import FRAME_WORDS
 from ..quantised import Quantised
 from ..residency import Supplies
-from ..schedule import schedule
+from ..schedule import Schedule, schedule
+from ..sign_gradient import SignGradient
+from ..sign_schedule import lead
 from . import exact, psg, sign_gradient
 from .commands import GoldenDevice, states_of
 
@@ -78,13 +80,27 @@ class ModelDevice(Device):
         return result
 
     def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
-        """Counts the cycles of the whole product."""
+        """Counts as a board does; where the gateware does not split as the rule says, the whole product."""
         self._check_open()
         g, x = self._pieces(operation.g), self._pieces(operation.x)
         with exact.plain_kernels():
             decision = sign_gradient.decide(g, x, operation.geometry, rule, operation.exponent, state)
-        self._count(operation)
+        if not self.counting:
+            return decision
+        if {rule.x.predictor, rule.g.predictor} == {psg.Predictor.ROUND}:
+            self._count_signs(SignGradient(operation, rule), decision)
+        else:
+            self._count(operation)
         return decision
+
+    def _count_signs(self, wanted: SignGradient, decision: psg.Decision) -> None:
+        led = lead(self.config, wanted.task)
+        self._count_schedule(led.schedule, wanted, wanted.ones_led(led))
+        if led.whole:
+            return
+        resolved = decision.resolved.cpu().numpy()
+        rest = wanted.finish(self.config, resolved, np.zeros(resolved.shape, dtype=np.int64))
+        self._count_schedule(rest.schedule, wanted, wanted.ones_finished(rest))
 
     def perform(self, commands: Iterable[Command]) -> list[np.ndarray]:
         self._check_open()
@@ -113,16 +129,22 @@ class ModelDevice(Device):
             return
         planned = schedule(self.config, operation.task)
         self._ready(operation, planned)
+        ones = sum(
+            int(np.vdot(operation.operand(role).ones_of_pixels(channels, images), uses))
+            for role, channels, images, uses in planned.serial_uses
+        )
+        self._count_schedule(planned, operation, ones)
+
+    def _count_schedule(self, planned: Schedule, operation: Operation, ones: int) -> None:
+        """`ones`: those that the array is fed."""
         data_words, commands, more = self._supplies.bring(planned, operation)
         self._counters.update(planned.counters)
         self._counters.update(more)
         self._counters["commands"] += commands
         self._counters["words_written"] += data_words
-        self._counters["serial_ones"] += sum(
-            int(np.vdot(operation.operand(role).ones_of_pixels(channels, images), uses))
-            for role, channels, images, uses in planned.serial_uses
-        )
+        self._counters["serial_ones"] += ones
         commands += planned.counters["commands"]
+        data_words += planned.counters["words_written"]
         words = commands * _COMMAND_AND_ANSWER_WORDS + data_words + planned.answer_words
         words -= planned.quiet_commands * _ANSWER_WORDS
         self.bytes_moved += words * packets.WORD_BYTES

@@ -21,13 +21,30 @@ def decide(
     Work counts as in `Operation.bit_macs`: products with real pixels alone. Raises `UsageError` for operands that do
     not fit the rule.
     """
-    sums = sums_of(g, x, geometry, rule)
+    decision = decide_closed(sums_of(g, x, geometry, rule), geometry, rule, exponent, state)
+    device = x.operand.values.device
+    return replace(decision, signs=decision.signs.to(device), resolved=decision.resolved.to(device))
+
+
+def decide_closed(
+    sums: Sums, geometry: Geometry, rule: Rule, exponent: int = 0, state: State | None = None
+) -> Decision:
+    """The same of `sums_of` dW."""
     decision = decide_sums(sums, rule.threshold, exponent, state, rule.repair, products_of(geometry))
     signs, resolved = (
-        part.T.reshape(geometry.weight_shape).contiguous().to(x.operand.values.device)
-        for part in (decision.signs, decision.resolved)
+        part.T.reshape(geometry.weight_shape).contiguous() for part in (decision.signs, decision.resolved)
     )
     return replace(decision, signs=signs, resolved=resolved)
+
+
+def predictions_of(
+    g: Quantised, x: Quantised, first: torch.Tensor, rest: torch.Tensor, geometry: Geometry, rule: Rule
+) -> Sums:
+    """Sums whose first pass and rest are known, int64 [o, c, kh, kw]."""
+    parts = {"first": first.flatten(1).T, "rest": rest.flatten(1).T} | _for_repair(
+        g, x, _leading(g, rule.g, "gradient"), _leading(x, rule.x, "input"), geometry, rule
+    )
+    return Sums.of(rule.x, rule.g, _length(g, geometry), parts)
 
 
 def products_of(geometry: Geometry) -> torch.Tensor:
@@ -40,16 +57,25 @@ def sums_of(g: exact.Pieces, x: exact.Pieces, geometry: Geometry, rule: Rule) ->
     x_high, g_high = _leading(x.operand, rule.x, "input"), _leading(g.operand, rule.g, "gradient")
     first = _matrix(exact.weight_gradient(exact.uncut(g_high), exact.uncut(x_high), geometry))
     total = _matrix(exact.weight_gradient(g, x, geometry))
-    g_sum, g_high_sum = (part.values.sum((0, 2, 3), dtype=torch.float64) for part in (g.operand, g_high))
-    parts = {
-        "first": first,
-        "rest": total - (first << (rule.x.low + rule.g.low)),
-        "x_high": _over_windows(x_high.values.sum(0, keepdim=True, dtype=torch.float64), geometry).to(
-            "cpu", torch.int64
-        ),
+    parts = {"first": first, "rest": total - (first << (rule.x.low + rule.g.low))}
+    parts |= _for_repair(g.operand, x.operand, g_high, x_high, geometry, rule)
+    return Sums.of(rule.x, rule.g, _length(g.operand, geometry), parts)
+
+
+def _for_repair(
+    g: Quantised, x: Quantised, g_high: Quantised, x_high: Quantised, geometry: Geometry, rule: Rule
+) -> dict[str, torch.Tensor]:
+    """Sums of the high part of x and of the low part of g."""
+    g_sum, g_high_sum = (part.values.sum((0, 2, 3), dtype=torch.float64) for part in (g, g_high))
+    x_sum = _over_windows(x_high.values.sum(0, keepdim=True, dtype=torch.float64), geometry)
+    return {
+        "x_high": x_sum.to("cpu", torch.int64),
         "g_rest": (g_sum - g_high_sum * 2.0**rule.g.low).to("cpu", torch.int64),
     }
-    return Sums.of(rule.x, rule.g, g.operand.values.numel() // geometry.weight_shape[0], parts)
+
+
+def _length(g: Quantised, geometry: Geometry) -> int:
+    return g.values.numel() // geometry.weight_shape[0]
 
 
 def check_kind(operand: Quantised, split: Split, name: str) -> None:

@@ -1,0 +1,288 @@
+"""The walk of a packed MATMUL: each element multiplies a row of A and a column of B of its own, as PROGRAM says."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .array import StepControl
+from .config import ArrayConfig
+from .contract import packets
+from .contract.packets import OCTET_BITS, PROGRAM_ROWS, WORD_BITS
+from .operands import NO_COLLISIONS, PLANE_BITS
+from .ports import MemoryWrite
+from .walking import Cells, Countdown, pass_layout
+
+TAKE_CYCLES = 3  #: from a row of PROGRAM to its words at the elements: address, bank, register
+
+
+def program_layout(config: ArrayConfig) -> data.StructLayout:
+    """One row of PROGRAM, as `config.program_fields` says."""
+    return data.StructLayout(
+        {
+            name: data.ArrayLayout(width, count) if count > 1 or name in ("choice", "a_cell", "mask") else width
+            for name, (count, width) in config.program_fields.items()
+        }
+    )
+
+
+class Program(wiring.Component):
+    """The memory of programs.
+
+    write        in, `MemoryWrite`; not while a packed MATMUL walks
+    fetch        in(1)  fetch row `place`
+    place        in
+    row          out, `program_layout`: the row fetched last, from the next cycle on
+
+    The contents survive reset.
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "write": In(MemoryWrite()),
+                "fetch": In(1),
+                "place": In(range(PROGRAM_ROWS)),
+                "row": Out(program_layout(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, words = self.config, []
+        for index in range(config.program_words):
+            width = min(WORD_BITS, config.program_bits - index * WORD_BITS)
+            store = memory.Memory(shape=width, depth=PROGRAM_ROWS, init=[], attrs=NO_COLLISIONS)
+            m.submodules[f"word_{index}"] = store
+            read_port, write_port = store.read_port(domain="comb"), store.write_port()
+            word = Signal(width, name=f"word_{index}", reset_less=True)
+            m.d.comb += [
+                write_port.en.eq(self.write.valid & (self.write.word == index)),
+                write_port.addr.eq(self.write.row),
+                write_port.data.eq(self.write.data),
+                read_port.addr.eq(self.place),
+            ]
+            with m.If(self.fetch):
+                m.d.sync += word.eq(read_port.data)
+            words.append(word)
+        m.d.comb += self.row.eq(Cat(words))
+        return m
+
+
+class PackedWalk(wiring.Component):
+    """The loops of a packed MATMUL: tile, slice, chunk; a pass is all planes of one chunk.
+
+    While a pass takes its steps, the words of the next one are fetched, one of each bank a cycle. A pass ends when both
+    are done, and no sooner than the shadow registers allow; before the first one its words alone are fetched. Cycles:
+    `config.packed_cycles`.
+
+    Parameters
+    ----------
+    config : ArrayConfig
+
+    Members
+    -------
+    load, command, walking, step, stall, ends, b_row, control, sums
+        As in `engine.Walk`. `stall`: no step is taken, but for the set-up.
+    write : In(MemoryWrite())
+        Of PROGRAM; not while `walking`.
+    fetch : Out(1)
+        A row of each bank is read: `a_rows`, in this cycle.
+    take : Out(C) x R
+        Elements that take their bank's word: `TAKE_CYCLES` - 1 cycles after `fetch`, the latency of the A memory.
+    swap : Out(1)
+        `TAKE_CYCLES` cycles after the first step of a pass: what was taken before is multiplied from the next cycle on.
+    choice : Out x C
+        As in `BMemory`, with `step`.
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "load": In(1),
+                "command": In(packets.Matmul),
+                "write": In(MemoryWrite()),
+                "walking": Out(1),
+                "step": Out(1),
+                "stall": Out(1),
+                "ends": Out(1),
+                "fetch": Out(1),
+                "a_rows": Out(range(config.a_rows)).array(config.rows),
+                "take": Out(config.columns).array(config.rows),
+                "swap": Out(1),
+                "b_row": Out(range(config.b_rows)),
+                "choice": Out(range(config.group_columns)).array(config.columns),
+                "control": Out(StepControl),
+                "sums": Out(pass_layout(config)),
+            }
+        )
+        self._set_up, self._running = Signal(), Signal()
+        self._fetching = Signal()  # words of the next pass are to be fetched
+        self._takes = Signal()  # the row of PROGRAM at hand is used in this cycle
+        self._turn = Signal()  # the pass ends, and another one begins
+        self._coming = Signal()  # there is one to come
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.program = program = Program(self.config)
+        wiring.connect(m, wiring.flipped(self.write), program.write)
+        command = self.command
+        chunk, slice_ = Countdown(m, command.chunks, "chunk"), Countdown(m, command.slices, "slice")
+        tile, plane = Countdown(m, command.tiles, "tile"), Countdown(m, command.planes, "plane")
+        ends_slice = chunk.last
+        ends_tile = ends_slice & slice_.last
+        fetched_all = self._fetch_program(m, program, ends_tile)
+        self._pace(m, plane, fetched_all, ends_tile & tile.last)
+        turns = (
+            (chunk, self._turn),
+            (slice_, self._turn & ends_slice),
+            (tile, self._turn & ends_tile),
+            (plane, self.step),
+        )
+        for loop, turn in turns:
+            with m.If(self._set_up):
+                loop.restart()
+            with m.Elif(turn):
+                loop.advance()
+        self._take_words(m, program, ends_slice, ends_tile)
+        self._walk_planes(m, program, plane, ends_slice)
+        self._place_sums(m, slice_, ends_slice, ends_tile)
+        return m
+
+    def _pace(self, m: Module, plane: Countdown, fetched_all: Signal, last_pass: Signal) -> None:
+        """When passes begin and end; the first one is before all steps, the last one without words to fetch."""
+        loaded, stepping, left = Signal(), Signal(), Signal(range(self.config.drain_cycles + 1))
+        stepped_all = ~stepping | plane.last
+        m.d.sync += [loaded.eq(self.load), self._set_up.eq(loaded)]
+        m.d.comb += [
+            self.step.eq(self._running & stepping),
+            self.stall.eq(self._running & ~stepping),
+            self._takes.eq(self._running & self._fetching),
+            self._turn.eq(self._running & self._coming & stepped_all & (~self._fetching | fetched_all) & (left == 0)),
+            self.ends.eq(self.step & plane.last & ~self._coming),
+        ]
+        with m.If(self.load):
+            m.d.sync += self.walking.eq(1)
+        with m.If(left != 0):
+            m.d.sync += left.eq(left - 1)
+        with m.If(self._set_up):
+            m.d.sync += [self._running.eq(1), self._coming.eq(1), self._fetching.eq(1)]
+        with m.If(self._takes & fetched_all):
+            m.d.sync += self._fetching.eq(0)
+        with m.If(self.step & plane.last):
+            m.d.sync += stepping.eq(0)
+        with m.If(self._turn):
+            m.d.sync += [stepping.eq(1), self._fetching.eq(~last_pass), self._coming.eq(~last_pass)]
+        with m.If(self._set_up | self._turn):
+            m.d.sync += left.eq(self.config.drain_cycles - 1)
+        with m.If(self.ends):
+            m.d.sync += [self._running.eq(0), self.walking.eq(0)]
+
+    def _fetch_program(self, m: Module, program: Program, ends_tile: Signal) -> Signal:
+        """One row of PROGRAM after the other, a tile's again for each pass; whether it is the last one of the pass."""
+        first, place, last = Signal(range(PROGRAM_ROWS)), Signal(range(PROGRAM_ROWS)), Signal()
+        behind = (place + 1)[: len(place)]
+        m.d.comb += [
+            last.eq(program.row.last | (place == PROGRAM_ROWS - 1)),
+            program.fetch.eq(self._set_up | self._takes),
+            program.place.eq(
+                Mux(self._set_up, self.command.program, Mux(last & ~ends_tile, first, behind))[: len(place)]
+            ),
+        ]
+        with m.If(program.fetch):
+            m.d.sync += place.eq(program.place)
+        with m.If(self._set_up | (self._takes & last & ends_tile)):
+            m.d.sync += first.eq(program.place)
+        return last
+
+    def _take_words(self, m: Module, program: Program, ends_slice: Signal, ends_tile: Signal) -> None:
+        """Rows of A for the words at hand; which elements take them, when they are there."""
+        config, row = self.config, program.row
+        a = Cells(m, "a", config.a_cells, config.slices_per_octet, self.command, "a")
+        with m.If(self._set_up):
+            a.first_tile()
+        with m.Elif(self._turn & ends_tile):
+            a.same_tile()
+        with m.Elif(self._turn & ends_slice):
+            a.next_part()
+        with m.Elif(self._turn):
+            a.next_chunk()
+        m.d.sync += self.fetch.eq(self._takes)
+        for number in range(config.rows):
+            cell = (a.cell + row.a_cell[number])[: len(a.cell)]
+            m.d.sync += self.a_rows[number].eq(Cat(a.part, cell))
+            mask = Mux(self._takes, row.mask[number], 0)
+            for stage in range(TAKE_CYCLES):
+                later = Signal(config.columns, name=f"mask_{number}_{stage}")
+                m.d.sync += later.eq(mask)
+                mask = later
+            m.d.comb += self.take[number].eq(mask)
+
+    def _walk_planes(self, m: Module, program: Program, plane: Countdown, ends_slice: Signal) -> None:
+        """Rows of B, and what each step means."""
+        config, command = self.config, self.command
+        cells = range(config.b_cells)
+        first_chunk, next_chunk, cell = Signal(cells), Signal(cells), Signal(cells)
+        part, first, negative = Signal(PLANE_BITS), Signal(), Signal.like(command.b_negative)
+        m.d.comb += [
+            first_chunk.eq(command.b_cell + Mux(command.b_first[PLANE_BITS], command.chunks, 0)),
+            self.b_row.eq(Cat(part, cell)),
+            self.control.valid.eq(self.step),
+            self.control.first.eq(first),
+            self.control.double.eq(~first),
+            self.control.negative.eq(negative[0]),
+            self.control.last.eq(self.step & plane.last),
+        ]
+        with m.If(self._set_up | (self._turn & ends_slice)):
+            m.d.sync += next_chunk.eq(first_chunk)
+        with m.Elif(self._turn):
+            m.d.sync += next_chunk.eq(next_chunk + 1)
+
+        b_cell, choice = self._columns_of_tile(m, program)
+        with m.If(self._turn):
+            m.d.sync += [cell.eq(next_chunk + b_cell), part.eq(command.b_first[:PLANE_BITS]), first.eq(1)]
+            m.d.sync += [
+                negative.eq(command.b_negative),
+                *(to.eq(c) for to, c in zip(self.choice, choice, strict=True)),
+            ]
+        with m.Elif(self.step):
+            m.d.sync += [part.eq(part + 1), first.eq(0), negative.eq(negative >> 1)]
+            with m.If(part == OCTET_BITS - 1):
+                m.d.sync += cell.eq(cell + command.chunks)
+        swap = self._turn
+        for stage in range(TAKE_CYCLES + 1):
+            later = Signal(name=f"swap_{stage}")
+            m.d.sync += later.eq(swap)
+            swap = later
+        m.d.comb += self.swap.eq(swap)
+
+    def _columns_of_tile(self, m: Module, program: Program) -> tuple[Signal, Signal]:
+        """What the first row of the next pass's tile says of its columns; there from the second cycle of a pass on."""
+        row, first_row = program.row, Signal()
+        b_cell, choice = Signal.like(row.b_cell), Signal.like(row.choice)
+        with m.If(self._set_up | self._turn):
+            m.d.sync += first_row.eq(1)
+        with m.Elif(self._running):
+            m.d.sync += first_row.eq(0)
+        with m.If(first_row):
+            m.d.sync += [b_cell.eq(row.b_cell), choice.eq(row.choice)]
+        return b_cell, choice
+
+    def _place_sums(self, m: Module, slice_: Countdown, ends_slice: Signal, ends_tile: Signal) -> None:
+        """Where the sums of the pass at hand go, and those of the next one."""
+        command, coming = self.command, Signal(pass_layout(self.config))
+        offsets = Signal.like(command.a_offset)
+        m.d.comb += [coming.offset.eq(offsets[0]), coming.slices_left.eq(slice_.left + command.a_below)]
+        with m.If(self._set_up | (self._turn & ends_tile)):
+            m.d.sync += [offsets.eq(command.a_offset), coming.replace.eq(~command.accumulate)]
+        with m.Elif(self._turn):
+            m.d.sync += coming.replace.eq(0)
+            with m.If(ends_slice):
+                m.d.sync += offsets.eq(offsets >> 1)
+        with m.If(self._set_up):
+            m.d.sync += coming.row.eq(command.sum_tile * self.config.rows)
+        with m.Elif(self._turn & ends_tile):
+            m.d.sync += coming.row.eq(coming.row + self.config.rows)
+        with m.If(self._turn):
+            m.d.sync += self.sums.eq(coming)
