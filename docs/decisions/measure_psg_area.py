@@ -2,7 +2,7 @@
 
     python docs/decisions/measure_psg_area.py [CONFIG ...]
 
-Each part is counted as often as it is there; of operand B's memory what it has more than one that rotates its banks.
+Each part is counted as often as it is there.
 """
 
 import sys
@@ -10,52 +10,41 @@ import sys
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 from bitfirst_hdl.compare import Comparator
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.element import OwnWord
-from bitfirst_hdl.operands import _one_of, _registered, _rotate
+from bitfirst_hdl.operands import _one_of
 from bitfirst_hdl.packed import PackedWalk
 from bitfirst_hdl.readout import ABREAST
 from measure_element import cells
 
 
-class Columns(wiring.Component):
-    """What stands between a group's banks of B and its columns: for each column a choice, as built, or a rotation by
-    the plane's row, in as many cycles or more."""
+class Choice(wiring.Component):
+    """What stands behind the rotation of B's banks: for each column a choice out of its group."""
 
-    def __init__(self, config: ArrayConfig, choice: bool) -> None:
-        self.choice, banks = choice, config.b_written_rows
-        place = exact_log2(banks)
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        words = In(config.lanes).array(config.columns)
+        places = In(range(config.group_columns)).array(config.columns)
         super().__init__(
-            {
-                "banks": In(config.lanes).array(banks),
-                "places": In(place).array(banks),
-                "enable": In(1),
-                "columns": Out(config.lanes).array(banks),
-            }
+            {"rotated": words, "choice": places, "enable": In(1), "columns": Out(config.lanes).array(config.columns)}
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        if not self.choice:
-            rows = _rotate(m, "columns", [[bank] for bank in self.banks], self.places[0], self.enable)
-            m.d.comb += [column.eq(row[0]) for column, row in zip(self.columns, rows, strict=True)]
-            return m
-        held = [_registered(m, f"held_{number}", bank)[0] for number, bank in enumerate(self.banks)]
+        size = self.config.group_columns
         for index, column in enumerate(self.columns):
-            (chosen,) = _registered(m, f"chosen_{index}", _one_of(self.places[index], held))
+            group = self.rotated[index - index % size :][:size]
             with m.If(self.enable):
-                m.d.sync += column.eq(chosen)
+                m.d.sync += column.eq(_one_of(self.choice[index], group))
         return m
 
 
 def measure(config: ArrayConfig) -> None:
-    elements, groups = config.rows * config.columns, -(-config.columns // config.b_written_rows)
+    elements = config.rows * config.columns
     parts = [
         ("word of an element", elements, OwnWord(config)),
-        ("B's choice of columns", groups, Columns(config, True)),
-        ("B's rotation, in its place", -groups, Columns(config, False)),
+        ("B's choice of columns", 1, Choice(config)),
         ("walk of packed MATMULs", 1, PackedWalk(config)),
         ("comparator", 1, Comparator(ABREAST)),
     ]

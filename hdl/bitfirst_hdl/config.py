@@ -17,7 +17,7 @@ FEATURES = ("update",)  #: parts that a device may be without; bit i of the iden
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
-OPERAND_CYCLES = 4  #: a step to its operands at the elements. A: bank, register, two words in the element; B: see there
+CHOICES = 4  #: columns of B among which each column of the array may choose
 ACCUMULATE_CYCLES = 1  #: the tree's sum to the accumulator
 LOAD_SETUP_CYCLES = 11  #: a LOAD's fields to its first fetch
 LOAD_TAIL_CYCLES = 8  #: last step of a LOAD to its last cell written
@@ -153,8 +153,8 @@ class ArrayConfig:
 
     @property
     def group_columns(self) -> int:
-        """Columns that lie in one group of B's banks: a column of the array may be at any of its group's."""
-        return min(self.columns, self.b_written_rows)
+        """Columns in a group: a column of the array may be at any of its group's."""
+        return min(self.columns, CHOICES)
 
     @property
     def program_fields(self) -> dict[str, tuple[int, int]]:
@@ -257,6 +257,15 @@ class ArrayConfig:
         return SETUP_CYCLES + sum(lengths), sum(lengths) - len(passes) * planes
 
     @property
+    def operand_cycles(self) -> int:
+        """A step to its operands at the elements.
+
+        B: block RAM, a cycle for each step of the rotation, choice of columns. A: block RAM, a register, and two words
+        in the element; it waits for B.
+        """
+        return self.b_written_rows.bit_length() + 1
+
+    @property
     def tree_cycles(self) -> int:
         """Latency of an element's adder tree: log2(L) levels, a register after every two."""
         return self.lanes.bit_length() // 2
@@ -264,7 +273,7 @@ class ArrayConfig:
     @property
     def matmul_tail_cycles(self) -> int:
         """Cycles from the last step of a MATMUL to its last sum stored."""
-        last_row = OPERAND_CYCLES + self.tree_cycles + ACCUMULATE_CYCLES + self.rows  # step to last row drained
+        last_row = self.operand_cycles + self.tree_cycles + ACCUMULATE_CYCLES + self.rows  # step to last row drained
         return last_row + SUM_CYCLES - 1  # the last step itself is in `array_steps`
 
     @property

@@ -218,16 +218,17 @@ class OwnWord(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        taken = Signal()
+        taken, clear = Signal(), Signal()
         m.d.sync += taken.eq(self.take | (taken & ~self.move))
+        m.d.comb += clear.eq(self.move & ~taken)
         for index, (word, held) in enumerate(zip(self.a, self.held, strict=True)):
             front = Signal.like(word, name=f"front_{index}", reset_less=True)
             with m.If(self.take):
                 m.d.sync += front.eq(word)
-            with m.If(self.move):
+            with m.If(clear):  # a reset of the registers: no logic for each bit
+                m.d.sync += held.eq(0)
+            with m.Elif(self.move):
                 m.d.sync += held.eq(front)
-                with m.If(~taken):
-                    m.d.sync += held.eq(0)
         return m
 
 

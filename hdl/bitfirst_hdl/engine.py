@@ -5,11 +5,11 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .array import Array, StepControl
-from .config import OPERAND_CYCLES, ArrayConfig
+from .config import ArrayConfig
 from .contract import packets
 from .contract.packets import OCTET_BITS
 from .operands import AMemory, BMemory
-from .packed import TAKE_CYCLES, PackedWalk
+from .packed import PackedWalk, take_cycles
 from .ports import CellWrite, EngineEvents, MemoryWrite, SumRead
 from .sums import PartialSums
 from .walking import Cells, Countdown, pass_layout
@@ -285,9 +285,9 @@ class MatmulEngine(wiring.Component):
         m.submodules.b_memory = b_memory = BMemory(config)
         m.submodules.array = array = Array(config)
         m.submodules.partial_sums = partial_sums = PartialSums(config)
-        assert a_memory.latency + 2 == b_memory.latency == OPERAND_CYCLES == TAKE_CYCLES + 1
+        assert a_memory.latency + 2 == b_memory.latency == config.operand_cycles == take_cycles(config) + 1
         assert walk_tail(array, partial_sums) == config.matmul_tail_cycles
-        assert OPERAND_CYCLES + array.ones_latency <= config.matmul_tail_cycles
+        assert config.operand_cycles + array.ones_latency <= config.matmul_tail_cycles
         assert config.drain_cycles >= max(config.rows, partial_sums.latency)
 
         command = Signal(packets.Matmul)
@@ -320,13 +320,13 @@ class MatmulEngine(wiring.Component):
             sums.eq(Mux(command.packed, packed.sums, walk.sums)),
         ]
         ends_pass = control.last
-        for index in range(OPERAND_CYCLES):
+        for index in range(config.operand_cycles):
             later = Signal(StepControl, name=f"control_{index}")
             m.d.sync += later.eq(control)
             control = later
         m.d.comb += array.control.eq(control)
 
-        self._drain(m, ends_pass, sums, array, partial_sums, OPERAND_CYCLES + array.latency)
+        self._drain(m, ends_pass, sums, array, partial_sums, config.operand_cycles + array.latency)
         m.d.comb += [
             self.events.busy.eq(walk.counted | packed.walking),
             self.events.step.eq(walk.step | packed.step),
@@ -342,7 +342,7 @@ class MatmulEngine(wiring.Component):
         """Operands to the elements: without a program each takes its bank's word and its own column in every step."""
         config = self.config
         takes = [walk.step]  # by cycles since the step
-        for cycle in range(TAKE_CYCLES):
+        for cycle in range(take_cycles(config)):
             takes.append(Signal(name=f"takes_{cycle}"))
             m.d.sync += takes[-1].eq(takes[-2])
         m.d.comb += [
@@ -350,12 +350,12 @@ class MatmulEngine(wiring.Component):
             b.enable.eq(walk.step | packed.step),
             b.clear.eq(walk.doubles),
             b.row.eq(Mux(is_packed, packed.b_row, walk.b_row)),
-            array.move.eq(takes[TAKE_CYCLES] | packed.swap),
+            array.move.eq(takes[-1] | packed.swap),
         ]
         for row in range(config.rows):
             m.d.comb += [
                 a.rows[row].eq(Mux(is_packed, packed.a_rows[row], walk.a_row)),
-                array.take[row].eq(packed.take[row] | takes[TAKE_CYCLES - 1].replicate(config.columns)),
+                array.take[row].eq(packed.take[row] | takes[-2].replicate(config.columns)),
             ]
         for column in range(config.columns):
             m.d.comb += b.choice[column].eq(Mux(is_packed, packed.choice[column], column % config.group_columns))
@@ -418,4 +418,4 @@ class MatmulEngine(wiring.Component):
 
 def walk_tail(array: Array, sums: PartialSums) -> int:
     """Cycles from the last step of a MATMUL to its last sum stored: latencies of the parts, and rows that shift out."""
-    return OPERAND_CYCLES + array.latency + array.config.rows - 1 + sums.latency - 1
+    return array.config.operand_cycles + array.latency + array.config.rows - 1 + sums.latency - 1

@@ -7,7 +7,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from .config import OPERAND_CYCLES, ArrayConfig
+from .config import ArrayConfig
 from .contract.packets import GROUP, OCTET_BITS, WORD_BITS
 from .ports import CellWrite
 
@@ -93,20 +93,23 @@ class AMemory(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from `enable` to `data`: block RAM and register."""
-        return 2
+        """Cycles from `enable` to `data`: block RAM and register, but for the waiting for B; two less than B takes."""
+        return self.config.operand_cycles - 2
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        (fetched,) = _registered(m, "fetched", self.enable)
+        enable, rows = self.enable, list(self.rows)
+        for index in range(self.latency - 2):
+            enable, *rows = _registered(m, f"later_{index}", enable, *rows)
+        (fetched,) = _registered(m, "fetched", enable)
         cell, slices, parts = self._arrange(m)
         words = []
         for number in range(config.rows):
             width = config.lanes * config.slice_bits
             bank = _Bank(m, f"bank_{number}", width, config.a_rows, together=config.slices_per_octet)
             wanted = self.write.valid & (self.write.vector == number)
-            m.d.comb += [bank.enable.eq(self.enable), bank.row.eq(self.rows[number]), bank.write_row.eq(cell)]
+            m.d.comb += [bank.enable.eq(enable), bank.row.eq(rows[number]), bank.write_row.eq(cell)]
             for digits, row in zip(slices, bank.write_data, strict=True):
                 m.d.comb += [place.eq(digits[index * len(place) :][: len(place)]) for index, place in enumerate(row)]
             m.d.sync += bank.write_enable.eq(parts & wanted.replicate(len(parts)))
@@ -137,7 +140,8 @@ class BMemory(wiring.Component):
     N rows of a column, eight planes of each chunk, are written at once although one row of all columns is read at once;
     N is `config.b_written_rows`, 16 (L = 16) or 8. So the columns stand in groups of N, and each group has N banks: row
     r of column c lies in bank (c + r) % N. Any N rows in a row are in N banks, so chunks are written in pairs wherever
-    they begin. A row is read from all banks at one address; then each column of the array takes the word of its choice.
+    they begin. A row is read from all banks at one address, then rotated by r; then each column of the array takes the
+    word of its choice, out of those of `config.group_columns`.
 
     A group of W columns, W < N, has only W of N rows in a bank: they are found by r % W and r // N.
 
@@ -178,8 +182,8 @@ class BMemory(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from `enable` to `data`: block RAM, the banks' register, the choice, and one that waits for A."""
-        return OPERAND_CYCLES
+        """Cycles from `enable` to `data`: block RAM, rotation, choice."""
+        return self.config.operand_cycles
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -190,33 +194,29 @@ class BMemory(wiring.Component):
             [_Bank(m, f"bank_{group}_{number}", config.lanes, depth) for number in range(count)] for group in groups
         ]
         self._write(m, banks)
-        words = []
+        (fetched, turn), columns = _registered(m, "fetched", self.enable, self.row[: self._turn_bits]), []
         for group in groups:
             for bank in banks[group]:
                 m.d.comb += bank.enable.eq(self.enable)
                 m.d.comb += bank.row.eq(self._place(self.row[: self._turn_bits], self.row[self._turn_bits :]))
-            words += self._choose(m, group, banks[group])
-        enable, clear = self.enable, self.clear
+            rows = [bank.words for bank in banks[group]]
+            columns += _rotate(m, f"columns_{group}", rows, turn, fetched)[: config.columns]
+        self._choose(m, columns)
+        return m
+
+    def _choose(self, m: Module, columns: list[list[Value]]) -> None:
+        """Each column's word, out of its group's."""
+        config, words = self.config, []
+        enable, clear, choice = self.enable, self.clear, list(self.choice)
         for stage in range(self.latency - 1):
-            enable, clear = _registered(m, f"later_{stage}", enable, clear)
+            enable, clear, *choice = _registered(m, f"later_{stage}", enable, clear, *choice)
+        for column, place in enumerate(choice):
+            group = columns[column - column % config.group_columns :][: config.group_columns]
+            words += [_one_of(place, alike) for alike in zip(*group, strict=True)]
         with m.If(enable):
             m.d.sync += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
         with m.If(clear):
             m.d.sync += [data.eq(0) for data in self.data]
-        return m
-
-    def _choose(self, m: Module, group: int, banks: list[_Bank]) -> list[Value]:
-        """The words that a group's columns take, three cycles after `enable`, for one cycle."""
-        width, held, chosen = self.config.group_columns, [], []
-        for number, bank in enumerate(banks):
-            held.append(_registered(m, f"held_{group}_{number}", *bank.words))
-        for column in range(group * width, (group + 1) * width):
-            place = (self.choice[column] + self.row)[: self._turn_bits]  # which bank
-            for stage in range(2):
-                (place,) = _registered(m, f"place_{stage}_{column}", place)
-            words = [_one_of(place, words) for words in zip(*held, strict=True)]
-            chosen += _registered(m, f"chosen_{column}", *words)
-        return chosen
 
     def _place(self, low: Value, high: Value) -> Value:
         """Where a bank has row N * high + low."""

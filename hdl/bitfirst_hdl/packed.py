@@ -12,7 +12,10 @@ from .operands import NO_COLLISIONS, PLANE_BITS
 from .ports import MemoryWrite
 from .walking import Cells, Countdown, pass_layout
 
-TAKE_CYCLES = 3  #: from a row of PROGRAM to its words at the elements: address, bank, register
+
+def take_cycles(config: ArrayConfig) -> int:
+    """From a row of PROGRAM to its words at the elements: address, and the A memory's latency."""
+    return config.operand_cycles - 1
 
 
 def program_layout(config: ArrayConfig) -> data.StructLayout:
@@ -89,9 +92,9 @@ class PackedWalk(wiring.Component):
     fetch : Out(1)
         A row of each bank is read: `a_rows`, in this cycle.
     take : Out(C) x R
-        Elements that take their bank's word: `TAKE_CYCLES` - 1 cycles after `fetch`, the latency of the A memory.
+        Elements that take their bank's word: `take_cycles` - 1 cycles after `fetch`, the latency of the A memory.
     swap : Out(1)
-        `TAKE_CYCLES` cycles after the first step of a pass: what was taken before is multiplied from the next cycle on.
+        `take_cycles` cycles after the first step of a pass: what was taken before is multiplied from the next cycle on.
     choice : Out x C
         As in `BMemory`, with `step`.
     """
@@ -213,7 +216,7 @@ class PackedWalk(wiring.Component):
             cell = (a.cell + row.a_cell[number])[: len(a.cell)]
             m.d.sync += self.a_rows[number].eq(Cat(a.part, cell))
             mask = Mux(self._takes, row.mask[number], 0)
-            for stage in range(TAKE_CYCLES):
+            for stage in range(take_cycles(config)):
                 later = Signal(config.columns, name=f"mask_{number}_{stage}")
                 m.d.sync += later.eq(mask)
                 mask = later
@@ -251,7 +254,7 @@ class PackedWalk(wiring.Component):
             with m.If(part == OCTET_BITS - 1):
                 m.d.sync += cell.eq(cell + command.chunks)
         swap = self._turn
-        for stage in range(TAKE_CYCLES + 1):
+        for stage in range(take_cycles(config) + 1):
             later = Signal(name=f"swap_{stage}")
             m.d.sync += later.eq(swap)
             swap = later

@@ -181,7 +181,9 @@ class Passes(Property):
     def _rows(self, m: Module) -> None:
         """Rows of PROGRAM are taken to the last one, and every element of their masks is told so."""
         walk, ended = self.walk, Signal()
-        stages = [walk.stages[r * packed.TAKE_CYCLES :][: packed.TAKE_CYCLES] for r in range(CONFIG.rows)]
+        stages = [
+            walk.stages[r * packed.take_cycles(CONFIG) :][: packed.take_cycles(CONFIG)] for r in range(CONFIG.rows)
+        ]
         before = [Mux(walk._takes, walk.row.mask[r], 0) for r in range(CONFIG.rows)]
         for stage in zip(*stages, strict=True):
             kept = [Signal(CONFIG.columns, name=f"kept_{r}") for r in range(CONFIG.rows)]
