@@ -40,8 +40,8 @@ BAD_VALUES = [
     ({"rows": 64, "lanes": 256, "slice_bits": 8}, "at most"),
     ({"rows": 64, "sum_tiles": 4096}, "lower sum_tiles"),
     ({"clock_khz": 2**32}, "below 2**32"),
-    ({"features": ["update", "more"]}, "some of update"),
-    ({"features": "update"}, "some of update"),
+    ({"features": ["update", "more"]}, "some of update, packed"),
+    ({"features": "update"}, "some of update, packed"),
 ]
 
 

@@ -94,6 +94,8 @@ def test_rows_of_the_bench(folder, monkeypatch):
         least = 16 / 128 if row["predictor"] == "4x6 round" else 0
         assert least < row["bit_work"] <= 1 and 0 <= row["wrong_overall"] <= row["resolved"], row
     means = [row for row in rows if row["layer"] == "mean"]
+    for mean in means:  # dW is 128 / 320 of a step, a bit more since the first layer has no dX
+        assert mean["beta"] or 0.4 < (1 - mean["step_work"]) / (1 - mean["bit_work"]) < 0.41, mean
     assert len(table(rows).splitlines()) == 2 + len(means) == 2 + combinations
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from bitfirst import sign_gradient, sign_schedule
 from bitfirst.board import BoardDevice
+from bitfirst.command import Command
 from bitfirst.device import Device
-from bitfirst.errors import UsageError
+from bitfirst.errors import DeviceError, UsageError
 from bitfirst.golden import psg
 from bitfirst.golden.model import ModelDevice
 from bitfirst.golden.psg import Mode, Predictor, Rule, Split, State, Sums, Threshold
@@ -215,13 +216,34 @@ def test_at_the_threshold() -> None:
     check_at_the_threshold(command_board(TINY))
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "default", "slice1", "slice8"])
+@pytest.mark.parametrize("name", ["tiny", "small", "default", "psg", "slice1", "slice8"])
 def test_signs_on_the_command_level_model(name: str) -> None:
     seen: Counter = Counter()
     for splits, layer in zip(SPLITS * 2, LAYERS, strict=False):
         if splits[0].low % CONFIGS[name].slice_bits == 0:
             seen += check(command_board(CONFIGS[name]), layer, splits, seed=len(name))
     assert min(seen[key] for key in ("resolved", "finished", -1, 0, 1)) > 0, seen
+
+
+def assert_packing_is_refused(board: BoardDevice) -> None:
+    """By a device without the part for it."""
+    sizes = {name: 1 for name in ("chunks", "slices", "planes", "row_tiles", "col_tiles", "a_octets", "b_octets")}
+    board.execute(Command(Opcode.MATMUL, sizes))
+    with pytest.raises(DeviceError, match="BAD_VALUE"):
+        board.execute(Command(Opcode.MATMUL, sizes | {"packed": 1, "tiles": 1}))
+    with pytest.raises(DeviceError, match="BAD_SPACE"):
+        board.execute(Command(Opcode.WRITE, {"space": Space.PROGRAM, "rows": 1, "words": 1}, np.zeros(1, np.uint64)))
+
+
+def test_packing_without_the_part_for_it_is_refused() -> None:
+    assert_packing_is_refused(command_board(CONFIGS["small"]))
+
+
+def test_smallest_sums_hold_both_passes_where_nothing_packs() -> None:
+    config = replace(CONFIGS["small"], sum_tiles=2)
+    with command_board(config) as board:
+        seen = check(board, LAYERS[0], E2TRAIN)
+    assert seen["resolved"] and seen["finished"], seen
 
 
 @pytest.mark.parametrize("name", ["tiny", "default"])
@@ -232,6 +254,8 @@ def test_signs_on_the_simulated_board(name: str) -> None:
             seen += check(board, layer, SPLITS[number], seed=number)
         check_at_the_threshold(board)
         counters = board.counters()
+        if not board.config.packs:
+            assert_packing_is_refused(board)
     assert counters["faults"] == counters["overflows"] == 0 < counters["cycles"]
     assert min(seen[key] for key in ("resolved", "finished", -1, 0, 1)) > 0, seen
 
@@ -293,7 +317,7 @@ def commands(schedule: Schedule, opcode: Opcode) -> list[dict[str, int]]:
 
 
 @pytest.mark.parametrize("layer", LAYERS[:3])
-@pytest.mark.parametrize("name", ["tiny", "default"])
+@pytest.mark.parametrize("name", ["tiny", "psg"])
 def test_only_closed_sums_are_read(name: str, layer: tuple) -> None:
     """No READ before all of K; the rest begins with sums that were written."""
     led, rest = schedules(CONFIGS[name], layer)

@@ -81,6 +81,7 @@ class Array(wiring.Component):
         config = self.config
         step, load = self._delayed_control(m)
 
+        own = self._own_words(m)
         elements = [[Element(config) for _ in range(config.columns)] for _ in range(config.rows)]
         counts = []
         for column in range(config.columns):
@@ -90,9 +91,8 @@ class Array(wiring.Component):
             m.d.comb += [mask.eq(value) for mask, value in zip(masks, spread(config, plane), strict=True)]
             for row in range(config.rows):
                 m.submodules[f"element_{row}_{column}"] = element = elements[row][column]
-                own = self._own_word(m, row, column)
                 for index, mask in enumerate(masks):
-                    m.d.comb += [element.a[index].eq(own.held[index]), element.mask[index].eq(mask)]
+                    m.d.comb += [element.a[index].eq(own[row][column].held[index]), element.mask[index].eq(mask)]
                 self._control(m, element.control, step, load)
                 if row + 1 < config.rows:
                     m.d.comb += element.chain_in.eq(elements[row + 1][column].chain_out)
@@ -101,6 +101,13 @@ class Array(wiring.Component):
         self._count_ones(m, counts, step.valid)
         self._time_drain(m, load)
         return m
+
+    def _own_words(self, m: Module) -> list[list[OwnWord]]:
+        """Of all elements; without packed MATMULs those of a row have one between them."""
+        config = self.config
+        if config.packs:
+            return [[self._own_word(m, row, column) for column in range(config.columns)] for row in range(config.rows)]
+        return [[self._own_word(m, row, 0)] * config.columns for row in range(config.rows)]
 
     def _own_word(self, m: Module, row: int, column: int) -> OwnWord:
         config = self.config

@@ -13,7 +13,7 @@ from .contract.packets import COMMANDS, GROUP, OCTET_BITS, STATE_WORDS, STORE_WO
 
 MAX_BITS = 16  #: widest operand, both sides
 DATAPATHS = {"serial": 1}
-FEATURES = ("update",)  #: parts that a device may be without; bit i of the identity's `features` is the i-th
+FEATURES = ("update", "packed")  #: parts that a device may be without; bit i of the identity's `features` is the i-th
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
@@ -45,7 +45,8 @@ class ArrayConfig:
     rx_words    receive buffer, 64-bit words
     link_bits   width of the byte stream (8, 16, 32 or 64)
     clock_khz   nominal clock, for time stamps; no effect on behaviour
-    features    which of `FEATURES` it has, in any order. "update": UPDATE, WEIGHTS and READ of the store
+    features    which of `FEATURES` it has, in any order. "update": UPDATE, WEIGHTS and READ of the store;
+                "packed": packed MATMULs and PROGRAM
     """
 
     datapath: str = "serial"
@@ -281,6 +282,11 @@ class ArrayConfig:
         """Whether it has the feature "update"."""
         return "update" in self.features
 
+    @property
+    def packs(self) -> bool:
+        """Whether it has the feature "packed"."""
+        return "packed" in self.features
+
     # commands
     @property
     def commands(self) -> dict[Opcode, type[Struct]]:
@@ -322,9 +328,11 @@ class ArrayConfig:
         }
 
 
-#: Named configurations. `tiny` and `small` compile in seconds; `slice1` and `slice8` are there to compare S.
+#: Named configurations. `psg` is `default` with all features: in it each element has a word of A of its own, so the
+#: simulated board is a quarter slower. `tiny` and `small` compile in seconds; `slice1` and `slice8` compare S.
 CONFIGS = {
-    "default": ArrayConfig(),
+    "default": ArrayConfig(features=("update",)),
+    "psg": ArrayConfig(),
     "small": ArrayConfig(rows=4, columns=4, a_cells=128, b_cells=64, sum_tiles=32, store_words=2048, features=()),
     "tiny": ArrayConfig(rows=2, columns=4, a_cells=32, b_cells=32, sum_tiles=8, store_words=512, rx_words=1024),
     "square": ArrayConfig(lanes=32, columns=8),

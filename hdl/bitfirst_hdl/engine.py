@@ -1,6 +1,6 @@
 """The matrix-product engine: operand memories, array, partial sums, and the loops over them."""
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -291,6 +291,7 @@ class MatmulEngine(wiring.Component):
         assert config.drain_cycles >= max(config.rows, partial_sums.latency)
 
         command = Signal(packets.Matmul)
+        is_packed = command.packed if config.packs else Const(0)
         crowded, load = self._time_storing(m, walk.ends | packed.ends), Signal()
         m.d.comb += [
             self.start.ready.eq(~self.walking & ~crowded),
@@ -311,13 +312,13 @@ class MatmulEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.sum_write), partial_sums.write)
         wiring.connect(m, wiring.flipped(self.sum_read), partial_sums.read)
         wiring.connect(m, wiring.flipped(self.program_write), packed.write)
-        self._feed(m, command.packed, walk, packed, a_memory, b_memory, array)
+        self._feed(m, is_packed, walk, packed, a_memory, b_memory, array)
         m.d.comb += [array.a[word].eq(a_memory.data[word]) for word in range(config.a_row_words)]
         m.d.comb += [array.b[word].eq(b_memory.data[word]) for word in range(config.b_row_words)]
         control, sums = Signal(StepControl), Signal(pass_layout(config))
         m.d.comb += [
-            control.eq(Mux(command.packed, packed.control, walk.control)),
-            sums.eq(Mux(command.packed, packed.sums, walk.sums)),
+            control.eq(Mux(is_packed, packed.control, walk.control)),
+            sums.eq(Mux(is_packed, packed.sums, walk.sums)),
         ]
         ends_pass = control.last
         for index in range(config.operand_cycles):

@@ -77,7 +77,7 @@ class PackedWalk(wiring.Component):
 
     While a pass takes its steps, the words of the next one are fetched, one of each bank a cycle. A pass ends when both
     are done, and no sooner than the shadow registers allow; before the first one its words alone are fetched. Cycles:
-    `config.packed_cycles`.
+    `config.packed_cycles`. Without the feature "packed" it never walks.
 
     Parameters
     ----------
@@ -128,6 +128,8 @@ class PackedWalk(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        if not self.config.packs:
+            return m
         m.submodules.program = program = Program(self.config)
         wiring.connect(m, wiring.flipped(self.write), program.write)
         command = self.command

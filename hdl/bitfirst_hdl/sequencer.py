@@ -9,17 +9,17 @@ The first that fails gives the status; the golden model does the same.
 2. `BAD_LENGTH`  fewer than `COMMAND_WORDS` words; or data words (those after the command): WRITE has other than
    rows * words of them, any other command has some.
 3. `BAD_VALUE`   a reserved field is not zero.
-4. `BAD_SPACE`   WRITE to other than STORE, LIST, SUMS, PROGRAM; READ of other than REGISTERS, SUMS and, with the
-   feature "update", STORE.
+4. `BAD_SPACE`   WRITE to other than STORE, LIST, SUMS and, with the feature "packed", PROGRAM; READ of other than
+   REGISTERS, SUMS and, with the feature "update", STORE.
 5. `BAD_VALUE`   TENSOR: slot > 15, bits > 16, `layout` not 0. LOAD: `flip` has a bit at or above octets * 8 / S (octets
    of the slot's tensor, 0 without one), or is not zero for target B, as `turn`; both `listed` and `n_fast`. MATMUL:
    slices or planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or
    above `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes >
-   b_octets * 8, (slices + a_below) * S > 16, planes + b_below > b_octets * 8, `packed` with `b_below`. READ of SUMS:
-   `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64); `compare` with `bits` other
-   than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of REGISTERS and STORE looks at no
-   field but `first`, `count`. UPDATE, WEIGHTS: an odd `state`, a shift above 63; decay_shift < 16, rate_shift < 17;
-   octets other than 1, 2.
+   b_octets * 8, (slices + a_below) * S > 16, planes + b_below > b_octets * 8, `packed` with `b_below`, or without the
+   feature "packed". READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` =
+   64); `compare` with `bits` other than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of
+   REGISTERS and STORE looks at no field but `first`, `count`. UPDATE, WEIGHTS: an odd `state`, a shift above 63;
+   decay_shift < 16, rate_shift < 17; octets other than 1, 2.
 6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles; n, h, w, c; positions, taps, run,
    y_count, x_count; groups) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words;
    TENSOR word + octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL a_cell +
@@ -230,8 +230,9 @@ class CommandCheck(wiring.Component):
             Space.STORE: (config.store_words, STORE_WORD_WORDS),
             Space.LIST: (LIST_ENTRIES, 1),
             Space.SUMS: (config.sum_rows, config.columns),
-            Space.PROGRAM: (PROGRAM_ROWS, config.program_words),
         }
+        if config.packs:
+            shapes[Space.PROGRAM] = PROGRAM_ROWS, config.program_words
         rows, words = Signal(17), Signal(17)
         self._multiply(m, write.rows, write.words)
         m.d.comb += [
@@ -356,7 +357,7 @@ class CommandCheck(wiring.Component):
                 | (matmul.b_first + matmul.planes > matmul.b_octets * OCTET_BITS)
                 | (matmul.slices + matmul.a_below > config.max_slices)
                 | (matmul.planes + matmul.b_below > matmul.b_octets * OCTET_BITS)
-                | (matmul.packed & (matmul.b_below != 0))
+                | (matmul.packed & (matmul.b_below != 0 if config.packs else 1))
             ),
         ]
         with m.Switch(self._step):

@@ -37,6 +37,7 @@ from bitfirst_hdl.contract.packets import (
     Target,
 )
 
+from .errors import UsageError
 from .golden import programs
 from .golden.loads import rows_by_bank
 from .lowering import RAW_BITS, MatrixProduct, Task, Variant, boxes, tensor_words
@@ -156,9 +157,11 @@ def lead(config: ArrayConfig, task: SignTask) -> Lead:
         best[len(one[0])] = min(best.get(len(one[0]), (cost, one)), (cost, one), key=itemgetter(0))
     chosen = [one for _, one in best.values()]
     products = products_finished(config, task)
-    widest = [_with_most_sums(config, Shape.of(made)) for made in products]
+    widest = [_with_most_sums(config, Shape.of(made), config.sum_tiles) for made in products]
     if all(widest):
         chosen.append((products, tuple(widest)))
+    if not config.packs:
+        return _one_walk(config, task, chosen, products)
     led = min((_led(_LeadBuilder, config, task, *one) for one in chosen), key=_cost)
     two_walks = led.cycles + _usual_rest(config, task)
     for one in chosen:
@@ -169,6 +172,18 @@ def lead(config: ArrayConfig, task: SignTask) -> Lead:
     return Lead(led.made_quiet(), whole=False)
 
 
+def _one_walk(config: ArrayConfig, task: SignTask, chosen: list[tuple], products: tuple[MatrixProduct, ...]) -> Lead:
+    """Everything in one walk, for a device that does not pack."""
+    narrow = [_with_most_sums(config, Shape.of(made), config.sum_tiles // 2) for made in products]
+    if all(narrow):
+        chosen = [*chosen, (products, tuple(narrow))]
+    fitting = [one for one in chosen if all(map(_has_room_for_both, one[1]))]
+    if not fitting:
+        raise UsageError("no block's sums fit SUMS twice: give the configuration more sum_tiles, or the feature packed")
+    led = min((_led(_OneWalkBuilder, config, task, *one) for one in fitting), key=_cost)
+    return Lead(led.made_quiet(), whole=True)
+
+
 def _usual_rest(config: ArrayConfig, task: SignTask) -> int:
     """Cycles to finish a third of the sums, wherever they are."""
     source, masks = np.random.default_rng(0), []
@@ -177,10 +192,10 @@ def _usual_rest(config: ArrayConfig, task: SignTask) -> int:
     return finish(config, task, masks, [np.zeros(mask.shape, dtype=np.int64) for mask in masks]).schedule.cycles
 
 
-def _with_most_sums(config: ArrayConfig, shape: Shape) -> Plan | None:
-    """The plan with the fewest walks over K."""
-    col_tiles = min(tiles_of(shape.columns, config.columns), config.sum_tiles)
-    row_tiles = min(tiles_of(shape.rows, config.rows), config.sum_tiles // col_tiles)
+def _with_most_sums(config: ArrayConfig, shape: Shape, sum_tiles: int) -> Plan | None:
+    """The plan with the fewest walks over K, of blocks of so many tiles."""
+    col_tiles = min(tiles_of(shape.columns, config.columns), sum_tiles)
+    row_tiles = min(tiles_of(shape.rows, config.rows), sum_tiles // col_tiles)
     return _with_blocks(config, shape, row_tiles, col_tiles)
 
 

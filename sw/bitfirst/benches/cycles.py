@@ -418,7 +418,7 @@ class Program:
             "a_below": rng.choice((0, rng.randint(0, config.max_slices - slices))),
             "b_below": rng.choice((0, rng.randint(0, b_octets * OCTET_BITS - planes))),
         }
-        if rng.random() < PACKED_SHARE:
+        if config.packs and rng.random() < PACKED_SHARE:
             tiles = rng.randint(1, min(4, config.sum_tiles))
             fields |= {"packed": 1, "b_below": 0, "tiles": tiles, "program": rng.randrange(PROGRAM_ROWS)}
             fields["sum_tile"] = rng.randint(0, config.sum_tiles - tiles)
@@ -453,12 +453,12 @@ class Program:
 
     def write(self) -> Command:
         config, rng = self.config, self.rng
-        spaces = (
+        spaces = [
             (Space.STORE, config.store_words, STORE_WORD_WORDS),
             (Space.LIST, LIST_ENTRIES, 1),
             (Space.SUMS, config.sum_rows, config.columns),
-            (Space.PROGRAM, PROGRAM_ROWS, config.program_words),
-        )
+            *([(Space.PROGRAM, PROGRAM_ROWS, config.program_words)] if config.packs else []),
+        ]
         space, depth, width = rng.choice(spaces)
         words = rng.randint(1, width)
         rows = rng.randint(1, min(depth, MAX_DATA_WORDS // words))

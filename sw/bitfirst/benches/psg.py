@@ -27,6 +27,7 @@ PREDICTORS = {
 PRESET = ("4x10 round", True, 0.05)  #: predictor, repair, beta
 GOALS = (("exact", 0.67, 0.54), ("lagged", 0.62, 0.58))  #: tau, least share resolved, most bit-MACs of the product's
 MOST_WRONG, MOST_CYCLES = 0.02, 0.75
+FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = 8 * 8, 16 * 8, 8 * 16  #: bit products of a MAC
 _IDENTITY = ("layer", "step", "predictor", "repair", "beta", "tau")  #: of a row
 SUMS = ("first", "rest", "x_high", "g_rest")
 
@@ -193,6 +194,7 @@ def _row(gradient: Gradient, decision: Decision) -> dict[str, Any]:
         "layer": gradient.layer,
         "step": gradient.step,
         "batch": gradient.batch,
+        "macs": wrong.numel() * gradient.batch * gradient.pixels,
         "resolved": resolved / wrong.numel(),
         "wrong_resolved": int(wrong.sum()) / max(resolved, 1),
         "wrong_overall": int(wrong.sum()) / wrong.numel(),
@@ -206,22 +208,29 @@ def _mean(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     names = ("resolved", "wrong_resolved", "wrong_overall", "bit_work")
     shares = {name: sum(row[name] for row in rows) / len(rows) for name in names}
     worst = max(row["wrong_overall"] for row in rows)
-    return {"layer": "mean", "step": None, "batch": rows[0]["batch"], **shares, "worst_wrong": worst}
+    whole = {"layer": "mean", "step": None, "batch": rows[0]["batch"], "macs": sum(row["macs"] for row in rows)}
+    return {**whole, **shares, "worst_wrong": worst, "step_work": _step_work(rows)}
+
+
+def _step_work(rows: list[dict[str, Any]]) -> float:
+    """Bit products of forward, dX (not of the first layer) and dW, over those with whole products."""
+    first = rows[0]["layer"]
+    others = sum(row["macs"] * (FORWARD + INPUT_GRADIENT * (row["layer"] != first)) for row in rows)
+    whole = WEIGHT_GRADIENT * sum(row["macs"] for row in rows)
+    done = WEIGHT_GRADIENT * sum(row["macs"] * row["bit_work"] for row in rows)
+    return (others + done) / (others + whole)
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
     """The means, in Markdown."""
-    lines = [
-        "| predictor | beta | tau | resolved % | wrong among resolved % | wrong overall %: mean / worst | bit work |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    names = "predictor", "beta", "tau", "resolved %", "wrong among resolved %", "wrong overall %: mean / worst"
+    lines = [f"| {' | '.join(names)} | work of dW | of a step |", "|" + " --- |" * (len(names) + 2)]
     for row in means(rows):
         name = row["predictor"] + (", repaired" if row["repair"] else "")
         percents = [f"{100 * row[key]:.1f}" for key in ("resolved", "wrong_resolved")]
         wrong = f"{100 * row['wrong_overall']:.2f} / {100 * row['worst_wrong']:.1f}"
-        lines.append(
-            f"| {name} | {row['beta']:g} | {row['tau']} | {' | '.join(percents)} | {wrong} | {row['bit_work']:.3f} |"
-        )
+        work = f"{row['bit_work']:.3f} | {row['step_work']:.3f}"
+        lines.append(f"| {name} | {row['beta']:g} | {row['tau']} | {' | '.join(percents)} | {wrong} | {work} |")
     return "\n".join(lines)
 
 

@@ -22,9 +22,9 @@ Rendered by `python -m bitfirst.benches.psg_docs` from [{measured}]({measured}),
     bitfirst bench psg --images FOLDER --steps {steps} --device {device} --json
 
 ResNet-20, CIFAR-10 (JPEG copy, 20,000 images), fp32 training of {steps} steps; operands of all convolutions at 5, 50
-and 95 % of the run, batch {batch}, sums over all of the batch's pixels. Means over layers and captures. Bit work: bit
-products that have to be done, over those of the 8 x 16 product; it is no time. What training makes of it:
-[psg.md](psg.md).
+and 95 % of the run, batch {batch}, sums over all of the batch's pixels. Means over layers and captures. Work: bit
+products that have to be done, over those of whole products: of dW (8 x 16), and of a step with forward (8 x 8) and dX
+(16 x 8) beside it. It is no time. What training makes of it: [psg.md](psg.md).
 """
 BOARD = """## On the board
 

@@ -140,7 +140,7 @@ class GoldenDevice:
             Space.SUMS: self.sums.shape,
             Space.PROGRAM: self.program.shape,
         }
-        if fields["space"] not in sizes:
+        if fields["space"] not in sizes or (fields["space"] == Space.PROGRAM and not self.config.packs):
             return Status.BAD_SPACE
         depth, width = sizes[fields["space"]]
         row, rows, word, words = (fields[name] for name in ("row", "rows", "word", "words"))
@@ -219,7 +219,7 @@ class GoldenDevice:
         if slices + fields["a_below"] > config.max_slices or planes + fields["b_below"] > b_octets * OCTET_BITS:
             return Status.BAD_VALUE
         packed = fields["packed"]
-        if packed and fields["b_below"]:
+        if packed and (fields["b_below"] or not config.packs):
             return Status.BAD_VALUE
         tiles = fields["tiles"] if packed else row_tiles * col_tiles
         inside = (
