@@ -100,8 +100,9 @@ class Commands:
         rng, config, last = self.rng, self.config, self.last_matmul
         fields = self.program.matmul(rng.randint(1, config.max_slices), rng.randint(1, MAX_BITS)).fields
         a_cells, b_cells = (fields[side + "_octets"] * fields["chunks"] for side in "ab")
+        tiles = fields["tiles"] if fields.get("packed") else fields["row_tiles"] * fields["col_tiles"]
         fields |= {
-            "sum_tile": self._place(config.sum_tiles, fields["row_tiles"] * fields["col_tiles"], last["sum_tile"]),
+            "sum_tile": self._place(config.sum_tiles, tiles, last["sum_tile"]),
             "a_cell": self._place(config.a_cells, fields["row_tiles"] * a_cells, last["a_cell"]),
             "b_cell": self._place(config.b_cells, fields["col_tiles"] * b_cells, last["b_cell"]),
         }

@@ -254,9 +254,9 @@ class Matmul(data.Struct):
     (r, c) for which bit c of `mask`[r] is set multiply it. Elements without one multiply digits of 0. `last` ends a
     tile; row `PROGRAM_ROWS` - 1 does so, too. The tile's first row says what its columns are: those of the column tile
     whose cells are `b_cell` behind those of tile 0, column `choice`[c] of c's group (of `config.group_columns`) in
-    column c. `row_tiles`, `col_tiles` are the cells that the program leads to; it is not checked for that: cells count
-    round the end of their memory. `b_below` must be 0 (BAD_VALUE). Cycles: `config.packed_cycles`. Without `packed`,
-    `program` and `tiles` mean nothing.
+    column c. `row_tiles`, `col_tiles` are the cells that the program leads to. It is not checked for that: cells count
+    round the end of their memory, and a LOAD may be changing others. `b_below` must be 0 (BAD_VALUE). Cycles:
+    `config.packed_cycles`. Without `packed`, `program` and `tiles` mean nothing.
 
     Waits for the MATMUL before it, for a LOAD that fills the cells, and for a READ of the sums. `quiet`: has no
     response unless it is refused.

@@ -260,14 +260,18 @@ class CommandMaker:
         signs = {"a_offset": rng.getrandbits(slices), "b_negative": rng.getrandbits(planes)}
         flags = {"accumulate": rng.randint(0, 1), "quiet": rng.randint(0, 1)}
         if rng.random() < 0.3:
-            places |= self.program()
+            places |= self.program(a_octets, b_octets)
+            sizes |= {name: places.pop(name) for name in ("chunks", "row_tiles", "col_tiles")}
         return Opcode.MATMUL, sizes | places | signs | flags, 0
 
-    def program(self) -> dict[str, int]:
-        """What a packed MATMUL has besides, and otherwise."""
-        tiles = self.rng.randint(1, min(4, self.config.sum_tiles))
-        places = {"sum_tile": self._first(self.config.sum_tiles, tiles), "program": self.rng.randrange(PROGRAM_ROWS)}
-        return {"packed": 1, "b_below": 0, "tiles": tiles} | places
+    def program(self, a_octets: int, b_octets: int) -> dict[str, int]:
+        """What a packed MATMUL has besides, and otherwise: its program may lead to any cell, so it names them all."""
+        config, chunks = self.config, self.rng.choice((1, 2, 4))
+        tiles = self.rng.randint(1, min(4, config.sum_tiles))
+        places = {"sum_tile": self._first(config.sum_tiles, tiles), "program": self.rng.randrange(PROGRAM_ROWS)}
+        rows, columns = config.a_cells // (a_octets * chunks), config.b_cells // (b_octets * chunks)
+        cells = {"a_cell": 0, "b_cell": 0, "chunks": chunks, "row_tiles": rows, "col_tiles": columns}
+        return {"packed": 1, "b_below": 0, "tiles": tiles} | places | cells
 
     def _first(self, depth: int, count: int) -> int:
         return self.rng.choice((0, depth - count, self.rng.randint(0, depth - count)))

@@ -422,6 +422,10 @@ class Program:
             tiles = rng.randint(1, min(4, config.sum_tiles))
             fields |= {"packed": 1, "b_below": 0, "tiles": tiles, "program": rng.randrange(PROGRAM_ROWS)}
             fields["sum_tile"] = rng.randint(0, config.sum_tiles - tiles)
+            chunks = rng.choice((1, 2, 4))  # the program may lead to any cell, so all are named
+            fields |= {"a_cell": 0, "b_cell": 0, "chunks": chunks}
+            fields |= {"row_tiles": config.a_cells // (a_octets * chunks)}
+            fields |= {"col_tiles": config.b_cells // (b_octets * chunks)}
         return Command(Opcode.MATMUL, fields)
 
     def update(self) -> Command:
