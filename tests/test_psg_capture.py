@@ -158,8 +158,8 @@ def test_checked_rows_and_goals(on_board):
         for tau in ("exact", "lagged")
     ]
     psg._note_checked(rows, on_board)
-    assert [row["rtl_checked"] for row in rows] == [True, True] + [False] * 6
-    assert rows[1]["cycle_work"] == on_board[1]["cycle_work"] and rows[2]["cycle_work"] is None
+    assert [row["rtl_checked"] for row in rows] == [False, False, True, True] + [False] * 4
+    assert rows[3]["cycle_work"] == on_board[1]["cycle_work"] and rows[1]["cycle_work"] is None
     met = {(goal["tau"], goal["name"]): goal["met"] for goal in psg.goals(rows, on_board)}
     assert met["exact", "resolved"] and not met["exact", "bit_work"] and met["lagged", "bit_work"]
     psg._note_checked(rows, [row | {"failures": 1} for row in on_board])

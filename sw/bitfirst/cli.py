@@ -410,7 +410,7 @@ def bench_psg(
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the captured gradients.")] = Path("runs/psg-gradients"),
     steps: Annotated[int, typer.Option(min=20, help="Of the training that is captured.")] = 500,
-    device: Device = "rtl",
+    device: Device = "rtl:psg",
     as_json: Json = False,
 ) -> None:
     """PSG's predictors on gradients of a ResNet-20 in training, and three layers on a board against the golden model.

@@ -24,7 +24,7 @@ PREDICTORS = {
     "4x10 floor": (6, Predictor.FLOOR),
     "4x10 sign-magnitude": (6, Predictor.SIGN_MAGNITUDE),
 }
-PRESET = ("4x10 round", True, 0.05)  #: predictor, repair, beta
+PRESET = (psg_board.PREDICTOR, psg_board.REPAIR, psg_board.BETA)  #: predictor, repair, beta
 GOALS = (("exact", 0.67, 0.54), ("lagged", 0.62, 0.58))  #: tau, least share resolved, most bit-MACs of the product's
 MOST_WRONG, MOST_CYCLES = 0.02, 0.75
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = 8 * 8, 16 * 8, 8 * 16  #: bit products of a MAC
@@ -121,7 +121,7 @@ def _state(gradient: Gradient, predictor: str, repair: bool) -> State:
 
 
 def bench_psg(
-    folder: Path, images: Path | None = None, steps: int = STEPS, device_url: str = "rtl", report: Report = print
+    folder: Path, images: Path | None = None, steps: int = STEPS, device_url: str = "rtl:psg", report: Report = print
 ) -> dict[str, Any]:
     """Captures a training into `folder` where it is not there yet (`images`: see `data.read_images`), studies it, and
     checks a board. `failures`: of the rows that were checked; `goals`: what the preset reaches, and whether."""
@@ -167,7 +167,7 @@ def _note_checked(rows: list[dict[str, Any]], checked: list[dict[str, Any]]) -> 
 
 def goals(rows: list[dict[str, Any]], checked: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What preset `e2train` (4x10 round, repaired) is to reach, its means, and whether they do; cycles are those of the
-    layers checked on the board, which does not repair."""
+    layers checked on the board."""
     found = []
     for tau, least_resolved, most_work in GOALS:
         (mean,) = (

@@ -16,8 +16,7 @@ from ..residency import issue
 from ..schedule import schedule
 from .psg_capture import G_BITS, X_BITS, X_LOW, Captured, capture_steps, read_captures
 
-PREDICTOR, G_LOW = "4x10 round", 6
-BETA = 0.05
+PREDICTOR, G_LOW, REPAIR, BETA = "4x10 round", 6, True, 0.05
 NEVER = 2.0**200  #: a threshold that no prediction reaches
 #: tau -> (beta, threshold); by the last one all that can be finished is finished
 CASES = {
@@ -51,7 +50,7 @@ def check(device_url: str, folder: Path, steps: int) -> Iterator[dict[str, Any]]
                     "layer": captured.layer,
                     "step": step,
                     "predictor": PREDICTOR,
-                    "repair": False,
+                    "repair": REPAIR,
                     "beta": beta,
                     "tau": tau,
                     "elements": found.signs.numel(),
@@ -94,7 +93,7 @@ def _operands(captured: Captured) -> tuple[Quantised, Quantised, tuple[int, ...]
 
 def _decide(device: Device, captured: Captured, threshold: Threshold, state: State | None = None) -> Decision:
     g, x, shape = _operands(captured)
-    rule = Rule(Split(X_BITS, X_LOW, captured.x_signed), Split(G_BITS, G_LOW, True), threshold)
+    rule = Rule(Split(X_BITS, X_LOW, captured.x_signed), Split(G_BITS, G_LOW, True), threshold, REPAIR)
     return device.conv2d_weight_signs(g, x, shape, rule, captured.stride, captured.padding, state)
 
 

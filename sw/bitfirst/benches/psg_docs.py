@@ -30,11 +30,12 @@ BOARD = """## On the board
 
 Whole layers, one of each stage, at half of the run, on `{device}` against the golden model: a failure is an element
 whose sign, or whose being resolved, differs. `never`: a threshold that nothing reaches, so that every sum is finished.
-Cycles are over those of the whole product, both with all operands sent; nothing is read back of the whole product.
+All of them with rank-1 repair. Cycles are over those of the whole product, both with all operands sent; nothing is read
+back of the whole product.
 """
 GOALS = """## Goals
 
-Of preset `e2train` (4x10 round, repaired) at beta 0.05; the cycles are those of the layers above, without repair.
+Of preset `e2train` (4x10 round, repaired) at beta 0.05; the cycles are means over the layers above.
 """
 
 
