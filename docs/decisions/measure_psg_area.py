@@ -60,6 +60,6 @@ def measure(config: ArrayConfig) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["default"]:
+    for name in sys.argv[1:] or ["psg"]:
         print(name)
         measure(CONFIGS[name])

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -226,7 +226,8 @@ class Updater(wiring.Component):
     # words
     def _arriving(self, m: Module) -> Value:
         """The word of 64 bits of the pair that the store gives, by the lowest bits of the beat."""
-        m.d.comb += self.words.payload.eq(Cat(*self.read.data).word_select(self._beat[:2], WORD_BITS))
+        parts = Array(word[place : place + WORD_BITS] for word in self.read.data for place in (0, WORD_BITS))
+        m.d.comb += self.words.payload.eq(parts[self._beat[:2]])
         return self.words.payload
 
     def _put(self, m: Module) -> None:

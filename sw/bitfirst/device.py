@@ -186,8 +186,8 @@ class Device(ABC):
         none: at most half of the store holds masters. Raises `UsageError` where the device cannot update."""
         if not self.config.updates or type(self).perform is Device.perform:
             raise UsageError(
-                f"{self.url} has no part that updates weights: update them on the host, or build it with the feature "
-                "update"
+                f"{self.url} has no part that updates weights: update them on the host, or take a configuration with "
+                "the feature update, such as psg"
             )
         state = self.store.reserve(WORDS_OF_GROUP * groups_of(shape))
         if state is None:
