@@ -267,7 +267,7 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         end_mutant,
         "self.frames.ready.eq(self._words_left != 0)\n            with m.If(self._words_left == 0)",
         "self.frames.ready.eq(self._words_left != 0)\n            with m.If(self._words_left == 1)",
-        50,
+        64,
     ),
     "SYNC waits for an answer that never leaves": (
         end_mutant,
