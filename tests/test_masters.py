@@ -29,6 +29,7 @@ from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract.packets import Opcode, Phase, Space, Status
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
 from emulated_device import EmulatedDevice, EmulatedTransport
+from reference_device import ReferenceDevice
 from torch import nn
 
 TINY = CONFIGS["tiny"]
@@ -302,6 +303,10 @@ def test_bad_input_is_one_clear_line() -> None:
     without = ModelDevice(replace(TINY, features=()))
     with pytest.raises(UsageError, match="model has no part that updates weights: update them on the host"):
         Training(without, method_of("signsgd", "device"))
+    operations_alone = ReferenceDevice()
+    for ask in (lambda: operations_alone.masters((1, 1)), lambda: operations_alone.perform([])):
+        with pytest.raises(UsageError, match="has no part that updates weights: update them on the host"):
+            ask()
     training = Training(ModelDevice(TINY), method_of("signsgd", "device"))
     training.step(1)
     loss = training.net(torch.rand(2, 1, 6, 6)).sum()

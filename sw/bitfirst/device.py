@@ -185,10 +185,7 @@ class Device(ABC):
         """Room for masters and momenta of a weight of this shape, as long as what is returned lives; None if there is
         none: at most half of the store holds masters. Raises `UsageError` where the device cannot update."""
         if not self.config.updates or type(self).perform is Device.perform:
-            raise UsageError(
-                f"{self.url} has no part that updates weights: update them on the host, or take a configuration with "
-                "the feature update, such as psg"
-            )
+            raise UsageError(self.no_update)
         state = self.store.reserve(WORDS_OF_GROUP * groups_of(shape))
         if state is None:
             return None
@@ -200,8 +197,15 @@ class Device(ABC):
         self.store.release(state)
 
     def perform(self, commands: Iterable[Command]) -> list[np.ndarray]:
-        """Executes them in order; the data words (uint64) of each answer. Raises `DeviceError` when one is refused."""
-        raise NotImplementedError
+        """Executes them in order; the data words (uint64) of each answer. Raises `DeviceError` when one is refused, and
+        `UsageError` where the device takes whole operations alone."""
+        raise UsageError(self.no_update)
+
+    @property
+    def no_update(self) -> str:
+        """What is said where the device cannot update."""
+        mend = "update them on the host, or take a configuration with the feature update, such as psg"
+        return f"{self.url} has no part that updates weights: {mend}"
 
     def peek(self, masters: Masters) -> np.ndarray | None:
         """A model's masters, flat as in the store, by no command; None where there are commands alone."""
