@@ -203,14 +203,19 @@ async def refill(bench: Bench, job: dict[str, int]) -> None:
     await bench.fill(words)
 
 
+async def any_jobs(dut, task: Task) -> None:
+    """Of each number of groups, on numbers of any size."""
+    bench = await start(dut)
+    for number in range(18):
+        job = job_of(bench.rng, bench.config, task, number % MOST_GROUPS + 1)
+        await refill(bench, job)
+        await bench.check(job)
+
+
 @cocotb.test()
 async def updates(dut) -> None:
     """Any masters, momenta, signs and rates: every word of the store, the largest magnitude, the cycles."""
-    bench = await start(dut)
-    for number in range(18):
-        job = job_of(bench.rng, bench.config, Task.UPDATE, number % MOST_GROUPS + 1)
-        await refill(bench, job)
-        await bench.check(job)
+    await any_jobs(dut, Task.UPDATE)
 
 
 @cocotb.test()
@@ -249,11 +254,7 @@ async def ties(dut) -> None:
 @cocotb.test()
 async def quantises(dut) -> None:
     """Weights of one octet and of two, in any place, at any shift; nothing else of the store changes."""
-    bench = await start(dut)
-    for number in range(18):
-        job = job_of(bench.rng, bench.config, Task.WEIGHTS, number % MOST_GROUPS + 1)
-        await refill(bench, job)
-        await bench.check(job)
+    await any_jobs(dut, Task.WEIGHTS)
 
 
 @cocotb.test()
