@@ -9,7 +9,7 @@ from bitfirst_sim.bench import run_bench
 
 FINGERPRINT = 0x0123_4567_89AB_CDEF
 TINY = CONFIGS["tiny"]
-WIDE = replace(TINY, slice_bits=8, lanes=32, rows=8, columns=8, b_cells=64, sum_tiles=16)
+WIDE = replace(TINY, slice_bits=8, lanes=32, rows=4, columns=4, b_cells=64, sum_tiles=16)
 
 
 @pytest.mark.parametrize("config", [TINY, WIDE], ids=["tiny", "wide"])

@@ -14,16 +14,16 @@ SMALL = {"a_cells": 32, "b_cells": 32, "sum_tiles": 16, "store_words": 64}
 CONFIGURATIONS = {
     "tiny": CONFIGS["tiny"],
     "one_bit": ArrayConfig(slice_bits=1, lanes=16, rows=4, columns=4, **SMALL),
-    "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=32, **SMALL),
+    "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=16, **SMALL),
     "tall_one_column": ArrayConfig(slice_bits=2, lanes=64, rows=8, columns=1, **SMALL),
     "wide_one_row": ArrayConfig(slice_bits=2, lanes=32, rows=1, columns=16, **SMALL),
 }
 configurations = pytest.mark.parametrize("name", CONFIGURATIONS)
 
 
-def run(component, name: str, bench: str):
-    parameters = {"config": CONFIGURATIONS[name].as_dict()}
-    return run_bench(component, f"{bench}_{name}", f"bitfirst_sim.benches.bench_{bench}", parameters=parameters)
+def run(component, name: str, bench: str, only: str | None = None):
+    module, parameters = f"bitfirst_sim.benches.bench_{bench}", {"config": CONFIGURATIONS[name].as_dict()}
+    return run_bench(component, f"{bench}_{name}", module, parameters=parameters, only=only)
 
 
 @configurations
@@ -61,4 +61,4 @@ def test_a_wrong_cycle_count_is_found(monkeypatch) -> None:
     wrong = ArrayConfig.drain_cycles.fget
     monkeypatch.setattr(ArrayConfig, "drain_cycles", property(lambda config: wrong(config) + 1))
     with pytest.raises(BenchError, match="cycles, not"):
-        run(MatmulEngine(CONFIGURATIONS["byte_one_row"]), "byte_one_row", "engine")
+        run(MatmulEngine(CONFIGURATIONS["tiny"]), "tiny", "engine", only="every_precision")

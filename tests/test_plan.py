@@ -344,7 +344,7 @@ def test_width_of_sums_follows_the_data() -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_width_of_sums_is_that_of_their_bound(seed: int) -> None:
     """However rough the numbers by which it is chosen, and every one of these bounds holds."""
     source = random.Random(seed)

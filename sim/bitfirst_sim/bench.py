@@ -139,6 +139,7 @@ def run_bench(
     parameters: Mapping[str, Any] | None = None,
     seed: int | None = None,
     waves: Path | None = None,
+    only: str | None = None,
 ) -> BenchResult:
     """Run every cocotb test of `test_module` on `component`, as Verilog module `name`.
 
@@ -146,6 +147,7 @@ def run_bench(
     parameters  plain data, which the bench reads with `benches.common.parameters()`
     seed        of all random choices; default BITFIRST_SEED, or 0; printed
     waves       folder to put `dump.vcd` in
+    only        the one test to run
 
     Raises `BenchError` when a test fails, none ran, or the build fails.
     """
@@ -169,6 +171,7 @@ def run_bench(
                 results_xml=str(work / "results.xml"),
                 log_file=log,
                 seed=seed,
+                testcase=only,
                 waves=waves is not None,
                 extra_env={PARAMETERS_VARIABLE: str(work / "parameters.json")},
             )
