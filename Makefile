@@ -12,11 +12,12 @@ PYTEST ?= -q --durations=15
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup train test lint docs bench bench-setup bench-psg study-digits lock clean
+.PHONY: help setup train test lint docs soak bench bench-setup bench-psg study-digits lock clean
 
 help:
 	@echo 'make train         train on the simulated board; options: TRAIN="--epochs 2 --seed 1"'
 	@echo 'make test          lint and all tests, WORKERS=2 at a time (one on each core)'
+	@echo 'make soak          more arrays through the long benches, and configuration tiny placed and routed'
 	@echo 'make docs          write the rendered documents again'
 	@echo 'make bench         bench sim, cycles, utilisation and step, with what it compares to'
 	@echo 'make study-digits  five seeds on the golden model, against fp32'
@@ -45,7 +46,10 @@ train: $(STAMP)
 	$(BIN)/bitfirst train $(TRAIN)
 
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak" $(PYTEST)
+
+soak: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m soak $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

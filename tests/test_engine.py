@@ -18,7 +18,11 @@ CONFIGURATIONS = {
     "tall_one_column": ArrayConfig(slice_bits=2, lanes=64, rows=8, columns=1, **SMALL),
     "wide_one_row": ArrayConfig(slice_bits=2, lanes=32, rows=1, columns=16, **SMALL),
 }
-configurations = pytest.mark.parametrize("name", CONFIGURATIONS)
+#: A single row is in `byte_one_row` too.
+SOAK = ("wide_one_row",)
+configurations = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name in SOAK else ()) for name in CONFIGURATIONS]
+)
 
 
 def run(component, name: str, bench: str, only: str | None = None):

@@ -20,6 +20,7 @@ CONFIGURATIONS = {
     "byte_one_row": ArrayConfig(slice_bits=8, rows=1, columns=4, **SMALL),
     "one_column": ArrayConfig(slice_bits=2, lanes=128, rows=4, columns=1, **SMALL),
 }
+SOAK = ("square",)  #: between "default" and "slice1"
 
 
 class StoredGather(wiring.Component):
@@ -69,7 +70,9 @@ def run(name: str):
     return run_bench(StoredGather(config), f"gather_{name}", "bitfirst_sim.benches.bench_gather", parameters=parameters)
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name in SOAK else ()) for name in CONFIGURATIONS]
+)
 def test_gather(name: str) -> None:
     assert set(run(name).tests) == {"jobs", "store_not_ready", "back_to_back", "whole_words"}
 

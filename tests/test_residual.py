@@ -8,7 +8,7 @@ from bitfirst import residual
 from bitfirst.command import Command
 from bitfirst.golden import programs
 from bitfirst.golden.commands import GoldenDevice
-from bitfirst.residual import NONE, ResidualTile, count_tiles, pack
+from bitfirst.residual import NONE, ResidualTile, count_tiles, order_columns, pack
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.contract.packets import PROGRAM_ROWS, Opcode, Space, Status, Target
 from hypothesis import given, settings
@@ -89,6 +89,24 @@ def test_columns_help_each_other() -> None:
         assert (tile.column[5 - 5 % size :][:size] == 5).all() and len(tile.words) == size
     full = check_packing(config, np.ones((2 * config.rows, 2 * config.columns), dtype=bool))
     assert len(full) == 4 and all(len(tile.words) <= 2 for tile in full)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lists(), st.integers(0, 7))
+def test_an_order_has_every_column_once(drawn: tuple[ArrayConfig, np.ndarray], turn: int) -> None:
+    config, listed = drawn
+    order = order_columns(config, listed, turn)
+    assert sorted(order) == list(range(listed.shape[1]))
+    check_packing(config, listed[:, order], turn)
+
+
+def test_busy_columns_are_put_apart() -> None:
+    """Four outputs have everything to do, and stand in one group: each comes into a group of its own."""
+    config = CONFIGS["psg"]
+    listed = np.zeros((16 * config.rows, config.columns + 3), dtype=bool)
+    listed[:, :4] = True
+    order = order_columns(config, listed, 0)
+    assert [len(check_packing(config, mask)) for mask in (listed, listed[:, order])] == [16, 4]
 
 
 # programs

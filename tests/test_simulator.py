@@ -169,6 +169,7 @@ def test_the_device_answers() -> None:
 
 def test_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_sim, "LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(bench_sim, "BATCH", 4)
     result = bench_sim.run("tiny")
     assert result["config"] == "tiny"
     assert result["cycles_per_second"] > 0 and result["compile_s"] > 0.5

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from bitfirst_boards import flow
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_hdl import verilog
-from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_sim import build
 
 TINY = CONFIGS["tiny"]
@@ -82,13 +82,17 @@ def test_board_fits_its_platform(board: Board) -> None:
     platform.lookup("uart", board.uart)
 
 
-@pytest.mark.longest
-def test_least_on_ulx3s(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", LEAST)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(LEAST, id="least", marks=pytest.mark.longest), pytest.param(TINY, id="tiny", marks=pytest.mark.soak)],
+)
+def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
+    elements = config.rows * config.columns
     with capsys.disabled():
         print(
-            f"\none element on {built.board}: {built.lut} of {built.lut_total} LUT, {built.ff} FF, {built.bram} BRAM, "
-            f"{built.dsp} DSP, Fmax {built.fmax_mhz:.1f} MHz at {built.clock_mhz:g} MHz"
+            f"\nelements: {elements} on {built.board}: {built.lut} of {built.lut_total} LUT, {built.ff} FF, "
+            f"{built.bram} BRAM, {built.dsp} DSP, Fmax {built.fmax_mhz:.1f} MHz at {built.clock_mhz:g} MHz"
         )
     assert 0 < built.lut < built.lut_total
     assert built.ff > 0 and built.bram > 0
@@ -96,7 +100,7 @@ def test_least_on_ulx3s(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert built.fmax_mhz >= built.clock_mhz
     assert built.bitstream.stat().st_size > 0
     with pytest.raises(flow.FlowError, match="exists; remove it"):
-        flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", LEAST)
+        flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
 
 
 class Product(wiring.Component):

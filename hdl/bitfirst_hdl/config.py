@@ -54,7 +54,7 @@ class ArrayConfig:
     lanes: int = 16
     rows: int = 8
     columns: int = 16
-    a_cells: int = 256
+    a_cells: int = 512
     b_cells: int = 256
     sum_tiles: int = 64
     store_words: int = 8192

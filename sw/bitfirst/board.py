@@ -113,8 +113,8 @@ class BoardDevice(Device):
         """
         wanted = SignGradient(operation, rule)
 
-        def execute(planned: Schedule) -> list[tuple[Step, np.ndarray]]:
-            run = _Run(self._link, self.store, wanted, planned)
+        def execute(operation: SignGradient, planned: Schedule) -> list[tuple[Step, np.ndarray]]:
+            run = _Run(self._link, self.store, operation, planned)
             run.start()
             answers = run.answers()
             self._link.drain()

@@ -69,6 +69,10 @@ class Tensor:
     def words(self) -> int:
         return self.octets * self.octet_words
 
+    def pieces(self, config: ArrayConfig) -> tuple[tuple[Piece, ...], int]:
+        """Its WRITEs, and the 64-bit words that travel."""
+        return _pieces(self.octet_words, self.operand.bits, config.slice_bits)
+
     @property
     def made_there(self) -> bool:
         """Whether the device itself makes it, of masters that it keeps: whole weights alone."""
@@ -93,11 +97,7 @@ class Move:
 
     @property
     def _pieces(self) -> tuple[Piece, ...]:
-        return (
-            ()
-            if self.tensor.made_there
-            else _pieces(self.tensor.octet_words, self.tensor.operand.bits, self.config.slice_bits)[0]
-        )
+        return () if self.made_there else self.tensor.pieces(self.config)[0]
 
     @property
     def command_count(self) -> int:
@@ -117,11 +117,7 @@ class Move:
     @property
     def data_words(self) -> int:
         """64-bit words that travel."""
-        return (
-            0
-            if self.made_there
-            else _pieces(self.tensor.octet_words, self.tensor.operand.bits, self.config.slice_bits)[1]
-        )
+        return 0 if self.made_there else self.tensor.pieces(self.config)[1]
 
     def commands(self) -> Iterator[Command]:
         for slot in self.forget:
@@ -212,6 +208,10 @@ class Store:
     def release(self, first: int) -> None:
         """`reserve`, undone."""
         self.reserved.pop(first, None)
+
+    def note_sent_again(self, tensor: Tensor) -> None:
+        """Though by another name: in another order, it had been sent before."""
+        self.refetched_bytes += tensor.pieces(self.config)[1] * packets.WORD_BYTES
 
     def want(self, keys: Iterable[Key]) -> None:
         """These the next operation will hold: they make room after all others but those of `keep`."""

@@ -71,6 +71,33 @@ def count_tiles(config: ArrayConfig, listed: np.ndarray, turn: int) -> int:
     return sum(_depth(config, _needs(left)) for left in _by_bank(config, listed, turn))
 
 
+def order_columns(config: ArrayConfig, listed: np.ndarray, turn: int) -> np.ndarray:
+    """int64 [columns]: an order of the columns in which there are few tiles.
+
+    Those with about as much to do stand in one column tile, and its groups have about as much to do: each column, the
+    busiest first, goes to the group with the least that has room.
+    """
+    needs = np.concatenate([_needs(left) for left in _by_bank(config, listed, turn)])[: listed.shape[1]]
+    busiest = np.argsort(-needs, kind="stable")
+    return np.concatenate(
+        [
+            _in_groups(config, busiest[first : first + config.columns], needs)
+            for first in range(0, len(busiest), config.columns)
+        ]
+    )
+
+
+def _in_groups(config: ArrayConfig, columns: np.ndarray, needs: np.ndarray) -> np.ndarray:
+    width = config.group_columns
+    groups: list[list[int]] = [[] for _ in range(0, len(columns), width)]
+    sizes = [min(width, len(columns) - first) for first in range(0, len(columns), width)]
+    for column in columns:
+        room = [number for number, group in enumerate(groups) if len(group) < sizes[number]]
+        least = min(room, key=lambda number: needs[groups[number]].sum())
+        groups[least].append(column)
+    return np.concatenate(groups).astype(np.int64)
+
+
 def _by_bank(config: ArrayConfig, listed: np.ndarray, turn: int) -> list[np.ndarray]:
     """Of each column tile bool [R, row tiles, C]: what is listed, by the bank in which its row lies."""
     rows, columns = (

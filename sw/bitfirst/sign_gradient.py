@@ -1,7 +1,7 @@
 """Signs of a weight's gradient on a board: what the host adds to the commands of `sign_schedule`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from .golden.sign_gradient import check_kind, decide_closed, predictions_of
 from .lowering import RAW_BITS, MatrixProduct, WeightGradient, Width
 from .plan import store_signs, store_sums
 from .quantised import Quantised
-from .residency import Store
+from .residency import Store, tensors_of
 from .schedule import Schedule
-from .sign_schedule import Finish, Lead, SignTask, finish, lead, prediction_bits, products_finished
+from .sign_schedule import Finish, Lead, SignTask, finish, lead, order_outputs, prediction_bits, products_finished
 from .steps import Step
 
 Answers = Sequence[tuple[Step, np.ndarray]]  #: of READs, with their data words
@@ -42,27 +42,42 @@ class SignGradient(WeightGradient):
         bits = prediction_bits(depth, self.rule.x.high - x.signed, self.rule.g.high - g.signed)
         return SignTask(Phase.WEIGHT_GRADIENT, self.geometry, x, g, bits, self.fresh)
 
-    def decide(self, store: Store, state: psg.State | None, execute: Callable[[Schedule], Answers]) -> psg.Decision:
-        """The decision, by the answers to schedules that `execute` executes."""
+    def decide(
+        self,
+        store: Store,
+        state: psg.State | None,
+        execute: Callable[["SignGradient", Schedule], Answers],
+    ) -> psg.Decision:
+        """The decision, by the answers to schedules that `execute` executes with the operands of an operation."""
         led = lead(store.config, self.task)
-        first, others = self._sums(led, execute(led.schedule))
+        first, others = self._sums(led, execute(self, led.schedule))
         sums = predictions_of(self.g, self.x, *map(torch.from_numpy, (first, others)), self.geometry, self.rule)
         decision = decide_closed(sums, self.geometry, self.rule, self.exponent, state)
         if led.whole:
             return decision
         rest = self.finish(store.config, decision.resolved.numpy(), first << self.unit)
-        return replace(decision, signs=self._signs(rest, decision, execute(rest.schedule)))
+        for tensor in tensors_of(rest.plan.schedule, rest.operation) if rest.operation is not self else ():
+            if tensor.cut.role == "g":
+                store.note_sent_again(tensor)
+        finished = rest.in_place(rest.operation.signs(rest.plan, execute(rest.operation, rest.plan.schedule)))
+        return replace(decision, signs=torch.where(decision.resolved, decision.signs, torch.from_numpy(finished)))
 
-    def finish(self, config: ArrayConfig, resolved: np.ndarray, first: np.ndarray) -> Finish:
+    def finish(self, config: ArrayConfig, resolved: np.ndarray, first: np.ndarray) -> "Rest":
         """What finishes the sums that are not resolved, of bool and int64 [o, c, kh, kw]."""
-        unresolved, sums = (
-            [
-                made.placement.take(part).reshape(made.rows, made.columns)
-                for made in products_finished(config, self.task)
-            ]
-            for part in (~resolved, first)
-        )
-        return finish(config, self.task, unresolved, sums)
+        order = order_outputs(config, self.task, self._by_product(config, ~resolved))
+        operation = self
+        if order is None:
+            order = np.arange(len(resolved))
+        else:
+            g = replace(self.g, values=self.g.values[:, torch.from_numpy(order)], known_content=None)
+            operation = SignGradient(WeightGradient(g, self.x, self.geometry), self.rule)
+        parts = (operation._by_product(config, part[order]) for part in (~resolved, first))
+        return Rest(operation, order, finish(config, operation.task, *parts))
+
+    def _by_product(self, config: ArrayConfig, part: np.ndarray) -> list[np.ndarray]:
+        """Of an array [o, c, kh, kw] what belongs to the sums of each of `products_finished`, [rows, columns]."""
+        products = products_finished(config, self.task)
+        return [made.placement.take(part).reshape(made.rows, made.columns) for made in products]
 
     def _sums(self, led: Lead, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
         """Sums of the first pass, in its unit, and of the rest, int64 [o, c, kh, kw]; 0 for what is not there."""
@@ -79,8 +94,8 @@ class SignGradient(WeightGradient):
             made.placement.add(low, others)
         return first, others
 
-    def _signs(self, rest: Finish, decision: psg.Decision, answers: Answers) -> torch.Tensor:
-        """int8 [o, c, kh, kw]: predicted where that resolves, else as the answers say."""
+    def signs(self, rest: Finish, answers: Answers) -> np.ndarray:
+        """int8 [o, c, kh, kw]: those that the answers say, else 0."""
         config, products = rest.schedule.config, rest.schedule.products
         codes = [np.zeros((config.rows, len(part.tiles) * config.columns), dtype=np.int64) for part in rest.rectangles]
         for step, words in answers:
@@ -92,7 +107,7 @@ class SignGradient(WeightGradient):
         signs = np.zeros(self.geometry.weight_shape, dtype=np.int8)
         for made, result in zip(products, finished, strict=True):
             made.placement.add(result, signs)
-        return torch.where(decision.resolved, decision.signs, torch.from_numpy(signs))
+        return signs
 
     # what the array is fed, for a model that counts
     def ones_led(self, led: Lead) -> int:
@@ -126,6 +141,24 @@ class SignGradient(WeightGradient):
             part = np.bitwise_count(codes[images, slice(*cut.c), slice(*cut.rows), slice(*cut.cols)]).astype(np.int64)
             total += np.einsum("nchw,h,w->c", part, gather.down.uses(cut.shape[1]), gather.right.uses(cut.shape[2]))
         return total
+
+
+@dataclass(frozen=True)
+class Rest:
+    """How the sums that are not resolved are finished.
+
+    operation  whose operands: the one that led, or with outputs, so channels of g, in another order
+    order      int64 [outputs]: output i of `operation` is output order[i] of the one that led
+    plan       the schedule
+    """
+
+    operation: SignGradient
+    order: np.ndarray
+    plan: Finish
+
+    def in_place(self, signs: np.ndarray) -> np.ndarray:
+        """Those of `operation`, in the order of outputs of the one that led."""
+        return signs[np.argsort(self.order)]
 
 
 def _split(operand: Quantised, split: psg.Split, name: str) -> Quantised:

@@ -42,7 +42,7 @@ from .golden import programs
 from .golden.loads import rows_by_bank
 from .lowering import RAW_BITS, MatrixProduct, Task, Variant, boxes, tensor_words
 from .plan import MOST_COUNT, Block, Digits, Fetch, Plan, Shape, sums_per_answer, tiles_of
-from .residual import NONE, ResidualTile, count_tiles, pack
+from .residual import NONE, ResidualTile, count_tiles, order_columns, pack
 from .schedule import Builder, Output, Schedule, all_fit, choices
 from .steps import Step, overlap
 
@@ -209,10 +209,14 @@ def _words_sent(config: ArrayConfig, products: tuple[MatrixProduct, ...], plans:
     total = 0
     for made, planned in zip(products, plans, strict=True):
         walks = 1 if all_fit(config, made) else planned.counts[0] * planned.counts[1]
-        for segment in made.segments:
-            sides = (segment.a, made.a), (segment.b, made.b)
-            total += walks * sum(STORE_WORD_WORDS * tensor_words(prod(cut.shape), width.bits) for cut, width in sides)
+        total += walks * sum(_words_of(made, role) for role in "xg")
     return total
+
+
+def _words_of(made: MatrixProduct, role: str) -> int:
+    """64-bit words of one operand, as the store holds it."""
+    sides = ((cut, width) for one in made.segments for cut, width in ((one.a, made.a), (one.b, made.b)))
+    return sum(STORE_WORD_WORDS * tensor_words(prod(cut.shape), width.bits) for cut, width in sides if cut.role == role)
 
 
 def _whole_steps(plans: tuple[Plan, ...]) -> int:
@@ -288,6 +292,25 @@ def finish(config: ArrayConfig, task: SignTask, listed: Sequence[np.ndarray], fi
     return Finish(builder.schedule().made_quiet(), rectangles)
 
 
+def order_outputs(config: ArrayConfig, task: SignTask, listed: Sequence[np.ndarray]) -> np.ndarray | None:
+    """int64 [outputs]: an order in which it is worth while to send g once more, since the rest takes fewer tiles.
+
+    None where there is none. `listed`: as for `finish`.
+    """
+    products = products_finished(config, task)
+    if len(products) != 1:
+        return None
+    made, mask = products[0], listed[0]
+    turns = range(MOST_TURN + 1)
+    orders = [order_columns(config, mask, turn) for turn in turns]
+    tiles, turn = min((count_tiles(config, mask[:, orders[turn]], turn), turn) for turn in turns)
+    fewer = min(count_tiles(config, mask, turn) for turn in turns) - tiles
+    chunks = sum(tiles_of(depth, config.lanes) for depth in Shape.of(made).depths)
+    saved = fewer * chunks * (config.drain_cycles + made.b.bits)
+    sent = _words_of(made, "g") if all_fit(config, made) else 0
+    return orders[turn] if saved > sent else None
+
+
 def _rectangles(config: ArrayConfig, index: int, shape: Shape, listed: np.ndarray) -> tuple[Plan, list[Rectangle]]:
     """The largest rectangles whose tiles fit SUMS, and their programs PROGRAM: narrow ones or flat ones."""
     turn = min(range(MOST_TURN + 1), key=lambda turn: count_tiles(config, listed, turn))
@@ -332,13 +355,18 @@ def _rough_cycles(config: ArrayConfig, shape: Shape, rectangle: Rectangle) -> in
 
 
 def _with_blocks(config: ArrayConfig, shape: Shape, row_tiles: int, col_tiles: int) -> Plan | None:
-    """Blocks of so many tiles and as many chunks as the cells hold twice, or else once; None where it is none."""
+    """Blocks of so many tiles and as many chunks as the cells hold twice, or else once; None where it is none.
+
+    Fewer, but more than half as many, where all blocks are then equally deep: one program will do for all.
+    """
     cells = row_tiles * shape.a.octets, col_tiles * shape.b.octets
-    most = min(MOST_COUNT, max(shape.depths)) // config.lanes
+    deepest = [tiles_of(depth, config.lanes) for depth in shape.depths]
     for copies in (2, 1):
         chunks = min(config.a_cells // (cells[0] * copies), config.b_cells // (cells[1] * copies))
         if chunks:
-            return Plan(config, shape, row_tiles, col_tiles, max(1, min(chunks, most)), rows_outer=True)
+            most = max(1, min(chunks, max(deepest), MOST_COUNT // config.lanes))
+            even = (one for one in range(most, most // 2, -1) if not any(depth % one for depth in deepest))
+            return Plan(config, shape, row_tiles, col_tiles, next(even, most), rows_outer=True)
     return None
 
 

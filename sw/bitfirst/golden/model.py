@@ -100,7 +100,7 @@ class ModelDevice(Device):
             return
         resolved = decision.resolved.cpu().numpy()
         rest = wanted.finish(self.config, resolved, np.zeros(resolved.shape, dtype=np.int64))
-        self._count_schedule(rest.schedule, wanted, wanted.ones_finished(rest))
+        self._count_schedule(rest.plan.schedule, rest.operation, rest.operation.ones_finished(rest.plan))
 
     def perform(self, commands: Iterable[Command]) -> list[np.ndarray]:
         self._check_open()
