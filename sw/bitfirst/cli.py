@@ -432,6 +432,18 @@ def bench_psg(
         raise typer.Exit(1)
 
 
+@bench_app.command("gating")
+def bench_gating(config: Config = "tiny", as_json: Json = False) -> None:
+    """How much the array's elements toggle in packed MATMULs, with something to finish and without."""
+
+    def work() -> Result:
+        from bitfirst_sim.gating import run
+
+        return run(config)
+
+    _report(as_json, work, lambda result: _pairs(_flat(result)))
+
+
 @study_app.command("digits")
 def study_digits(
     seeds: Annotated[int, typer.Option(min=2, help="How many seeds, from 0.")] = 5,

@@ -360,12 +360,12 @@ def _with_blocks(config: ArrayConfig, shape: Shape, row_tiles: int, col_tiles: i
     Fewer, but more than half as many, where all blocks are then equally deep: one program will do for all.
     """
     cells = row_tiles * shape.a.octets, col_tiles * shape.b.octets
-    deepest = [tiles_of(depth, config.lanes) for depth in shape.depths]
+    depths = [tiles_of(depth, config.lanes) for depth in shape.depths]
     for copies in (2, 1):
         chunks = min(config.a_cells // (cells[0] * copies), config.b_cells // (cells[1] * copies))
         if chunks:
-            most = max(1, min(chunks, max(deepest), MOST_COUNT // config.lanes))
-            even = (one for one in range(most, most // 2, -1) if not any(depth % one for depth in deepest))
+            most = max(1, min(chunks, max(depths), MOST_COUNT // config.lanes))
+            even = (one for one in range(most, most // 2, -1) if not any(depth % one for depth in depths))
             return Plan(config, shape, row_tiles, col_tiles, next(even, most), rows_outer=True)
     return None
 
