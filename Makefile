@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:
 	@echo 'make train         train on the simulated board; options: TRAIN="--epochs 2 --seed 1"'
 	@echo 'make test          lint and all tests, WORKERS=2 at a time (one on each core)'
-	@echo 'make soak          more arrays through the long benches, and configuration tiny placed and routed'
+	@echo 'make soak          more arrays through the long benches, and whole devices placed and routed'
 	@echo 'make docs          write the rendered documents again'
 	@echo 'make bench         bench sim, cycles, utilisation and step, with what it compares to'
 	@echo 'make study-digits  five seeds on the golden model, against fp32'

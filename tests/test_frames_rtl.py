@@ -21,7 +21,7 @@ def test_frame_link(link_bits: int) -> None:
 
 
 def test_uart() -> None:
-    divisor = 8
+    divisor = 5
     component = UartTop(CONFIGS["tiny"], FINGERPRINT, divisor=divisor)
     parameters = {"config": "tiny", "fingerprint": FINGERPRINT, "divisor": divisor}
     result = run_bench(component, "uart", "bitfirst_sim.benches.bench_uart", parameters=parameters)

@@ -236,6 +236,7 @@ def test_two_builds_at_once(increment: str, tmp_path, monkeypatch: pytest.Monkey
 
 def test_instruction_set_is_a_part_of_the_key(increment: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machines that share a cache do not run each other's instructions; a compiler that knows no such flag will do."""
+    both, one = build.NATIVE_FLAGS
     monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path / "cache"))
     made = {}  # name -> program, and flags of what runs in every cycle
 
@@ -247,13 +248,15 @@ def test_instruction_set_is_a_part_of_the_key(increment: str, tmp_path, monkeypa
     script = tmp_path / "compiler"
     monkeypatch.setenv("CXX", str(script))
     paths = {}
-    for name, answer in {"this": "echo 1", "other": "echo 2", "plain": "exit 1", "again": "echo 1"}.items():
+    narrow = 'case "$*" in *width*) exit 1;; *) echo 3;; esac'
+    answers = {"this": "echo 1", "other": "echo 2", "narrow": narrow, "plain": "exit 1", "again": "echo 1"}
+    for name, answer in answers.items():
         script.write_text(f'#!/bin/sh\ncase "$*" in *-dM*) {answer};; *) echo 1.0;; esac\n')
         script.chmod(0o755)
         paths[name] = build.build_simulator(increment, 64)
-    assert len(set(paths.values())) == 3 and paths["again"] == paths["this"]
-    native = {name: build.NATIVE_FLAG in fast for name, fast in made.items()}
-    assert native == {"this": True, "other": True, "plain": False}
+    assert len(set(paths.values())) == 4 and paths["again"] == paths["this"]
+    native = {name: tuple(flag for flag in fast if flag in both) for name, fast in made.items()}
+    assert native == {"this": both, "other": both, "narrow": one, "plain": ()}
 
 
 def test_missing_compiler_is_one_line(increment: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

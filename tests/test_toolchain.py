@@ -7,18 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from amaranth.build import Attrs, Clock, Pins, Resource
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.build import Attrs, Clock, Resource
+from amaranth.build import Pins as BoardPins
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst_boards import flow
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_hdl.engine import MatmulEngine
 from bitfirst_sim import build
 
 TINY = CONFIGS["tiny"]
-#: Placing and routing takes minutes: one element of 64 lanes with memories in block RAM is the least that there is.
+#: One element of 64 lanes with memories in block RAM: the least that there is.
 LEAST = replace(
     TINY,
     slice_bits=1,
@@ -82,23 +84,69 @@ def test_board_fits_its_platform(board: Board) -> None:
     platform.lookup("uart", board.uart)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [pytest.param(LEAST, id="least", marks=pytest.mark.longest), pytest.param(TINY, id="tiny", marks=pytest.mark.soak)],
-)
-def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
-    elements = config.rows * config.columns
+class Pins(wiring.Component):
+    """A component whose inputs are shifted in by one pin; the other one is the parity of its outputs."""
+
+    rx_pin: In(1)
+    tx_pin: Out(1)
+
+    def __init__(self, component: wiring.Component) -> None:
+        self.component = component
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.component = component = self.component
+        shifted, parity = self.rx_pin, []
+        for _, member, port in component.signature.flatten(component):
+            bits = Value.cast(port)
+            if len(bits) == 0:
+                continue
+            if member.flow == In:
+                register = Signal(len(bits))
+                m.d.sync += register.eq(Cat(shifted, register))
+                m.d.comb += bits.eq(register)
+                shifted = register[-1]
+            else:
+                register = Signal()
+                m.d.sync += register.eq(bits.xor())
+                parity.append(register)
+        m.d.comb += self.tx_pin.eq(Cat(parity).xor())
+        return m
+
+
+def show(capsys: pytest.CaptureFixture, built: flow.Build) -> None:
     with capsys.disabled():
         print(
-            f"\nelements: {elements} on {built.board}: {built.lut} of {built.lut_total} LUT, {built.ff} FF, "
-            f"{built.bram} BRAM, {built.dsp} DSP, Fmax {built.fmax_mhz:.1f} MHz at {built.clock_mhz:g} MHz"
+            f"\non {built.board}: {built.lut} of {built.lut_total} LUT, {built.ff} FF, {built.bram} BRAM, "
+            f"{built.dsp} DSP, Fmax {built.fmax_mhz:.1f} MHz at {built.clock_mhz:g} MHz"
         )
+
+
+def check(built: flow.Build) -> None:
     assert 0 < built.lut < built.lut_total
     assert built.ff > 0 and built.bram > 0
     assert built.clock_mhz == 25
     assert built.fmax_mhz >= built.clock_mhz
     assert built.bitstream.stat().st_size > 0
+
+
+def test_engine_on_ulx3s(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Array, operand memories, walk and partial sums; a whole device takes ten minutes (`make soak`)."""
+    board = BOARDS["ulx3s-85f"]
+    report = flow.run_tools(board, Pins(MatmulEngine(LEAST)), tmp_path / "build")
+    built = flow.figures(board, LEAST, report, tmp_path / "build", fingerprint=0)
+    show(capsys, built)
+    check(built)
+
+
+@pytest.mark.soak
+@pytest.mark.longest
+@pytest.mark.parametrize("config", [LEAST, TINY], ids=["least", "tiny"])
+def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
+    show(capsys, built)
+    check(built)
     with pytest.raises(flow.FlowError, match="exists; remove it"):
         flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
 
@@ -121,7 +169,7 @@ class Product(wiring.Component):
 
 def test_missed_timing_is_an_error(tmp_path: Path) -> None:
     ordinary = BOARDS["ulx3s-85f"].platform
-    clock = Resource("clk25", 0, Pins("G2", dir="i"), Clock(1e9), Attrs(IO_TYPE="LVCMOS33"))
+    clock = Resource("clk25", 0, BoardPins("G2", dir="i"), Clock(1e9), Attrs(IO_TYPE="LVCMOS33"))
     resources = [clock, *(resource for resource in ordinary.resources if resource.name != "clk25")]
     hasty = replace(BOARDS["ulx3s-85f"], platform=type("Hasty", (ordinary,), {"resources": resources}))
     with pytest.raises(flow.FlowError, match=r"the build for ulx3s-85f failed: ERROR: Max frequency") as error:

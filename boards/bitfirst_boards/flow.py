@@ -99,7 +99,11 @@ def build(board: Board, directory: Path, config: ArrayConfig | None = None) -> B
     config = replace(config or board.config, link_bits=8, clock_khz=board.clock_khz)
     fingerprint = verilog.fingerprint(config)
     device = UartTop(config, fingerprint, divisor=board.clock_khz * 1000 // board.baud)
-    report = run_tools(board, device, directory)
+    return figures(board, config, run_tools(board, device, directory), directory, fingerprint)
+
+
+def figures(board: Board, config: ArrayConfig, report: dict, directory: Path, fingerprint: int) -> Build:
+    """The figures of what `run_tools` made in `directory`, from its report."""
     cells = report["utilization"]
     clock = min(report["fmax"].values(), key=lambda clock: clock["achieved"] / clock["constraint"])
     bitstream = directory / "top.bit"
