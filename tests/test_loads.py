@@ -195,7 +195,7 @@ def test_cells_cycles_and_reads(name: str) -> None:
     assert device.execute(Command(Opcode.WRITE, fields, listed))[0] == Status.OK
     rows = tuple(int(entry) % (GROUP * config.store_words) for entry in listed)
     kinds = set()
-    for load, tensor in random_loads(config, rng, 120):
+    for load, tensor in random_loads(config, rng, 160):
         place = Images(tensor, rows, load)
         kinds.add((load["target"], load["across"], place.octets, load["listed"]))
         expected = expected_cells(config, load, place, words)
