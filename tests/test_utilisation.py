@@ -5,6 +5,7 @@ from bitfirst.benches import utilisation
 from bitfirst.benches.utilisation import RESNET20, bench_utilisation
 from bitfirst.board import BoardDevice
 from bitfirst.errors import UsageError
+from bitfirst.residency import forget
 
 BATCH = 3  # of the shortcut, two images lie in the store together
 
@@ -66,6 +67,14 @@ def test_cycles_are_those_of_the_clock(result, settled):
         assert grown["elements_read"] == 0
     for row in rows:
         assert row["waste"]["starvation"] > 0 and row["cycles"] < row["cycles_with_transport"], row
+
+
+def test_a_store_too_small_for_one_image_is_refused(monkeypatch):
+    chosen = tuple(layer for layer in RESNET20 if layer.name == "classifier")
+    monkeypatch.setattr(utilisation, "RESNET20", chosen)
+    monkeypatch.setattr(utilisation, "issue", lambda wanted, store, operation: [(forget(0), None)])
+    with pytest.raises(UsageError, match="more store_words"):
+        bench_utilisation("rtl:tiny", batch=1)
 
 
 def test_a_device_without_a_clock_is_refused():

@@ -181,7 +181,10 @@ def _measure(device: BoardDevice, operation: Operation) -> dict[str, int]:
     wanted = schedule(device.config, replace(operation.task, sum_bits=0))
     for command, step in issue(wanted, device.store, operation):
         if step is None:
-            raise AssertionError("the operands were to be in the store")
+            raise UsageError(
+                f"the store of {device.url} does not hold a layer's operands together: "
+                "give a configuration with more store_words"
+            )
         device.submit(command)
     after = device.settle()
     grown = {name: after[name] - between[name] for name in after}
