@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:
 	@echo 'make train         train on the simulated board; options: TRAIN="--epochs 2 --seed 1"'
-	@echo 'make test          lint and all tests, WORKERS=2 at a time (one on each core)'
+	@echo 'make test          lint and the tests, WORKERS=2 at a time (one on each core)'
 	@echo 'make soak          more arrays through the long benches, and whole devices placed and routed'
 	@echo 'make docs          write the rendered documents again'
 	@echo 'make bench         bench sim, cycles, utilisation and step, with what it compares to'
@@ -46,7 +46,7 @@ train: $(STAMP)
 	$(BIN)/bitfirst train $(TRAIN)
 
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak" $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
 soak: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m soak $(PYTEST)

@@ -419,12 +419,14 @@ def check_busy_outputs() -> tuple[int, int]:
         found = board.conv2d_weight_signs(g, x, shape, BUSY_RULE, 1, 1)
         known = model.conv2d_weight_signs(g, x, shape, BUSY_RULE, 1, 1)
         expected = reference(g, x, shape, BUSY_RULE, (16, 16, 16, 8, 8, 3, 1, 1), None)
-        assert torch.equal(found.signs, expected.signs) and torch.equal(found.resolved, expected.resolved)
+        assert torch.equal(found.signs, expected.signs), "signs"
+        assert torch.equal(found.resolved, expected.resolved)
         assert torch.equal(known.signs, expected.signs)
         assert int((~found.resolved).sum()) == 4 * 16 * 9
         counted, counted_by_model = board.counters(), model.counters()
         names = [name for name in EXECUTION_COUNTERS if name not in UNALIKE]
         assert {name: counted[name] for name in names} == {name: counted_by_model[name] for name in names}
+        assert model.store.refetched_bytes == board.store.refetched_bytes
         return counted["array_steps"], board.store.refetched_bytes // WORD_BYTES
 
 
@@ -439,7 +441,7 @@ def test_busy_outputs_are_put_apart_in_the_rest(monkeypatch) -> None:
 
 def test_a_wrong_order_of_outputs_is_found(monkeypatch) -> None:
     monkeypatch.setattr(sign_gradient.Rest, "in_place", lambda rest, signs: signs)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="signs"):
         check_busy_outputs()
 
 

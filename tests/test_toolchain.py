@@ -142,7 +142,7 @@ def test_engine_on_ulx3s(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.soak
 @pytest.mark.longest
-@pytest.mark.parametrize("config", [LEAST, TINY], ids=["least", "tiny"])
+@pytest.mark.parametrize("config", [LEAST, replace(TINY, features=())], ids=["least", "tiny"])
 def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
     show(capsys, built)

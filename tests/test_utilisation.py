@@ -69,7 +69,8 @@ def test_cycles_are_those_of_the_clock(result, settled):
         assert row["waste"]["starvation"] > 0 and row["cycles"] < row["cycles_with_transport"], row
 
 
-def test_a_store_too_small_for_one_image_is_refused(monkeypatch):
+def test_operands_that_have_to_be_sent_again_are_refused(monkeypatch):
+    """As where the store does not hold them together."""
     chosen = tuple(layer for layer in RESNET20 if layer.name == "classifier")
     monkeypatch.setattr(utilisation, "RESNET20", chosen)
     monkeypatch.setattr(utilisation, "issue", lambda wanted, store, operation: [(forget(0), None)])

@@ -13,23 +13,28 @@ from typing import Any, BinaryIO
 from bitfirst.errors import DeviceError, UsageError
 from bitfirst_hdl.array import Array
 from bitfirst_hdl.config import ArrayConfig, load
-from vcd.reader import TokenKind, tokenize
+from vcd.reader import Token, TokenKind, tokenize
 
 from .bench import run_bench
 
-#: Of an element itself: not what others bring it, planes of B among that.
-_PART = re.compile(r"\.element_(\d+)_(\d+)\.(tree|accumulator)\.(?!a__|mask__|port_|chain_in|clk|rst)")
-_HELD = re.compile(r"\.own_(\d+)_(\d+)\.held")
+#: Of an element itself: not what others bring it.
+_PART = re.compile(r"\.element_(\d+)_(\d+)\.(tree|accumulator)\.(?!a__|mask__|port_|control_|term|chain_in|clk|rst)")
+_OWN = re.compile(r"\.own_(\d+)_(\d+)\.(take|move)$")
 Place = tuple[int, int]  #: row and column
 
 
 def run(name: str = "tiny") -> dict[str, Any]:
     """Of passes in which a third of the elements have something to finish. Keys of `bitfirst bench gating`.
 
-    element_cycles     cycles of elements that hold a word of A ("working"), or zeros since none is for them ("gated")
-    toggles_per_cycle  bits of registers and wires that change in such a cycle: in the element's adder tree, and in its
-                       accumulator, with the shadow register through which the sums of its column leave
-    ratio              of the trees, gated over working; the cycles in which a tree runs empty are counted as gated
+    STATE is "working" for elements that took a word of A before the pass, and "gated" for those that none was for.
+
+    element_cycles_STATE
+                     cycles of all elements in it
+    tree_toggles_STATE, accumulator_toggles_STATE
+                     bits of registers and wires that change in such a cycle: in an element's adder tree, and in its
+                     accumulator, with the shadow register through which the sums of its column leave
+    tree_ratio, accumulator_ratio
+                     gated over working; the cycles in which a tree runs empty are counted as gated
     """
     config = load(name)
     if not config.packs:
@@ -55,35 +60,54 @@ class Count:
     toggles: Counter = field(default_factory=Counter)
 
 
-def rates(counted: Count) -> dict[str, Any]:
+def rates(counted: Count) -> dict[str, float]:
     """Raises `DeviceError` when no element was working, or none gated."""
-    cycles, states = counted.cycles, ("working", "gated")
-    if not all(cycles[state] for state in states):
+    cycles = counted.cycles
+    if not (cycles["working"] and cycles["gated"]):
         raise DeviceError(f"cycles of elements by what they did: {dict(cycles)}; this tells nothing about gating")
-    parts = {
-        state: {part: counted.toggles[state, part] / cycles[state] for part in ("tree", "accumulator")}
-        for state in states
-    }
-    ratio = parts["gated"]["tree"] / parts["working"]["tree"]
-    return {"element_cycles": dict(cycles), "toggles_per_cycle": parts, "ratio": ratio}
+    found = {f"element_cycles_{state}": cycles[state] for state in ("working", "gated")}
+    for part in ("tree", "accumulator"):
+        working, gated = (counted.toggles[state, part] / cycles[state] for state in ("working", "gated"))
+        found |= {f"{part}_toggles_working": working, f"{part}_toggles_gated": gated, f"{part}_ratio": gated / working}
+    return found
+
+
+@dataclass
+class _Own:
+    """One element: codes of the signals `take` and `move` of its word; whether it took one; its state."""
+
+    codes: dict[str, str] = field(default_factory=dict)
+    taken: bool = False
+    state: str | None = None
+
+    def edge(self, values: dict[str, int]) -> None:
+        take, move = (values.get(self.codes.get(name), 0) for name in ("take", "move"))
+        if move:
+            self.state = "working" if self.taken else "gated"
+        self.taken = bool(take or (self.taken and not move))
 
 
 def count(waves: BinaryIO, config: ArrayConfig) -> Count:
-    """What changes at an edge of the clock is the work of the cycle before it, with what was held in it."""
-    parts, held, clock = {}, {}, None
+    """From the first move on. What changes at an edge of the clock is the work of the cycle before it."""
+    parts: dict[str, tuple[Place, str]] = {}
+    owns: dict[Place, _Own] = {}
+    clocks: list[str] = []
     values: dict[str, int] = {}
-    counted, started = Count(), False
-    for moment in _moments(tokenize(waves), parts, held):
-        clock = clock or parts.pop("clk")
-        if moment.get(clock) and started:
-            states = {place: _state(values, keys) for place, keys in held.items()}
-            counted.cycles.update(states.values())
-            for key in moment.keys() & parts.keys():
-                place, part = parts[key]
-                counted.toggles[states[place], part] += (values.get(key, 0) ^ moment[key]).bit_count()
+    counted = Count()
+    for moment in _moments(tokenize(waves), parts, owns, clocks):
+        if any(moment.get(clock) for clock in clocks):
+            for own in owns.values():
+                if own.state:
+                    counted.cycles[own.state] += 1
+            for code in moment.keys() & parts.keys():
+                place, part = parts[code]
+                if state := owns[place].state:
+                    counted.toggles[state, part] += (values.get(code, 0) ^ moment[code]).bit_count()
+            for own in owns.values():
+                own.edge(values)
         values.update(moment)
-        started = started or any(values.get(key) for keys in held.values() for key in keys)
-    if len(held) != config.rows * config.columns or {place for place, _ in parts.values()} != set(held):
+    whole = [place for place, own in owns.items() if len(own.codes) == 2]
+    if len(whole) != config.rows * config.columns or {place for place, _ in parts.values()} != set(whole):
         raise DeviceError("the waveforms lack signals of the array's elements")
     return counted
 
@@ -95,8 +119,10 @@ def _readable(waves: bytes) -> BytesIO:
     return BytesIO(names.sub(lambda found: found[1] + re.sub(rb"\W", b"_", found[2]), header) + end + changes)
 
 
-def _moments(tokens: Iterator, parts: dict, held: dict[Place, list[str]]) -> Iterator[dict[str, int]]:
-    """The values that change at each time; before, what the signals are goes into `parts` and `held`."""
+def _moments(
+    tokens: Iterator[Token], parts: dict[str, tuple[Place, str]], owns: dict[Place, _Own], clocks: list[str]
+) -> Iterator[dict[str, int]]:
+    """The values that change at each time, by code; before, what the codes are goes into the other arguments."""
     scopes: list[str] = []
     moment: dict[str, int] = {}
     for token in tokens:
@@ -106,7 +132,7 @@ def _moments(tokens: Iterator, parts: dict, held: dict[Place, list[str]]) -> Ite
             case TokenKind.UPSCOPE:
                 scopes.pop()
             case TokenKind.VAR:
-                _note(".".join([*scopes, token.var.reference]), token.var.id_code, parts, held)
+                _note(".".join([*scopes, token.var.reference]), token.var.id_code, parts, owns, clocks)
             case TokenKind.CHANGE_TIME:
                 yield moment
                 moment = {}
@@ -117,14 +143,12 @@ def _moments(tokens: Iterator, parts: dict, held: dict[Place, list[str]]) -> Ite
     yield moment
 
 
-def _note(name: str, key: str, parts: dict, held: dict[Place, list[str]]) -> None:
-    if name.endswith(".clk"):
-        parts["clk"] = key
+def _note(
+    name: str, code: str, parts: dict[str, tuple[Place, str]], owns: dict[Place, _Own], clocks: list[str]
+) -> None:
+    if name.endswith(".clk") and not clocks:
+        clocks.append(code)
     elif found := _PART.search(name):
-        parts.setdefault(key, ((int(found[1]), int(found[2])), found[3]))
-    elif found := _HELD.search(name):
-        held.setdefault((int(found[1]), int(found[2])), []).append(key)
-
-
-def _state(values: dict[str, int], keys: list[str]) -> str:
-    return "working" if any(values.get(key) for key in keys) else "gated"
+        parts.setdefault(code, ((int(found[1]), int(found[2])), found[3]))
+    elif found := _OWN.search(name):
+        owns.setdefault((int(found[1]), int(found[2])), _Own()).codes[found[3]] = code

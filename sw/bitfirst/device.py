@@ -43,7 +43,8 @@ class Device(ABC):
     bit_macs        useful bit multiply-accumulates so far: no padding, no inserted zeros, at the requested widths
     bytes_moved     bytes of all frames on the link so far, both ways (`model`: what a link would carry)
     counting        whether cycles and commands are counted; only a model can be without
-    store           the book of the device's tensor store; `store.refetched_bytes` were sent again for want of room
+    store           the book of the device's tensor store; `store.refetched_bytes` were sent again, for want of room or
+                    in another order
     phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
     """
 

@@ -164,7 +164,7 @@ class _Place(NamedTuple):
 class Store:
     """Which tensors lie in the store and its slots, least recently held first.
 
-    refetched_bytes  sent again after they had to make room
+    refetched_bytes  sent again after they had to make room, or in another order
     reserved         first word and words of what lies at the end of the store, and is no tensor
     """
 
@@ -210,7 +210,7 @@ class Store:
         self.reserved.pop(first, None)
 
     def note_sent_again(self, tensor: Tensor) -> None:
-        """Though by another name: in another order, it had been sent before."""
+        """Once more by this name: in another order, it had been sent before."""
         self.refetched_bytes += tensor.pieces(self.config)[1] * packets.WORD_BYTES
 
     def want(self, keys: Iterable[Key]) -> None:

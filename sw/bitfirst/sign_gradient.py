@@ -56,9 +56,7 @@ class SignGradient(WeightGradient):
         if led.whole:
             return decision
         rest = self.finish(store.config, decision.resolved.numpy(), first << self.unit)
-        for tensor in tensors_of(rest.plan.schedule, rest.operation) if rest.operation is not self else ():
-            if tensor.cut.role == "g":
-                store.note_sent_again(tensor)
+        rest.note_sent_again(store)
         finished = rest.in_place(rest.operation.signs(rest.plan, execute(rest.operation, rest.plan.schedule)))
         return replace(decision, signs=torch.where(decision.resolved, decision.signs, torch.from_numpy(finished)))
 
@@ -155,6 +153,13 @@ class Rest:
     operation: SignGradient
     order: np.ndarray
     plan: Finish
+
+    def note_sent_again(self, store: Store) -> None:
+        """That g comes in another order than before."""
+        if (self.order != np.arange(len(self.order))).any():
+            for tensor in tensors_of(self.plan.schedule, self.operation):
+                if tensor.cut.role == "g":
+                    store.note_sent_again(tensor)
 
     def in_place(self, signs: np.ndarray) -> np.ndarray:
         """Those of `operation`, in the order of outputs of the one that led."""

@@ -357,7 +357,8 @@ def _rough_cycles(config: ArrayConfig, shape: Shape, rectangle: Rectangle) -> in
 def _with_blocks(config: ArrayConfig, shape: Shape, row_tiles: int, col_tiles: int) -> Plan | None:
     """Blocks of so many tiles and as many chunks as the cells hold twice, or else once; None where it is none.
 
-    Fewer, but more than half as many, where all blocks are then equally deep: one program will do for all.
+    Fewer, but more than half as many, where all blocks are then equally deep: no short one waits for its LOADs, and one
+    program will do for all.
     """
     cells = row_tiles * shape.a.octets, col_tiles * shape.b.octets
     depths = [tiles_of(depth, config.lanes) for depth in shape.depths]

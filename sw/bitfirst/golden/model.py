@@ -100,6 +100,7 @@ class ModelDevice(Device):
             return
         resolved = decision.resolved.cpu().numpy()
         rest = wanted.finish(self.config, resolved, np.zeros(resolved.shape, dtype=np.int64))
+        rest.note_sent_again(self.store)
         self._count_schedule(rest.plan.schedule, rest.operation, rest.operation.ones_finished(rest.plan))
 
     def perform(self, commands: Iterable[Command]) -> list[np.ndarray]:
