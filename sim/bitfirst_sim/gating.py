@@ -87,29 +87,50 @@ class _Own:
         self.taken = bool(take or (self.taken and not move))
 
 
+@dataclass
+class _Signals:
+    """Codes of signals: `parts` of elements to what they belong, the words of elements, the clock."""
+
+    parts: dict[str, tuple[Place, str]] = field(default_factory=dict)
+    owns: dict[Place, _Own] = field(default_factory=dict)
+    clock: str | None = None
+
+    def note(self, name: str, code: str) -> None:
+        if name.endswith(".clk"):
+            self.clock = self.clock or code
+        elif found := _PART.search(name):
+            self.parts.setdefault(code, ((int(found[1]), int(found[2])), found[3]))
+        elif found := _OWN.search(name):
+            self.owns.setdefault((int(found[1]), int(found[2])), _Own()).codes[found[3]] = code
+
+    def complete(self, config: ArrayConfig) -> bool:
+        places = {place for place, own in self.owns.items() if len(own.codes) == 2}
+        return len(places) == config.rows * config.columns and {place for place, _ in self.parts.values()} == places
+
+
 def count(waves: BinaryIO, config: ArrayConfig) -> Count:
     """From the first move on. What changes at an edge of the clock is the work of the cycle before it."""
-    parts: dict[str, tuple[Place, str]] = {}
-    owns: dict[Place, _Own] = {}
-    clocks: list[str] = []
+    signals, counted = _Signals(), Count()
     values: dict[str, int] = {}
-    counted = Count()
-    for moment in _moments(tokenize(waves), parts, owns, clocks):
-        if any(moment.get(clock) for clock in clocks):
-            for own in owns.values():
-                if own.state:
-                    counted.cycles[own.state] += 1
-            for code in moment.keys() & parts.keys():
-                place, part = parts[code]
-                if state := owns[place].state:
-                    counted.toggles[state, part] += (values.get(code, 0) ^ moment[code]).bit_count()
-            for own in owns.values():
-                own.edge(values)
+    for moment in _moments(tokenize(waves), signals):
+        if moment.get(signals.clock):
+            _count_edge(signals, values, moment, counted)
         values.update(moment)
-    whole = [place for place, own in owns.items() if len(own.codes) == 2]
-    if len(whole) != config.rows * config.columns or {place for place, _ in parts.values()} != set(whole):
+    if not signals.complete(config):
         raise DeviceError("the waveforms lack signals of the array's elements")
     return counted
+
+
+def _count_edge(signals: _Signals, values: dict[str, int], moment: dict[str, int], counted: Count) -> None:
+    """`values`: before the edge."""
+    states = {place: own.state for place, own in signals.owns.items()}
+    counted.cycles.update(state for state in states.values() if state)
+    for code in moment.keys() & signals.parts.keys():
+        place, part = signals.parts[code]
+        if states.get(place):
+            counted.toggles[states[place], part] += (values.get(code, 0) ^ moment[code]).bit_count()
+    for own in signals.owns.values():
+        own.edge(values)
 
 
 def _readable(waves: bytes) -> BytesIO:
@@ -119,10 +140,8 @@ def _readable(waves: bytes) -> BytesIO:
     return BytesIO(names.sub(lambda found: found[1] + re.sub(rb"\W", b"_", found[2]), header) + end + changes)
 
 
-def _moments(
-    tokens: Iterator[Token], parts: dict[str, tuple[Place, str]], owns: dict[Place, _Own], clocks: list[str]
-) -> Iterator[dict[str, int]]:
-    """The values that change at each time, by code; before, what the codes are goes into the other arguments."""
+def _moments(tokens: Iterator[Token], signals: _Signals) -> Iterator[dict[str, int]]:
+    """The values that change at each time, by code; before, `signals` learns the codes."""
     scopes: list[str] = []
     moment: dict[str, int] = {}
     for token in tokens:
@@ -132,7 +151,7 @@ def _moments(
             case TokenKind.UPSCOPE:
                 scopes.pop()
             case TokenKind.VAR:
-                _note(".".join([*scopes, token.var.reference]), token.var.id_code, parts, owns, clocks)
+                signals.note(".".join([*scopes, token.var.reference]), token.var.id_code)
             case TokenKind.CHANGE_TIME:
                 yield moment
                 moment = {}
@@ -141,14 +160,3 @@ def _moments(
             case TokenKind.CHANGE_VECTOR:
                 moment[token.vector_change.id_code] = int(token.vector_change.value)
     yield moment
-
-
-def _note(
-    name: str, code: str, parts: dict[str, tuple[Place, str]], owns: dict[Place, _Own], clocks: list[str]
-) -> None:
-    if name.endswith(".clk") and not clocks:
-        clocks.append(code)
-    elif found := _PART.search(name):
-        parts.setdefault(code, ((int(found[1]), int(found[2])), found[3]))
-    elif found := _OWN.search(name):
-        owns.setdefault((int(found[1]), int(found[2])), _Own()).codes[found[3]] = code
