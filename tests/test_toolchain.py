@@ -21,18 +21,7 @@ from bitfirst_sim import build
 
 TINY = CONFIGS["tiny"]
 #: One element of 64 lanes with memories in block RAM: the least that there is.
-LEAST = replace(
-    TINY,
-    slice_bits=1,
-    lanes=64,
-    rows=1,
-    columns=1,
-    a_cells=256,
-    b_cells=256,
-    sum_tiles=512,
-    store_words=512,
-    features=(),
-)
+LEAST = ArrayConfig(slice_bits=1, lanes=64, rows=1, columns=1, sum_tiles=512, rx_words=1024, features=())
 
 
 @pytest.fixture(scope="module", params=verilog.TOPS)
