@@ -230,6 +230,7 @@ HARNESS = r"""
 static unsigned long a[1024][A_WORDS], b[1024][B_WORDS];
 int main() {
   Varray top;
+  TAKE_ALL
   std::mt19937_64 rng(1);
   for (auto& row : a) for (auto& word : row) word = rng();
   for (auto& row : b) for (auto& word : row) word = rng();
@@ -265,6 +266,8 @@ def speed_of(variant: type[Built], array: type[bitfirst_hdl.array.Array], config
         source = HARNESS.replace("CHUNK_OUTSIDE", str(int(variant.chunk_outside)))
         source = source.replace("SET_A", " ".join(f"top.a___05F{i} = row_a[{i}];" for i in range(config.a_row_words)))
         source = source.replace("SET_B", " ".join(f"top.b___05F{i} = row_b[{i}];" for i in range(config.b_row_words)))
+        take = (f"top.take___05F{row} = {2**config.columns - 1};" for row in range(config.rows))
+        source = source.replace("TAKE_ALL", " ".join(["top.move = 1;", *take]))  # every word of A, by every element
         for name, value in ("CYCLES", CYCLES), ("PLANES", PLANES), ("CHUNKS", CHUNKS):
             source = source.replace(name, str(value))
         source = source.replace("A_WORDS", str(config.a_row_words)).replace("B_WORDS", str(config.b_row_words))
