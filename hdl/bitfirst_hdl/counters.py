@@ -1,18 +1,30 @@
-"""The counters of `contract.registers`, and the snapshot that COUNTERS and MARK answer with."""
+"""The counters of `contract.registers`, and the snapshot that COUNTERS and MARK answer with.
 
-from itertools import pairwise
+Each counter is a narrow one of registers and a wide sum in memory. The narrow ones are visited in turn, one a cycle:
+what one has counted is added to its sum, and it starts anew. One wide adder serves all.
 
-from amaranth.hdl import Module, Signal
-from amaranth.lib import wiring
+A snapshot has the values of one cycle: all narrow counters move aside at once, and the next visits, from the first
+counter on, add what was moved aside; each result is also a word of the copy.
+"""
+
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import ArrayConfig
 from .contract.packets import WORD_BITS
 from .contract.registers import COUNTER_INDEX, COUNTERS
+from .operands import NO_COLLISIONS
 from .ports import word_stream
 from .readout import ABREAST
 
 PHASE_BITS = 8
+COUNT = len(COUNTERS)
+#: Most cycles that a narrow counter counts: from a snapshot over its pause and its own round to the end of the next.
+LONGEST_COUNT = 2 * COUNT + 2
 
 
 class Counters(wiring.Component):
@@ -23,18 +35,19 @@ class Counters(wiring.Component):
     phase      in(8)
     clear      in(1)  all counters and the phase to zero; wins over everything counted in that cycle
     snapshot   in(1)  copy all counters, without what is counted in that cycle
-    words      out, stream of words: the copy, one counter a word, in the order of `COUNTERS`; always valid
+    words      out, stream of words: the copy, one counter a word, in the order of `COUNTERS`
+
+    The first word comes 6 cycles after `snapshot`, the others as fast as they are taken. From `snapshot` until the last
+    word is taken there must be no other one, and no `clear`. Reset does what `clear` does.
+
+    `most`: by name, what a counter can count in one cycle.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
-        wide = {
-            "serial_ones": range(config.columns * config.lanes + 1),
-            "elements_read": range(ABREAST + 1),
-            "saturated": range(ABREAST + 1),
-        }
-        counted = {counter.name: In(wide.get(counter.name, 1)) for counter in COUNTERS if counter.name != "phase"}
+        most = {"serial_ones": config.columns * config.lanes, "elements_read": ABREAST, "saturated": ABREAST}
+        self.most = {counter.name: most.get(counter.name, 1) for counter in COUNTERS if counter.name != "phase"}
         super().__init__(
-            counted
+            {name: In(range(most + 1)) for name, most in self.most.items()}
             | {
                 "set_phase": In(1),
                 "phase": In(PHASE_BITS),
@@ -43,21 +56,105 @@ class Counters(wiring.Component):
                 "words": Out(word_stream()),
             }
         )
+        self._number = Signal(range(COUNT))  # of the counter whose turn it is
+        self._turn = Signal(COUNT, init=1)  # the same, a bit for each
+        self._visits = Signal()  # in this cycle
+        self._copies = Signal()  # what was moved aside, this round
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
-        values = [Signal(WORD_BITS, name=f"value_{counter.name}") for counter in COUNTERS]
-        copies = [Signal(WORD_BITS, name=f"copy_{counter.name}") for counter in COUNTERS]
-        for counter, value in zip(COUNTERS, values, strict=True):
-            if counter.name != "phase":
-                m.d.sync += value.eq(value + getattr(self, counter.name))
-        with m.If(self.set_phase):
-            m.d.sync += values[COUNTER_INDEX["phase"]].eq(self.phase)
-        with m.If(self.clear):
-            m.d.sync += [value.eq(0) for value in values]
-        with m.If(self.words.ready):
-            m.d.sync += [here.eq(above) for here, above in pairwise(copies)]
+        self._take_turns(m)
+        narrow = self._count(m)
+        aside = [
+            Signal.like(value, name=f"aside_{counter.name}") for counter, value in zip(COUNTERS, narrow, strict=True)
+        ]
         with m.If(self.snapshot):
-            m.d.sync += [copy.eq(value) for copy, value in zip(copies, values, strict=True)]
-        m.d.comb += [self.words.valid.eq(1), self.words.payload.eq(copies[0])]
+            m.d.sync += [kept.eq(value) for kept, value in zip(aside, narrow, strict=True)]
+        visit = Signal(_visit_layout(max(len(value) for value in narrow)))
+        m.d.comb += [
+            visit.valid.eq(self._visits),
+            visit.copies.eq(self._copies),
+            visit.number.eq(self._number),
+            visit.starts.eq(self._starts(m)),
+            visit.counted.eq(Mux(self._copies, self._of_this_turn(aside), self._of_this_turn(narrow))),
+        ]
+        self._copy(m, *self._add(m, visit))
         return m
+
+    def _of_this_turn(self, values: list[Signal]) -> Value:
+        """One of the values. Most are narrower than the widest, so ANDs and ORs take less than a multiplexer."""
+        return reduce(or_, (Mux(turn, value, 0) for turn, value in zip(self._turn, values, strict=True)))
+
+    def _take_turns(self, m: Module) -> None:
+        pauses = Signal()  # the sum of the last visit before a snapshot is being stored
+        m.d.comb += self._visits.eq(~self.snapshot & ~pauses)
+        m.d.sync += pauses.eq(self.snapshot)
+        with m.If(self.snapshot):
+            m.d.sync += [self._number.eq(0), self._turn.eq(1), self._copies.eq(1)]
+        with m.Elif(~pauses):
+            m.d.sync += [self._number.eq(self._number + 1), self._turn.eq(self._turn.rotate_left(1))]
+            with m.If(self._number == COUNT - 1):
+                m.d.sync += [self._number.eq(0), self._copies.eq(0)]
+
+    def _count(self, m: Module) -> list[Signal]:
+        """The narrow counters; the phase is one that stays."""
+        narrow = []
+        for counter, turn in zip(COUNTERS, self._turn, strict=True):
+            if counter.name == "phase":
+                value = Signal(PHASE_BITS, name="phase_now")
+                with m.If(self.set_phase):
+                    m.d.sync += value.eq(self.phase)
+            else:
+                value = Signal(range(LONGEST_COUNT * self.most[counter.name] + 1), name=f"narrow_{counter.name}")
+                moved = self.snapshot | (self._visits & ~self._copies & turn)
+                m.d.sync += value.eq(value + getattr(self, counter.name))
+                with m.If(moved):
+                    m.d.sync += value.eq(getattr(self, counter.name))
+            with m.If(self.clear):
+                m.d.sync += value.eq(0)
+            narrow.append(value)
+        return narrow
+
+    def _starts(self, m: Module) -> Value:
+        """Whether the sum starts at zero: at the first visit after `clear`; that of the phase at each."""
+        cleared = Signal(COUNT, init=2**COUNT - 1)
+        m.d.sync += cleared.eq(cleared & ~Mux(self._visits, self._turn, 0))
+        with m.If(self.clear):
+            m.d.sync += cleared.eq(cleared.init)
+        return (cleared & self._turn).any() | self._turn[COUNTER_INDEX["phase"]]
+
+    def _add(self, m: Module, visit: data.View) -> tuple[data.View, Signal]:
+        """Read, add, store, a cycle each; the visit whose sum is stored in this cycle, and the sum."""
+        m.submodules.sums = sums = memory.Memory(shape=WORD_BITS, depth=COUNT, init=[], attrs=NO_COLLISIONS)
+        read_port, write_port = sums.read_port(domain="comb"), sums.write_port()
+        adds, stores = Signal.like(visit), Signal.like(visit)
+        before, total = Signal(WORD_BITS, reset_less=True), Signal(WORD_BITS, reset_less=True)
+        m.d.comb += read_port.addr.eq(visit.number)
+        m.d.sync += [before.eq(read_port.data), adds.eq(visit), stores.eq(adds), total.eq(before + adds.counted)]
+        with m.If(visit.starts):
+            m.d.sync += before.eq(0)
+        m.d.comb += [write_port.en.eq(stores.valid), write_port.addr.eq(stores.number), write_port.data.eq(total)]
+        return stores, total
+
+    def _copy(self, m: Module, stores: data.View, total: Signal) -> None:
+        """The sums of what was moved aside, and their way out."""
+        m.submodules.copy = copy = memory.Memory(shape=WORD_BITS, depth=COUNT, init=[], attrs=NO_COLLISIONS)
+        read_port, write_port = copy.read_port(domain="comb"), copy.write_port()
+        written, sent, next_ = Signal(range(COUNT + 1)), Signal(range(COUNT + 1)), Signal(range(COUNT + 1))
+        m.d.comb += [
+            write_port.en.eq(stores.valid & stores.copies),
+            write_port.addr.eq(stores.number),
+            write_port.data.eq(total),
+            next_.eq(sent + (self.words.valid & self.words.ready)),
+            read_port.addr.eq(next_),
+        ]
+        m.d.sync += [sent.eq(next_), self.words.payload.eq(read_port.data), self.words.valid.eq(next_ < written)]
+        with m.If(write_port.en):
+            m.d.sync += written.eq(stores.number + 1)
+        with m.If(self.snapshot):
+            m.d.sync += [sent.eq(0), written.eq(0), self.words.valid.eq(0)]
+
+
+def _visit_layout(counted_bits: int) -> data.StructLayout:
+    """A visit of a counter: its sum, or zero if it `starts`, plus `counted`; if it `copies`, that is a word, too."""
+    return data.StructLayout({"valid": 1, "copies": 1, "number": range(COUNT), "starts": 1, "counted": counted_bits})

@@ -562,8 +562,8 @@ class Sequencer(wiring.Component):
     UPDATE, WEIGHTS  the LOAD before it; commands behind it for its end
     SYNC, MARK, RESET  all of it; refused ones too, so that answers keep their order
 
-    A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), one
-    to take a snapshot, one per data word either way, and its waits; UPDATE and WEIGHTS `update_cycles` and one more,
+    A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), five
+    for a snapshot, one per data word either way, and its waits; UPDATE and WEIGHTS `update_cycles` and one more,
     READ of STORE one more; a quiet one takes a cycle less. Replies that are not taken hold up later commands, never
     gather unit, engine and readout. Reset drops the command at hand; the tensor table keeps what it holds.
     """
