@@ -96,7 +96,7 @@ def end_mutant(old: str, new: str) -> Property:
 
 #: Designs with one mistake each: property, text of the design, text in its place, cycles that show the mistake.
 MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
-    "word of an earlier pass is multiplied": (word_mutant, "(taken & ~self.move)", "taken", 8),
+    "word of an earlier pass is multiplied": (word_mutant, "(self.taken & ~self.move)", "self.taken", 8),
     "element without a word goes on with the last": (word_mutant, "m.d.sync += held.eq(0)", "pass", 8),
     "a pass begins without all its words": (packing_mutant, "(~self._fetching | fetched_all)", "1", 30),
     "a pass too many": (packing_mutant, "self._coming.eq(~last_pass)", "self._coming.eq(1)", 30),

@@ -1,8 +1,6 @@
 """Measures what PSG adds to the array: ECP5 cells after `nextpnr-ecp5 --pack-only`.
 
-    python docs/decisions/measure_psg_area.py [CONFIG ...]
-
-Each part is counted as often as it is there.
+python docs/decisions/measure_psg_area.py [CONFIG ...]
 """
 
 import sys
@@ -12,11 +10,30 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst_hdl.compare import Comparator
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
-from bitfirst_hdl.element import OwnWord
+from bitfirst_hdl.element import OwnWord, segment_bits, segment_count
 from bitfirst_hdl.operands import _one_of
-from bitfirst_hdl.packed import PackedWalk
+from bitfirst_hdl.packed import GatedCount, PackedWalk
 from bitfirst_hdl.readout import ABREAST
 from measure_element import cells
+
+
+class Words(wiring.Component):
+    """The words of all elements of one row of the array."""
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        word = In(segment_bits(config)).array(segment_count(config))
+        held = Out(segment_bits(config)).array(segment_count(config)).array(config.columns)
+        super().__init__({"a": word, "take": In(config.columns), "move": In(1), "held": held})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for take, held in zip(self.take, self.held, strict=True):
+            m.submodules += (word := OwnWord(self.config))
+            m.d.comb += [word.take.eq(take), word.move.eq(self.move)]
+            m.d.comb += [given.eq(part) for given, part in zip(word.a, self.a, strict=True)]
+            m.d.comb += [part.eq(value) for part, value in zip(held, word.held, strict=True)]
+        return m
 
 
 class Choice(wiring.Component):
@@ -41,9 +58,9 @@ class Choice(wiring.Component):
 
 
 def measure(config: ArrayConfig) -> None:
-    elements = config.rows * config.columns
     parts = [
-        ("word of an element", elements, OwnWord(config)),
+        ("words of elements of a row", config.rows, Words(config)),
+        ("count of gated elements", 1, GatedCount(config)),
         ("B's choice of columns", 1, Choice(config)),
         ("walk of packed MATMULs", 1, PackedWalk(config)),
         ("comparator", 1, Comparator(ABREAST)),

@@ -34,6 +34,8 @@ class Array(wiring.Component):
         Elements that take their array row's digits: those of a step at least two cycles before it.
     move : In(1)
         As in `OwnWord`: a step multiplies what was moved in the cycle before it or earlier.
+    taken : Out(C) x R
+        Elements that have taken something since the last move, as in `OwnWord`; only with packed MATMULs.
     b : In(64) x b_row_words
         One row of the B memory: L bits for each array column, of this step.
     control : In(StepControl)
@@ -57,6 +59,7 @@ class Array(wiring.Component):
                 "a": In(WORD_BITS).array(config.a_row_words),
                 "take": In(config.columns).array(config.rows),
                 "move": In(1),
+                "taken": Out(config.columns).array(config.rows),
                 "b": In(WORD_BITS).array(config.b_row_words),
                 "control": In(StepControl),
                 "drain_valid": Out(1),
@@ -82,6 +85,8 @@ class Array(wiring.Component):
         step, load = self._delayed_control(m)
 
         own = self._own_words(m)
+        if config.packs:
+            m.d.comb += [self.taken[row].eq(Cat(word.taken for word in words)) for row, words in enumerate(own)]
         elements = [[Element(config) for _ in range(config.columns)] for _ in range(config.rows)]
         counts = []
         for column in range(config.columns):

@@ -44,7 +44,12 @@ class Counters(wiring.Component):
     """
 
     def __init__(self, config: ArrayConfig) -> None:
-        most = {"serial_ones": config.columns * config.lanes, "elements_read": ABREAST, "saturated": ABREAST}
+        most = {
+            "serial_ones": config.columns * config.lanes,
+            "gated_steps": config.rows * config.columns,
+            "elements_read": ABREAST,
+            "saturated": ABREAST,
+        }
         self.most = {counter.name: most.get(counter.name, 1) for counter in COUNTERS if counter.name != "phase"}
         super().__init__(
             {name: In(range(most + 1)) for name, most in self.most.items()}

@@ -206,6 +206,8 @@ class OwnWord(wiring.Component):
     move : In(1)
         From the next cycle on multiply what was taken since the last move, before this cycle; zeros if nothing was.
     held : Out(segment_bits) x segment_count
+    taken : Out(1)
+        Something was taken since the last move, before this cycle.
 
     No back-pressure. Reset: nothing is taken; `held` is undefined until the first move.
     """
@@ -213,14 +215,20 @@ class OwnWord(wiring.Component):
     def __init__(self, config: ArrayConfig) -> None:
         word = segment_bits(config), segment_count(config)
         super().__init__(
-            {"a": In(word[0]).array(word[1]), "take": In(1), "move": In(1), "held": Out(word[0]).array(word[1])}
+            {
+                "a": In(word[0]).array(word[1]),
+                "take": In(1),
+                "move": In(1),
+                "held": Out(word[0]).array(word[1]),
+                "taken": Out(1),
+            }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        taken, clear = Signal(), Signal()
-        m.d.sync += taken.eq(self.take | (taken & ~self.move))
-        m.d.comb += clear.eq(self.move & ~taken)
+        clear = Signal()
+        m.d.sync += self.taken.eq(self.take | (self.taken & ~self.move))
+        m.d.comb += clear.eq(self.move & ~self.taken)
         for index, (word, held) in enumerate(zip(self.a, self.held, strict=True)):
             front = Signal.like(word, name=f"front_{index}", reset_less=True)
             with m.If(self.take):

@@ -9,7 +9,7 @@ from .config import ArrayConfig
 from .contract import packets
 from .contract.packets import OCTET_BITS
 from .operands import AMemory, BMemory
-from .packed import PackedWalk, take_cycles
+from .packed import GatedCount, PackedWalk, take_cycles
 from .ports import CellWrite, EngineEvents, MemoryWrite, SumRead
 from .sums import PartialSums
 from .walking import Cells, Countdown, pass_layout
@@ -249,7 +249,8 @@ class MatmulEngine(wiring.Component):
     events : Out(EngineEvents(config))
         `busy` is high for `config.matmul_cycles(...)` (`packed_cycles`) cycles for each MATMUL, however close the one
         before it was.
-        `serial_ones` is 0 but for one cycle per step, a fixed delay later. All are out before `busy` (below) falls.
+        `serial_ones` and `gated` are 0 but for one cycle per step, each a fixed delay later. All are out before `busy`
+        (below) falls.
     walking : Out(1)
         From the cycle after `start` is taken to the MATMUL's last step: its cells are being read.
     storing : Out(1)
@@ -335,6 +336,8 @@ class MatmulEngine(wiring.Component):
             self.events.overflow.eq(partial_sums.overflow),
             self.events.serial_ones.eq(array.ones),
         ]
+        if config.packs:
+            self._count_gated(m, packed, array)
         return m
 
     def _feed(
@@ -360,6 +363,21 @@ class MatmulEngine(wiring.Component):
             ]
         for column in range(config.columns):
             m.d.comb += b.choice[column].eq(Mux(is_packed, packed.choice[column], column % config.group_columns))
+
+    def _count_gated(self, m: Module, packed: PackedWalk, array: Array) -> None:
+        """A step's count comes when that of its pass is there, whose words are swapped after its first step."""
+        m.submodules.gated = gated = GatedCount(self.config)
+        m.d.comb += [gated.taken[row].eq(taken) for row, taken in enumerate(array.taken)]
+        latency = take_cycles(self.config) + gated.latency
+        assert latency <= self.config.matmul_tail_cycles
+        counts = packed.step
+        for cycle in range(latency):
+            later = Signal(name=f"counts_{cycle}")
+            m.d.sync += later.eq(counts)
+            counts = later
+        m.d.comb += gated.swap.eq(packed.swap)
+        with m.If(counts):
+            m.d.comb += self.events.gated.eq(gated.count)
 
     def _time_storing(self, m: Module, ends: Signal) -> Signal:
         """Time `storing`; returns whether two MATMULs still store."""

@@ -1,6 +1,9 @@
 """The walk of a packed MATMUL: each element multiplies a row of A and a column of B of its own, as PROGRAM says."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -69,6 +72,40 @@ class Program(wiring.Component):
                 m.d.sync += word.eq(read_port.data)
             words.append(word)
         m.d.comb += self.row.eq(Cat(words))
+        return m
+
+
+def _zeros(bits: Value) -> Value:
+    """How many there are; four bits in a look-up each, which takes less than adders do."""
+    parts = (bits[place : place + 4] for place in range(0, len(bits), 4))
+    return sum(Array(len(part) - number.bit_count() for number in range(2 ** len(part)))[part] for part in parts)
+
+
+class GatedCount(wiring.Component):
+    """Counts, a row of the array a cycle, the elements that have nothing to multiply in a pass.
+
+    taken  in(C) x R           as in `Array`
+    swap   in(1)               as in `PackedWalk`: at least R cycles apart
+    count  out(range(R*C + 1)) those that had taken nothing at the last swap `latency` cycles ago or more
+    """
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.latency = config.rows + 1
+        taken = In(config.columns).array(config.rows)
+        super().__init__({"taken": taken, "swap": In(1), "count": Out(range(config.rows * config.columns + 1))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        turn, total = Signal(len(self.taken)), Signal.like(self.count)  # a bit for each row
+        rows = [Signal(len(taken), name=f"row_{row}", reset_less=True) for row, taken in enumerate(self.taken)]
+        taken = reduce(or_, (Mux(now, row, 0) for now, row in zip(turn, rows, strict=True)))
+        counted = total + _zeros(taken)
+        m.d.sync += [turn.eq(Cat(self.swap, turn)), total.eq(counted)]
+        with m.If(self.swap):
+            m.d.sync += total.eq(0)
+            m.d.sync += [row.eq(taken) for row, taken in zip(rows, self.taken, strict=True)]
+        with m.If(turn[-1]):
+            m.d.sync += self.count.eq(counted)
         return m
 
 

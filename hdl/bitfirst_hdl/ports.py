@@ -130,6 +130,7 @@ class EngineEvents(wiring.Signature):
 
     busy, step, stall, overflow  out(1) each; `overflow`: some sum left 48 bits
     serial_ones                  out; one bits of the B planes fed, when `step` (same cycle, or a fixed delay)
+    gated                        out; elements with nothing to do, likewise
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -140,6 +141,7 @@ class EngineEvents(wiring.Signature):
                 "stall": Out(1),
                 "overflow": Out(1),
                 "serial_ones": Out(range(config.columns * config.lanes + 1)),
+                "gated": Out(range(config.rows * config.columns + 1)),
             }
         )
 

@@ -562,7 +562,7 @@ class Sequencer(wiring.Component):
     UPDATE, WEIGHTS  the LOAD before it; commands behind it for its end
     SYNC, MARK, RESET  all of it; refused ones too, so that answers keep their order
 
-    A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), five
+    A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), 5
     for a snapshot, one per data word either way, and its waits; UPDATE and WEIGHTS `update_cycles` and one more,
     READ of STORE one more; a quiet one takes a cycle less. Replies that are not taken hold up later commands, never
     gather unit, engine and readout. Reset drops the command at hand; the tensor table keeps what it holds.
@@ -943,7 +943,11 @@ class Sequencer(wiring.Component):
                 with m.Case(Opcode.PING):
                     m.d.comb += self.data.payload.eq(packets.Ping(self._bits).token)
                 with m.Default():
-                    m.d.comb += [self.data.payload.eq(self.counters.payload), self.counters.ready.eq(self.data.ready)]
+                    m.d.comb += [
+                        self.data.valid.eq(self.counters.valid),
+                        self.data.payload.eq(self.counters.payload),
+                        self.counters.ready.eq(self.data.ready),
+                    ]
             with m.If(self.data.valid & self.data.ready):
                 m.d.sync += sent.eq(sent + 1)
                 with m.If(sent == words - 1):

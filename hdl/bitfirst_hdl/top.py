@@ -136,6 +136,7 @@ class Core(wiring.Component):
             counters.array_steps.eq(engine.events.step),
             counters.stall_cycles.eq(engine.events.stall),
             counters.serial_ones.eq(engine.events.serial_ones),
+            counters.gated_steps.eq(engine.events.gated),
             counters.loads.eq(sequencer.load_started),
             counters.load_cycles.eq(gather.events.busy),
             counters.fetches_a.eq(gather.events.fetch_a),

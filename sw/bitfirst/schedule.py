@@ -258,8 +258,8 @@ class Builder:
         self.plans = plans
         self.tensors: dict[Cut, int] = {}
         self.counters = dict.fromkeys(
-            ("commands", "matmuls", "matmul_cycles", "array_steps", "stall_cycles", "loads", "load_cycles"), 0
-        ) | dict.fromkeys(("fetches_a", "fetches_b", "elements_read", "words_written"), 0)
+            ("commands", "matmuls", "matmul_cycles", "array_steps", "gated_steps", "stall_cycles"), 0
+        ) | dict.fromkeys(("loads", "load_cycles", "fetches_a", "fetches_b", "elements_read", "words_written"), 0)
         self.answer_words = 0
         self._cells = {Target.A: _Cells(config.a_cells), Target.B: _Cells(config.b_cells)}
         self._region = range(0, 0)

@@ -417,6 +417,7 @@ class _FinishBuilder(Builder):
         """The packed MATMULs of a block; before the first one the sums, and before another number of chunks PROGRAM."""
         config, shape = self.config, self.plans[index].shape
         chunks, tiles = tiles_of(block.depth, config.lanes), self._rectangle.tiles
+        gated = int((~self._rectangle.elements(config)[0]).sum())
         steps = self._write_sums() if block.first else []
         if chunks != self._chunks:
             steps += self._write_program(shape.a.octets * chunks, shape.b.octets * chunks)
@@ -437,8 +438,14 @@ class _FinishBuilder(Builder):
             }
             size = digits.slices, digits.planes, chunks
             cycles, stalls = config.packed_cycles([len(tile.words) for tile in tiles], *size)
-            array_steps = len(tiles) * digits.slices * digits.planes * chunks
-            self._count(matmuls=1, matmul_cycles=cycles, array_steps=array_steps, stall_cycles=stalls)
+            of_a_tile = digits.slices * digits.planes * chunks
+            self._count(
+                matmuls=1,
+                matmul_cycles=cycles,
+                array_steps=len(tiles) * of_a_tile,
+                gated_steps=gated * of_a_tile,
+                stall_cycles=stalls,
+            )
             steps.append(Step(Opcode.MATMUL, fields, cycles=cycles))
         return steps
 

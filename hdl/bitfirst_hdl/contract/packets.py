@@ -11,7 +11,7 @@ The structs here are the only definition: the gateware views its signals through
 
 from amaranth.lib import data, enum
 
-CONTRACT_VERSION = 5
+CONTRACT_VERSION = 6
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 

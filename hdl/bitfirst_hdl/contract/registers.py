@@ -61,6 +61,13 @@ COUNTERS = (
     Counter("array_steps", "execution", "cycles", "Cycles in which the array took one slice word and one plane word."),
     Counter("stall_cycles", "execution", "cycles", "Cycles in which the array waited for its shadow registers."),
     Counter("serial_ones", "execution", "bits", "One bits among the B planes fed, summed over columns and steps."),
+    Counter(
+        "gated_steps",
+        "execution",
+        "element steps",
+        "Elements without a row of A, so with nothing to do, added up over the steps of packed MATMULs. Bit-MACs done: "
+        "(R * C * array_steps - gated_steps) * L * S.",
+    ),
     Counter("loads", "execution", "commands", "LOADs executed."),
     Counter("load_cycles", "execution", "cycles", "Cycles from the start of each LOAD to its last cell written."),
     Counter("fetches_a", "execution", "reads", "Reads of the store for operand A, two store words each."),

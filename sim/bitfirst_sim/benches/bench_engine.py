@@ -106,7 +106,15 @@ class Model:
         sizes = command["slices"], command["planes"], command["chunks"]
         cycles, stalls = self.config.packed_cycles([len(rows) for rows in tiles], *sizes)
         steps = len(tiles) * sizes[0] * sizes[1] * sizes[2]
-        return Counter(busy=cycles, step=steps, stall=stalls, serial_ones=ones)
+        gated = sum(self.gated(rows) for rows in tiles) * sizes[0] * sizes[1] * sizes[2]
+        return Counter(busy=cycles, step=steps, stall=stalls, serial_ones=ones, gated=gated)
+
+    def gated(self, rows: list["ProgramRow"]) -> int:
+        """Elements of a tile that no row of its program names."""
+        named = {
+            (r, c) for row in rows for r, mask in enumerate(row.mask) for c in range(mask.bit_length()) if mask >> c & 1
+        }
+        return self.config.rows * self.config.columns - len(named)
 
     def tiles_of_program(self, command: dict[str, int]) -> Iterator[list["ProgramRow"]]:
         place = command["program"]
@@ -213,7 +221,7 @@ class Bench:
         """To the next edge; count what happened in the cycle before it."""
         dut = self.dut
         await RisingEdge(dut.clk)
-        for name in "busy", "step", "stall", "overflow", "serial_ones":
+        for name in "busy", "step", "stall", "overflow", "serial_ones", "gated":
             self.events[name] += common.value(getattr(dut, f"events__{name}"))
         walking, storing = common.value(dut.walking), common.value(dut.storing)
         assert common.value(dut.busy) == walking | storing

@@ -41,7 +41,7 @@ def packed_seen_through(*changes: tuple[str, str]) -> ModuleType:
 
 def element_seen_through(*changes: tuple[str, str]) -> ModuleType:
     """`bitfirst_hdl.element` with `changes` in its source; a word of A shows its registers."""
-    return altered(element, *changes, (_FRONT, f"            self.inside = front, taken\n{_FRONT}"))
+    return altered(element, *changes, (_FRONT, f"            self.inside = front, self.taken\n{_FRONT}"))
 
 
 class OwnWords(Property):

@@ -172,6 +172,7 @@ class Commands(Property):
             unit.update.ready.eq(~self.updater.busy),
             unit.updating.eq(self.updater.busy),
             unit.stored.valid.eq(1),
+            unit.counters.valid.eq(AnySeq(1)),
             self.store_ends.eq((self.stored != 0) & AnySeq(1)),
             Assert((self.stored + self.walk.busy) <= 2),
         ]
@@ -350,7 +351,8 @@ class Ends(Commands):
     """With checks, units and answers to READ that take `LIMIT` cycles at most, a command waits `WAIT_LIMIT` at most.
 
     From the cycle after its frame begins to the return to START, not counting cycles in which frames or replies hold it
-    up or data leave, it takes at most its words and a constant. So no sequence of commands ends in a deadlock.
+    up or data are sent (counters come after a few cycles, see `Counters`), it takes at most its words and a constant.
+    So no sequence of commands ends in a deadlock.
     """
 
     ends_in_time = True
@@ -368,7 +370,7 @@ class Ends(Commands):
         ]
         with m.If(begins):
             m.d.sync += [self.age.eq(0), self.length.eq(FrameStart(self.frames_data).length)]
-        with m.Elif(~(held_up | unit.data.valid)):
+        with m.Elif(~(held_up | ongoing["DATA"])):
             m.d.sync += self.age.eq(self.age + 1)
         most = self.length + 2 * LIMIT + WAIT_LIMIT + 5
         m.d.comb += [

@@ -379,6 +379,7 @@ class GoldenDevice:
         self._counters["matmuls"] += 1
         self._counters["matmul_cycles"] += cycles
         self._counters["array_steps"] += len(tiles) * slices * planes * chunks
+        self._counters["gated_steps"] += sum(int((~tile.used).sum()) for tile in tiles) * slices * planes * chunks
         self._counters["stall_cycles"] += stalls
         return _words()
 
