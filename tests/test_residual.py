@@ -174,4 +174,8 @@ def test_a_packed_matmul_does_for_the_listed_what_a_plain_one_does_for_all(name:
         [len(tile.words) for tile in tiles], *(fields[n] for n in ("slices", "planes", "chunks"))
     )
     assert device.counters["matmul_cycles"] == cycles and device.counters["stall_cycles"] == stalls
-    assert device.counters["array_steps"] == len(tiles) * fields["slices"] * 11 * 2
+    steps = fields["slices"] * 11 * 2  # of a tile
+    assert device.counters["array_steps"] == len(tiles) * steps
+    elements = len(tiles) * config.rows * config.columns
+    assert device.counters["gated_steps"] == (elements - int(listed.sum())) * steps > 0
+    assert plain.counters["gated_steps"] == 0

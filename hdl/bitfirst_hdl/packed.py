@@ -15,6 +15,9 @@ from .operands import NO_COLLISIONS, PLANE_BITS
 from .ports import MemoryWrite
 from .walking import Cells, Countdown, pass_layout
 
+#: `last` decides in the cycle in which it comes whether passes end; a block RAM would give it 5 ns later than this.
+NO_BLOCK = NO_COLLISIONS | {"ram_style": "distributed"}
+
 
 def take_cycles(config: ArrayConfig) -> int:
     """From a row of PROGRAM to its words at the elements: address, and the A memory's latency."""
@@ -55,24 +58,29 @@ class Program(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, words = self.config, []
-        for index in range(config.program_words):
-            width = min(WORD_BITS, config.program_bits - index * WORD_BITS)
-            store = memory.Memory(shape=width, depth=PROGRAM_ROWS, init=[], attrs=NO_COLLISIONS)
-            m.submodules[f"word_{index}"] = store
-            read_port, write_port = store.read_port(domain="comb"), store.write_port()
-            word = Signal(width, name=f"word_{index}", reset_less=True)
-            m.d.comb += [
-                write_port.en.eq(self.write.valid & (self.write.word == index)),
-                write_port.addr.eq(self.write.row),
-                write_port.data.eq(self.write.data),
-                read_port.addr.eq(self.place),
-            ]
-            with m.If(self.fetch):
-                m.d.sync += word.eq(read_port.data)
-            words.append(word)
+        words = []
+        for index in range(self.config.program_words):
+            width = min(WORD_BITS, self.config.program_bits - index * WORD_BITS)
+            words += [self._bits(m, 0, 0, 1, NO_BLOCK)] if index == 0 else []
+            words.append(self._bits(m, index, int(index == 0), width, NO_COLLISIONS))
         m.d.comb += self.row.eq(Cat(words))
         return m
+
+    def _bits(self, m: Module, index: int, first: int, end: int, attrs: dict[str, object]) -> Signal:
+        """Bits `first` to `end` of word `index` of the row fetched."""
+        store = memory.Memory(shape=end - first, depth=PROGRAM_ROWS, init=[], attrs=attrs)
+        m.submodules[f"word_{index}_{first}"] = store
+        read_port, write_port = store.read_port(domain="comb"), store.write_port()
+        bits = Signal(end - first, name=f"word_{index}_{first}", reset_less=True)
+        m.d.comb += [
+            write_port.en.eq(self.write.valid & (self.write.word == index)),
+            write_port.addr.eq(self.write.row),
+            write_port.data.eq(self.write.data[first:end]),
+            read_port.addr.eq(self.place),
+        ]
+        with m.If(self.fetch):
+            m.d.sync += bits.eq(read_port.data)
+        return bits
 
 
 def _zeros(bits: Value) -> Value:

@@ -245,6 +245,7 @@ def comparison(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 PHASE_COLUMNS = {
     "cycles": "cycles",
     "array steps": "array_steps",
+    "gated element steps": "gated_steps",
     "stalls": "stall_cycles",
     "matrix products": "matmul_cycles",
     "MATMULs": "matmuls",
