@@ -26,17 +26,8 @@ from . import units
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 WRAPPER = Path(__file__).with_name("wrapper.sv")
-VERILATOR_FLAGS = (
-    "--cc",
-    "--prefix",
-    "Vcore",
-    "--top-module",
-    "simulated",
-    "--no-assert",
-    "--no-timing",
-    "--timescale",
-    "1ps/1ps",
-)
+VERILATOR_FLAGS = ("--cc", "--prefix", "Vcore", "--top-module", "simulated")
+VERILATOR_FLAGS += ("--no-assert", "--no-timing", "--timescale", "1ps/1ps")
 VERILATOR_FLAGS += ("--x-assign", "fast", "--x-initial", "fast", "-O3", "--output-split", "20000")
 VERILATOR_FLAGS += ("-Wno-fatal",)  # `lint` is where warnings count
 COMPILER_FLAGS = ("-std=c++17", "-DVL_TIME_CONTEXT")
