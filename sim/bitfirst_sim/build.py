@@ -22,9 +22,12 @@ from bitfirst.errors import BitfirstError
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import ArrayConfig
 
+from . import units
+
 HARNESS = Path(__file__).with_name("harness.cpp")
 WRAPPER = Path(__file__).with_name("wrapper.sv")
-VERILATOR_FLAGS = ("--cc", "--prefix", "Vcore", "--no-assert", "--no-timing", "--timescale", "1ps/1ps")
+VERILATOR_FLAGS = ("--cc", "--prefix", "Vcore", "--top-module", "simulated")
+VERILATOR_FLAGS += ("--no-assert", "--no-timing", "--timescale", "1ps/1ps")
 VERILATOR_FLAGS += ("--x-assign", "fast", "--x-initial", "fast", "-O3", "--output-split", "20000")
 VERILATOR_FLAGS += ("-Wno-fatal",)  # `lint` is where warnings count
 COMPILER_FLAGS = ("-std=c++17", "-DVL_TIME_CONTEXT")
@@ -131,8 +134,10 @@ def lint(text: str) -> None:
         _verilator("--lint-only", "-Wall", *waived, "core.v", cwd=directory)
 
 
-def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool = False) -> Path:
+def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool = False, checked: bool = False) -> Path:
     """Compile Verilog with the ports of `bitfirst_hdl.top.Core` into an executable; returns its path.
+
+    `checked`: it stops where a unit that rests would change (see `units`).
 
     The executable is cached under a hash of the Verilog, the harness, all flags and tool versions; `fresh` compiles
     it all the same. Processes that want the same one wait for each other. Raises `BuildError` when a tool is missing
@@ -140,15 +145,18 @@ def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool 
     """
     compiler = find_compiler()
     compiler_version = _run([*compiler, "--version"], "set CXX to a working C++ compiler").splitlines()[0]
+    edge, top = "posedge" if trace else "edge", _top_name(text)
+    core, clocks, count = units.divide(text, top, () if trace else units.UNITS, checked)
+    core = core.replace("@(posedge clk)", f"@({edge} clk)")
     flags = [*COMPILER_FLAGS, f"-DLINK_BITS={link_bits}", f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}"]
-    edge = "posedge" if trace else "edge"
-    defines = {"CORE": _top_name(text), "LINK_BITS": link_bits, "EDGE": edge}
+    defines = {"CORE": top, "LINK_BITS": link_bits, "EDGE": edge, "UNITS": max(1, count)}
     verilator_flags = [*VERILATOR_FLAGS, *(f"+define+{name}={value}" for name, value in defines.items())]
     verilator_flags += ["--trace-vcd"] if trace else []
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
     key = _digest(
-        text,
+        core,
+        clocks,
         HARNESS.read_text(),
         WRAPPER.read_text(),
         verilator_flags,
@@ -163,7 +171,8 @@ def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool 
     with _locked(path):
         if fresh or not path.exists():
             with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
-                (Path(directory) / "core.v").write_text(text.replace("@(posedge clk)", f"@({edge} clk)"))
+                (Path(directory) / "core.v").write_text(core)
+                (Path(directory) / "clocks.svh").write_text(clocks)
                 _compile(Path(directory), verilator_flags, [*compiler, *flags], fast, trace)
                 (Path(directory) / "simulator").replace(path)
     return path

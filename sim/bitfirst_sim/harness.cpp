@@ -154,6 +154,7 @@ private:
 
     // One cycle. Without waveforms the device is clocked by both edges, so that this is one evaluation.
     void tick() {
+        core.clocks ^= core.moves;  // as they are after the evaluation before
         core.clk = !core.clk;
         core.eval();
         dump();
@@ -227,6 +228,12 @@ void serve() {
 
 void exchange(svBit taken, svBit given, const svBitVecVal* word, svBit* offered, svBitVecVal* next_word, svBit* takes) {
     board->exchange(taken, given, word, offered, next_word, takes);
+}
+
+void resting_unit_changes(const char* unit_name, const char* register_name) {
+    std::fprintf(stderr, "%s changes %s in cycle %llu, in which it rests\n", unit_name, register_name,
+                 static_cast<unsigned long long>(board->cycles));
+    std::_Exit(1);
 }
 
 int main(int argc, char** argv) {

@@ -2,6 +2,8 @@
 // edge; so the device has no inputs but the clock, and one evaluation makes a cycle, with nothing computed twice.
 //
 // resting  nothing to do before the next word comes
+// clocks   of the core's units, see units.py: each is to be turned with `clk` where its bit of `moves` was high after the
+//          evaluation before
 //
 // Power-up leaves every register as a reset does, so the reset stays low: it costs nothing in each register then.
 
@@ -16,8 +18,27 @@ import "DPI-C" function void exchange(
     output bit takes
 );
 
+// Ends the simulation: a unit that rests would change a register. Only in checked text, see units.py.
+import "DPI-C" function void resting_unit_changes(input string unit_name, input string register_name);
+
+// moves    a unit may change in this cycle: it does so while `wanted`, and `SETTLES` cycles longer, also from power-up on
+module unit_clock #(
+    parameter bit [7:0] SETTLES = 0
+) (
+    input clk,
+    input wanted,
+    output moves
+);
+    bit [7:0] left = SETTLES;
+
+    always @(`EDGE clk) left <= wanted ? SETTLES : left - 8'(left != 0);
+    assign moves = wanted | (left != 0);
+endmodule
+
 module simulated (
     input clk,
+    input [`UNITS-1:0] clocks,
+    output [`UNITS-1:0] moves,
     output resting
 );
     wire rx_ready, tx_valid, idle;
@@ -38,6 +59,7 @@ module simulated (
     );
 
     assign resting = idle & ~tx_valid;
+    `include "clocks.svh"
 
     always @(`EDGE clk) begin
         exchange(rx_valid & rx_ready, tx_valid & tx_ready, tx_payload, offered, next_word, takes);
