@@ -58,7 +58,7 @@ def test_units_at_rest_stand_still(checked: None) -> None:
     ("name", "fields", "register"),
     [
         ("readout", {"settles": 4}, ""),
-        ("engine", {"moves": "core.engine.busy | core.engine.start__valid"}, "word_"),
+        ("engine", {"moves": "core.engine.busy | core.engine.start__valid"}, "word_|ahead"),
         ("partial_sums", {"loose": ""}, "corrected_|shifted_|added_|slices_left"),
     ],
 )

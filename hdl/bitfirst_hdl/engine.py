@@ -140,8 +140,12 @@ class Walk(wiring.Component):
         """High when enough cycles have gone by since the last pass ended."""
         wait = Signal(range(self.config.drain_cycles + 1))
         may_end = Signal(init=1)
-        with m.If(self._turn_pass | self.other_ends):
-            m.d.sync += [wait.eq(self.config.drain_cycles - 1 + (self.ends | self.other_ends)), may_end.eq(0)]
+        other_ended = Signal()  # this walk begins later than a cycle behind it
+        m.d.sync += other_ended.eq(self.other_ends)
+        with m.If(self._turn_pass):
+            m.d.sync += [wait.eq(self.config.drain_cycles - 1 + self.ends), may_end.eq(0)]
+        with m.Elif(other_ended):
+            m.d.sync += [wait.eq(self.config.drain_cycles - 1), may_end.eq(0)]
         with m.Elif(wait != 0):
             m.d.sync += [wait.eq(wait - 1), may_end.eq(wait == 1)]
         return may_end

@@ -15,9 +15,6 @@ from .operands import NO_COLLISIONS, PLANE_BITS
 from .ports import MemoryWrite
 from .walking import Cells, Countdown, pass_layout
 
-#: `last` decides in the cycle in which it comes whether passes end; a block RAM would give it 5 ns later than this.
-NO_BLOCK = NO_COLLISIONS | {"ram_style": "distributed"}
-
 
 def take_cycles(config: ArrayConfig) -> int:
     """From a row of PROGRAM to its words at the elements: address, and the A memory's latency."""
@@ -37,56 +34,71 @@ def program_layout(config: ArrayConfig) -> data.StructLayout:
 class Program(wiring.Component):
     """The memory of programs.
 
+    What `last` says decides in the cycle in which it comes where the walk goes; out of the block RAM it would come 5 ns
+    later than a register. So it is there a second time, and read ahead of its row.
+
     write        in, `MemoryWrite`; not while a packed MATMUL walks
-    fetch        in(1)  fetch row `place`
+    prepare      in(1)  the first row to be fetched will be `place`
+    fetch        in(1)  fetch row `place`: the one prepared, the one behind that fetched last (behind the last row of
+                        the memory comes the first), or, with `again`, the one fetched last with `begins`
+    begins       in(1)  with `fetch`
+    again        in(1)  with `fetch`
     place        in
-    row          out, `program_layout`: the row fetched last, from the next cycle on
+    row          out, `program_layout`: the row fetched last, from the next cycle on; the memory's last row is a `last`
 
     The contents survive reset.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        super().__init__(
-            {
-                "write": In(MemoryWrite()),
-                "fetch": In(1),
-                "place": In(range(PROGRAM_ROWS)),
-                "row": Out(program_layout(config)),
-            }
-        )
+        controls = {name: In(1) for name in ("prepare", "fetch", "begins", "again")}
+        members = {"write": In(MemoryWrite()), "place": In(range(PROGRAM_ROWS)), "row": Out(program_layout(config))}
+        super().__init__(members | controls)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         words = []
         for index in range(self.config.program_words):
             width = min(WORD_BITS, self.config.program_bits - index * WORD_BITS)
-            words += [self._bits(m, 0, 0, 1, NO_BLOCK)] if index == 0 else []
-            words.append(self._bits(m, index, int(index == 0), width, NO_COLLISIONS))
-        m.d.comb += self.row.eq(Cat(words))
+            words.append(self._word(m, f"word_{index}", index, width, self.fetch, self.place))
+        m.d.comb += [self.row.eq(Cat(words)), self.row.last.eq(self._last(m))]
         return m
 
-    def _bits(self, m: Module, index: int, first: int, end: int, attrs: dict[str, object]) -> Signal:
-        """Bits `first` to `end` of word `index` of the row fetched."""
-        store = memory.Memory(shape=end - first, depth=PROGRAM_ROWS, init=[], attrs=attrs)
-        m.submodules[f"word_{index}_{first}"] = store
+    def _word(self, m: Module, name: str, index: int, width: int, fetch: Value, place: Value) -> Signal:
+        """The low bits of word `index` of the row fetched last."""
+        store = memory.Memory(shape=width, depth=PROGRAM_ROWS, init=[], attrs=NO_COLLISIONS)
+        m.submodules[name] = store
         read_port, write_port = store.read_port(domain="comb"), store.write_port()
-        bits = Signal(end - first, name=f"word_{index}_{first}", reset_less=True)
+        word = Signal(width, name=name, reset_less=True)
         m.d.comb += [
             write_port.en.eq(self.write.valid & (self.write.word == index)),
             write_port.addr.eq(self.write.row),
-            write_port.data.eq(self.write.data[first:end]),
-            read_port.addr.eq(self.place),
+            write_port.data.eq(self.write.data),
+            read_port.addr.eq(place),
         ]
+        with m.If(fetch):
+            m.d.sync += word.eq(read_port.data)
+        return word
+
+    def _last(self, m: Module) -> Signal:
+        place, reads = Signal.like(self.place), self.prepare | self.fetch
+        m.d.comb += place.eq(Mux(self.prepare, self.place, self.place + 1))
+        ahead, end_ahead = self._word(m, "ahead", 0, 1, reads, place), Signal()
+        with m.If(reads):
+            m.d.sync += end_ahead.eq(place == PROGRAM_ROWS - 1)
+        last, first_last, now = Signal(), Signal(), Signal()
+        m.d.comb += now.eq(Mux(self.again, first_last, ahead | end_ahead))
         with m.If(self.fetch):
-            m.d.sync += bits.eq(read_port.data)
-        return bits
+            m.d.sync += last.eq(now)
+            with m.If(self.begins):
+                m.d.sync += first_last.eq(now)
+        return last
 
 
-def _zeros(bits: Value) -> Value:
+def _ones(bits: Value) -> Value:
     """How many there are; four bits in a look-up each, which takes less than adders do."""
     parts = (bits[place : place + 4] for place in range(0, len(bits), 4))
-    return sum(Array(len(part) - number.bit_count() for number in range(2 ** len(part)))[part] for part in parts)
+    return sum(Array(number.bit_count() for number in range(2 ** len(part)))[part] for part in parts)
 
 
 class GatedCount(wiring.Component):
@@ -106,8 +118,8 @@ class GatedCount(wiring.Component):
         m = Module()
         turn, total = Signal(len(self.taken)), Signal.like(self.count)  # a bit for each row
         rows = [Signal(len(taken), name=f"row_{row}", reset_less=True) for row, taken in enumerate(self.taken)]
-        taken = reduce(or_, (Mux(now, row, 0) for now, row in zip(turn, rows, strict=True)))
-        counted = total + _zeros(taken)
+        gated = reduce(or_, (Mux(now, ~row, 0) for now, row in zip(turn, rows, strict=True)))
+        counted = total + _ones(gated)
         m.d.sync += [turn.eq(Cat(self.swap, turn)), total.eq(counted)]
         with m.If(self.swap):
             m.d.sync += total.eq(0)
@@ -165,7 +177,7 @@ class PackedWalk(wiring.Component):
                 "sums": Out(pass_layout(config)),
             }
         )
-        self._set_up, self._running = Signal(), Signal()
+        self._loaded, self._set_up, self._running = Signal(), Signal(), Signal()
         self._fetching = Signal()  # words of the next pass are to be fetched
         self._takes = Signal()  # the row of PROGRAM at hand is used in this cycle
         self._turn = Signal()  # the pass ends, and another one begins
@@ -202,7 +214,7 @@ class PackedWalk(wiring.Component):
 
     def _pace(self, m: Module, plane: Countdown, fetched_all: Signal, last_pass: Signal) -> None:
         """When passes begin and end; the first one is before all steps, the last one without words to fetch."""
-        loaded, stepping, left = Signal(), Signal(), Signal(range(self.config.drain_cycles + 1))
+        loaded, stepping, left = self._loaded, Signal(), Signal(range(self.config.drain_cycles + 1))
         stepped_all = ~stepping | plane.last
         m.d.sync += [loaded.eq(self.load), self._set_up.eq(loaded)]
         m.d.comb += [
@@ -231,18 +243,20 @@ class PackedWalk(wiring.Component):
 
     def _fetch_program(self, m: Module, program: Program, ends_tile: Signal) -> Signal:
         """One row of PROGRAM after the other, a tile's again for each pass; whether it is the last one of the pass."""
-        first, place, last = Signal(range(PROGRAM_ROWS)), Signal(range(PROGRAM_ROWS)), Signal()
-        behind = (place + 1)[: len(place)]
+        first, behind, last = Signal(range(PROGRAM_ROWS)), Signal(range(PROGRAM_ROWS)), Signal()
         m.d.comb += [
-            last.eq(program.row.last | (place == PROGRAM_ROWS - 1)),
+            last.eq(program.row.last),
+            program.prepare.eq(self._loaded),
             program.fetch.eq(self._set_up | self._takes),
-            program.place.eq(
-                Mux(self._set_up, self.command.program, Mux(last & ~ends_tile, first, behind))[: len(place)]
-            ),
+            program.begins.eq(self._set_up | (self._takes & last & ends_tile)),
+            program.again.eq(self._takes & last & ~ends_tile),
+            program.place.eq(Mux(last & ~ends_tile, first, behind)),
         ]
+        with m.If(self._loaded | self._set_up):
+            m.d.comb += program.place.eq(self.command.program)
         with m.If(program.fetch):
-            m.d.sync += place.eq(program.place)
-        with m.If(self._set_up | (self._takes & last & ends_tile)):
+            m.d.sync += behind.eq(program.place + 1)
+        with m.If(program.begins):
             m.d.sync += first.eq(program.place)
         return last
 

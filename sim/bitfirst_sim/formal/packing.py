@@ -18,7 +18,7 @@ from .prove import Property, altered
 CONFIG = ArrayConfig(rows=2, columns=4, a_cells=16, b_cells=16, sum_tiles=4, store_words=64, rx_words=1024)
 COUNT_BITS = 3  #: of slices, planes, chunks and tiles: each up to 7
 _LOOPS = "        ends_slice = chunk.last\n"
-_LAST = "        with m.If(program.fetch):\n            m.d.sync += place.eq(program.place)\n"
+_LAST = "        with m.If(program.fetch):\n            m.d.sync += behind.eq(program.place + 1)\n"
 _PACED = "        stepped_all = ~stepping | plane.last\n"
 _MASKS = "        config, row = self.config, program.row\n"
 _STAGE = '                later = Signal(config.columns, name=f"mask_{number}_{stage}")\n'
@@ -30,7 +30,7 @@ def packed_seen_through(*changes: tuple[str, str]) -> ModuleType:
     """`bitfirst_hdl.packed` with `changes` in its source and any program; the walk shows its registers."""
     seen = (
         (_LOOPS, f"        self.loops, self.row = (chunk, slice_, tile, plane), program.row\n{_LOOPS}"),
-        (_LAST, f"        self.last_row, self.places = last, (place, first)\n{_LAST}"),
+        (_LAST, f"        self.last_row, self.places = last, (behind, first)\n{_LAST}"),
         (_PACED, f"        self.paced = loaded, stepping\n{_PACED}"),
         (_MASKS, f"        self.stages = []\n{_MASKS}"),
         (_STAGE, f"{_STAGE}                self.stages.append(later)\n"),
@@ -203,8 +203,8 @@ class Passes(Property):
     def _program(self, m: Module, last: list) -> None:
         """A tile's rows again for each of its passes; behind them those of the next tile."""
         walk = self.walk
-        place, first = walk.places
-        fetched, began = Signal.like(place), Signal.like(first)
+        behind, first = walk.places
+        fetched, began = Signal.like(behind), Signal.like(first)
         again = walk.last_row & ~(last[1] & last[2])
         with m.If(walk._set_up):
             m.d.sync += [fetched.eq(self.command.program), began.eq(self.command.program)]
@@ -212,7 +212,10 @@ class Passes(Property):
             m.d.sync += fetched.eq(Mux(again, began, fetched + 1))
             with m.If(walk.last_row & ~again):
                 m.d.sync += began.eq(fetched + 1)
-        m.d.comb += Assert(~(walk._running & walk._coming) | ((place == fetched) & (first == began)), "rows of a tile")
+        m.d.comb += Assert(
+            ~(walk._running & walk._coming) | ((behind == (fetched + 1)[: len(behind)]) & (first == began)),
+            "rows of a tile",
+        )
 
 
 def _behind(place: list, limits: list) -> list:
