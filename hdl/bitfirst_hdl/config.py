@@ -71,8 +71,8 @@ class ArrayConfig:
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} = {value!r} must be a positive integer")
-        self._one_of("slice_bits", (1, 2, 4, 8))
-        self._one_of("link_bits", (8, 16, 32, 64))
+        self.one_of("slice_bits", (1, 2, 4, 8))
+        self.one_of("link_bits", (8, 16, 32, 64))
         self._power_of_two("lanes", GROUP, 256)
         self._power_of_two("rows", 1, 64)
         self._power_of_two("columns", 1, 64)
@@ -98,7 +98,7 @@ class ArrayConfig:
             raise ConfigError(f"features = {wanted!r} must be a list of some of {', '.join(FEATURES)}")
         object.__setattr__(self, "features", tuple(name for name in FEATURES if name in wanted))
 
-    def _one_of(self, name: str, allowed: tuple[int, ...]) -> None:
+    def one_of(self, name: str, allowed: tuple[int, ...]) -> None:
         if getattr(self, name) not in allowed:
             raise ConfigError(f"{name} = {getattr(self, name)} must be one of {', '.join(map(str, allowed))}")
 

@@ -212,7 +212,7 @@ class BMemory(wiring.Component):
             enable, clear, *choice = _registered(m, f"later_{stage}", enable, clear, *choice)
         for column, place in enumerate(choice):
             group = columns[column - column % config.group_columns :][: config.group_columns]
-            words += [_one_of(place, alike) for alike in zip(*group, strict=True)]
+            words += [one_of(place, alike) for alike in zip(*group, strict=True)]
         with m.If(enable):
             m.d.sync += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
         with m.If(clear):
@@ -263,7 +263,7 @@ def _registered(m: Module, name: str, *values: Value) -> list[Signal]:
     return later
 
 
-def _one_of(index: Value, values: Sequence[Value]) -> Value:
+def one_of(index: Value, values: Sequence[Value]) -> Value:
     """One of as many values as the index tells apart."""
     for bit in index:
         values = [Mux(bit, odd, even) for even, odd in zip(values[::2], values[1::2], strict=True)]

@@ -411,6 +411,7 @@ def bench_psg(
     out: Annotated[Path, typer.Option(help="Directory of the captured gradients.")] = Path("runs/psg-gradients"),
     steps: Annotated[int, typer.Option(min=20, help="Of the training that is captured.")] = 500,
     device: Device = "rtl:psg",
+    hardware: Annotated[bool, typer.Option(help="Logic and clock too, by yosys and nextpnr: half an hour.")] = False,
     as_json: Json = False,
 ) -> None:
     """PSG's predictors on gradients of a ResNet-20 in training, and three layers on a board against the golden model.
@@ -419,9 +420,13 @@ def bench_psg(
     """
 
     def work() -> Result:
-        from .benches.psg import bench_psg
+        from bitfirst_boards import psg_cost
 
-        return bench_psg(out, images, steps, device, Console(stderr=True).print)
+        from .benches.psg import bench_psg, with_hardware
+
+        report = Console(stderr=True).print
+        cost = psg_cost.run(report) if hardware else None
+        return with_hardware(bench_psg(out, images, steps, device, report), cost)
 
     def show(result: Result) -> Group:
         from .benches.psg import means

@@ -27,6 +27,7 @@ PREDICTORS = {
 PRESET = (psg_board.PREDICTOR, psg_board.REPAIR, psg_board.BETA)  #: predictor, repair, beta
 GOALS = (("exact", 0.67, 0.54), ("lagged", 0.62, 0.58))  #: tau, least share resolved, most bit-MACs of the product's
 MOST_WRONG, MOST_CYCLES = 0.02, 0.75
+MOST_LUT, LEAST_FMAX = 0.08, 0.97
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = 8 * 8, 16 * 8, 8 * 16  #: bit products of a MAC
 _IDENTITY = ("layer", "step", "predictor", "repair", "beta", "tau")  #: of a row
 SUMS = ("first", "rest", "x_high", "g_rest")
@@ -141,6 +142,17 @@ def bench_psg(
         "steps": steps,
         "device": device_url,
     }
+
+
+def with_hardware(result: dict[str, Any], cost: dict[str, Any] | None) -> dict[str, Any]:
+    """A result of `bench_psg` with what `bitfirst_boards.psg_cost` measured, and its goals; null where it did not."""
+    measured = cost or {"lut_overhead": None, "fmax_ratio": None}
+    wanted = (("lut_overhead", MOST_LUT, -1), ("fmax_ratio", LEAST_FMAX, 1)) if cost else ()
+    more = [
+        {"tau": "", "name": name, "value": cost[name], "goal": goal, "met": sign * cost[name] >= sign * goal}
+        for name, goal, sign in wanted
+    ]
+    return result | measured | {"goals": [*result["goals"], *more]}
 
 
 def study(folder: Path, steps: int = STEPS) -> list[dict[str, Any]]:
