@@ -57,7 +57,7 @@ def test_units_at_rest_stand_still(checked: None) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "register"),
     [
-        ("readout", {"settles": 4}, ""),
+        pytest.param("readout", {"settles": 4}, "", marks=pytest.mark.soak),
         ("engine", {"moves": "core.engine.busy | core.engine.start__valid"}, "word_|ahead"),
         ("partial_sums", {"loose": ""}, "corrected_|shifted_|added_|slices_left"),
     ],
@@ -71,6 +71,7 @@ def test_narrow_conditions_are_found(
         stress(7, 2000)
 
 
+@pytest.mark.soak
 def test_registers_that_are_looked_at_are_not_loose(checked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the `valid` that goes with cells of B among the loose ones, cells are written that nobody sent."""
     change(monkeypatch, "b_write", loose=r"planes_turn.*|taken_\d+|write_.*")
