@@ -7,9 +7,6 @@ A snapshot has the values of one cycle: all narrow counters move aside at once, 
 counter on, add what was moved aside; each result is also a word of the copy.
 """
 
-from functools import reduce
-from operator import or_
-
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -17,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from .config import ArrayConfig
 from .contract.packets import WORD_BITS
 from .contract.registers import COUNTER_INDEX, COUNTERS
-from .operands import NO_COLLISIONS
+from .operands import NO_COLLISIONS, one_in_turn
 from .ports import word_stream
 from .readout import ABREAST
 
@@ -81,14 +78,10 @@ class Counters(wiring.Component):
             visit.copies.eq(self._copies),
             visit.number.eq(self._number),
             visit.starts.eq(self._starts(m)),
-            visit.counted.eq(Mux(self._copies, self._of_this_turn(aside), self._of_this_turn(narrow))),
+            visit.counted.eq(Mux(self._copies, one_in_turn(self._turn, aside), one_in_turn(self._turn, narrow))),
         ]
         self._copy(m, *self._add(m, visit))
         return m
-
-    def _of_this_turn(self, values: list[Signal]) -> Value:
-        """One of the values. Most are narrower than the widest, so ANDs and ORs take less than a multiplexer."""
-        return reduce(or_, (Mux(turn, value, 0) for turn, value in zip(self._turn, values, strict=True)))
 
     def _take_turns(self, m: Module) -> None:
         pauses = Signal()  # the sum of the last visit before a snapshot is being stored

@@ -1,6 +1,8 @@
 """The operand memories: cells in, one row of slices (A) or planes (B) out in each array step."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
@@ -268,6 +270,15 @@ def one_of(index: Value, values: Sequence[Value]) -> Value:
     for bit in index:
         values = [Mux(bit, odd, even) for even, odd in zip(values[::2], values[1::2], strict=True)]
     return values[0]
+
+
+def one_in_turn(turn: Value, values: Sequence[Value]) -> Value:
+    """The one whose bit of `turn` is high, of which there is at most one; zeros if there is none.
+
+    On ECP5 its ANDs and ORs take less logic than a multiplexer of many values does.
+    """
+    chosen = (Mux(now, value, 0) for now, value in zip(turn, values, strict=True))
+    return reduce(or_, chosen)
 
 
 def _chosen(index: Value, values: Sequence[Value]) -> Value:

@@ -1,8 +1,5 @@
 """The walk of a packed MATMUL: each element multiplies a row of A and a column of B of its own, as PROGRAM says."""
 
-from functools import reduce
-from operator import or_
-
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -11,7 +8,7 @@ from .array import StepControl
 from .config import ArrayConfig
 from .contract import packets
 from .contract.packets import OCTET_BITS, PROGRAM_ROWS, WORD_BITS
-from .operands import NO_COLLISIONS, PLANE_BITS
+from .operands import NO_COLLISIONS, PLANE_BITS, one_in_turn
 from .ports import MemoryWrite
 from .walking import Cells, Countdown, pass_layout
 
@@ -118,8 +115,7 @@ class GatedCount(wiring.Component):
         m = Module()
         turn, total = Signal(len(self.taken)), Signal.like(self.count)  # a bit for each row
         rows = [Signal(len(taken), name=f"row_{row}", reset_less=True) for row, taken in enumerate(self.taken)]
-        gated = reduce(or_, (Mux(now, ~row, 0) for now, row in zip(turn, rows, strict=True)))
-        counted = total + _ones(gated)
+        counted = total + _ones(one_in_turn(turn, [~row for row in rows]))
         m.d.sync += [turn.eq(Cat(self.swap, turn)), total.eq(counted)]
         with m.If(self.swap):
             m.d.sync += total.eq(0)
