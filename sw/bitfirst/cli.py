@@ -425,8 +425,8 @@ def bench_psg(
         from .benches.psg import bench_psg, with_hardware
 
         report = Console(stderr=True).print
-        cost = psg_cost.run(report) if hardware else None
-        return with_hardware(bench_psg(out, images, steps, device, report), cost)
+        result = bench_psg(out, images, steps, device, report)
+        return with_hardware(result, psg_cost.run(report) if hardware else None)
 
     def show(result: Result) -> Group:
         from .benches.psg import means
