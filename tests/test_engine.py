@@ -43,7 +43,7 @@ def test_array(name: str) -> None:
 @configurations
 def test_engine(name: str) -> None:
     tests = run(MatmulEngine(CONFIGURATIONS[name]), name, "engine").tests
-    assert len(tests) == len(set(tests)) == 10
+    assert len(tests) == len(set(tests)) == 11
 
 
 def test_tree_latency_is_half_its_levels() -> None:

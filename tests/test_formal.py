@@ -102,14 +102,20 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     "a pass too many": (packing_mutant, "self._coming.eq(~last_pass)", "self._coming.eq(1)", 30),
     "elements are told of rows that are not taken": (
         packing_mutant,
-        "Mux(self._takes, row.mask[number], 0)",
+        "Mux(self._fetching, row.mask[number], 0)",
         "row.mask[number]",
         12,
     ),
     "all tiles in one": (
         packing_mutant,
-        "with m.Elif(self._turn & ends_tile):\n            m.d.sync += coming.row",
+        "with m.Elif(self._turned_tile):\n            m.d.sync += coming.row",
         "with m.Elif(0):\n            m.d.sync += coming.row",
+        30,
+    ),
+    "a tile ends with its first slice": (
+        packing_mutant,
+        'm.d.sync += [end.eq(_all(loops[: n + 1], "last"))',
+        'm.d.sync += [end.eq(_all(loops[:1], "last"))',
         30,
     ),
     "every pass replaces": (packing_mutant, "m.d.sync += coming.replace.eq(0)", "pass", 30),

@@ -261,10 +261,11 @@ class ArrayConfig:
     def operand_cycles(self) -> int:
         """A step to its operands at the elements.
 
-        B: block RAM, a cycle for each step of the rotation, choice of columns. A: block RAM, a register, and two words
-        in the element; it waits for B.
+        Both: rows that follow from the step, and which walk's rows are read. Then for B: block RAM, a cycle for each
+        step of the rotation, choice of columns. For A: block RAM, a register, and two words in the element; it waits
+        for B.
         """
-        return self.b_written_rows.bit_length() + 1
+        return self.b_written_rows.bit_length() + 3
 
     @property
     def tree_cycles(self) -> int:

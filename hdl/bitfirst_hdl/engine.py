@@ -40,19 +40,23 @@ class Walk(wiring.Component):
         High in `config.matmul_cycles` of these cycles: all but those in which the first pass, where it is short, waits
         for the drain of the MATMUL before. That waiting alone depends on when commands arrive.
     step : Out(1)
-        An operand row pair is read in this cycle.
-    doubles : Out(1)
-        In this cycle a step begins without operands: B counts as zeros.
+        A step is taken.
     stall : Out(1)
         The array waits for its shadow registers in a later pass than the first.
     ends : Out(1)
         This step, or doubling, is the last.
+    reads : Out(1)
+        A cycle behind `step`: its operand row pair is to be read.
     a_row, b_row : Out
-        Rows to read.
+        Which rows, with `reads`.
+    clears : Out(1)
+        A cycle behind a doubling: it takes zeros for B.
     control : Out(StepControl)
-        What this step, or doubling, means.
+        A cycle behind a step, or doubling: what it means.
     sums : Out(pass_layout(config))
-        Where the sums of the pass at hand go.
+        With `control.last`: where the sums of the pass go.
+
+    A step decides in one cycle what the next one is; what follows from it alone comes a cycle later.
 
     Passes end at least `config.drain_cycles` cycles apart, also across MATMULs: there one cycle more, in which the
     drain leaves the sums to a read.
@@ -68,9 +72,10 @@ class Walk(wiring.Component):
                 "walking": Out(1),
                 "counted": Out(1),
                 "step": Out(1),
-                "doubles": Out(1),
                 "stall": Out(1),
                 "ends": Out(1),
+                "reads": Out(1),
+                "clears": Out(1),
                 "a_row": Out(range(config.a_rows)),
                 "b_row": Out(range(config.b_rows)),
                 "control": Out(StepControl),
@@ -78,10 +83,13 @@ class Walk(wiring.Component):
             }
         )
         self._set_up = Signal()  # the counters start
-        # end_pass: this step, if it is taken, ends its pass; turn_x: it is taken, and ends its x
-        self._running, self._end_pass, self._turn_plane, self._turn_pass = Signal(), Signal(), Signal(), Signal()
-        self._turn_tile, self._turn_columns = Signal(), Signal()
+        self._running, self._doubles = Signal(), Signal()
         self._behind, self._go_behind = Signal(), Signal()  # behind the steps of a pass; this step leads there
+        # end_pass: this step, if it is taken, ends its pass; turn_x: it is taken, and ends its x
+        self._end_pass, self._turn_plane, self._turn_pass = Signal(), Signal(), Signal()
+        # a cycle later: it ended its x, or led behind the steps of its pass
+        self._plane_ended, self._pass_ended, self._went_behind = Signal(), Signal(), Signal()
+        self._tile_ended, self._columns_ended = Signal(), Signal()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -98,13 +106,20 @@ class Walk(wiring.Component):
         m.d.comb += [
             self._end_pass.eq(Mux(self._behind, last_doubling, last_step & ~below)),
             self.step.eq(goes & ~self._behind),
-            self.doubles.eq(goes & self._behind),
+            self._doubles.eq(goes & self._behind),
             self._go_behind.eq(self.step & last_step & below),
             self._turn_plane.eq(self.step & chunk.last),
             self._turn_pass.eq(self._running & may_end & self._end_pass),
-            self._turn_tile.eq(self._turn_pass & slice_.last),
-            self._turn_columns.eq(self._turn_tile & column.last),
-            self.ends.eq(self._turn_columns & row.last),
+            self.ends.eq(self._turn_pass & slice_.last & column.last & row.last),
+            self._tile_ended.eq(self._pass_ended & slice_.last),
+            self._columns_ended.eq(self._tile_ended & column.last),
+        ]
+        m.d.sync += [
+            self.reads.eq(self.step),
+            self.clears.eq(self._doubles),
+            self._plane_ended.eq(self._turn_plane),
+            self._pass_ended.eq(self._turn_pass),
+            self._went_behind.eq(self._go_behind),
         ]
         self._time(m)
         self._rows(m)
@@ -114,9 +129,9 @@ class Walk(wiring.Component):
         turns = (
             (chunk, self.step),
             (plane, self._turn_plane),
-            (slice_, self._turn_pass),
-            (column, self._turn_tile),
-            (row, self._turn_columns),
+            (slice_, self._pass_ended),  # passes end more than a cycle apart
+            (column, self._tile_ended),
+            (row, self._columns_ended),
         )
         for loop, turn in turns:
             with m.If(self._set_up):
@@ -132,7 +147,7 @@ class Walk(wiring.Component):
         m.d.sync += below.eq(count != 0)
         with m.If(self._go_behind):
             m.d.sync += [self._behind.eq(1), left.eq(count - 1), last.eq(count == 1)]
-        with m.Elif(self.doubles):
+        with m.Elif(self._doubles):
             m.d.sync += [self._behind.eq(~last), left.eq(left - 1), last.eq(left == 1)]
         return below, last
 
@@ -154,7 +169,7 @@ class Walk(wiring.Component):
         loaded, first_pass, waits = Signal(), Signal(), Signal()
         m.d.sync += [loaded.eq(self.load), self._set_up.eq(loaded)]
         m.d.comb += [
-            waits.eq(self._running & ~self.step & ~self.doubles),
+            waits.eq(self._running & ~self.step & ~self._doubles),
             self.stall.eq(waits & ~first_pass),
             self.counted.eq(self.walking & ~(waits & first_pass)),
         ]
@@ -176,21 +191,21 @@ class Walk(wiring.Component):
         with m.If(self._set_up):
             a.first_tile()
             b.first_tile()
-        with m.Elif(self._turn_columns):
+        with m.Elif(self._columns_ended):
             a.next_tile()
             b.first_tile()
-        with m.Elif(self._turn_tile):
+        with m.Elif(self._tile_ended):
             a.same_tile()
             b.next_tile()
-        with m.Elif(self._turn_pass):
+        with m.Elif(self._pass_ended):
             a.next_part()
             b.same_tile()
-        with m.Elif(self._go_behind | self.doubles):
+        with m.Elif(self._went_behind | self.clears):
             pass  # the pass ends behind the place of its last step
-        with m.Elif(self._turn_plane):
+        with m.Elif(self._plane_ended):
             a.same_part()
             b.next_part()
-        with m.Elif(self.step):
+        with m.Elif(self.reads):
             a.next_chunk()
             b.next_chunk()
 
@@ -200,18 +215,18 @@ class Walk(wiring.Component):
         negative = Signal.like(self.command.b_negative)
         with m.If(self._set_up):
             m.d.sync += [first.eq(1), double.eq(0), negative.eq(self.command.b_negative)]
-        with m.Elif(self.step | self.doubles):
-            m.d.sync += [first.eq(self._turn_pass), double.eq(self._turn_plane | self.doubles)]
-            with m.If(self._turn_pass):
+        with m.Elif(self.control.valid):
+            m.d.sync += [first.eq(self._pass_ended), double.eq(self._plane_ended | self.clears)]
+            with m.If(self._pass_ended):
                 m.d.sync += negative.eq(self.command.b_negative)
-            with m.Elif(self._turn_plane):
+            with m.Elif(self._plane_ended):
                 m.d.sync += negative.eq(negative >> 1)
         m.d.comb += [
-            self.control.valid.eq(self.step | self.doubles),
+            self.control.valid.eq(self.reads | self.clears),
             self.control.first.eq(first),
             self.control.double.eq(double),
             self.control.negative.eq(negative[0]),
-            self.control.last.eq(self._turn_pass),
+            self.control.last.eq(self._pass_ended),
         ]
 
     def _sums(self, m: Module, slices_left: Value) -> None:
@@ -219,13 +234,13 @@ class Walk(wiring.Component):
         command, sums = self.command, self.sums
         offsets = Signal.like(command.a_offset)
         m.d.comb += [sums.offset.eq(offsets[0]), sums.slices_left.eq(slices_left + command.a_below)]
-        with m.If(self._set_up | self._turn_tile):
+        with m.If(self._set_up | self._tile_ended):
             m.d.sync += [offsets.eq(command.a_offset), sums.replace.eq(~command.accumulate)]
-        with m.Elif(self._turn_pass):
+        with m.Elif(self._pass_ended):
             m.d.sync += [offsets.eq(offsets >> 1), sums.replace.eq(0)]
         with m.If(self._set_up):
             m.d.sync += sums.row.eq(command.sum_tile * self.config.rows)
-        with m.Elif(self._turn_tile):
+        with m.Elif(self._tile_ended):
             m.d.sync += sums.row.eq(sums.row + self.config.rows)
 
 
@@ -242,8 +257,8 @@ class MatmulEngine(wiring.Component):
         The fields must already be validated. Ready when not `walking` and, of all MATMULs before, at most the last has
         sums still to be stored.
     a_write, b_write : In(CellWrite(config)), In(CellWrite(config, config.b_chunks))
-        At any time, but not to cells that a MATMUL reads, while `walking` and in the cycle after. A MATMUL started in
-        the cycle after a write reads what was written.
+        At any time, but not to cells that a MATMUL reads, while `walking` and in the three cycles after. A MATMUL
+        started in the cycle after a write reads what was written.
     sum_write, program_write : In(MemoryWrite())
         Only when not `busy`. `word` is the column in SUMS.
     sum_read : In(SumRead(config))
@@ -290,7 +305,7 @@ class MatmulEngine(wiring.Component):
         m.submodules.b_memory = b_memory = BMemory(config)
         m.submodules.array = array = Array(config)
         m.submodules.partial_sums = partial_sums = PartialSums(config)
-        assert a_memory.latency + 2 == b_memory.latency == config.operand_cycles == take_cycles(config) + 1
+        assert a_memory.latency + 4 == b_memory.latency + 2 == config.operand_cycles == take_cycles(config) + 1
         assert walk_tail(array, partial_sums) == config.matmul_tail_cycles
         assert config.operand_cycles + array.ones_latency <= config.matmul_tail_cycles
         assert config.drain_cycles >= max(config.rows, partial_sums.latency)
@@ -326,13 +341,13 @@ class MatmulEngine(wiring.Component):
             sums.eq(Mux(is_packed, packed.sums, walk.sums)),
         ]
         ends_pass = control.last
-        for index in range(config.operand_cycles):
+        for index in range(config.operand_cycles - 1):
             later = Signal(StepControl, name=f"control_{index}")
             m.d.sync += later.eq(control)
             control = later
         m.d.comb += array.control.eq(control)
 
-        self._drain(m, ends_pass, sums, array, partial_sums, config.operand_cycles + array.latency)
+        self._drain(m, ends_pass, sums, array, partial_sums, config.operand_cycles - 1 + array.latency)
         m.d.comb += [
             self.events.busy.eq(walk.counted | packed.walking),
             self.events.step.eq(walk.step | packed.step),
@@ -349,24 +364,22 @@ class MatmulEngine(wiring.Component):
     ) -> None:
         """Operands to the elements: without a program each takes its bank's word and its own column in every step."""
         config = self.config
-        takes = [walk.step]  # by cycles since the step
-        for cycle in range(take_cycles(config)):
+        takes = [walk.reads]  # from a cycle behind the step on
+        for cycle in range(1, take_cycles(config)):
             takes.append(Signal(name=f"takes_{cycle}"))
             m.d.sync += takes[-1].eq(takes[-2])
-        m.d.comb += [
-            a.enable.eq(walk.step | packed.fetch),
-            b.enable.eq(walk.step | packed.step),
-            b.clear.eq(walk.doubles),
+        m.d.comb += array.move.eq(takes[-1] | packed.swap)
+        m.d.sync += [
+            a.enable.eq(walk.reads | packed.fetch),
+            b.enable.eq(walk.reads | packed.reads),
+            b.clear.eq(walk.clears),
             b.row.eq(Mux(is_packed, packed.b_row, walk.b_row)),
-            array.move.eq(takes[-1] | packed.swap),
         ]
         for row in range(config.rows):
-            m.d.comb += [
-                a.rows[row].eq(Mux(is_packed, packed.a_rows[row], walk.a_row)),
-                array.take[row].eq(packed.take[row] | takes[-2].replicate(config.columns)),
-            ]
+            m.d.comb += array.take[row].eq(packed.take[row] | takes[-2].replicate(config.columns))
+            m.d.sync += a.rows[row].eq(Mux(is_packed, packed.a_rows[row], walk.a_row))
         for column in range(config.columns):
-            m.d.comb += b.choice[column].eq(Mux(is_packed, packed.choice[column], column % config.group_columns))
+            m.d.sync += b.choice[column].eq(Mux(is_packed, packed.choice[column], column % config.group_columns))
 
     def _count_gated(self, m: Module, packed: PackedWalk, array: Array) -> None:
         """A step's count comes when that of its pass is there, whose words are swapped after its first step."""

@@ -96,7 +96,7 @@ class AMemory(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from `enable` to `data`: block RAM and register, but for the waiting for B; two less than B takes."""
-        return self.config.operand_cycles - 2
+        return self.config.operand_cycles - 4
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -185,7 +185,7 @@ class BMemory(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from `enable` to `data`: block RAM, rotation, choice."""
-        return self.config.operand_cycles
+        return self.config.operand_cycles - 2
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -1,6 +1,10 @@
 """The walk of a packed MATMUL: each element multiplies a row of A and a column of B of its own, as PROGRAM says."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from collections.abc import Sequence
+from functools import reduce
+from operator import and_
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -83,12 +87,14 @@ class Program(wiring.Component):
         ahead, end_ahead = self._word(m, "ahead", 0, 1, reads, place), Signal()
         with m.If(reads):
             m.d.sync += end_ahead.eq(place == PROGRAM_ROWS - 1)
-        last, first_last, now = Signal(), Signal(), Signal()
-        m.d.comb += now.eq(Mux(self.again, first_last, ahead | end_ahead))
-        with m.If(self.fetch):
-            m.d.sync += last.eq(now)
-            with m.If(self.begins):
-                m.d.sync += first_last.eq(now)
+        last, began, again = Signal(), Signal(), Signal()
+        last_read, end, first_last = Signal(), Signal(), Signal()
+        m.d.comb += last.eq(Mux(again, first_last, last_read | end))
+        m.d.sync += began.eq(self.begins)
+        with m.If(self.fetch):  # what the block RAM says goes to a register as it is
+            m.d.sync += [last_read.eq(ahead), end.eq(end_ahead), again.eq(self.again)]
+        with m.If(began):
+            m.d.sync += first_last.eq(last)
         return last
 
 
@@ -138,8 +144,8 @@ class PackedWalk(wiring.Component):
 
     Members
     -------
-    load, command, walking, step, stall, ends, b_row, control, sums
-        As in `engine.Walk`. `stall`: no step is taken, but for the set-up.
+    load, command, walking, step, stall, ends, reads, b_row, control, sums
+        As in `engine.Walk`. `stall`: no step is taken, but for the set-up. `reads`: of B.
     write : In(MemoryWrite())
         Of PROGRAM; not while `walking`.
     fetch : Out(1)
@@ -149,7 +155,7 @@ class PackedWalk(wiring.Component):
     swap : Out(1)
         `take_cycles` cycles after the first step of a pass: what was taken before is multiplied from the next cycle on.
     choice : Out x C
-        As in `BMemory`, with `step`.
+        As in `BMemory`, with `reads`.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -163,6 +169,7 @@ class PackedWalk(wiring.Component):
                 "step": Out(1),
                 "stall": Out(1),
                 "ends": Out(1),
+                "reads": Out(1),
                 "fetch": Out(1),
                 "a_rows": Out(range(config.a_rows)).array(config.rows),
                 "take": Out(config.columns).array(config.rows),
@@ -174,10 +181,13 @@ class PackedWalk(wiring.Component):
             }
         )
         self._loaded, self._set_up, self._running = Signal(), Signal(), Signal()
-        self._fetching = Signal()  # words of the next pass are to be fetched
-        self._takes = Signal()  # the row of PROGRAM at hand is used in this cycle
-        self._turn = Signal()  # the pass ends, and another one begins
-        self._coming = Signal()  # there is one to come
+        self._coming = Signal()  # there is a pass to come
+        self._fetching = Signal()  # words of it are to be fetched: the row of PROGRAM at hand is used in this cycle
+        self._turn = Signal()  # the pass ends, and the one to come begins
+        # a cycle later: so it was, and the one that came was its slice's last, its tile's last
+        self._turned, self._turned_slice, self._turned_tile = Signal(), Signal(), Signal()
+        self._ends = Signal(), Signal(), Signal()  # the pass to come is its slice's last, its tile's, the last of all
+        self._ahead = Signal()  # the loops go on to the pass behind the one to come
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -188,64 +198,78 @@ class PackedWalk(wiring.Component):
         command = self.command
         chunk, slice_ = Countdown(m, command.chunks, "chunk"), Countdown(m, command.slices, "slice")
         tile, plane = Countdown(m, command.tiles, "tile"), Countdown(m, command.planes, "plane")
-        ends_slice = chunk.last
-        ends_tile = ends_slice & slice_.last
-        fetched_all = self._fetch_program(m, program, ends_tile)
-        self._pace(m, plane, fetched_all, ends_tile & tile.last)
-        turns = (
-            (chunk, self._turn),
-            (slice_, self._turn & ends_slice),
-            (tile, self._turn & ends_tile),
-            (plane, self.step),
-        )
-        for loop, turn in turns:
+        self._loop(m, chunk, slice_, tile, plane)
+        fetched_all = self._fetch_program(m, program)
+        self._pace(m, plane, fetched_all)
+        self._take_words(m, program)
+        self._walk_planes(m, program, plane)
+        self._place_sums(m, slice_)
+        return m
+
+    def _loop(self, m: Module, chunk: Countdown, slice_: Countdown, tile: Countdown, plane: Countdown) -> None:
+        """Planes of the pass at hand; chunk, slice and tile of the pass behind the one to come.
+
+        Passes take some cycles, so these loops turn a cycle after the pass does, and what the next pass ends is there
+        before it is asked for.
+        """
+        loops = chunk, slice_, tile
+        m.d.sync += self._ahead.eq(self._set_up | self._turn)
+        with m.If(self._set_up):
+            m.d.sync += [end.eq(_all(loops[: n + 1], "once")) for n, end in enumerate(self._ends)]
+        with m.Elif(self._turn):
+            m.d.sync += [end.eq(_all(loops[: n + 1], "last")) for n, end in enumerate(self._ends)]
+        turns = [(loop, self._ahead & _all(loops[:n], "last")) for n, loop in enumerate(loops)]
+        for loop, turn in (*turns, (plane, self.step)):
             with m.If(self._set_up):
                 loop.restart()
             with m.Elif(turn):
                 loop.advance()
-        self._take_words(m, program, ends_slice, ends_tile)
-        self._walk_planes(m, program, plane, ends_slice)
-        self._place_sums(m, slice_, ends_slice, ends_tile)
-        return m
+        ends_slice, ends_tile, _ = self._ends
+        m.d.sync += [
+            self._turned.eq(self._turn),
+            self._turned_slice.eq(self._turn & ends_slice),
+            self._turned_tile.eq(self._turn & ends_tile),
+        ]
 
-    def _pace(self, m: Module, plane: Countdown, fetched_all: Signal, last_pass: Signal) -> None:
+    def _pace(self, m: Module, plane: Countdown, fetched_all: Signal) -> None:
         """When passes begin and end; the first one is before all steps, the last one without words to fetch."""
-        loaded, stepping, left = self._loaded, Signal(), Signal(range(self.config.drain_cycles + 1))
-        stepped_all = ~stepping | plane.last
+        loaded, stepping = self._loaded, Signal()
+        left, apart = Signal(range(self.config.drain_cycles)), Signal(init=1)  # apart: the shadow registers allow it
+        stepped_all, last_pass = ~stepping | plane.last, self._ends[-1]
         m.d.sync += [loaded.eq(self.load), self._set_up.eq(loaded)]
         m.d.comb += [
-            self.step.eq(self._running & stepping),
+            self.step.eq(stepping),
             self.stall.eq(self._running & ~stepping),
-            self._takes.eq(self._running & self._fetching),
-            self._turn.eq(self._running & self._coming & stepped_all & (~self._fetching | fetched_all) & (left == 0)),
+            self._turn.eq(self._coming & stepped_all & (~self._fetching | fetched_all) & apart),
             self.ends.eq(self.step & plane.last & ~self._coming),
         ]
         with m.If(self.load):
             m.d.sync += self.walking.eq(1)
-        with m.If(left != 0):
-            m.d.sync += left.eq(left - 1)
+        with m.If(self._set_up | self._turn):
+            m.d.sync += [left.eq(self.config.drain_cycles - 1), apart.eq(0)]
+        with m.Elif(left != 0):
+            m.d.sync += [left.eq(left - 1), apart.eq(left == 1)]
         with m.If(self._set_up):
             m.d.sync += [self._running.eq(1), self._coming.eq(1), self._fetching.eq(1)]
-        with m.If(self._takes & fetched_all):
+        with m.If(self._fetching & fetched_all):
             m.d.sync += self._fetching.eq(0)
         with m.If(self.step & plane.last):
             m.d.sync += stepping.eq(0)
         with m.If(self._turn):
             m.d.sync += [stepping.eq(1), self._fetching.eq(~last_pass), self._coming.eq(~last_pass)]
-        with m.If(self._set_up | self._turn):
-            m.d.sync += left.eq(self.config.drain_cycles - 1)
         with m.If(self.ends):
             m.d.sync += [self._running.eq(0), self.walking.eq(0)]
 
-    def _fetch_program(self, m: Module, program: Program, ends_tile: Signal) -> Signal:
+    def _fetch_program(self, m: Module, program: Program) -> Signal:
         """One row of PROGRAM after the other, a tile's again for each pass; whether it is the last one of the pass."""
         first, behind, last = Signal(range(PROGRAM_ROWS)), Signal(range(PROGRAM_ROWS)), Signal()
+        _, ends_tile, _ = self._ends
         m.d.comb += [
             last.eq(program.row.last),
             program.prepare.eq(self._loaded),
-            program.fetch.eq(self._set_up | self._takes),
-            program.begins.eq(self._set_up | (self._takes & last & ends_tile)),
-            program.again.eq(self._takes & last & ~ends_tile),
+            program.fetch.eq(self._set_up | self._fetching),
+            program.begins.eq(self._set_up | (self._fetching & last & ends_tile)),
+            program.again.eq(self._fetching & last & ~ends_tile),
             program.place.eq(Mux(last & ~ends_tile, first, behind)),
         ]
         with m.If(self._loaded | self._set_up):
@@ -256,57 +280,58 @@ class PackedWalk(wiring.Component):
             m.d.sync += first.eq(program.place)
         return last
 
-    def _take_words(self, m: Module, program: Program, ends_slice: Signal, ends_tile: Signal) -> None:
+    def _take_words(self, m: Module, program: Program) -> None:
         """Rows of A for the words at hand; which elements take them, when they are there."""
         config, row = self.config, program.row
         a = Cells(m, "a", config.a_cells, config.slices_per_octet, self.command, "a")
         with m.If(self._set_up):
             a.first_tile()
-        with m.Elif(self._turn & ends_tile):
+        with m.Elif(self._turned_tile):
             a.same_tile()
-        with m.Elif(self._turn & ends_slice):
+        with m.Elif(self._turned_slice):
             a.next_part()
-        with m.Elif(self._turn):
+        with m.Elif(self._turned):
             a.next_chunk()
-        m.d.sync += self.fetch.eq(self._takes)
+        fetched, distances = Signal(), Signal.like(row.a_cell)
+        m.d.sync += [fetched.eq(self._fetching), distances.eq(row.a_cell), self.fetch.eq(fetched)]
         for number in range(config.rows):
-            cell = (a.cell + row.a_cell[number])[: len(a.cell)]
+            cell = (a.cell + distances[number])[: len(a.cell)]
             m.d.sync += self.a_rows[number].eq(Cat(a.part, cell))
-            mask = Mux(self._takes, row.mask[number], 0)
+            mask = Mux(self._fetching, row.mask[number], 0)
             for stage in range(take_cycles(config)):
                 later = Signal(config.columns, name=f"mask_{number}_{stage}")
                 m.d.sync += later.eq(mask)
                 mask = later
             m.d.comb += self.take[number].eq(mask)
 
-    def _walk_planes(self, m: Module, program: Program, plane: Countdown, ends_slice: Signal) -> None:
+    def _walk_planes(self, m: Module, program: Program, plane: Countdown) -> None:
         """Rows of B, and what each step means."""
         config, command = self.config, self.command
         cells = range(config.b_cells)
         first_chunk, next_chunk, cell = Signal(cells), Signal(cells), Signal(cells)
         part, first, negative = Signal(PLANE_BITS), Signal(), Signal.like(command.b_negative)
+        m.d.sync += [self.reads.eq(self.step), self.control.last.eq(self.step & plane.last)]
         m.d.comb += [
             first_chunk.eq(command.b_cell + Mux(command.b_first[PLANE_BITS], command.chunks, 0)),
             self.b_row.eq(Cat(part, cell)),
-            self.control.valid.eq(self.step),
+            self.control.valid.eq(self.reads),
             self.control.first.eq(first),
             self.control.double.eq(~first),
             self.control.negative.eq(negative[0]),
-            self.control.last.eq(self.step & plane.last),
         ]
-        with m.If(self._set_up | (self._turn & ends_slice)):
+        with m.If(self._set_up | self._turned_slice):
             m.d.sync += next_chunk.eq(first_chunk)
-        with m.Elif(self._turn):
+        with m.Elif(self._turned):
             m.d.sync += next_chunk.eq(next_chunk + 1)
 
         b_cell, choice = self._columns_of_tile(m, program)
-        with m.If(self._turn):
+        with m.If(self._turned):
             m.d.sync += [cell.eq(next_chunk + b_cell), part.eq(command.b_first[:PLANE_BITS]), first.eq(1)]
             m.d.sync += [
                 negative.eq(command.b_negative),
                 *(to.eq(c) for to, c in zip(self.choice, choice, strict=True)),
             ]
-        with m.Elif(self.step):
+        with m.Elif(self.reads):
             m.d.sync += [part.eq(part + 1), first.eq(0), negative.eq(negative >> 1)]
             with m.If(part == OCTET_BITS - 1):
                 m.d.sync += cell.eq(cell + command.chunks)
@@ -329,20 +354,27 @@ class PackedWalk(wiring.Component):
             m.d.sync += [b_cell.eq(row.b_cell), choice.eq(row.choice)]
         return b_cell, choice
 
-    def _place_sums(self, m: Module, slice_: Countdown, ends_slice: Signal, ends_tile: Signal) -> None:
+    def _place_sums(self, m: Module, slice_: Countdown) -> None:
         """Where the sums of the pass at hand go, and those of the next one."""
         command, coming = self.command, Signal(pass_layout(self.config))
-        offsets = Signal.like(command.a_offset)
-        m.d.comb += [coming.offset.eq(offsets[0]), coming.slices_left.eq(slice_.left + command.a_below)]
-        with m.If(self._set_up | (self._turn & ends_tile)):
+        offsets, slices_left = Signal.like(command.a_offset), Signal.like(slice_.left)
+        m.d.comb += [coming.offset.eq(offsets[0]), coming.slices_left.eq(slices_left + command.a_below)]
+        with m.If(self._ahead):
+            m.d.sync += slices_left.eq(slice_.left)
+        with m.If(self._set_up | self._turned_tile):
             m.d.sync += [offsets.eq(command.a_offset), coming.replace.eq(~command.accumulate)]
-        with m.Elif(self._turn):
+        with m.Elif(self._turned):
             m.d.sync += coming.replace.eq(0)
-            with m.If(ends_slice):
+            with m.If(self._turned_slice):
                 m.d.sync += offsets.eq(offsets >> 1)
         with m.If(self._set_up):
             m.d.sync += coming.row.eq(command.sum_tile * self.config.rows)
-        with m.Elif(self._turn & ends_tile):
+        with m.Elif(self._turned_tile):
             m.d.sync += coming.row.eq(coming.row + self.config.rows)
-        with m.If(self._turn):
+        with m.If(self._turned):
             m.d.sync += self.sums.eq(coming)
+
+
+def _all(loops: Sequence[Countdown], flag: str) -> Value:
+    """Whether all of them are on their last turn, or have no other (`once`)."""
+    return reduce(and_, (getattr(loop, flag) for loop in loops), Const(1))

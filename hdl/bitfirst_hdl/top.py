@@ -79,7 +79,7 @@ class Core(wiring.Component):
             sums.w_en.eq(readout.words.valid),
             readout.words.ready.eq(sums.w_rdy),
             sequencer.gather_busy.eq(gather.busy),
-            sequencer.engine_walking.eq(engine.walking),
+            sequencer.engine_walking.eq(engine.walking),  # a LOAD behind it writes no cell within three cycles
             sequencer.engine_storing.eq(engine.storing),
             sequencer.engine_busy.eq(engine.busy),
             sequencer.readout_busy.eq(readout.busy),

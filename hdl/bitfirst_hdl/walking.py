@@ -21,13 +21,13 @@ class Countdown:
         self.m = m
         self.left = Signal(len(count), name=f"{name}_left")  # turns after this one
         self.last = Signal(name=f"{name}_last")
+        self.once = Signal(name=f"{name}_once")  # there is one turn only
         self._reload_left = Signal(len(count), name=f"{name}_reload")
-        self._reload_last = Signal(name=f"{name}_once")
-        m.d.sync += [self._reload_left.eq(count - 1), self._reload_last.eq(count == 1)]
+        m.d.sync += [self._reload_left.eq(count - 1), self.once.eq(count == 1)]
 
     def restart(self) -> None:
         """Back to the first turn; at least a cycle after `count` has changed."""
-        self.m.d.sync += [self.left.eq(self._reload_left), self.last.eq(self._reload_last)]
+        self.m.d.sync += [self.left.eq(self._reload_left), self.last.eq(self.once)]
 
     def advance(self) -> None:
         """To the next turn, from the last one to the first."""

@@ -534,6 +534,23 @@ async def beside_a_matmul(dut) -> None:
 
 
 @cocotb.test()
+async def behind_a_matmul(dut) -> None:
+    """Cells that a MATMUL read in its last steps are written again as early as they may be."""
+    bench = await prepare(dut)
+    for _ in range(10):
+        command = random_command(bench.rng, bench.config, **ONE_TILE | {"a_cell": 0, "b_cell": 0, "chunks": 1})
+        bench.model.matmul(command)
+        await bench.start(command)
+        await bench.finish(bench.longest(command), "walking")
+        await bench.cycle()  # the third of the three cycles behind it begins
+        bench.fill("a", range(2))
+        bench.fill("b", range(2))
+        await bench.flush()
+        await bench.finish(bench.longest(command))
+        await bench.check_sums()
+
+
+@cocotb.test()
 async def reads_between(dut) -> None:
     """The shortest MATMULs all the time: a read waits for the drain of one of them, no longer."""
     bench = await prepare(dut)

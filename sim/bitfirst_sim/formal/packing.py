@@ -7,7 +7,7 @@ PROGRAM may hold anything: its memory is free, so tiles end anywhere.
 from types import ModuleType
 
 from amaranth.asserts import AnyConst, AnySeq
-from amaranth.hdl import Assert, Assume, Cat, Cover, Fragment, Module, Mux, Signal
+from amaranth.hdl import Assert, Assume, Cat, Cover, Fragment, Module, Mux, Signal, Value
 from amaranth.lib.wiring import In
 from bitfirst_hdl import element, packed
 from bitfirst_hdl.config import ArrayConfig
@@ -17,12 +17,12 @@ from .prove import Property, altered
 
 CONFIG = ArrayConfig(rows=2, columns=4, a_cells=16, b_cells=16, sum_tiles=4, store_words=64, rx_words=1024)
 COUNT_BITS = 3  #: of slices, planes, chunks and tiles: each up to 7
-_LOOPS = "        ends_slice = chunk.last\n"
+_LOOPS = "        self._loop(m, chunk, slice_, tile, plane)\n"
 _LAST = "        with m.If(program.fetch):\n            m.d.sync += behind.eq(program.place + 1)\n"
-_PACED = "        stepped_all = ~stepping | plane.last\n"
+_PACED = "        stepped_all, last_pass = ~stepping | plane.last, self._ends[-1]\n"
 _MASKS = "        config, row = self.config, program.row\n"
 _STAGE = '                later = Signal(config.columns, name=f"mask_{number}_{stage}")\n'
-_OFFSETS = "        offsets = Signal.like(command.a_offset)\n"
+_OFFSETS = "        offsets, slices_left = Signal.like(command.a_offset), Signal.like(slice_.left)\n"
 _FRONT = "            with m.If(self.take):\n                m.d.sync += front.eq(word)\n"
 
 
@@ -31,7 +31,7 @@ def packed_seen_through(*changes: tuple[str, str]) -> ModuleType:
     seen = (
         (_LOOPS, f"        self.loops, self.row = (chunk, slice_, tile, plane), program.row\n{_LOOPS}"),
         (_LAST, f"        self.last_row, self.places = last, (behind, first)\n{_LAST}"),
-        (_PACED, f"        self.paced = loaded, stepping\n{_PACED}"),
+        (_PACED, f"        self.paced, self.apart = (loaded, stepping), apart\n{_PACED}"),
         (_MASKS, f"        self.stages = []\n{_MASKS}"),
         (_STAGE, f"{_STAGE}                self.stages.append(later)\n"),
         (_OFFSETS, f"{_OFFSETS}        self.coming_sums, self.offsets = coming, offsets\n"),
@@ -101,16 +101,22 @@ class Passes(Property):
         m.d.comb += [
             Assert(walk.walking == (loaded | walk._set_up | running)),
             Assert((loaded + walk._set_up + running) <= 1),
-            Assert(~walk._fetching | ~running | walk._coming),
+            Assert(~walk._fetching | walk._coming),
+            Assert(~walk._coming | running),
         ]
         limits = [count[:COUNT_BITS] - 1 for count in counts]
-        coming, now, plane = self._ghosts(m, limits[:3], stepping)
-        self._loops(m, limits, [*coming, plane])
+        coming, now, plane = self._ghosts(m, limits, stepping)
+        self._loops(m, limits, coming, plane)
         first = Signal()  # no pass has begun
         with m.If(walk._set_up):
             m.d.sync += first.eq(1)
         with m.Elif(turn):
             m.d.sync += first.eq(0)
+        turned_ends = [walk._turned & (now[2] == limits[2])]
+        turned_ends.append(turned_ends[0] & (now[1] == limits[1]))
+        m.d.comb += [Assert(Cat(walk._turned_slice, walk._turned_tile) == Cat(*turned_ends))]
+        stepped, stepped_plane = Signal(), Signal.like(plane)
+        m.d.sync += [stepped.eq(walk.step), stepped_plane.eq(plane)]
         ends = [value == limit for value, limit in zip(now, limits, strict=False)]
         follows = Cat(*coming) == Cat(*_behind(now, limits))
         m.d.comb += [
@@ -118,11 +124,12 @@ class Passes(Property):
             Assert(~running | walk._coming | (Cat(ends).all() & ~first), "the last pass is the last"),
             Assert(~walk.ends | (Cat(ends).all() & (plane == limits[3])), "the end is the end of the last pass"),
             Assert(~stepping | (running & ~first)),
-            Assert(walk.control.last == (walk.step & (plane == limits[3])), "a pass ends with its last plane"),
-            Assert(~walk.step | (walk.control.first == (plane == 0)), "a pass begins with its first plane"),
+            Assert(walk.control.valid == stepped),
+            Assert(walk.control.last == (stepped & (stepped_plane == limits[3])), "a pass ends with its last plane"),
+            Assert(~stepped | (walk.control.first == (stepped_plane == 0)), "a pass begins with its first plane"),
             Cover(walk.ends & (limits[0] == 1) & (limits[1] == 1) & (limits[2] == 1)),
         ]
-        self._sums(m, now, coming, stepping)
+        self._sums(m, now, coming, stepping, stepped)
         self._rows(m)
         self._program(m, [value == limit for value, limit in zip(coming, limits, strict=False)])
 
@@ -138,45 +145,66 @@ class Passes(Property):
                 m.d.sync += [to.eq(value) for to, value in zip(now, coming, strict=True)]
                 m.d.sync += [to.eq(value) for to, value in zip(coming, _behind(coming, limits), strict=True)]
             with m.If(walk.step):
-                m.d.sync += plane.eq(Mux(walk.control.last, 0, plane + 1))
+                m.d.sync += plane.eq(Mux(plane == limits[3], 0, plane + 1))
         m.d.comb += Assert(~walk._running | stepping | (plane == 0))
         return coming, now, plane
 
-    def _loops(self, m: Module, limits: list, turns: list[Signal]) -> None:
-        """The loops' counters are what is left of the ghosts."""
+    def _loops(self, m: Module, limits: list, coming: list[Signal], plane: Signal) -> None:
+        """The loops' counters are what is left of the ghosts, those of passes of the pass behind the one to come."""
         walk = self.walk
-        chunk, slice_, tile, plane = walk.loops
-        for loop, limit, turn in zip((tile, slice_, chunk, plane), limits, turns, strict=True):
-            skip = 0 if loop is plane else ~walk._coming  # behind the last pass
+        chunk, slice_, tile, planes = walk.loops
+        at_last = [value == limit for value, limit in zip(coming, limits, strict=False)]
+        ahead = [Mux(walk._ahead, now, behind) for now, behind in zip(coming, _behind(coming, limits), strict=True)]
+        no_pass = ~walk._coming | (Cat(at_last).all() & ~walk._ahead)
+        for loop, limit, turn in zip((tile, slice_, chunk, planes), limits, [*ahead, plane], strict=True):
+            skip = 0 if loop is planes else no_pass
             m.d.comb += [
                 Assert(~(walk._set_up | walk._running) | (loop._reload_left == limit)),
-                Assert(~(walk._set_up | walk._running) | (loop._reload_last == (limit == 0))),
+                Assert(~(walk._set_up | walk._running) | (loop.once == (limit == 0))),
                 Assert(~walk._running | skip | (loop.left == limit - turn)),
                 Assert(~walk._running | skip | (loop.last == (turn == limit))),
                 Assert(~walk._running | skip | (turn <= limit)),
             ]
+        ends = [Cat(*at_last[place:]).all() for place in (2, 1, 0)]
+        m.d.comb += [Assert(~walk._coming | (end == value)) for end, value in zip(walk._ends, ends, strict=True)]
+        m.d.comb += [Assert(~walk._coming | (value <= limit)) for value, limit in zip(coming, limits, strict=False)]
+        m.d.comb += [
+            Assert(~walk._ahead | ~walk._turn, "the loops have a cycle"),
+            Assert(~walk._ahead | (walk._running & ~walk.apart)),
+            Assert(~walk._turned | (walk._ahead & walk.step)),
+        ]
 
-    def _sums(self, m: Module, now: list[Signal], coming: list[Signal], stepping: Signal) -> None:
+    def _sums(self, m: Module, now: list[Signal], coming: list[Signal], stepping: Signal, stepped: Signal) -> None:
         """Each pass adds to its own tile, at the weight of its slice."""
         walk = self.walk
-        fields = "row", "replace", "slices_left", "offset"
-        for place, sums, there in (
-            (now, walk.sums, walk._running & stepping),
-            (coming, walk.coming_sums, walk._running & walk._coming),
+        before = [Signal.like(value, name=f"before_{number}") for number, value in enumerate(now)]
+        m.d.sync += [to.eq(value) for to, value in zip(before, now, strict=True)]
+        early, late = ("row", "replace", "offset"), ("slices_left",)
+        there = walk._running & walk._coming
+        for place, sums, fields, when in (
+            (before, walk.sums, early + late, stepped),
+            (now, walk.sums, early + late, stepping & ~walk._turned),
+            (now, walk.coming_sums, early + late, walk._turned),
+            (coming, walk.coming_sums, early, there & ~walk._turned),
+            (coming, walk.coming_sums, late, there & ~walk._ahead),
         ):
-            for name, value in zip(fields, self._wanted_sums(*place), strict=True):
-                m.d.comb += Assert(~there | (sums[name] == value[: len(sums[name])]), f"{name} of a pass")
-        m.d.comb += Assert(~(walk._running & walk._coming) | (walk.offsets == self.command.a_offset >> coming[1]))
+            wanted = self._wanted_sums(*place)
+            for name in fields:
+                m.d.comb += Assert(~when | (sums[name] == wanted[name][: len(sums[name])]), f"{name} of a pass")
+        m.d.comb += [
+            Assert(~there | walk._turned | (walk.offsets == self.command.a_offset >> coming[1])),
+            Assert(~walk._turned | (walk.offsets == self.command.a_offset >> now[1])),
+        ]
 
-    def _wanted_sums(self, tile: Signal, slice_: Signal, chunk: Signal) -> tuple:
+    def _wanted_sums(self, tile: Signal, slice_: Signal, chunk: Signal) -> dict[str, Value]:
         """Only a tile's first pass replaces."""
         command = self.command
-        return (
-            (command.sum_tile + tile) * CONFIG.rows,
-            Cat(~command.accumulate & (slice_ == 0) & (chunk == 0)),
-            command.slices - 1 - slice_ + command.a_below,
-            (command.a_offset >> slice_)[:1],
-        )
+        return {
+            "row": (command.sum_tile + tile) * CONFIG.rows,
+            "replace": Cat(~command.accumulate & (slice_ == 0) & (chunk == 0)),
+            "slices_left": command.slices - 1 - slice_ + command.a_below,
+            "offset": (command.a_offset >> slice_)[:1],
+        }
 
     def _rows(self, m: Module) -> None:
         """Rows of PROGRAM are taken to the last one, and every element of their masks is told so."""
@@ -184,7 +212,7 @@ class Passes(Property):
         stages = [
             walk.stages[r * packed.take_cycles(CONFIG) :][: packed.take_cycles(CONFIG)] for r in range(CONFIG.rows)
         ]
-        before = [Mux(walk._takes, walk.row.mask[r], 0) for r in range(CONFIG.rows)]
+        before = [Mux(walk._fetching, walk.row.mask[r], 0) for r in range(CONFIG.rows)]
         for stage in zip(*stages, strict=True):
             kept = [Signal(CONFIG.columns, name=f"kept_{r}") for r in range(CONFIG.rows)]
             m.d.sync += [to.eq(value) for to, value in zip(kept, before, strict=True)]
@@ -193,10 +221,10 @@ class Passes(Property):
         m.d.comb += [Assert(take == value, "takers") for take, value in zip(walk.take, before, strict=True)]
         with m.If(walk._set_up | walk._turn):
             m.d.sync += ended.eq(0)
-        with m.Elif(walk._takes & walk.last_row):
+        with m.Elif(walk._fetching & walk.last_row):
             m.d.sync += ended.eq(1)
         m.d.comb += [
-            Assert(~walk._turn | ended | (walk._takes & walk.last_row), "a pass has all its words"),
+            Assert(~walk._turn | ended | (walk._fetching & walk.last_row), "a pass has all its words"),
             Assert(~walk._running | ~walk._coming | (walk._fetching == ~ended)),
         ]
 
@@ -208,7 +236,7 @@ class Passes(Property):
         again = walk.last_row & ~(last[1] & last[2])
         with m.If(walk._set_up):
             m.d.sync += [fetched.eq(self.command.program), began.eq(self.command.program)]
-        with m.Elif(walk._takes):
+        with m.Elif(walk._fetching):
             m.d.sync += fetched.eq(Mux(again, began, fetched + 1))
             with m.If(walk.last_row & ~again):
                 m.d.sync += began.eq(fetched + 1)
