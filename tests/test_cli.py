@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from bitfirst import opening
-from bitfirst.cli import run
+from bitfirst.cli import _signs, run
 from emulated_device import EmulatedDevice, EmulatedTransport
 from result_keys import ENERGY_KEYS, TRAIN_KEYS
+from rich.console import Console
 
 PROGRAM = str(Path(sysconfig.get_path("scripts"), "bitfirst"))
 HEAVY = ("torch", "amaranth", "numpy", "sklearn", "matplotlib", "bitfirst_sim")
@@ -380,6 +381,18 @@ def test_interrupt_gives_one_line_that_says_how_to_go_on(tmp_path):
     assert "Traceback" not in errors
     last = errors.splitlines()[-1]
     assert last.startswith("bitfirst: interrupted") and "--resume" in last
+
+
+def test_psg_tables_fit_80_characters() -> None:
+    measured = json.loads((Path(__file__).parents[1] / "docs" / "measured" / "psg.json").read_text())
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(_signs(measured))
+    shown = captured.get()
+    assert "…" not in shown
+    for row in measured["checked"]:
+        assert row["layer"] in shown and f"{row['cycles']:,}" in shown
+    assert shown.count(" yes") == sum(goal["met"] for goal in measured["goals"]) > 0
 
 
 def test_standard_output_is_kept_for_the_object():

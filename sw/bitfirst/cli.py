@@ -22,6 +22,7 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Column, Table
 
+from . import interrupts
 from .errors import BitfirstError, UsageError
 
 Result = dict[str, Any]
@@ -73,7 +74,7 @@ def _plain(value: Any) -> Any:
 
 def _report(as_json: bool, work: Callable[[], Result], show: Callable[[Result], Any]) -> Result:
     """Do the work, then print its result: as one JSON object, or as `show` renders it."""
-    with _standard_output_kept():
+    with _standard_output_kept(), interrupts.noted():
         result = work()
     Console(stderr=as_json).print(show(result))
     if as_json:
@@ -128,15 +129,43 @@ def _utilisation(result: Result) -> Table:
     return table
 
 
+def _close(title: str, *names: str) -> Table:
+    """An empty table that leaves little between its columns, so that many fit in 80 characters."""
+    table = Table(*(Column(name, no_wrap=True) for name in names), title=title, box=SIMPLE)
+    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
+    return table
+
+
+def _signs(result: Result) -> Group:
+    """Means of all predictors, layers on a board, goals."""
+    from .benches.psg import means
+
+    names = "predictor", "beta", "tau", "resolved", "wrong", "worst", "dW", "step"
+    predictors = _close("per cent of signs; wrong of the resolved, worst of a layer; work over all of it", *names)
+    for row in means(result["rows"]):
+        name = row["predictor"] + (" + repair" if row["repair"] else "")
+        percents = (f"{100 * row[key]:.1f}" for key in ("resolved", "wrong_resolved", "worst_wrong"))
+        work = (f"{row[key]:.3f}" for key in ("bit_work", "step_work"))
+        predictors.add_row(name, f"{row['beta']:g}", row["tau"], *percents, *work)
+    names = "layer", "tau", "sums", "differ", "resolved", "cycles", "over"
+    layers = _close("on the board; cycles over the whole product's", *names)
+    for row in result["checked"]:
+        counts = str(row["elements"]), str(row["failures"]), f"{100 * row['resolved']:.1f}", f"{row['cycles']:,}"
+        layers.add_row(row["layer"], row["tau"], *counts, f"{row['cycle_work']:.3f}")
+    wanted = _close("goals", "", "tau", "measured", "goal", "met")
+    for goal in result["goals"]:
+        met = "yes" if goal["met"] else "[red]no[/]"
+        wanted.add_row(goal["name"].replace("_", " "), goal["tau"], f"{goal['value']:.3f}", f"{goal['goal']:g}", met)
+    return Group(predictors, layers, wanted)
+
+
 def _differences(result: Result) -> Table:
     """One row for each variant of a study: accuracy, difference to the reference with its interval, work.
 
     "met": whether it is as expected, where something is.
     """
     names = "variant", "n", "test %", "diff.", "95 %", "met", "resolved", "dW", "step"
-    columns = [Column(name, no_wrap=True) for name in names]
-    table = Table(*columns, title=f"{result['task']}: against exact signs, in points; work over all of it", box=SIMPLE)
-    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
+    table = _close(f"{result['task']}: against exact signs, in points; work over all of it", *names)
     for row in result["table"]:
         difference, ends, verdict = "", "", {None: "", True: "yes", False: "[red]no[/]"}[row["as_expected"]]
         if row["difference"] is not None:
@@ -428,12 +457,7 @@ def bench_psg(
         result = bench_psg(out, images, steps, device, report)
         return with_hardware(result, psg_cost.run(report) if hardware else None)
 
-    def show(result: Result) -> Group:
-        from .benches.psg import means
-
-        return Group(_rows(means(result["rows"])), _rows(result["checked"]), _rows(result["goals"]))
-
-    if _report(as_json, work, show)["failures"]:
+    if _report(as_json, work, _signs)["failures"]:
         raise typer.Exit(1)
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import bitfirst
 
-from . import checkpoint, data, models, optim
+from . import checkpoint, data, interrupts, models, optim
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
 from .methods import E2TRAIN, HOST, PSG, SignSGD
@@ -227,6 +227,7 @@ def fit(
         net.train()
         losses, right = [], 0
         for index, (images, labels) in enumerate(data.batches(splits.train, options.batch, options.seed, run.epoch)):
+            interrupts.check()
             step = run.epoch * per_epoch + index
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, group.get("peak", options.lr))
