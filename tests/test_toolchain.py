@@ -12,7 +12,7 @@ from amaranth.build import Pins as BoardPins
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from bitfirst_boards import flow
+from bitfirst_boards import flow, program
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
@@ -136,6 +136,7 @@ def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest
     built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
     show(capsys, built)
     check(built)
+    assert program.command(BOARDS["ulx3s-85f"], tmp_path / "build")[-1] == str(built.bitstream)
     with pytest.raises(flow.FlowError, match="exists; remove it"):
         flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
 

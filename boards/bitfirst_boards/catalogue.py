@@ -17,6 +17,8 @@ class Board:
     uart       number of its `uart` resource
     baud       of that UART; divides the clock exactly
     config     the array built by default
+    programmer tool and options of `bitfirst program`; the bitstream's path follows
+    to_flash   options more, for the board's flash memory
     """
 
     name: str
@@ -25,6 +27,8 @@ class Board:
     uart: int
     baud: int
     config: ArrayConfig
+    programmer: tuple[str, ...]
+    to_flash: tuple[str, ...]
 
 
 BOARDS = {
@@ -37,6 +41,8 @@ BOARDS = {
             uart=0,
             baud=1_000_000,
             config=replace(CONFIGS["small"], link_bits=8, clock_khz=25_000),
+            programmer=("openFPGALoader", "--board", "ulx3s"),
+            to_flash=("--write-flash",),
         ),
     )
 }

@@ -23,6 +23,11 @@ TOOLS = {
 }
 
 
+#: What a finished build is, in its directory: board, fingerprint, configuration, and the SHA-256 of `top.bit`.
+RECORD = "build.json"
+BITSTREAM = "top.bit"
+
+
 class FlowError(ValueError):
     """The bitstream cannot be built; the message is one line."""
 
@@ -99,14 +104,17 @@ def build(board: Board, directory: Path, config: ArrayConfig | None = None) -> B
     config = replace(config or board.config, link_bits=8, clock_khz=board.clock_khz)
     fingerprint = verilog.fingerprint(config)
     device = UartTop(config, fingerprint, divisor=board.clock_khz * 1000 // board.baud)
-    return figures(board, config, run_tools(board, device, directory), directory, fingerprint)
+    built = figures(board, config, run_tools(board, device, directory), directory, fingerprint)
+    record = {"board": board.name, "fingerprint": f"{fingerprint:016x}", "config": config.as_dict()}
+    (directory / RECORD).write_text(json.dumps(record | {"sha256": built.sha256}, indent=1))
+    return built
 
 
 def figures(board: Board, config: ArrayConfig, report: dict, directory: Path, fingerprint: int) -> Build:
     """The figures of what `run_tools` made in `directory`, from its report."""
     cells = report["utilization"]
     clock = min(report["fmax"].values(), key=lambda clock: clock["achieved"] / clock["constraint"])
-    bitstream = directory / "top.bit"
+    bitstream = directory / BITSTREAM
     return Build(
         board=board.name,
         config=config,

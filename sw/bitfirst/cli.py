@@ -8,6 +8,7 @@ What takes long to import is imported inside the commands.
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -367,6 +368,30 @@ def build(
         }
 
     _report(as_json, work, lambda result: _pairs(_flat(result)))
+
+
+@app.command()
+def program(
+    board: Annotated[str, typer.Argument(help="As listed by `bitfirst boards`.")],
+    build: Annotated[Path | None, typer.Option(help="Directory of `bitfirst build`; build/BOARD by default.")] = None,
+    flash: Annotated[bool, typer.Option(help="Into the flash memory, where it survives power-off.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the command, and do not run it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a finished build on a connected board."""
+
+    def work() -> Result:
+        from bitfirst_boards import program
+        from bitfirst_boards.catalogue import BOARDS
+
+        if board not in BOARDS:
+            raise UsageError(f"board {board!r} is unknown; choose from {', '.join(BOARDS)}")
+        words = program.command(BOARDS[board], build or Path("build", board), flash)
+        if not dry_run:
+            program.run(words)
+        return {"board": board, "command": shlex.join(words), "programmed": not dry_run}
+
+    _report(as_json, work, lambda result: escape(result["command"]) if dry_run else _pairs(result))
 
 
 @bench_app.command("sim")

