@@ -102,8 +102,8 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     "a pass too many": (packing_mutant, "self._coming.eq(~last_pass)", "self._coming.eq(1)", 30),
     "elements are told of rows that are not taken": (
         packing_mutant,
-        "Mux(self._fetching, row.mask[number], 0)",
-        "row.mask[number]",
+        "later if stage else Mux(self._fetched, later, 0)",
+        "later",
         12,
     ),
     "all tiles in one": (
@@ -125,7 +125,7 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "with m.Case(Space.PROGRAM):\n                    m.d.comb += by_matmul.eq(0)",
         40,
     ),
-    "a tile's rows only once": (packing_mutant, "Mux(last & ~ends_tile, first, behind)", "behind", 20),
+    "a tile's rows only once": (packing_mutant, "Mux(program.again, first, following)", "following", 20),
     "queue takes words when full": (queue_mutant, "w_rdy.eq(inner_level != inner_depth)", "w_rdy.eq(1)", 8),
     "queue drops a word that is not taken": (
         queue_mutant,

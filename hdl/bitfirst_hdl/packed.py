@@ -39,12 +39,13 @@ class Program(wiring.Component):
     later than a register. So it is there a second time, and read ahead of its row.
 
     write        in, `MemoryWrite`; not while a packed MATMUL walks
-    prepare      in(1)  the first row to be fetched will be `place`
-    fetch        in(1)  fetch row `place`: the one prepared, the one behind that fetched last (behind the last row of
-                        the memory comes the first), or, with `again`, the one fetched last with `begins`
+    prepare      in(1)  the first row to be fetched will be row `behind`
+    fetch        in(1)  fetch row `place`: the one prepared, the one behind that fetched last, or, with `again`, the one
+                        fetched last with `begins`
     begins       in(1)  with `fetch`
     again        in(1)  with `fetch`
     place        in
+    behind       in     with `fetch`: the row behind it; behind the last row of the memory comes the first
     row          out, `program_layout`: the row fetched last, from the next cycle on; the memory's last row is a `last`
 
     The contents survive reset.
@@ -53,8 +54,8 @@ class Program(wiring.Component):
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
         controls = {name: In(1) for name in ("prepare", "fetch", "begins", "again")}
-        members = {"write": In(MemoryWrite()), "place": In(range(PROGRAM_ROWS)), "row": Out(program_layout(config))}
-        super().__init__(members | controls)
+        places = {name: In(range(PROGRAM_ROWS)) for name in ("place", "behind")}
+        super().__init__({"write": In(MemoryWrite()), "row": Out(program_layout(config))} | controls | places)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -82,11 +83,10 @@ class Program(wiring.Component):
         return word
 
     def _last(self, m: Module) -> Signal:
-        place, reads = Signal.like(self.place), self.prepare | self.fetch
-        m.d.comb += place.eq(Mux(self.prepare, self.place, self.place + 1))
-        ahead, end_ahead = self._word(m, "ahead", 0, 1, reads, place), Signal()
+        reads, end_ahead = self.prepare | self.fetch, Signal()
+        ahead = self._word(m, "ahead", 0, 1, reads, self.behind)
         with m.If(reads):
-            m.d.sync += end_ahead.eq(place == PROGRAM_ROWS - 1)
+            m.d.sync += end_ahead.eq(self.behind == PROGRAM_ROWS - 1)
         last, began, again = Signal(), Signal(), Signal()
         last_read, end, first_last = Signal(), Signal(), Signal()
         m.d.comb += last.eq(Mux(again, first_last, last_read | end))
@@ -183,6 +183,7 @@ class PackedWalk(wiring.Component):
         self._loaded, self._set_up, self._running = Signal(), Signal(), Signal()
         self._coming = Signal()  # there is a pass to come
         self._fetching = Signal()  # words of it are to be fetched: the row of PROGRAM at hand is used in this cycle
+        self._fetched = Signal()  # a cycle later: so it was
         self._turn = Signal()  # the pass ends, and the one to come begins
         # a cycle later: so it was, and the one that came was its slice's last, its tile's last
         self._turned, self._turned_slice, self._turned_tile = Signal(), Signal(), Signal()
@@ -262,22 +263,28 @@ class PackedWalk(wiring.Component):
 
     def _fetch_program(self, m: Module, program: Program) -> Signal:
         """One row of PROGRAM after the other, a tile's again for each pass; whether it is the last one of the pass."""
-        first, behind, last = Signal(range(PROGRAM_ROWS)), Signal(range(PROGRAM_ROWS)), Signal()
-        _, ends_tile, _ = self._ends
+        # rows: the tile's first, the next one, and those behind them, so that no adder is on the way to the memory
+        first, behind_first, following, behind_following = (
+            Signal(range(PROGRAM_ROWS), name=name)
+            for name in ("first", "behind_first", "following", "behind_following")
+        )
+        last, begin, (_, ends_tile, _) = Signal(), self.command.program, self._ends
         m.d.comb += [
             last.eq(program.row.last),
             program.prepare.eq(self._loaded),
             program.fetch.eq(self._set_up | self._fetching),
             program.begins.eq(self._set_up | (self._fetching & last & ends_tile)),
             program.again.eq(self._fetching & last & ~ends_tile),
-            program.place.eq(Mux(last & ~ends_tile, first, behind)),
+            program.place.eq(Mux(program.again, first, following)),
+            program.behind.eq(Mux(program.again, behind_first, behind_following)),
         ]
-        with m.If(self._loaded | self._set_up):
-            m.d.comb += program.place.eq(self.command.program)
-        with m.If(program.fetch):
-            m.d.sync += behind.eq(program.place + 1)
+        with m.If(self._loaded):
+            m.d.comb += program.behind.eq(begin)
+            m.d.sync += [following.eq(begin), behind_following.eq(begin + 1)]
+        with m.Elif(program.fetch):
+            m.d.sync += [following.eq(program.behind), behind_following.eq(program.behind + 1)]
         with m.If(program.begins):
-            m.d.sync += first.eq(program.place)
+            m.d.sync += [first.eq(program.place), behind_first.eq(program.behind)]
         return last
 
     def _take_words(self, m: Module, program: Program) -> None:
@@ -292,16 +299,16 @@ class PackedWalk(wiring.Component):
             a.next_part()
         with m.Elif(self._turned):
             a.next_chunk()
-        fetched, distances = Signal(), Signal.like(row.a_cell)
-        m.d.sync += [fetched.eq(self._fetching), distances.eq(row.a_cell), self.fetch.eq(fetched)]
+        distances = Signal.like(row.a_cell)
+        m.d.sync += [self._fetched.eq(self._fetching), distances.eq(row.a_cell), self.fetch.eq(self._fetched)]
         for number in range(config.rows):
             cell = (a.cell + distances[number])[: len(a.cell)]
             m.d.sync += self.a_rows[number].eq(Cat(a.part, cell))
-            mask = Mux(self._fetching, row.mask[number], 0)
+            mask = row.mask[number]  # out of the block RAM into a register, with nothing in between
             for stage in range(take_cycles(config)):
                 later = Signal(config.columns, name=f"mask_{number}_{stage}")
                 m.d.sync += later.eq(mask)
-                mask = later
+                mask = later if stage else Mux(self._fetched, later, 0)
             m.d.comb += self.take[number].eq(mask)
 
     def _walk_planes(self, m: Module, program: Program, plane: Countdown) -> None:

@@ -18,7 +18,8 @@ from .prove import Property, altered
 CONFIG = ArrayConfig(rows=2, columns=4, a_cells=16, b_cells=16, sum_tiles=4, store_words=64, rx_words=1024)
 COUNT_BITS = 3  #: of slices, planes, chunks and tiles: each up to 7
 _LOOPS = "        self._loop(m, chunk, slice_, tile, plane)\n"
-_LAST = "        with m.If(program.fetch):\n            m.d.sync += behind.eq(program.place + 1)\n"
+_LAST = "        last, begin, (_, ends_tile, _) = Signal(), self.command.program, self._ends\n"
+_PLACES = "self.places = first, behind_first, following, behind_following"
 _PACED = "        stepped_all, last_pass = ~stepping | plane.last, self._ends[-1]\n"
 _MASKS = "        config, row = self.config, program.row\n"
 _STAGE = '                later = Signal(config.columns, name=f"mask_{number}_{stage}")\n'
@@ -30,7 +31,7 @@ def packed_seen_through(*changes: tuple[str, str]) -> ModuleType:
     """`bitfirst_hdl.packed` with `changes` in its source and any program; the walk shows its registers."""
     seen = (
         (_LOOPS, f"        self.loops, self.row = (chunk, slice_, tile, plane), program.row\n{_LOOPS}"),
-        (_LAST, f"        self.last_row, self.places = last, (behind, first)\n{_LAST}"),
+        (_LAST, f"{_LAST}        self.program, self.last_row = program, last\n        {_PLACES}\n"),
         (_PACED, f"        self.paced, self.apart = (loaded, stepping), apart\n{_PACED}"),
         (_MASKS, f"        self.stages = []\n{_MASKS}"),
         (_STAGE, f"{_STAGE}                self.stages.append(later)\n"),
@@ -212,11 +213,16 @@ class Passes(Property):
         stages = [
             walk.stages[r * packed.take_cycles(CONFIG) :][: packed.take_cycles(CONFIG)] for r in range(CONFIG.rows)
         ]
-        before = [Mux(walk._fetching, walk.row.mask[r], 0) for r in range(CONFIG.rows)]
-        for stage in zip(*stages, strict=True):
+        before, fetched = [Mux(walk._fetching, walk.row.mask[r], 0) for r in range(CONFIG.rows)], Signal()
+        m.d.sync += fetched.eq(walk._fetching)
+        m.d.comb += Assert(walk._fetched == fetched)
+        for number, stage in enumerate(zip(*stages, strict=True)):
             kept = [Signal(CONFIG.columns, name=f"kept_{r}") for r in range(CONFIG.rows)]
             m.d.sync += [to.eq(value) for to, value in zip(kept, before, strict=True)]
-            m.d.comb += [Assert(mask == value, "takers") for mask, value in zip(stage, kept, strict=True)]
+            m.d.comb += [
+                Assert((mask if number else Mux(fetched, mask, 0)) == value, "takers")
+                for mask, value in zip(stage, kept, strict=True)
+            ]
             before = kept
         m.d.comb += [Assert(take == value, "takers") for take, value in zip(walk.take, before, strict=True)]
         with m.If(walk._set_up | walk._turn):
@@ -231,8 +237,8 @@ class Passes(Property):
     def _program(self, m: Module, last: list) -> None:
         """A tile's rows again for each of its passes; behind them those of the next tile."""
         walk = self.walk
-        behind, first = walk.places
-        fetched, began = Signal.like(behind), Signal.like(first)
+        first, behind_first, following, behind_following = walk.places
+        fetched, began = Signal.like(following), Signal.like(first)
         again = walk.last_row & ~(last[1] & last[2])
         with m.If(walk._set_up):
             m.d.sync += [fetched.eq(self.command.program), began.eq(self.command.program)]
@@ -240,10 +246,19 @@ class Passes(Property):
             m.d.sync += fetched.eq(Mux(again, began, fetched + 1))
             with m.If(walk.last_row & ~again):
                 m.d.sync += began.eq(fetched + 1)
-        m.d.comb += Assert(
-            ~(walk._running & walk._coming) | ((behind == (fetched + 1)[: len(behind)]) & (first == began)),
-            "rows of a tile",
-        )
+        there, rows = walk._running & walk._coming, len(first)
+        m.d.comb += [
+            Assert(~there | ((following == (fetched + 1)[:rows]) & (first == began)), "rows of a tile"),
+            Assert(~there | (behind_first == (first + 1)[:rows])),
+            Assert(~(there | walk._set_up) | (behind_following == (following + 1)[:rows])),
+            Assert(~walk._set_up | (following == self.command.program[:rows])),
+            Assert(~walk._set_up | (walk.program.place == self.command.program[:rows]), "the first row"),
+            Assert(~walk._fetching | (walk.program.place == Mux(again, began, fetched + 1)[:rows]), "a tile's rows"),
+            Assert(
+                ~walk.program.fetch | (walk.program.behind == (walk.program.place + 1)[:rows]), "what is read ahead"
+            ),
+            Assert(~walk.program.prepare | (walk.program.behind == self.command.program[:rows]), "what is read ahead"),
+        ]
 
 
 def _behind(place: list, limits: list) -> list:
