@@ -33,6 +33,12 @@ whose sign, or whose being resolved, differs. `never`: a threshold that nothing 
 All of them with rank-1 repair. Cycles are over those of the whole product, both with all operands sent; nothing is read
 back of the whole product.
 """
+HARDWARE = """## Logic and clock
+
+ECP5, by yosys and nextpnr (`--hardware`): cells of PSG's parts, without what readout, checks and gather unit have more
+besides the comparator; clock of the engine of configuration `tiny` (array, operand memories, walks, partial sums), out
+of context, speed grade 6, a placement for each seed.
+"""
 GOALS = """## Goals
 
 Of preset `e2train` (4x10 round, repaired) at beta 0.05; the cycles are means over the layers above.
@@ -59,7 +65,17 @@ def rendered(result: dict[str, Any]) -> str:
         met = "met" if goal["met"] else "**missed**"
         goals.append(f"| {goal['tau']} | {goal['name']} | {goal['value']:.4f} | {goal['goal']:g} | {met} |")
     parts = [HEAD.format(**values), table(result["rows"]), BOARD.format(**values), "\n".join(board)]
-    return "\n".join([*parts[:2], "", *parts[2:], "", GOALS, *goals, ""])
+    hardware = ["", HARDWARE, *_hardware(result)] if result.get("lut_parts") else []
+    return "\n".join([*parts[:2], "", *parts[2:], *hardware, "", GOALS, *goals, ""])
+
+
+def _hardware(result: dict[str, Any]) -> list[str]:
+    lines = ["| part | TRELLIS_COMB | TRELLIS_FF |", "| --- | --- | --- |"]
+    lines += [
+        f"| {part['count']} x {name} | {part['comb']} | {part['ff']} |" for name, part in result["lut_parts"].items()
+    ]
+    clocks = [", ".join(f"{clock:.1f}" for clock in result["fmax_mhz"][name]) for name in ("packed", "without")]
+    return [*lines, "", f"With packed MATMULs {clocks[0]} MHz, without {clocks[1]} MHz."]
 
 
 def main(arguments: list[str]) -> None:
