@@ -101,7 +101,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> list
     return calls
 
 
-@pytest.mark.parametrize("schedule", [Schedule(4), Schedule(5, 0.6, 0.3)], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [pytest.param(Schedule(4), marks=pytest.mark.soak), Schedule(5, 0.6, 0.3)], ids=str
+)
 def test_same_bytes_in_the_same_cycles(schedule: Schedule, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With waveforms no unit rests: the same calls give the same bytes and cycles there, one by one."""
     calls = recorded(monkeypatch, lambda: stress(random.Random(schedule.seed).getrandbits(16), 600, schedule))
