@@ -277,8 +277,7 @@ def one_in_turn(turn: Value, values: Sequence[Value]) -> Value:
 
     On ECP5 its ANDs and ORs take less logic than a multiplexer of many values does.
     """
-    chosen = (Mux(now, value, 0) for now, value in zip(turn, values, strict=True))
-    return reduce(or_, chosen)
+    return reduce(or_, [Mux(bit, value, 0) for bit, value in zip(turn, values, strict=True)])
 
 
 def _chosen(index: Value, values: Sequence[Value]) -> Value:

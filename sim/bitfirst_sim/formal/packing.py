@@ -155,7 +155,8 @@ class Passes(Property):
         walk = self.walk
         chunk, slice_, tile, planes = walk.loops
         at_last = [value == limit for value, limit in zip(coming, limits, strict=False)]
-        ahead = [Mux(walk._ahead, now, behind) for now, behind in zip(coming, _behind(coming, limits), strict=True)]
+        pairs = zip(coming, _behind(coming, limits), strict=True)
+        ahead = [Mux(walk._ahead, here, behind) for here, behind in pairs]
         no_pass = ~walk._coming | (Cat(at_last).all() & ~walk._ahead)
         for loop, limit, turn in zip((tile, slice_, chunk, planes), limits, [*ahead, plane], strict=True):
             skip = 0 if loop is planes else no_pass
