@@ -54,6 +54,26 @@ def test_every_number_of_narrow_splits(bits, low, signed):
     check_split_exhaustively(bits, low, signed)
 
 
+def prove_split(bits: int, low: int, signed: bool) -> None:
+    """Every number that may be split, against what defines its parts: there is one such pair."""
+    split = Split(bits, low, signed)
+    values = torch.arange(split.limits[0], split.limits[1] + 1)
+    high, rest = split.cut(values)
+    half, top = 2 ** (low - 1), 2 ** (split.high - signed) - 1
+    assert len(values) == len(high) == len(rest) > 0
+    assert torch.equal(high * 2**low + rest, values)  # the sum is exact
+    assert -half <= rest.min() and rest.max() < half  # the nearest, ties upwards; a two's complement number
+    assert (-top if signed else 0) <= high.min() and high.max() <= top  # no overflow
+
+
+@pytest.mark.parametrize("bits", range(2, 17))
+def test_every_number_of_every_split(bits):
+    splits = [split for split in EVERY_SPLIT if split[0] == bits]
+    assert splits
+    for split in splits:
+        prove_split(*split)
+
+
 @given(st.sampled_from(EVERY_SPLIT), st.sampled_from(Predictor), st.data())
 def test_any_number_of_any_split(shape, predictor, data):
     split = Split(*shape, predictor)
@@ -101,8 +121,9 @@ def test_floor_in_place_of_round_is_noticed(monkeypatch):
     monkeypatch.setattr(Split, "cut", lambda self, values: floor(values))
     with pytest.raises(AssertionError):
         check_unbiased(8, 4)
-    with pytest.raises(AssertionError):
-        check_split_exhaustively(8, 4, True)
+    for check in check_split_exhaustively, prove_split:
+        with pytest.raises(AssertionError):
+            check(8, 4, True)
 
 
 # sums
