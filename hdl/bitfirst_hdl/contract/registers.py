@@ -1,6 +1,7 @@
-"""The register map: the identity block at address 0, and the counters."""
+"""The register map: the identity block at address 0, the counters, and the registers of the AXI4-Lite port."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from amaranth.lib import data
 
@@ -83,3 +84,93 @@ COUNTERS = (
 
 COUNTER_INDEX = {counter.name: index for index, counter in enumerate(COUNTERS)}
 EXECUTION_COUNTERS = tuple(counter.name for counter in COUNTERS if counter.kind == "execution")
+
+
+class Access(StrEnum):
+    """What a field of an AXI register does. Bits that belong to no field read as 0 and ignore writes."""
+
+    READ = "read-only"  # a write to a register that has no other fields is refused
+    WRITE = "read-write"
+    CLEAR = "write 1 to clear"  # set by the device, which goes before a clearing in the same cycle
+    START = "write 1 to start"  # reads as 1 until it is done
+
+
+@dataclass(frozen=True)
+class Field:
+    """`width` bits from bit `low` on."""
+
+    name: str
+    low: int
+    width: int
+    access: Access
+    doc: str
+
+
+@dataclass(frozen=True)
+class Register:
+    """32 bits at byte `address`; all fields are 0 after reset."""
+
+    name: str
+    address: int
+    doc: str
+    fields: tuple[Field, ...]
+
+    @property
+    def writable(self) -> bool:
+        return any(field.access != Access.READ for field in self.fields)
+
+
+AXI_ADDRESS_BITS = 12
+AXI_BYTES = 4  #: of a register
+_WORD = 32
+
+
+def _events(access: Access) -> tuple[Field, ...]:
+    """The events that can interrupt: in the status register and in the one that enables them."""
+    docs = {
+        "answer": "The last beat of an answer was taken at `m_axis`.",
+        "idle": "The device has become idle.",
+        "rx_partial": "A beat with some, not all bits of `s_axis_tkeep` set was dropped.",
+    }
+    return tuple(Field(name, low, 1, access, doc) for low, (name, doc) in enumerate(docs.items()))
+
+
+def _whole(access: Access, doc: str) -> tuple[Field, ...]:
+    return (Field("value", 0, _WORD, access, doc),)
+
+
+#: Those besides the identity block, which has the first 8 * IDENTITY_WORDS bytes of the same port.
+AXI_REGISTERS = (
+    Register(
+        "control",
+        0x100,
+        "What software starts.",
+        (
+            Field(
+                "reset",
+                0,
+                1,
+                Access.START,
+                "Resets the device, not these registers: as after switching on, but that memories keep what they hold. "
+                "An answer that has begun at `m_axis` is ended: by one beat of zeros, if its last one is not there.",
+            ),
+        ),
+    ),
+    Register(
+        "status",
+        0x104,
+        "What the device is doing.",
+        (
+            Field("idle", 0, 1, Access.READ, "Nothing buffered, running or to be sent."),
+            Field("rx_waits", 1, 1, Access.READ, "A beat waits at `s_axis`."),
+            Field("tx_waits", 2, 1, Access.READ, "A beat waits at `m_axis`."),
+        ),
+    ),
+    Register("interrupt_status", 0x108, "What has happened since it was cleared.", _events(Access.CLEAR)),
+    Register("interrupt_enable", 0x10C, "`irq` is high while some bit is set here and there.", _events(Access.WRITE)),
+    Register("rx_beats", 0x110, "Counter.", _whole(Access.READ, "Beats that the device took from `s_axis`.")),
+    Register("rx_dropped", 0x114, "Counter.", _whole(Access.READ, "Beats dropped for `s_axis_tkeep`, null ones too.")),
+    Register("tx_beats", 0x118, "Counter.", _whole(Access.READ, "Beats taken at `m_axis`.")),
+    Register("tx_packets", 0x11C, "Counter.", _whole(Access.READ, "Beats with `m_axis_tlast` taken at `m_axis`.")),
+    Register("scratch", 0x120, "To try the port with.", _whole(Access.WRITE, "Any value; it does nothing.")),
+)

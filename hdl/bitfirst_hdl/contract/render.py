@@ -21,6 +21,10 @@ STRUCTS = (packets.Header, packets.Trailer, *COMMAND_STRUCTS, packets.Response, 
 COUNTERS_NOTE = """COUNTERS and MARK respond with all of them, one 64-bit word each, in this order. Execution counters
 are a function of commands and data alone; arrival counters depend on when words arrived.
 """
+AXI_NOTE = """The port `s_axi` of the top made by `bitfirst generate --bus axi` (see docs/axi.md): 32-bit registers,
+little endian, of which the identity block above has the first. Counters wrap around. Reads of other addresses, writes
+to them and to registers with read-only fields alone are answered with SLVERR, and change nothing.
+"""
 CONSTANTS = {
     "CONTRACT_VERSION": packets.CONTRACT_VERSION,
     "MAGIC": registers.MAGIC,
@@ -38,6 +42,7 @@ CONSTANTS = {
     "MULTIPLIER_BITS": numeric.MULTIPLIER_BITS,
     "MAX_SHIFT": numeric.MAX_SHIFT,
     "HASH_INITIAL": numeric.HASH_INITIAL,
+    "AXI_ADDRESS_BITS": registers.AXI_ADDRESS_BITS,
 }
 
 
@@ -64,6 +69,10 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def _bits(low: int, width: int) -> str:
+    return f"{low + width - 1}:{low}" if width > 1 else str(low)
+
+
 def _prose(thing: type) -> str:
     return inspect.getdoc(thing) or ""
 
@@ -71,7 +80,7 @@ def _prose(thing: type) -> str:
 def _struct_section(struct: type[data.Struct]) -> str:
     comments = _comments(struct)
     rows = [
-        (word, f"{shift + width - 1}:{shift}" if width > 1 else shift, f"`{name}`", comments.get(name, ""))
+        (word, _bits(shift, width), f"`{name}`", comments.get(name, ""))
         for name, (word, shift, width) in field_places(struct).items()
         if not name.startswith("reserved")
     ]
@@ -84,6 +93,18 @@ def _enum_section(enum: type[IntEnum]) -> str:
     comments = _comments(enum)
     rows = [(member.value, f"`{member.name}`", comments.get(member.name, "")) for member in enum]
     return f"### {enum.__name__}\n\n{_table(('value', 'name', ''), rows)}\n"
+
+
+def _axi_table() -> str:
+    identity = range(0, registers.IDENTITY_WORDS * packets.WORD_BITS // 8, registers.AXI_BYTES)
+    first = f"{identity[0]:#05x} .. {identity[-1]:#05x}", "`identity`", "", "", "read-only", "See above."
+    rows = []
+    for register in registers.AXI_REGISTERS:
+        for field in register.fields:
+            place = f"{register.address:#05x}", f"`{register.name}`", _bits(field.low, field.width), f"`{field.name}`"
+            doc = f"{register.doc} {field.doc}" if field is register.fields[0] else field.doc
+            rows.append((*place, field.access, doc))
+    return _table(("address", "register", "bits", "field", "access", ""), [first, *rows])
 
 
 def document() -> str:
@@ -109,6 +130,9 @@ def document() -> str:
         "## Counters\n",
         COUNTERS_NOTE,
         _table(("word", "counter", "class", "unit", ""), counters) + "\n",
+        "## AXI4-Lite registers\n",
+        AXI_NOTE,
+        _axi_table() + "\n",
         "## Constants\n",
         _table(("name", "value"), [(f"`{name}`", f"{value} ({value:#x})") for name, value in CONSTANTS.items()]) + "\n",
     ]
@@ -137,6 +161,19 @@ def _struct_defines(struct: type[data.Struct]) -> list[str]:
     return lines
 
 
+def _axi_defines() -> list[str]:
+    lines = ["", "/* AXI4-Lite registers: byte addresses; the identity block is at 0 */"]
+    for register in registers.AXI_REGISTERS:
+        stem = f"AXI_{register.name.upper()}"
+        lines.append(_define(stem, f"{register.address:#x}"))
+        for field in register.fields:
+            lines += [
+                _define(f"{stem}_{field.name.upper()}_SHIFT", field.low),
+                _define(f"{stem}_{field.name.upper()}_MASK", f"UINT32_C({(1 << field.width) - 1:#x})"),
+            ]
+    return lines
+
+
 def header() -> str:
     """The C header."""
     lines = [f"/* {NOTE} */", "#ifndef BITFIRST_H", "#define BITFIRST_H", "", "#include <stdint.h>", ""]
@@ -155,7 +192,7 @@ def header() -> str:
         lines += _struct_defines(struct)
     lines += ["", "/* Counters: word of the COUNTERS and MARK responses' data */"]
     lines += [_define(f"COUNTER_{counter.name.upper()}", i) for i, counter in enumerate(registers.COUNTERS)]
-    lines += [_define("COUNTERS_COUNT", len(registers.COUNTERS)), "", "#endif", ""]
+    lines += [_define("COUNTERS_COUNT", len(registers.COUNTERS)), *_axi_defines(), "", "#endif", ""]
     return "\n".join(lines)
 
 
