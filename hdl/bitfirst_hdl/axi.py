@@ -196,6 +196,13 @@ class PacketEnds(wiring.Component):
         return m
 
 
+def check_width(config: ArrayConfig) -> int:
+    """`config.link_bits`; raises `ConfigError` where the streams cannot be that wide."""
+    if config.link_bits not in TDATA_BITS:
+        raise ConfigError(f"link_bits = {config.link_bits} is not for AXI4-Stream; set link_bits to 32 or 64")
+    return config.link_bits
+
+
 class AxiTop(wiring.Component):
     """`Core` with AXI ports, all of the clock `aclk`. `config.link_bits` is the width of TDATA: 32 or 64.
 
@@ -213,9 +220,7 @@ class AxiTop(wiring.Component):
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
-        bits = config.link_bits
-        if bits not in TDATA_BITS:
-            raise ConfigError(f"link_bits = {bits} is not a width of AXI4-Stream here; set it to 32 or 64")
+        bits = check_width(config)
         self.core = Core(config, fingerprint)
         self.registers = AxiRegisters(config, fingerprint)
         self.ends = PacketEnds(bits)
