@@ -69,12 +69,6 @@ MUTANTS = {
         "response before address and data",
     ),
     "last a beat too early": ("self.tlast.eq(left == 1)", "self.tlast.eq(left == 2)", "packets", "expected"),
-    "packet without an end": (
-        "m.Elif(free & self.abort & self.within)",
-        "m.Elif(0)",
-        "reset_by_software",
-        "reset_by_software failed",
-    ),
     "taken while in reset": ("core.rx.ready & running", "core.rx.ready", "reset", "high in reset"),
 }
 

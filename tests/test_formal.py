@@ -12,6 +12,7 @@ from bitfirst_hdl.top import REPLY_QUEUE
 from bitfirst_sim.formal.comparing import Comparison, compare_seen_through
 from bitfirst_sim.formal.convert import UnitOrder, link_seen_through
 from bitfirst_sim.formal.fifos import QueueOrder
+from bitfirst_sim.formal.handshakes import LiteHandshakes, Packets, axi_seen_through
 from bitfirst_sim.formal.packing import OwnWords, Passes, element_seen_through, packed_seen_through
 from bitfirst_sim.formal.prove import FormalError, Property, altered, prove, search
 from bitfirst_sim.formal.receive import Reception, frames_with_any_crc
@@ -46,6 +47,9 @@ PROVED: dict[str, tuple[Make, int]] = {
     "packing": (lambda: Passes(packed_seen_through()), 40),
     "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
     "ends": (lambda: Ends(sequencer_seen_through()), 40),
+    "AXI4-Lite": (lambda: LiteHandshakes(axi_seen_through()), 12),
+    "AXI4-Stream of 32 bits": (lambda: Packets(axi_seen_through(), 32), 16),
+    "AXI4-Stream of 64 bits": (lambda: Packets(axi_seen_through(), 64), 16),
 }
 
 
@@ -88,6 +92,14 @@ def packing_mutant(old: str, new: str) -> Property:
 
 def hazard_mutant(old: str, new: str) -> Property:
     return Hazards(sequencer_seen_through((old, new)), inductive=False)
+
+
+def lite_mutant(old: str, new: str) -> Property:
+    return LiteHandshakes(axi_seen_through((old, new)))
+
+
+def packet_mutant(old: str, new: str) -> Property:
+    return Packets(axi_seen_through((old, new)), 64)
 
 
 def end_mutant(old: str, new: str) -> Property:
@@ -147,6 +159,25 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     "credit for words not read": (reception_mutant, "self.credit + waiting", "self.credit + 1", 14),
     "word lost while the reader waits": (reception_mutant, "~self.frames.valid | self.frames.ready", "1", 14),
     "buffer holds one word less": (credit_mutant, "== self.config.rx_words", "== self.config.rx_words - 1", 14),
+    "response to a write withdrawn": (
+        lite_mutant,
+        "with m.If(self.bready):\n            m.d.sync += self.bvalid",
+        "m.d.sync += self.bvalid",
+        8,
+    ),
+    "data of a read change": (lite_mutant, "self.awake & ~self.rvalid", "self.awake", 8),
+    "response before the data": (lite_mutant, "has_address & has_data & ~self.bvalid", "has_address & ~self.bvalid", 8),
+    "two writes, one response": (lite_mutant, "has_data & ~self.bvalid", "has_data", 8),
+    "unknown address read": (lite_mutant, "m.d.comb += known.eq(0)", "pass", 8),
+    "beat withdrawn": (
+        packet_mutant,
+        "with m.If(self.tready):\n            m.d.sync += self.tvalid",
+        "m.d.sync += self.tvalid",
+        8,
+    ),
+    "beat changes": (packet_mutant, "free.eq(~self.tvalid | self.tready)", "free.eq(1)", 8),
+    "packet ends a beat too early": (packet_mutant, "self.tlast.eq(left == 1)", "self.tlast.eq(left == 2)", 8),
+    "packet that is cut has no end": (packet_mutant, "m.Elif(free & self.abort & self.within)", "m.Elif(0)", 8),
     "last source first": (
         reply_mutant,
         "for number in reversed(range(self.sources)):\n            with m.If(self.replies_in",
