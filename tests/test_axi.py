@@ -1,19 +1,28 @@
 """The device with AXI ports, driven by masters that nobody here wrote."""
 
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
-from bitfirst_hdl import axi
+from bitfirst_hdl import axi, verilog
 from bitfirst_hdl.config import CONFIGS, ArrayConfig, ConfigError
+from bitfirst_hdl.contract import codec, registers, render
 from bitfirst_sim.bench import BenchError, BenchResult, run_bench
 from bitfirst_sim.formal.prove import altered
 
 FINGERPRINT = 0x0F1E_2D3C_4B5A_6978
 TINY = CONFIGS["tiny"]
 ECHO_BEATS = 8
+DEVICE = replace(TINY, link_bits=32, rows=1, features=())  # less to compile
 
 
 class Echo(wiring.Component):
@@ -46,9 +55,8 @@ def test_ports(link_bits: int) -> None:
 
 
 def test_device() -> None:
-    config = replace(TINY, link_bits=32, rows=1, features=())  # compiles in a third of the time
-    component = axi.AxiTop(config, FINGERPRINT)
-    parameters = {"config": config.as_dict(), "fingerprint": FINGERPRINT}
+    component = axi.AxiTop(DEVICE, FINGERPRINT)
+    parameters = {"config": DEVICE.as_dict(), "fingerprint": FINGERPRINT}
     result = run_bench(component, "axi_device", "bitfirst_sim.benches.bench_axi_device", parameters=parameters)
     assert len(result.tests) == 2
 
@@ -84,3 +92,127 @@ def test_width_of_the_link() -> None:
     assert axi.check_width(TINY) == 64
     with pytest.raises(ConfigError, match="link_bits = 8 is not for AXI4-Stream; set link_bits to 32 or 64"):
         axi.check_width(replace(TINY, link_bits=8))
+
+
+# what `bitfirst generate --bus axi` writes
+
+PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);$", re.MULTILINE)
+SPIRIT = {"": "http://www.spiritconsortium.org/XMLSchema/SPIRIT/1685-2009"}
+Ports = dict[str, tuple[str, int]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory, for a small device."""
+    folder = tmp_path_factory.mktemp("generate")
+    (folder / "small.toml").write_text(f"base = 'tiny'\nlink_bits = {DEVICE.link_bits}\nrows = 1\nfeatures = []\n")
+    command = [sys.executable, "-c", "from bitfirst.cli import main; main()", "generate", "small.toml", "--bus", "axi"]
+    done = subprocess.run([*command, "--json"], cwd=folder, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert result["directory"] == "small-axi" and result["parameters"] == DEVICE.as_dict()
+    assert {name: folder / path for name, path in result["files"].items()} == {
+        path.name: path for path in (folder / "small-axi").iterdir()
+    }
+    return folder / "small-axi"
+
+
+def ports_of_verilog(text: str) -> Ports:
+    module = text[text.index(f"module {verilog.module_name('axi')}(") :]
+    found = PORT.findall(module[: module.index("endmodule")])
+    return {name: (direction, int(left or 0) + 1) for direction, left, name in found}
+
+
+def width(element: ElementTree.Element) -> int:
+    left, right = (element.findtext(f"vector/{end}", "0", SPIRIT) for end in ("left", "right"))
+    return int(left) - int(right) + 1
+
+
+def ports_of_model(component: ElementTree.Element) -> Ports:
+    wires = {
+        port.findtext("name", "", SPIRIT): port.find("wire", SPIRIT) for port in component.iterfind(".//port", SPIRIT)
+    }
+    return {name: (wire.findtext("direction", "", SPIRIT) + "put", width(wire)) for name, wire in wires.items()}
+
+
+def check_ports(text: str, component: ElementTree.Element) -> None:
+    """The model's ports are the Verilog's, and each is in one bus interface, once, with all its bits."""
+    expected = ports_of_verilog(text)
+    assert len(expected) > 20
+    assert ports_of_model(component) == expected, "the model's ports are others"
+    ends = list(component.iterfind(".//physicalPort", SPIRIT))
+    assert Counter(end.findtext("name", "", SPIRIT) for end in ends) == Counter(list(expected)), "not each mapped once"
+    for entry in component.iterfind(".//portMap", SPIRIT):
+        logical, physical = (entry.find(f"{kind}Port", SPIRIT) for kind in ("logical", "physical"))
+        assert width(logical) == width(physical) == expected[physical.findtext("name", "", SPIRIT)][1], "another width"
+
+
+def test_files(made: Path) -> None:
+    assert {path.name for path in made.iterdir()} == {"bitfirst.v", "component.xml", *render.FILES}
+    for name, text in render.FILES.items():
+        assert (made / name).read_text() == text()
+    assert (made / "bitfirst.v").read_text() == verilog.generate(DEVICE, "axi")
+
+
+def test_ports_of_the_description(made: Path) -> None:
+    text, component = (made / "bitfirst.v").read_text(), ElementTree.parse(made / "component.xml").getroot()
+    check_ports(text, component)
+    assert component.findtext("model/views/view/modelName", "", SPIRIT) == verilog.module_name("axi")
+    assert component.findtext("fileSets/fileSet/file/name", "", SPIRIT) == "bitfirst.v"
+    names = [bus.findtext("name", "", SPIRIT) for bus in component.iterfind("busInterfaces/busInterface", SPIRIT)]
+    assert names == ["s_axi", "s_axis", "m_axis", "aclk", "aresetn", "irq"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("input [31:0] s_axis_tdata;", "input [63:0] s_axis_tdata;", "the model's ports"),
+        ("input s_axis_tlast;", "output s_axis_tlast;", "the model's ports"),
+        ("<spirit:name>m_axis_tlast</spirit:name>\n          </spirit:physicalPort>",) * 2 + ("not each mapped once",),
+    ],
+)
+def test_wrong_descriptions_are_found(made: Path, old: str, new: str, words: str) -> None:
+    text, description = (made / "bitfirst.v").read_text(), (made / "component.xml").read_text()
+    if new == old:  # a port mapped in place of another
+        new = old.replace("tlast", "tvalid")
+    assert (text + description).count(old) == 1
+    with pytest.raises(AssertionError, match=words):
+        check_ports(text.replace(old, new), ElementTree.fromstring(description.replace(old, new).encode()))
+
+
+def test_registers_of_the_description(made: Path) -> None:
+    """Addresses, fields, access and values after reset, as the contract has them."""
+    component = ElementTree.parse(made / "component.xml").getroot()
+    block = component.find("memoryMaps/memoryMap/addressBlock", SPIRIT)
+    assert int(block.findtext("range", "", SPIRIT)) == 1 << registers.AXI_ADDRESS_BITS
+    found = {}
+    for element in block.iterfind("register", SPIRIT):
+        fields = {
+            field.findtext("name", "", SPIRIT): tuple(
+                int(field.findtext(tag, "", SPIRIT)) for tag in ("bitOffset", "bitWidth")
+            )
+            for field in element.iterfind("field", SPIRIT)
+        }
+        address, reset = (int(element.findtext(tag, "", SPIRIT), 0) for tag in ("addressOffset", "reset/value"))
+        assert address not in found
+        found[address] = element.findtext("access", "", SPIRIT), reset, fields
+    for register in registers.AXI_REGISTERS:
+        access = "read-write" if register.writable else "read-only"
+        fields = {field.name: (field.low, field.width) for field in register.fields}
+        assert found.pop(register.address) == (access, 0, fields)
+    words = codec.encode(registers.Identity, **DEVICE.identity(verilog.fingerprint(DEVICE)))
+    block_bytes = b"".join(word.to_bytes(8, "little") for word in words)
+    assert b"".join(found[address][1].to_bytes(4, "little") for address in sorted(found)) == block_bytes
+    assert {access for access, _, _ in found.values()} == {"read-only"}
+    lanes = next(fields["lanes"] for _, _, fields in found.values() if "lanes" in fields)
+    assert found[12][1] >> lanes[0] & (1 << lanes[1]) - 1 == DEVICE.lanes
+
+
+def test_registers_do_not_overlap() -> None:
+    addresses = [register.address for register in registers.AXI_REGISTERS]
+    assert len(set(addresses)) == len(addresses)
+    assert (
+        min(addresses) >= registers.Identity.as_shape().size // 8 and max(addresses) < 1 << registers.AXI_ADDRESS_BITS
+    )
+    for register in registers.AXI_REGISTERS:
+        bits = [bit for field in register.fields for bit in range(field.low, field.low + field.width)]
+        assert len(set(bits)) == len(bits) and max(bits) < 32 and register.address % registers.AXI_BYTES == 0

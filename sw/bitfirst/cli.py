@@ -288,33 +288,65 @@ def info(url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl", a
 @app.command()
 def generate(
     config: Config = "default",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; CONFIG.v by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write, CONFIG.v; with --bus a directory, CONFIG-axi.")
+    ] = None,
+    bus: Annotated[str | None, typer.Option(help="axi: with AXI ports, an IP-XACT description and a C header.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write the Verilog of a configuration, byte by byte the same everywhere."""
 
     def work() -> Result:
-        import hashlib
-
-        from bitfirst_hdl import verilog
         from bitfirst_hdl.config import load
 
+        if bus not in (None, "axi"):
+            raise UsageError(f"--bus {bus!r} is unknown; choose axi, or leave it out for the bare link")
         parameters = load(config)
-        target = out or Path(f"{Path(config).stem}.v")
-        _check_directory(target, "--out")
-        text = verilog.generate(parameters)
-        target.write_text(text)
-        return {
-            "config": config,
-            "file": target,
-            "lines": text.count("\n"),
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "fingerprint": f"{verilog.fingerprint(parameters):016x}",
-            "parameters": parameters.as_dict(),
-            "bit_macs_per_cycle": parameters.bit_macs_per_cycle,
-        }
+        return (_generate_file if bus is None else _generate_directory)(config, parameters, out)
 
-    _report(as_json, work, _pairs)
+    _report(as_json, work, lambda result: _pairs({key: value for key, value in result.items() if key != "files"}))
+
+
+def _generate_file(config: str, parameters: Any, out: Path | None) -> Result:
+    from bitfirst_hdl import verilog
+
+    target = out or Path(f"{Path(config).stem}.v")
+    _check_directory(target, "--out")
+    text = verilog.generate(parameters)
+    target.write_text(text)
+    return {"config": config, "file": target, **_generated(parameters, text)}
+
+
+def _generate_directory(config: str, parameters: Any, out: Path | None) -> Result:
+    from bitfirst_hdl import axi, verilog
+
+    axi.check_width(parameters)
+    target = out or Path(f"{Path(config).stem}-axi")
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"{target}: there is no directory above it; create it, or choose another --out")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is not a directory; name one with --out")
+    target.mkdir(exist_ok=True)
+    texts = verilog.generate_axi(parameters)
+    for name, text in texts.items():
+        (target / name).write_text(text)
+    files = {name: target / name for name in texts}
+    return {"config": config, "directory": target, "files": files, **_generated(parameters, texts["bitfirst.v"])}
+
+
+def _generated(parameters: Any, text: str) -> Result:
+    """What is told of generated Verilog."""
+    import hashlib
+
+    from bitfirst_hdl import verilog
+
+    return {
+        "lines": text.count("\n"),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "fingerprint": f"{verilog.fingerprint(parameters):016x}",
+        "parameters": parameters.as_dict(),
+        "bit_macs_per_cycle": parameters.bit_macs_per_cycle,
+    }
 
 
 @app.command()
