@@ -25,7 +25,7 @@ def test_uart() -> None:
     component = UartTop(CONFIGS["tiny"], FINGERPRINT, divisor=divisor)
     parameters = {"config": "tiny", "fingerprint": FINGERPRINT, "divisor": divisor}
     result = run_bench(component, "uart", "bitfirst_sim.benches.bench_uart", parameters=parameters)
-    assert len(result.tests) == 3
+    assert len(result.tests) == 4
 
 
 def test_uart_speed() -> None:

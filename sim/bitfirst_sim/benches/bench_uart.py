@@ -1,5 +1,6 @@
 """Bench of `bitfirst_hdl.top.UartTop`: the whole device over two pins."""
 
+import logging
 import random
 
 import cocotb
@@ -9,12 +10,15 @@ from bitfirst.golden.commands import GoldenDevice
 from bitfirst_hdl import config as configs
 from bitfirst_hdl.contract.packets import Opcode, Space, Status, Target
 from bitfirst_hdl.contract.registers import IDENTITY_WORDS
+from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
+from cocotbext.uart import UartSink, UartSource
 
 from . import common
 from .bench_frames import FrameReader, frame
 
 FRAME_BITS = 10  # of a byte, with start and stop bit
+PERIOD_NS = 4  # of the clock beside cocotbext-uart
 
 
 class Pins:
@@ -56,15 +60,36 @@ class Pins:
             self.reader.unit(byte)
 
 
-class UartBench:
-    """Commands over the pins, answers against the golden model."""
+class OtherPins:
+    """A serial port that nobody here wrote: cocotbext-uart's. It keeps time in whole nanoseconds."""
 
-    def __init__(self, dut, rng: random.Random, speed: float) -> None:
+    def __init__(self, dut, divisor: int) -> None:
+        baud = 10**9 // (divisor * PERIOD_NS)
+        self.source, self.sink = UartSource(dut.rx_pin, baud=baud), UartSink(dut.tx_pin, baud=baud)
+        for talkative in (self.source, self.sink):
+            talkative.log.setLevel(logging.WARNING)
+        self.reader = FrameReader(unit_bytes=1)
+        self.task = cocotb.start_soon(self._receive())
+
+    async def send(self, stream: bytes) -> None:
+        await self.source.write(stream)
+        await self.source.wait()
+
+    async def _receive(self) -> None:
+        while True:
+            for byte in await self.sink.read():
+                self.reader.unit(byte)
+
+
+class UartBench:
+    """Commands over the pins, answers against the golden model. `speed` None: over those of cocotbext-uart."""
+
+    def __init__(self, dut, rng: random.Random, speed: float | None) -> None:
         parameters = common.parameters()
         self.dut, self.rng, self.divisor = dut, rng, parameters["divisor"]
         self.config = configs.CONFIGS[parameters["config"]]
         self.golden = GoldenDevice(self.config, parameters["fingerprint"])
-        self.pins = Pins(dut, self.divisor, self.divisor / speed)
+        self.pins = OtherPins(dut, self.divisor) if speed is None else Pins(dut, self.divisor, self.divisor / speed)
         self.sequence = 0
 
     def frame(self, opcode: Opcode, data: np.ndarray | tuple = (), **fields: int) -> bytes:
@@ -130,6 +155,18 @@ async def other_speeds(dut) -> None:
         bench = await start(dut, speed)
         await product(bench)
         bench.pins.task.cancel()
+
+
+@cocotb.test()
+async def other_hands(dut) -> None:
+    """A product over a serial port of other people's making."""
+    Clock(dut.clk, PERIOD_NS, unit="ns").start(start_high=False)
+    dut.rx_pin.value = dut.rst.value = 1
+    await common.cycles(dut, 2)
+    dut.rst.value = 0
+    await common.cycles(dut, 1)
+    bench = UartBench(dut, random.Random(cocotb.RANDOM_SEED), speed=None)
+    await product(bench)
 
 
 @cocotb.test()
