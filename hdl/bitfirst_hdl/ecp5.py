@@ -6,18 +6,15 @@ carry passes, and where it gives 0 the carry becomes what the table gives for A 
 table's bit, exclusive-or the carry that comes in. Inputs that a table does not read are 1, which costs no wire.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Instance, Module, Signal, Value
-from amaranth.lib import wiring
 
 from . import element
-from .config import ArrayConfig
 
-LONGEST_CHAIN = (
-    48  #: positions: the carry passes two of them in 0.04 ns, and timing analysis believes that it passes all
-)
+#: Positions. The carry passes two of them in 0.04 ns, and timing analysis believes that it passes all.
+LONGEST_CHAIN = 48
 
 
 def _table(bit: Callable[[int, int, int, int], int]) -> int:
@@ -83,39 +80,50 @@ def add(m: Module, adders: Sequence[Sequence[Position]], name: str, carry: Value
 
 
 class DotTree(element.DotTree):
-    """As `element.DotTree`, in carry cells: the first level multiplies too, the last one complements."""
+    """As `element.DotTree`, in carry cells: the first level multiplies too, the last one complements.
+
+    It adds the same pairs in the same cycles as `element.add_fields`, so that the proof goes level by level.
+    """
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        size = self.config.slice_bits
-        pairs = [
-            zip(_digits(a, size), _digits(mask, size), strict=True) for a, mask in zip(self.a, self.mask, strict=True)
-        ]
-        lanes = [lane for segment in pairs for lane in segment]
-        adders = [
-            [Position(PRODUCTS, bits) for bits in zip(*low, *high, strict=True)]
-            for low, high in zip(lanes[::2], lanes[1::2], strict=True)
-        ]
-        words, level = add(m, adders, "sum_1"), 1
-        while len(words) > 2:
-            if level % element.LEVELS_PER_REGISTER == 0:
-                words = _registers(m, words, f"kept_{level}")
-            adders = [
-                [Position(SUM, (x, OPEN, y, OPEN)) for x, y in zip(low, high, strict=True)]
-                for low, high in zip(words[::2], words[1::2], strict=True)
-            ]
-            words, level = add(m, adders, f"sum_{level + 1}"), level + 1
-        if level % element.LEVELS_PER_REGISTER == 0:
-            words = _registers(m, words, f"kept_{level}")
-        # ~x + ~y + 1 is ~(x + y)
-        adder = [Position(FLIPPED, (x, self.negative, y, self.negative)) for x, y in zip(*words, strict=True)]
-        (total,) = add(m, [adder], "sum", self.negative)
-        m.d.sync += self.total.eq(total)
+        field_bits, largest, level = self.config.slice_bits, 2**self.config.slice_bits - 1, 0
+        words = [_lanes(a, mask, field_bits) for a, mask in zip(self.a, self.mask, strict=True)]
+        while len(words) > 1 or len(words[0]) > 1:
+            widens = not element.has_room(field_bits, largest)
+            pairs, field_bits = _pairs(words, widens), field_bits << widens
+            largest, level, done = 2 * largest, level + 1, len(pairs) == len(pairs[0]) == 1
+            adders = [self._adder(low, high, level == 1, done) for word in pairs for low, high in word]
+            sums = add(m, adders, f"sum_{level}", self.negative if done else None)
+            if done or level % element.LEVELS_PER_REGISTER == 0:
+                sums = _registers(m, sums, f"kept_{level}")
+            size = len(pairs[0])
+            words = [sums[place : place + size] for place in range(0, len(sums), size)]
+        m.d.comb += self.total.eq(words[0][0])
         return m
 
+    def _adder(self, low: Sequence, high: Sequence, first: bool, last: bool) -> list[Position]:
+        if first:  # pairs of digit and mask
+            return [Position(PRODUCTS, (*x, *y)) for x, y in zip(low, high, strict=True)]
+        if last:  # ~x + ~y + 1 is ~(x + y); `add` brings the 1
+            return [Position(FLIPPED, (x, self.negative, y, self.negative)) for x, y in zip(low, high, strict=True)]
+        return [Position(SUM, (x, OPEN, y, OPEN)) for x, y in zip(low, high, strict=True)]
 
-def _digits(word: Value, size: int) -> Iterable[Value]:
-    return [word[place : place + size] for place in range(0, len(word), size)]
+
+def _lanes(a: Value, mask: Value, size: int) -> list[list[tuple[Value, Value]]]:
+    """For each lane its digit's bits, each with its mask."""
+    bits = list(zip(a, mask, strict=True))
+    return [bits[place : place + size] for place in range(0, len(bits), size)]
+
+
+def _pairs(words: Sequence[Sequence], widens: bool) -> list[list[tuple[Sequence, Sequence]]]:
+    """Fields that are added: neighbours, fields of neighbouring words, or those of a word's halves."""
+    if widens:
+        return [list(zip(word[::2], word[1::2], strict=True)) for word in words]
+    if len(words) > 1:
+        return [list(zip(low, high, strict=True)) for low, high in zip(words[::2], words[1::2], strict=True)]
+    half = len(words[0]) // 2
+    return [list(zip(words[0][:half], words[0][half:], strict=True))]
 
 
 def _registers(m: Module, words: Sequence[Value], name: str) -> list[Value]:

@@ -64,6 +64,11 @@ def _widen(words: Sequence[Value], field_bits: int) -> list[Value]:
     return [((word & even)[:used] + (word[field_bits:] & even)[:used]) | Const(0, width) for word in words]
 
 
+def has_room(field_bits: int, largest: int) -> bool:
+    """Whether a field holds the sum of two."""
+    return 2 * largest < 2**field_bits
+
+
 def add_fields(
     m: Module, words: Sequence[Value], field_bits: int, largest: int, name: str, flips: Value | None = None
 ) -> tuple[Value, int]:
@@ -75,7 +80,7 @@ def add_fields(
     """
     level = 0
     while len(words) > 1 or len(words[0]) > field_bits:
-        if 2 * largest < 2**field_bits:
+        if has_room(field_bits, largest):
             words = _halve(words)
         else:
             words, field_bits = _widen(words, field_bits), 2 * field_bits
@@ -278,8 +283,8 @@ class Element(wiring.Component):
 
     `latency` cycles from operands to the accumulator's input, one more to the sum. No back-pressure.
 
-    For a platform of the family "ecp5" it is made of carry cells (`ecp5`), else of adders for any synthesis; both do the
-    same, cycle by cycle.
+    For a platform of the family "ecp5" it is made of carry cells (`ecp5`), else of adders for any synthesis; both do
+    the same, cycle by cycle.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
