@@ -9,6 +9,7 @@ from bitfirst_hdl import frames, update
 from bitfirst_hdl.frames import Reply
 from bitfirst_hdl.readout import ABREAST
 from bitfirst_hdl.top import REPLY_QUEUE
+from bitfirst_sim.formal.adding import SameAccumulator, SameTree, carry_cells
 from bitfirst_sim.formal.comparing import Comparison, compare_seen_through
 from bitfirst_sim.formal.convert import UnitOrder, link_seen_through
 from bitfirst_sim.formal.fifos import QueueOrder
@@ -43,6 +44,11 @@ PROVED: dict[str, tuple[Make, int]] = {
         16,
     ),
     "arithmetic of the update": (UpdateArithmetic, 2),
+    "carry cells, 16 lanes of 4 bits": (lambda: SameTree(carry_cells(), 4, 16), 6),
+    "carry cells, 16 lanes of 8 bits": (lambda: SameTree(carry_cells(), 8, 16), 6),
+    "carry cells, 32 lanes of 4 bits": (lambda: SameTree(carry_cells(), 4, 32), 6),
+    "carry cells, 64 lanes of 1 bit": (lambda: SameTree(carry_cells(), 1, 64), 6),
+    "accumulator of carry cells": (lambda: SameAccumulator(carry_cells(), 9, 33), 6),
     "words of elements": (lambda: OwnWords(element_seen_through()), 8),
     "packing": (lambda: Passes(packed_seen_through()), 40),
     "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
@@ -82,6 +88,14 @@ def arithmetic_mutant(old: str, new: str) -> Property:
     return UpdateArithmetic(altered(update, (old, new)), bits=12)
 
 
+def tree_mutant(old: str, new: str) -> Property:
+    return SameTree(carry_cells((old, new)), 4, 16)
+
+
+def accumulator_mutant(old: str, new: str) -> Property:
+    return SameAccumulator(carry_cells((old, new)), 6, 12)
+
+
 def word_mutant(old: str, new: str) -> Property:
     return OwnWords(element_seen_through((old, new)))
 
@@ -108,6 +122,20 @@ def end_mutant(old: str, new: str) -> Property:
 
 #: Designs with one mistake each: property, text of the design, text in its place, cycles that show the mistake.
 MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
+    "products are added without a carry": (tree_mutant, "(a & b) ^ (c & d)", "(a & b & c) ^ (c & d)", 4),
+    "a chain's first carry is what comes in": (
+        tree_mutant,
+        "Position(STOP) if carry is None",
+        "Position(SUM, (OPEN, OPEN, Const(0), OPEN)) if carry is None",
+        4,
+    ),
+    "one adder's carry goes into the next": (tree_mutant, "[*adder, Position(STOP)]", "[*adder, Position(SUM)]", 4),
+    "complement without its 1": (tree_mutant, "self.negative if done else None", "None", 6),
+    "complement of one part alone": (tree_mutant, "a ^ b ^ c ^ d", "a ^ b ^ c", 6),
+    "a register too many": (tree_mutant, "if done or level %", "if not done or level %", 6),
+    "negative term without its 1": (accumulator_mutant, "start(step.negative)", "start()", 4),
+    "doubling shifts in what it shifts out": (accumulator_mutant, "a ^ (c & ~b)", "a ^ c", 4),
+    "term against the sum's own carry": (accumulator_mutant, "a ^ (d if b else c)", "a ^ (c if b else d)", 4),
     "word of an earlier pass is multiplied": (word_mutant, "(self.taken & ~self.move)", "self.taken", 8),
     "element without a word goes on with the last": (word_mutant, "m.d.sync += held.eq(0)", "pass", 8),
     "a pass begins without all its words": (packing_mutant, "(~self._fetching | fetched_all)", "1", 30),

@@ -71,7 +71,7 @@ class Array(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from the last step of a pass to its first row of sums: tree, accumulator, shadow register."""
+        """Cycles from the last step of a pass to its first row of sums: tree, shadow register, register at the foot."""
         return self.config.tree_cycles + 2
 
     @property
@@ -82,7 +82,7 @@ class Array(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        step, load = self._delayed_control(m)
+        control, load = self._delayed_control(m)
 
         own = self._own_words(m)
         if config.packs:
@@ -98,12 +98,12 @@ class Array(wiring.Component):
                 m.submodules[f"element_{row}_{column}"] = element = elements[row][column]
                 for index, mask in enumerate(masks):
                     m.d.comb += [element.a[index].eq(own[row][column].held[index]), element.mask[index].eq(mask)]
-                self._control(m, element.control, step, load)
+                wiring.connect(m, control, element.control)
                 if row + 1 < config.rows:
                     m.d.comb += element.chain_in.eq(elements[row + 1][column].chain_out)
-            m.d.comb += self.sums[column].eq(elements[0][column].chain_out)
-            counts.append(self._column(m, column, plane, step, load))
-        self._count_ones(m, counts, step.valid)
+            m.d.sync += self.sums[column].eq(elements[0][column].chain_out)
+            counts.append(self._column(m, column, plane, control))
+        self._count_ones(m, counts, control.valid)
         self._time_drain(m, load)
         return m
 
@@ -130,34 +130,36 @@ class Array(wiring.Component):
             return Cat(words[place // WORD_BITS : (place + width) // WORD_BITS])
         return words[place // WORD_BITS][place % WORD_BITS :][:width]
 
-    def _delayed_control(self, m: Module):
-        """The step whose terms reach the accumulators now, and `load` for the pass that has just ended."""
-        step = self.control
+    def _delayed_control(self, m: Module) -> tuple[wiring.PureInterface, Signal]:
+        """What the terms that reach the accumulators now mean, and `load` of it."""
+        coming = step = self.control
         for index in range(self.config.tree_cycles):
-            later = Signal(StepControl, name=f"control_{index}")
-            m.d.sync += later.eq(step)
-            step = later
-        load = Signal()
-        m.d.sync += load.eq(step.valid & step.last)
-        return step, load
+            coming, step = step, Signal(StepControl, name=f"control_{index}")
+            m.d.sync += step.eq(coming)
+        control, load = Control().create(path=("control",)), Signal()
+        m.d.comb += [
+            load.eq(step.valid & step.last),
+            control.valid.eq(step.valid),
+            control.double.eq(step.double),
+            control.negative.eq(step.negative),
+            control.load.eq(load),
+            control.next_first.eq(coming.valid & coming.first),
+            control.next_negative.eq(coming.negative),
+        ]
+        return control, load
 
-    @staticmethod
-    def _control(m: Module, control: Control, step, load: Signal) -> None:
-        m.d.comb += [getattr(control, name).eq(step[name]) for name in ("valid", "first", "double", "negative")]
-        m.d.comb += control.load.eq(load)
-
-    def _column(self, m: Module, column: int, plane: Signal, step, load: Signal):
-        """Sum of one column's B; returns the count of ones of the step that `step` describes."""
+    def _column(self, m: Module, column: int, plane: Signal, control: wiring.PureInterface):
+        """Sum of one column's B; returns the count of ones of the step that `control` describes."""
         config = self.config
         width = min(WORD_BITS, config.lanes)
         words = [plane[place : place + width] for place in range(0, config.lanes, width)]
         ones, latency = add_fields(m, words, 1, 1, f"ones_{column}")
         assert latency == config.tree_cycles
         m.submodules[f"column_sum_{column}"] = column_sum = Accumulator(len(ones), config.column_sum_bits)
-        m.d.comb += column_sum.term.eq(ones)
-        self._control(m, column_sum.control, step, load)
+        m.d.comb += column_sum.term.eq(ones ^ control.negative.replicate(len(ones)))
+        wiring.connect(m, control, column_sum.control)
         m.d.comb += column_sum.chain_in.eq(column_sum.chain_out)  # no chain: it holds until the next pass
-        m.d.comb += self.column_sums[column].eq(column_sum.chain_out)
+        m.d.sync += self.column_sums[column].eq(column_sum.chain_out)
         return ones
 
     def _count_ones(self, m: Module, counts: list, valid) -> None:
@@ -180,10 +182,11 @@ class Array(wiring.Component):
         m.d.comb += self.ones.eq(masked[0])
 
     def _time_drain(self, m: Module, load: Signal) -> None:
-        """High for R cycles after `load`: a one travels behind it."""
-        rows_left = Signal(range(self.config.rows + 1))
+        """High for R cycles, when the sums have come to the foot of their columns."""
+        rows_left, loaded = Signal(range(self.config.rows + 1)), Signal()
+        m.d.sync += loaded.eq(load)
         m.d.comb += self.drain_valid.eq(rows_left != 0)
-        with m.If(load):
+        with m.If(loaded):
             m.d.sync += rows_left.eq(self.config.rows)
         with m.Elif(self.drain_valid):
             m.d.sync += rows_left.eq(rows_left - 1)

@@ -64,15 +64,23 @@ def _widen(words: Sequence[Value], field_bits: int) -> list[Value]:
     return [((word & even)[:used] + (word[field_bits:] & even)[:used]) | Const(0, width) for word in words]
 
 
-def add_fields(m: Module, words: Sequence[Value], field_bits: int, largest: int, name: str) -> tuple[Value, int]:
+def has_room(field_bits: int, largest: int) -> bool:
+    """Whether a field holds the sum of two."""
+    return 2 * largest < 2**field_bits
+
+
+def add_fields(
+    m: Module, words: Sequence[Value], field_bits: int, largest: int, name: str, flips: Value | None = None
+) -> tuple[Value, int]:
     """Sum of all unsigned fields of `words`, with a register after every two levels of adders.
 
     `words` have one width, a power of two times `field_bits`; each field holds at most `largest`. Returns the
-    sum and its latency in cycles. No enable, no reset: it computes in each cycle.
+    sum and its latency in cycles: the sum's complement where `flips` was high in the cycle before. No enable, no reset:
+    it computes in each cycle.
     """
     level = 0
     while len(words) > 1 or len(words[0]) > field_bits:
-        if 2 * largest < 2**field_bits:
+        if has_room(field_bits, largest):
             words = _halve(words)
         else:
             words, field_bits = _widen(words, field_bits), 2 * field_bits
@@ -83,6 +91,8 @@ def add_fields(m: Module, words: Sequence[Value], field_bits: int, largest: int,
         sums = [Signal(len(word), name=f"{name}_{level}_{index}", reset_less=True) for index, word in enumerate(words)]
         # the mask tells synthesis which bits are always 0, so that they cost no flip-flop
         domain = m.d.sync if registered else m.d.comb
+        if done and flips is not None:
+            words = [word ^ flips.replicate(len(word)) for word in words]
         domain += [total.eq(word & used) for total, word in zip(sums, words, strict=True)]
         words = sums
     return words[0][: largest.bit_length()], -(-level // LEVELS_PER_REGISTER)
@@ -101,15 +111,18 @@ class DotTree(wiring.Component):
         Digits of A, lane 0 least significant.
     mask : In(segment_bits) x segment_count
         B over the fields of A, as `spread` makes it.
+    negative : In(1)
+        In the cycle before `total`: give the complement.
     total : Out(bit length of L * (2**S - 1))
-        The dot product, `latency` cycles later. A new one each cycle; no back-pressure, no reset.
+        The dot product, `latency` cycles later, or its complement. A new one each cycle; no back-pressure, no reset.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
         self.largest = config.lanes * (2**config.slice_bits - 1)
         segments = In(segment_bits(config)).array(segment_count(config))
-        super().__init__({"a": segments, "mask": segments, "total": Out(self.largest.bit_length())})
+        total = Out(self.largest.bit_length())
+        super().__init__({"a": segments, "mask": segments, "negative": In(1), "total": total})
 
     @property
     def latency(self) -> int:
@@ -121,31 +134,32 @@ class DotTree(wiring.Component):
         size = self.config.slice_bits
         products = [Signal.like(a, name=f"product_{index}") for index, a in enumerate(self.a)]
         m.d.comb += [p.eq(a & mask) for p, a, mask in zip(products, self.a, self.mask, strict=True)]
-        total, latency = add_fields(m, products, size, 2**size - 1, "sum")
+        total, latency = add_fields(m, products, size, 2**size - 1, "sum", self.negative)
         assert latency == self.latency
         m.d.comb += self.total.eq(total)
         return m
 
 
 class Control(wiring.Signature):
-    """What a term that arrives at the accumulators means.
+    """What a term that arrives at the accumulators means, and what the next cycle's will.
 
-    valid     out(1)  there is a term
-    first     out(1)  it starts a pass: the sum before counts as 0
-    double    out(1)  it starts a plane: the sum before is doubled
-    negative  out(1)  its plane counts negative
-    load      out(1)  copy the accumulator (as it is before this term) to the shadow register, to shift out
+    valid          out(1)  there is a term
+    double         out(1)  it starts a plane: the sum before is doubled
+    negative       out(1)  its plane counts negative
+    load           out(1)  it ends a pass: the sum goes to the shadow register, to shift out; only with `valid`
+    next_first     out(1)  the next cycle's term starts a pass: the sum before counts as 0
+    next_negative  out(1)  `negative` of the next cycle
     """
 
     def __init__(self) -> None:
-        names = "valid", "first", "double", "negative", "load"
+        names = "valid", "double", "negative", "load", "next_first", "next_negative"
         super().__init__({name: Out(1) for name in names})
 
 
 class Accumulator(wiring.Component):
     """Horner accumulator with a shadow register that shifts along a chain.
 
-    total = (0 if first else 2 * total if double else total) +- term, when `control.valid`. The width is that
+    sum = (0 if first else 2 * total if double else total) +- term, when `control.valid`. The width is that
     of the longest pass, so it cannot overflow. Two's complement.
 
     Parameters
@@ -158,15 +172,15 @@ class Accumulator(wiring.Component):
     Members
     -------
     term : In(term_bits)
+        Its complement where `control.negative`.
     control : In(Control())
         Aligned with `term`.
     chain_in : In(bits)
         Neighbour's `chain_out`; taken in each cycle without `load`.
     chain_out : Out(bits)
-        The shadow register: this sum in the cycle after `load`, then what the chain brings.
+        The shadow register: in the cycle after `load` the sum with that term, then what the chain brings.
 
-    Latency: one cycle from term to sum, one from `load` to `chain_out`. No back-pressure. `first` clears, so
-    the sum needs no reset.
+    Latency: one cycle from term to `chain_out`. No back-pressure. `next_first` clears, so the sum needs no reset.
     """
 
     def __init__(self, term_bits: int, bits: int) -> None:
@@ -177,17 +191,23 @@ class Accumulator(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        bits = len(self.total)
-        base = Signal(bits)
-        step = self.control
-        m.d.comb += base.eq(Mux(step.first, 0, Mux(step.double, self.total << 1, self.total)))
-        # base - term as base + ~term + 1, the 1 carried in from a bit below: one adder instead of two and a multiplexer
-        flipped = self.term ^ step.negative.replicate(len(self.term))
-        term = Cat(step.negative, flipped, step.negative.replicate(bits - len(flipped)))
-        with m.If(step.valid):
-            m.d.sync += self.total.eq((Cat(step.negative, base) + term)[1:])
-        m.d.sync += self.chain_out.eq(Mux(step.load, self.total, self.chain_in))
+        step, new = self.control, self._add(m)
+        with m.If(step.next_first):  # a reset of the registers: no logic for each bit
+            m.d.sync += self.total.eq(0)
+        with m.Elif(step.valid):
+            m.d.sync += self.total.eq(new)
+        m.d.sync += self.chain_out.eq(Mux(step.load, new, self.chain_in))
         return m
+
+    def _add(self, m: Module) -> Value:
+        """The sum with this cycle's term, combinational."""
+        bits, step = len(self.total), self.control
+        base, new = Signal(bits), Signal(bits + 1)
+        m.d.comb += base.eq(Mux(step.double, self.total << 1, self.total))
+        # base - term is base + ~term + 1, the 1 carried in from a bit below: one adder for both signs
+        term = Cat(step.negative, self.term, step.negative.replicate(bits - len(self.term)))
+        m.d.comb += new.eq(Cat(step.negative, base) + term)
+        return new[1:]
 
 
 class OwnWord(wiring.Component):
@@ -240,6 +260,15 @@ class OwnWord(wiring.Component):
         return m
 
 
+def _parts(platform: object) -> tuple[type["DotTree"], type["Accumulator"]]:
+    """Tree and accumulator for the platform's family."""
+    if getattr(platform, "family", None) == "ecp5":
+        from . import ecp5
+
+        return ecp5.DotTree, ecp5.Accumulator
+    return DotTree, Accumulator
+
+
 class Element(wiring.Component):
     """One element of the array: `DotTree` and `Accumulator`.
 
@@ -253,6 +282,9 @@ class Element(wiring.Component):
         As in `Accumulator`; `config.accumulator_bits` wide.
 
     `latency` cycles from operands to the accumulator's input, one more to the sum. No back-pressure.
+
+    For a platform of the family "ecp5" it is made of carry cells (`ecp5`), else of adders for any synthesis; both do
+    the same, cycle by cycle.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -270,12 +302,14 @@ class Element(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.tree = tree = DotTree(self.config)
-        m.submodules.accumulator = accumulator = Accumulator(len(tree.total), self.config.accumulator_bits)
+        make_tree, make_accumulator = _parts(platform)
+        m.submodules.tree = tree = make_tree(self.config)
+        m.submodules.accumulator = accumulator = make_accumulator(len(tree.total), self.config.accumulator_bits)
         for index in range(segment_count(self.config)):
             m.d.comb += [tree.a[index].eq(self.a[index]), tree.mask[index].eq(self.mask[index])]
         wiring.connect(m, wiring.flipped(self.control), accumulator.control)
         m.d.comb += [
+            tree.negative.eq(self.control.next_negative),
             accumulator.term.eq(tree.total),
             accumulator.chain_in.eq(self.chain_in),
             self.chain_out.eq(accumulator.chain_out),

