@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from bitfirst.benches.psg import with_hardware
 from bitfirst_boards import psg_cost
-from bitfirst_boards.flow import FlowError
+from bitfirst_boards.errors import FlowError
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.packed import GatedCount
 

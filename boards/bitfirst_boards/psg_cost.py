@@ -23,7 +23,7 @@ from bitfirst_hdl.operands import one_of
 from bitfirst_hdl.packed import GatedCount, PackedWalk
 from bitfirst_hdl.readout import ABREAST
 
-from .flow import FlowError
+from .errors import FlowError
 
 SEEDS = (1, 2, 3, 4, 5)
 TARGET_MHZ = 150
