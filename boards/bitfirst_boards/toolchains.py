@@ -121,10 +121,13 @@ def numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def versions(tools: Toolchain) -> dict[str, str]:
-    """Of the tools' packages. Raises `FlowError` where one is missing or too old."""
+def versions(tools: Toolchain | None) -> dict[str, str]:
+    """Of the tools' packages; of yosys, which writes Verilog, where there are none.
+
+    Raises `FlowError` where one is missing or too old.
+    """
     found = {}
-    for package in tools.packages:
+    for package in tools.packages if tools else [_YOSYS[0]]:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
