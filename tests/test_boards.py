@@ -24,6 +24,7 @@ from bitfirst_boards import flow, folder, program, toolchains, vivado
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
+from bitfirst_boards.tops import clock_setting
 from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.uart import UART
@@ -118,8 +119,10 @@ def test_data(board: Board) -> None:
         assert not board.programmer
         return
     assert board.programmer[0] in program.TOOLS
-    assert platform.default_clk_frequency == board.clock_khz * 1000
-    assert (board.clock_khz * 1000) % board.baud == 0
+    setting = clock_setting(board, platform)
+    made_hz = platform.default_clk_frequency if setting is None else setting.output_hz
+    assert made_hz == board.clock_khz * 1000
+    assert flow.divisor(board) * board.baud == board.clock_khz * 1000
     uart = platform.lookup("uart", 0)
     platform.request("uart", 0, dir={pin.name: "-" for pin in uart.ios})
     platform.request(platform.default_clk, dir="-")
@@ -186,6 +189,17 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest
     other = flow.build(FASTEST, tmp_path / "other", CONFIGS["tiny"])
     assert other.fingerprint != first.fingerprint
     assert other.bitstream.read_bytes() != first.bitstream.read_bytes()
+
+
+def test_another_clock(here: Path, capsys: pytest.CaptureFixture) -> None:
+    """By the PLL of an iCE40; nextpnr works its frequency out from the PLL's parameters."""
+    assert bitfirst(["build", "icebreaker", "--clock-khz", "24000", "--json"]) == 0
+    built = json.loads(capsys.readouterr().out)
+    assert built["clock_mhz"] == built["parameters"]["clock_khz"] / 1000 == 24
+    report = json.loads((here / built["bitstream"]).with_name(toolchains.REPORT).read_text())
+    assert [clock["constraint"] for clock in report["fmax"].values()] == [pytest.approx(24, rel=1e-4)]
+    assert "24300 kHz makes no 1000000 baud" in refused(capsys, "build", "icebreaker", "--clock-khz", "24300")
+    assert "the ice40 PLL makes no 25.025 MHz" in refused(capsys, "build", "icebreaker", "--clock-khz", "25025")
 
 
 @pytest.mark.parametrize(("name", "length"), [("icebreaker", 6_000), ("tang-nano-9k", 7_000)])

@@ -18,10 +18,11 @@ from . import folder, toolchains, vivado
 from .catalogue import BOARDS, Board
 from .errors import FlowError
 from .toolchains import Figures, Usage
-from .tops import Pinned
+from .tops import Pinned, clock_setting
 
 Say = Callable[[str], None]
 LINK_BITS = {"uart": 8, "axi": 32}  # by `Board.top`
+BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a few per cent in both ends together
 
 
 def silent(step: str) -> None:
@@ -64,6 +65,17 @@ def fitted(board: Board, config: ArrayConfig | None = None) -> ArrayConfig:
     return replace(config or board.config, link_bits=LINK_BITS[board.top], clock_khz=board.clock_khz)
 
 
+def divisor(board: Board) -> int:
+    """Clock cycles in a bit of the link. Raises `FlowError` where no whole number of them comes near enough."""
+    wanted = board.clock_khz * 1000 / board.baud
+    cycles = round(wanted)
+    if abs(cycles - wanted) > BAUD_TOLERANCE * wanted:
+        raise FlowError(
+            f"{board.clock_khz} kHz makes no {board.baud} baud; choose a --clock-khz that {board.baud} divides"
+        )
+    return cycles
+
+
 @cache
 def _sources() -> str:
     return verilog.source_hash(Path(__file__).parent)
@@ -88,7 +100,7 @@ def identify(config: ArrayConfig, found: int) -> str | None:
             versions = toolchains.versions(toolchains.toolchain(board.platform))
         except FlowError:
             continue
-        if fingerprint(board, fitted(board, config), versions) == found:
+        if fingerprint(board, replace(config, link_bits=LINK_BITS[board.top]), versions) == found:
             return board.name
     return None
 
@@ -117,11 +129,13 @@ def build(
 
     For chips without open tools it is a project for Vivado. A finished build of the same is taken as it is; what an
     older one left in the folder is removed. `say` is told each step. Raises `FlowError` when the folder holds something
-    else or another build is at work in it, when the array does not fit, when it misses the board's clock, and when a
-    tool is missing, too old, or fails.
+    else or another build is at work in it, when the array does not fit, when it misses its clock or no PLL makes that,
+    and when a tool is missing, too old, or fails.
     """
     tools = toolchains.toolchain(board.platform)
-    config, seed = fitted(board, config), board.seed if seed is None else seed
+    config, seed, cycles = fitted(board, config), board.seed if seed is None else seed, divisor(board)
+    if board.top == "uart":
+        clock_setting(board, board.platform())  # refused before anything is made
     versions = toolchains.versions(tools)
     number = fingerprint(board, config, versions)
     wanted = {
@@ -145,9 +159,9 @@ def build(
         folder.write(directory, wanted)
         if tools is None:
             say("project")
-            files, figures = vivado.write(board, config, number, directory), None
+            files, figures = vivado.write(board, config, number, cycles, directory), None
         else:
-            device = UartTop(config, number, divisor=board.clock_khz * 1000 // board.baud)
+            device = UartTop(config, number, cycles)
             files, figures = [tools.bitstream], asdict(run_tools(board, device, directory, seed, say))
         record = wanted | {"figures": figures, "files": {name: folder.digest(directory / name) for name in files}}
         folder.write(directory, record)

@@ -324,5 +324,5 @@ def missed(board: Board, figures: Figures) -> str:
     too_long_ns = 1000 / figures.fmax_mhz - 1000 / figures.clock_mhz
     return (
         f"{board.name} misses its clock: {figures.fmax_mhz:.2f} of {figures.clock_mhz:g} MHz, {too_long_ns:.2f} ns too "
-        f"long from {figures.path_from} to {figures.path_to}; what may help: another --seed; fewer rows, columns, lanes"
+        f"long from {figures.path_from} to {figures.path_to}; what may help: another --seed, a lower --clock-khz"
     )

@@ -453,6 +453,7 @@ def build(
     ] = False,
     config: Annotated[str | None, typer.Option(help="A named configuration, or a .toml file; the board's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder: build/BOARD by default; with --all, build.")] = None,
+    clock_khz: Annotated[int | None, typer.Option(min=1, help="Of the array, by a PLL; the board's own.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the placement; the board's own by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -465,14 +466,14 @@ def build(
         if every == (board is not None):
             raise UsageError("name one board, or give --all; `bitfirst boards` lists them")
         if board is not None:
-            return _build(_board(board), out or Path("build", board), config, seed)
-        return _build_all(out or Path("build"), config, seed)
+            return _build(_board(board), out or Path("build", board), config, clock_khz, seed)
+        return _build_all(out or Path("build"), config, clock_khz, seed)
 
     if _report(as_json, work, _all_built if every else _built).get("failed"):
         raise typer.Exit(1)
 
 
-def _build_all(target: Path, config: str | None, seed: int | None) -> Result:
+def _build_all(target: Path, *options: Any) -> Result:
     """Every board; what fails is told, and the others are built all the same."""
     from bitfirst_boards.catalogue import BOARDS
     from bitfirst_boards.errors import FlowError
@@ -480,7 +481,7 @@ def _build_all(target: Path, config: str | None, seed: int | None) -> Result:
     rows, console = [], Console(stderr=True)
     for name, board in BOARDS.items():
         try:
-            rows.append(_build(board, target / name, config, seed) | {"error": None})
+            rows.append(_build(board, target / name, *options) | {"error": None})
         except FlowError as error:
             console.print(escape(f"{name}: {error}"))
             rows.append({"board": name, "error": str(error)})
@@ -489,11 +490,12 @@ def _build_all(target: Path, config: str | None, seed: int | None) -> Result:
     return {"boards": rows, "failed": [row["board"] for row in rows if row["error"]]}
 
 
-def _build(board: Any, target: Path, config: str | None, seed: int | None) -> Result:
+def _build(board: Any, target: Path, config: str | None, clock_khz: int | None, seed: int | None) -> Result:
     from bitfirst_boards import flow
     from bitfirst_hdl.config import load
 
     parameters = None if config is None else load(config)
+    board = board if clock_khz is None else replace(board, clock_khz=clock_khz)
     console = Console(stderr=True)
     with console.status(f"{board.name}: looking at {target}") as status:
 
