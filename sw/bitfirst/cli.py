@@ -700,17 +700,20 @@ def doctor(as_json: Json = False) -> None:
     from bitfirst import doctor as checks
 
     def work() -> Result:
+        from bitfirst_boards import program, toolchains
         from bitfirst_sim import build
 
         console, found = Console(stderr=True), []
         with console.status("checking; a tool's first call may take a minute"):
-            for check in checks.run(build.find_compiler, build.cache_path()):
+            for check in checks.run(build.find_compiler, build.cache_path(), toolchains.OLDEST, program.TOOLS):
                 found.append(vars(check))
         failed = [check["name"] for check in found if not check["ok"] and check["needed_for"] == checks.RTL]
         return {"ok": not failed, "failed": failed, "checks": found}
 
     def show(result: Result) -> Table:
-        table = Table("part", "needed for", "", "found", "what to do")
+        long = (Column(name, overflow="fold") for name in ("found", "what to do"))
+        table = Table(Column("part", no_wrap=True), Column("for", no_wrap=True), "", *long, box=SIMPLE)
+        table.padding, table.pad_edge = (0, 1, 0, 0), False
         for check in result["checks"]:
             mark = "[green]ok[/]" if check["ok"] else "[red]missing[/]"
             table.add_row(check["name"], check["needed_for"], mark, escape(check["found"]), escape(check["mend"]))
