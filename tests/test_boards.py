@@ -20,7 +20,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst.cli import run as bitfirst
-from bitfirst_boards import flow, folder, program, toolchains, vivado
+from bitfirst_boards import document, flow, folder, program, toolchains, vivado
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 FASTEST = BOARDS["icebreaker"]
 OPEN = [board.name for board in BOARDS.values() if toolchains.toolchain(board.platform)]
 PROJECTS = [board.name for board in BOARDS.values() if board.name not in OPEN]
-#: One of each set of pins; the others differ from these in the chip's size alone.
+#: One of each family and speed.
 PINS = (
     "ulx3s-12f",
     "orangecrab-25f",
@@ -149,6 +149,25 @@ def test_devices_are_recognised() -> None:
         told = replace(config, clock_khz=board.clock_khz)
         assert flow.identify(told, found) == name
         assert flow.identify(told, found + 1) is None
+
+
+def test_the_document_is_current() -> None:
+    measured = json.loads((ROOT / "docs" / document.MEASURED).read_text())
+    assert (ROOT / "docs" / document.DOCUMENT).read_text() == document.rendered(measured)
+
+
+def test_the_document_shows_results_of_the_same_array_alone() -> None:
+    row = dict.fromkeys(document.KEPT, 1) | {"path_from": "here", "path_to": "there", "error": None}
+    rows = {
+        "icebreaker": row | {"parameters": flow.fitted(FASTEST).as_dict(), "lut": 1234, "fmax_mhz": 17.25},
+        "ulx3s-12f": row | {"parameters": {}, "lut": 4321},
+        "ulx3s-25f": row | {"parameters": flow.fitted(BOARDS["ulx3s-25f"]).as_dict(), "error": "it does not fit"},
+    }
+    lines = {line.split("`")[1]: line for line in document.rendered(rows).splitlines() if line.startswith("| `")}
+    assert lines.keys() == BOARDS.keys()
+    text = document.rendered(rows)
+    assert "1,234 of 5,280 (23 %)" in text and "| 17.2 |" in text and "| `icebreaker` | here | there | 1 | 1 |" in text
+    assert "4,321" not in text and "- `ulx3s-25f`: it does not fit" in text
 
 
 def test_oldest_versions_are_those_that_are_asked_for() -> None:

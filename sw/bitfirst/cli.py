@@ -473,7 +473,7 @@ def build(
         raise typer.Exit(1)
 
 
-def _build_all(target: Path, *options: Any) -> Result:
+def _build_all(target: Path, config: str | None, clock_khz: int | None, seed: int | None) -> Result:
     """Every board; what fails is told, and the others are built all the same."""
     from bitfirst_boards.catalogue import BOARDS
     from bitfirst_boards.errors import FlowError
@@ -481,13 +481,22 @@ def _build_all(target: Path, *options: Any) -> Result:
     rows, console = [], Console(stderr=True)
     for name, board in BOARDS.items():
         try:
-            rows.append(_build(board, target / name, *options) | {"error": None})
+            rows.append(_build(board, target / name, config, clock_khz, seed) | {"error": None})
         except FlowError as error:
             console.print(escape(f"{name}: {error}"))
-            rows.append({"board": name, "error": str(error)})
+            rows.append({"board": name, "parameters": _asked(board, config, clock_khz), "error": str(error)})
         except KeyboardInterrupt:
             raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
     return {"boards": rows, "failed": [row["board"] for row in rows if row["error"]]}
+
+
+def _asked(board: Any, config: str | None, clock_khz: int | None) -> Result:
+    """The parameters of a build that failed."""
+    from bitfirst_boards import flow
+    from bitfirst_hdl.config import load
+
+    fitted = flow.fitted(board, None if config is None else load(config))
+    return replace(fitted, clock_khz=clock_khz or fitted.clock_khz).as_dict()
 
 
 def _build(board: Any, target: Path, config: str | None, clock_khz: int | None, seed: int | None) -> Result:
