@@ -14,6 +14,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst_boards import flow, program
 from bitfirst_boards.catalogue import BOARDS, Board
+from bitfirst_boards.synthesis import NETLIST, open_chains_of
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.engine import MatmulEngine
@@ -127,6 +128,8 @@ def test_engine_on_ulx3s(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     built = flow.figures(board, LEAST, report, tmp_path / "build", fingerprint=0)
     show(capsys, built)
     check(built)
+    assert "bitfirst_first" in (tmp_path / "build" / NETLIST).read_text()
+    assert open_chains_of(tmp_path / "build" / NETLIST) == 0  # that was done
 
 
 @pytest.mark.soak
