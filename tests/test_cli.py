@@ -201,7 +201,7 @@ def test_build_without_its_tools_is_one_line(here, monkeypatch):
 
     monkeypatch.setattr(flow, "TOOLS", dict.fromkeys(flow.TOOLS, "no-such-tool"))
     done = here("build", "ulx3s-85f", "--config", "tiny", "--out", "new")
-    assert_refused(done, "the build for ulx3s-85f failed", "no-such-tool", "the logs are in new")
+    assert_refused(done, "the build for ulx3s-85f failed", "no-such-tool", "pip install it")
 
 
 # doctor

@@ -14,6 +14,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst_boards import flow, program
 from bitfirst_boards.catalogue import BOARDS, Board
+from bitfirst_boards.synthesis import NETLIST, open_chains_of
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 from bitfirst_sim import build
@@ -99,6 +100,8 @@ def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest
     built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
     show(capsys, built)
     check(built)
+    assert "bitfirst_first" in (tmp_path / "build" / NETLIST).read_text()
+    assert open_chains_of(tmp_path / "build" / NETLIST) == 0  # that was done
     assert program.command(BOARDS["ulx3s-85f"], tmp_path / "build")[-1] == str(built.bitstream)
     with pytest.raises(flow.FlowError, match="exists; remove it"):
         flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)

