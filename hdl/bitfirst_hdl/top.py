@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import DomainRenamer, Module, Mux, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import ArrayConfig
 from .contract.packets import MAX_DATA_WORDS, WORD_BITS
 from .counters import Counters
+from .crossing import cross
 from .engine import MatmulEngine
 from .frames import FrameLink, Reply
 from .gather import Gather
@@ -174,19 +175,28 @@ class UartTop(wiring.Component):
     tx_pin  out(1)
 
     `divisor`: clock cycles a bit; by default 1 Mbaud at the configuration's clock. A byte that finds no room is
-    lost and shows as a damaged frame.
+    lost and shows as a damaged frame. `link_domain`: clock domain of the UART, whose cycles `divisor` then counts;
+    bytes cross to and from the core's by `ClockCrossing`.
     """
 
-    def __init__(self, config: ArrayConfig, fingerprint: int = 0, divisor: int | None = None) -> None:
+    def __init__(
+        self, config: ArrayConfig, fingerprint: int = 0, divisor: int | None = None, link_domain: str = "sync"
+    ) -> None:
         self.divisor = uart_divisor(config) if divisor is None else check_divisor(divisor)
+        self.link_domain = link_domain
         self.core = Core(replace(config, link_bits=8), fingerprint)
         super().__init__({"rx_pin": In(1, init=1), "tx_pin": Out(1, init=1)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.core = self.core
-        m.submodules.uart = uart = UART(self.divisor)
-        wiring.connect(m, uart.tx, self.core.rx)
-        wiring.connect(m, self.core.tx, uart.rx)
+        uart = UART(self.divisor)
+        m.submodules.uart = DomainRenamer(self.link_domain)(uart)
+        if self.link_domain == "sync":
+            wiring.connect(m, uart.tx, self.core.rx)
+            wiring.connect(m, self.core.tx, uart.rx)
+        else:
+            cross(m, uart.tx, self.core.rx, self.link_domain, "sync")
+            cross(m, self.core.tx, uart.rx, "sync", self.link_domain)
         m.d.comb += [uart.rx_pin.eq(self.rx_pin), self.tx_pin.eq(uart.tx_pin)]
         return m
