@@ -9,21 +9,19 @@ from pathlib import Path
 import pytest
 from amaranth.build import Attrs, Clock, Resource
 from amaranth.build import Pins as BoardPins
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst_boards import flow, program, toolchains
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
+from bitfirst_boards.synthesis import NETLIST, open_chains_of
 from bitfirst_boards.toolchains import Figures
 from bitfirst_hdl import verilog
-from bitfirst_hdl.config import CONFIGS, ArrayConfig
-from bitfirst_hdl.engine import MatmulEngine
+from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 from bitfirst_sim import build
 
 TINY = CONFIGS["tiny"]
-#: One element of 64 lanes with memories in block RAM: the least that there is.
-LEAST = ArrayConfig(slice_bits=1, lanes=64, rows=1, columns=1, sum_tiles=512, rx_words=1024, features=())
 
 
 @pytest.fixture(scope="module", params=verilog.TOPS)
@@ -67,37 +65,6 @@ def test_fingerprint_tells_designs_apart() -> None:
     assert all(0 < number < 2**64 for number in numbers)
 
 
-class Pins(wiring.Component):
-    """A component whose inputs are shifted in by one pin; the other one is the parity of its outputs."""
-
-    rx_pin: In(1)
-    tx_pin: Out(1)
-
-    def __init__(self, component: wiring.Component) -> None:
-        self.component = component
-        super().__init__()
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.component = component = self.component
-        shifted, parity = self.rx_pin, []
-        for _, member, port in component.signature.flatten(component):
-            bits = Value.cast(port)
-            if len(bits) == 0:
-                continue
-            if member.flow == In:
-                register = Signal(len(bits))
-                m.d.sync += register.eq(Cat(shifted, register))
-                m.d.comb += bits.eq(register)
-                shifted = register[-1]
-            else:
-                register = Signal()
-                m.d.sync += register.eq(bits.xor())
-                parity.append(register)
-        m.d.comb += self.tx_pin.eq(Cat(parity).xor())
-        return m
-
-
 def show(capsys: pytest.CaptureFixture, board: Board, figures: Figures) -> None:
     usage = figures.usage
     with capsys.disabled():
@@ -117,23 +84,22 @@ def check(board: Board, figures: Figures) -> None:
     assert figures.path_from and figures.path_to
 
 
-def test_engine_on_ulx3s(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Array, operand memories, walk and partial sums; a whole device takes ten minutes (`make soak`)."""
-    board = BOARDS["ulx3s-85f"]
-    figures = flow.run_tools(board, Pins(MatmulEngine(LEAST)), tmp_path)
-    show(capsys, board, figures)
-    check(board, figures)
-    assert (tmp_path / "top.bit").stat().st_size > 100_000
-
-
-@pytest.mark.soak
-@pytest.mark.longest
-@pytest.mark.parametrize("config", [LEAST, replace(TINY, features=())], ids=["least", "tiny"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(CONFIGS["least"], marks=pytest.mark.longest),
+        pytest.param(replace(TINY, features=STANDARD), marks=[pytest.mark.soak, pytest.mark.longest]),
+    ],
+    ids=["least", "tiny"],
+)
 def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A whole device, placed and routed; the smallest one in minutes."""
     board = BOARDS["ulx3s-85f"]
     built = flow.build(board, tmp_path / "build", config)
     show(capsys, board, built.figures)
     check(board, built.figures)
+    assert "bitfirst_first" in (tmp_path / "build" / NETLIST).read_text()
+    assert open_chains_of(tmp_path / "build" / NETLIST) == 0  # that was done
     assert program.command(board, tmp_path / "build")[-1] == str(built.bitstream)
     again = flow.build(board, tmp_path / "build", config)
     assert again == replace(built, reused=True)

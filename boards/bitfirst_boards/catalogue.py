@@ -1,6 +1,6 @@
 """The boards: pins, clock, link and default array of each. Data, no logic."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from amaranth.build import Platform
 from amaranth_boards.arty_a7 import ArtyA7_35Platform, ArtyA7_100Platform
@@ -92,8 +92,6 @@ CHIPS = {
     "xc7z020": Chip(53_200, 106_400, 140, 36, 220),
 }
 
-#: The least device that there is.
-_LEAST = replace(CONFIGS["small"], rows=1, lanes=64, columns=1, slice_bits=1, store_words=512, rx_words=1024)
 _USB = "USB"
 _AXI = "AXI, to the processor"
 _DFU_CRAB = ("dfu-util", "-d", "1209:5af0", "-a", "0", "-D")
@@ -107,7 +105,7 @@ BOARDS = {
             platform=ULX3S_12F_Platform,
             clock_khz=25_000,
             link=_USB,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
         ),
@@ -116,7 +114,7 @@ BOARDS = {
             platform=ULX3S_25F_Platform,
             clock_khz=25_000,
             link=_USB,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
         ),
@@ -143,7 +141,7 @@ BOARDS = {
             platform=OrangeCrab25FPlatform,
             clock_khz=48_000,
             link="header: 0 rx, 1 tx",
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=_DFU_CRAB,
         ),
         Board(
@@ -194,7 +192,7 @@ BOARDS = {
             platform=ICEBreakerPlatform,
             clock_khz=12_000,
             link=_USB,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ice40_generic"),
         ),
         Board(
@@ -202,7 +200,7 @@ BOARDS = {
             platform=TangNano9kPlatform,
             clock_khz=27_000,
             link=_USB,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "tangnano9k"),
             to_flash=("--write-flash",),
         ),
@@ -211,7 +209,7 @@ BOARDS = {
             platform=TangPrimer20kDockPlatform,
             clock_khz=27_000,
             link=_USB,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "tangprimer20k"),
             to_flash=("--write-flash",),
         ),
@@ -220,7 +218,7 @@ BOARDS = {
             platform=ArtyA7_35Platform,
             clock_khz=100_000,
             link=_USB,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "arty_a7_35t"),
             to_flash=("--write-flash",),
         ),
@@ -295,7 +293,7 @@ BOARDS = {
             platform=MicroZedZ010Platform,
             clock_khz=100_000,
             link=_AXI,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=(),
             top="axi",
             board_files="*:microzed_7010:part0:*",
@@ -305,7 +303,7 @@ BOARDS = {
             platform=CoraZ7_10Platform,
             clock_khz=100_000,
             link=_AXI,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=(),
             top="axi",
             board_files="*:cora-z7-10:part0:*",
@@ -315,7 +313,7 @@ BOARDS = {
             platform=CoraZ7_07SPlatform,
             clock_khz=100_000,
             link=_AXI,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=(),
             top="axi",
             board_files="*:cora-z7-07s:part0:*",
@@ -325,7 +323,7 @@ BOARDS = {
             platform=RedPitaya14Platform,
             clock_khz=100_000,
             link=_AXI,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=(),
             top="axi",
             board_files="*:redpitaya*:part0:*",
@@ -335,7 +333,7 @@ BOARDS = {
             platform=ZTurnLiteZ010Platform,
             clock_khz=100_000,
             link=_AXI,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=(),
             top="axi",
         ),
@@ -344,7 +342,7 @@ BOARDS = {
             platform=ZTurnLiteZ007SPlatform,
             clock_khz=100_000,
             link=_AXI,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=(),
             top="axi",
         ),
@@ -353,7 +351,7 @@ BOARDS = {
             platform=EBAZ4205Platform,
             clock_khz=100_000,
             link=_AXI,
-            config=_LEAST,
+            config=CONFIGS["least"],
             programmer=(),
             top="axi",
         ),

@@ -17,6 +17,7 @@ from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
 
 from .catalogue import BOARDS, CHIPS, Board, Chip
 from .errors import FlowError
+from .synthesis import NETLIST, open_chains_of
 
 #: The oldest versions that are known to do.
 OLDEST = {
@@ -40,6 +41,7 @@ class Toolchain:
     lut, ff, bram, dsp  names of the cells that count, in nextpnr's utilisation
     options    for `Platform.prepare`, besides those for all
     renamed    options of nextpnr that Amaranth writes as an older version took them
+    finish     makes the netlist of yosys, in its file, what nextpnr is to take
     clocked    nextpnr gets no constraint of the clock from Amaranth, and takes it as `--freq`
     """
 
@@ -51,6 +53,7 @@ class Toolchain:
     dsp: str
     options: Mapping[str, str] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
+    finish: Callable[[Path], object] = lambda netlist: None
     clocked: bool = False
 
     @property
@@ -70,6 +73,7 @@ TRELLIS = Toolchain(
     ff="TRELLIS_FF",
     bram="DP16KD",
     dsp="MULT18X18D",
+    finish=open_chains_of,
 )
 ICESTORM = Toolchain(
     programs={
@@ -204,6 +208,7 @@ def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: 
     say("synthesis")
     start = time.monotonic()
     run(board, synthesis, directory)
+    tools.finish(directory / NETLIST)
     synthesis_s = time.monotonic() - start
     say("packing")
     start = time.monotonic()
