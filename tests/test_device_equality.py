@@ -68,7 +68,7 @@ def same(model: ModelDevice, board: Device, operation: str, *arguments: object) 
     return got
 
 
-@pytest.mark.parametrize("name", ["tiny", "default", "slice1", "slice8", "least"])
+@pytest.mark.parametrize("name", ["tiny", "default", "slice1", "slice8", "least", "fixed"])
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 def test_convolutions(name: str, precision: tuple[int, bool, int, int]) -> None:
     x_bits, x_signed, w_bits, g_bits = precision
@@ -202,7 +202,8 @@ def assert_covered(found: dict, config: ArrayConfig) -> None:
     assert found["commands"] > 200
     assert found["counter_comparisons"] > 20
     coverage = found["coverage"]
-    assert coverage["precision_pairs"] == coverage["possible_precision_pairs"] == 16 // config.slice_bits * 16
+    pairs = (16 // config.slice_bits) * (16 // config.digit_planes)
+    assert coverage["precision_pairs"] == coverage["possible_precision_pairs"] == pairs
     assert {opcode.name for opcode in config.commands} <= set(coverage["opcodes"])
     assert set(coverage["statuses"]) == {"OK", "BAD_OPCODE", "BAD_LENGTH", "BAD_SPACE", "BAD_RANGE", "BAD_VALUE"}
     assert coverage["splits"] > 0

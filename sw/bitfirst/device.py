@@ -264,13 +264,13 @@ class Device(ABC):
     @property
     def predicts(self) -> bool:
         """Whether it takes a rule for signs of dW."""
-        can = self.config.gathers and self.config.requantises
+        can = self.config.gathers and self.config.requantises and self.config.datapath == "serial"
         return can and type(self)._decide is not Device._decide
 
     @property
     def no_prediction(self) -> str:
         """What is said where `predicts` is False."""
-        mend = "use the device model, and a configuration with the features gather and requantise"
+        mend = "use the device model, and a serial configuration with the features gather and requantise"
         return f"{self.url} does not predict signs of dW (PSG): {mend}"
 
     @abstractmethod

@@ -257,6 +257,9 @@ class Matmul(data.Struct):
     planes + b_below more than 8 * b_octets: so sums stay what whole operands make them. For `b_below` each slice of a
     tile takes as many cycles more.
 
+    The datapath "fixed" takes whole octets of B alone: `planes` and `b_first` are multiples of 8, only bits 0 and 8 of
+    `b_negative` may be set, `b_below` is 0 (BAD_VALUE).
+
     `packed`: `tiles` sum tiles from `sum_tile` on, whose elements each have a row of A and a column of B of their own;
     PROGRAM says which, in as many rows for each tile as it needs, from row `program` on, round the end. A row gives
     each bank r of A one word: that of the row tile whose cells are `a_cell`[r] behind those of tile 0; the elements

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from bitfirst_hdl.config import MAX_BITS, ArrayConfig
+from bitfirst_hdl.config import MAX_BITS, TOP_PLANES, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.numeric import (
     DECAY_SHIFT,
@@ -215,6 +215,8 @@ class GoldenDevice:
         if fields["b_first"] + planes > b_octets * OCTET_BITS:
             return Status.BAD_VALUE
         if slices + fields["a_below"] > config.max_slices or planes + fields["b_below"] > b_octets * OCTET_BITS:
+            return Status.BAD_VALUE
+        if config.digit_planes > 1 and _parts_octets(fields):
             return Status.BAD_VALUE
         packed = fields["packed"]
         if packed and (fields["b_below"] or not config.packs):
@@ -509,6 +511,12 @@ def store_of_states(master: np.ndarray, momentum: np.ndarray) -> np.ndarray:
     """`states_of`, backwards; of integers of any type."""
     octets = [master >> shift for shift in (24, 16, 8, 0)] + [momentum >> shift for shift in (8, 0)]
     return np.stack(octets, axis=1).astype(np.uint8).reshape(-1, GROUP)
+
+
+def _parts_octets(fields: Fields) -> bool:
+    """Whether a MATMUL takes less than whole octets of B."""
+    parts = fields["planes"] % OCTET_BITS or fields["b_first"] % OCTET_BITS
+    return bool(parts or fields["b_below"] or fields["b_negative"] & ~TOP_PLANES)
 
 
 def threshold_of(fields: Fields) -> int:
