@@ -125,10 +125,13 @@ def numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def versions(tools: Toolchain) -> dict[str, str]:
-    """Of the tools' packages. Raises `FlowError` where one is missing or too old."""
+def versions(tools: Toolchain | None) -> dict[str, str]:
+    """Of the tools' packages; of yosys, which writes Verilog, where there are none.
+
+    Raises `FlowError` where one is missing or too old.
+    """
     found = {}
-    for package in tools.packages:
+    for package in tools.packages if tools else [_YOSYS[0]]:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -326,5 +329,5 @@ def missed(board: Board, figures: Figures) -> str:
     too_long_ns = 1000 / figures.fmax_mhz - 1000 / figures.clock_mhz
     return (
         f"{board.name} misses its clock: {figures.fmax_mhz:.2f} of {figures.clock_mhz:g} MHz, {too_long_ns:.2f} ns too "
-        f"long from {figures.path_from} to {figures.path_to}; what may help: another --seed; fewer rows, columns, lanes"
+        f"long from {figures.path_from} to {figures.path_to}; what may help: another --seed, a lower --clock-khz"
     )
