@@ -1,57 +1,24 @@
-// Cells of which yosys has no model, as far as `netlist.py` lets them be used.
+// ECP5's cells of which yosys has no model, as far as `netlist.py` lets them be used, and its tables in short.
 //
-// Sources: ECP5 and ECP5-5G Memory Usage Guide (Lattice FPGA-TN-02204), ECP5 sysDSP Usage Guide (Lattice FPGA-TN-02205),
-// Gowin BSRAM & SSRAM User Guide (UG285); yosys' lattice/brams_map_16kd.v and gowin/brams_map.v, which map memories to them.
+// Sources: ECP5 and ECP5-5G Memory Usage Guide (Lattice FPGA-TN-02204), ECP5 and ECP5-5G sysDSP Usage Guide (Lattice
+// FPGA-TN-02205); yosys' lattice/brams_map_16kd.v, which maps memories to DP16KD.
 
-// 512 rows of four bytes; one port writes, the other one reads. A port's words, of 1, 2, 4 bits or of 1, 2, 4 bytes, lie side
-// by side in a row. Address bits 13 to 5: the row, 4 and 3: the byte, 2 to 0: the bit; those below a word of more than
-// one byte are its bytes' write enables.
-// What is read while it is written is undefined: here its complement, which is what nobody wants.
-module block_ram #(
-	parameter BYTE = 9,
-	parameter WRITE_WIDTH = 36,
-	parameter READ_WIDTH = 36
-) (
-	input write_clk, write,
-	input [13:0] write_address,
-	input [4*BYTE-1:0] write_data,
-	input read_clk, read,
-	input [13:0] read_address,
-	output reg [4*BYTE-1:0] read_data
-);
-	localparam ROW = 4 * BYTE;
-	localparam [ROW-1:0] WRITTEN = {ROW{1'b1}} >> (ROW - WRITE_WIDTH);
-	localparam [ROW-1:0] GIVEN = {ROW{1'b1}} >> (ROW - READ_WIDTH);
+// As yosys' models, which choose in four steps: a simulator is compiled and runs faster so.
+module LUT4(input A, B, C, D, output Z);
+	parameter [15:0] INIT = 16'h0000;
+	assign Z = INIT[{D, C, B, A}];
+endmodule
 
-	function [5:0] place(input integer width, input [4:0] address);
-		if (width == 4 * BYTE) place = 0;
-		else if (width == 2 * BYTE) place = address[4] ? 2 * BYTE : 0;
-		else if (width == BYTE) place = address[4:3] * BYTE;
-		else place = address[4:3] * BYTE + (address[2:0] & ~(width - 1));
-	endfunction
-
-	reg [ROW-1:0] memory [0:511];
-
-	wire [8:0] write_row = write_address[13:5];
-	wire [8:0] read_row = read_address[13:5];
-	wire [5:0] write_place = place(WRITE_WIDTH, write_address[4:0]);
-	wire [5:0] read_place = place(READ_WIDTH, read_address[4:0]);
-	wire [3:0] enables = WRITE_WIDTH > BYTE ? write_address[3:0] : 4'b1111;
-	wire [ROW-1:0] enabled = {{BYTE{enables[3]}}, {BYTE{enables[2]}}, {BYTE{enables[1]}}, {BYTE{enables[0]}}};
-	wire [ROW-1:0] written = write ? (enabled & WRITTEN) << write_place : {ROW{1'b0}};
-	wire [ROW-1:0] clash = write_row == read_row ? written : {ROW{1'b0}};
-
-	always @(posedge write_clk)
-		memory[write_row] <= memory[write_row] & ~written | (write_data << write_place) & written;
-
-	always @(posedge read_clk)
-		if (read) read_data <= ((memory[read_row] ^ clash) >> read_place) & GIVEN;
+module LUT2(input A, B, output Z);
+	parameter [3:0] INIT = 4'h0;
+	assign Z = INIT[{B, A}];
 endmodule
 
 // Port A writes, port B reads. Words of 36 bits take the data pins of both ports.
 module DP16KD #(
 	parameter DATA_WIDTH_A = 18,
-	parameter DATA_WIDTH_B = 18
+	parameter DATA_WIDTH_B = 18,
+	parameter RESETMODE = "SYNC"
 ) (
 	input CLKA, CEA, OCEA, WEA, RSTA, CSA2, CSA1, CSA0, CLKB, CEB, OCEB, WEB, RSTB, CSB2, CSB1, CSB0,
 	input ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5, ADA4, ADA3, ADA2, ADA1, ADA0,
@@ -84,9 +51,9 @@ module DP16KD #(
 		DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9, DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1, DOB0
 	} = dob;
 
-	block_ram #(.BYTE(9), .WRITE_WIDTH(DATA_WIDTH_A), .READ_WIDTH(DATA_WIDTH_B)) ram (
+	block_ram #(.BYTE(9), .WRITE_WIDTH(DATA_WIDTH_A), .READ_WIDTH(DATA_WIDTH_B), .RESET_MODE(RESETMODE)) ram (
 		.write_clk(CLKA), .write(CEA & WEA), .write_address(write_address), .write_data({dib, dia}),
-		.read_clk(CLKB), .read(CEB), .read_address(read_address), .read_data(read_data)
+		.read_clk(CLKB), .read(CEB), .reset(RSTB), .read_address(read_address), .read_data(read_data)
 	);
 endmodule
 
@@ -107,37 +74,4 @@ module MULT18X18D(
 		P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18,
 		P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0
 	} = wide_a * wide_b;
-endmodule
-
-// Port A writes, port B reads.
-module SDPB #(
-	parameter BIT_WIDTH_0 = 32,
-	parameter BIT_WIDTH_1 = 32
-) (
-	input CLKA, CEA, CLKB, CEB, OCE, RESETA, RESETB,
-	input [2:0] BLKSELA, BLKSELB,
-	input [13:0] ADA, ADB,
-	input [31:0] DI,
-	output [31:0] DO
-);
-	block_ram #(.BYTE(8), .WRITE_WIDTH(BIT_WIDTH_0), .READ_WIDTH(BIT_WIDTH_1)) ram (
-		.write_clk(CLKA), .write(CEA), .write_address(ADA), .write_data(DI),
-		.read_clk(CLKB), .read(CEB), .read_address(ADB), .read_data(DO)
-	);
-endmodule
-
-module SDPX9B #(
-	parameter BIT_WIDTH_0 = 36,
-	parameter BIT_WIDTH_1 = 36
-) (
-	input CLKA, CEA, CLKB, CEB, OCE, RESETA, RESETB,
-	input [2:0] BLKSELA, BLKSELB,
-	input [13:0] ADA, ADB,
-	input [35:0] DI,
-	output [35:0] DO
-);
-	block_ram #(.BYTE(9), .WRITE_WIDTH(BIT_WIDTH_0), .READ_WIDTH(BIT_WIDTH_1)) ram (
-		.write_clk(CLKA), .write(CEA), .write_address(ADA), .write_data(DI),
-		.read_clk(CLKB), .read(CEB), .read_address(ADB), .read_data(DO)
-	);
 endmodule
