@@ -1,6 +1,6 @@
 """After synthesis: the netlist that nextpnr gets, as Verilog that benches of the component run on.
 
-The cells are yosys' own models; where it has none, those of `cells.v`.
+The cells are yosys' own models; where it has none, those in `cells`.
 """
 
 import json
@@ -18,7 +18,7 @@ from amaranth.lib import wiring
 from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
 from bitfirst_hdl import verilog
 
-CELLS = Path(__file__).with_name("cells.v")
+CELLS = Path(__file__).with_name("cells")
 
 
 class NetlistError(ValueError):
@@ -30,23 +30,25 @@ class Family:
     """The chips of one family.
 
     models   of yosys, in its own folder
+    cells    ours, in `CELLS`
     netlist  file that nextpnr reads
     """
 
     models: str
+    cells: tuple[str, ...]
     netlist: str = "top.json"
 
 
 _FAMILIES = (
-    (LatticePlatform, Family("lattice/cells_sim_ecp5.v")),
-    (SiliconBluePlatform, Family("ice40/cells_sim.v")),
-    (GowinPlatform, Family("gowin/cells_sim.v", netlist="top.syn.json")),
+    (LatticePlatform, Family("lattice/cells_sim_ecp5.v", ("block_ram.v", "ecp5.v"))),
+    (SiliconBluePlatform, Family("ice40/cells_sim.v", ("ice40.v",))),
+    (GowinPlatform, Family("gowin/cells_sim.v", ("block_ram.v", "gowin.v"), netlist="top.syn.json")),
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """How far a model in `cells.v` goes.
+    """How far a model in `cells` goes.
 
     parameters  that it has
     fixed       values that other parameters must have, if they are given; the rest does not change what a cell does
@@ -60,26 +62,28 @@ class Cell:
     contents: str | None = None
 
 
-_GOWIN_RAM = Cell(
-    parameters=("BIT_WIDTH_0", "BIT_WIDTH_1"),
-    fixed={"READ_MODE": "0", "BLK_SEL_0": "000", "BLK_SEL_1": "000"},
-    tied={"OCE": "1", "RESETB": "0", "BLKSELA": "000", "BLKSELB": "000"},
-    contents="INIT_RAM_",
-)
 _SELECTS = "CSA0", "CSA1", "CSA2", "CSB0", "CSB1", "CSB2"
 _RISING = {"CLKAMUX": "CLKA", "CLKBMUX": "CLKB"}
 _STAGES = "INPUTA", "INPUTB", "INPUTC", "PIPELINE", "OUTPUT"
+_GOWIN_RAM = Cell(
+    parameters=("BIT_WIDTH_0", "BIT_WIDTH_1", "RESET_MODE"),
+    fixed={"READ_MODE": "0", "READ_MODE1": "0", "BLK_SEL_0": "000", "BLK_SEL_1": "000"},
+    tied={"OCE": "1", "OCEB": "1", "WREB": "0", "BLKSELA": "000", "BLKSELB": "000"},
+    contents="INIT_RAM_",
+)
 _CELLS = {
     "DP16KD": Cell(
-        parameters=("DATA_WIDTH_A", "DATA_WIDTH_B"),
+        parameters=("DATA_WIDTH_A", "DATA_WIDTH_B", "RESETMODE"),
         fixed={"REGMODE_B": "NOREG", "CSDECODE_A": "0b000", "CSDECODE_B": "0b000", **_RISING},
-        tied={"WEB": "0", "OCEB": "1", "RSTB": "0", **dict.fromkeys(_SELECTS, "0")},
+        tied={"WEB": "0", "OCEB": "1", **dict.fromkeys(_SELECTS, "0")},
         contents="INITVAL_",
     ),
     "MULT18X18D": Cell(fixed={f"REG_{stage}_CLK": "NONE" for stage in _STAGES}, tied={"SOURCEA": "0", "SOURCEB": "0"}),
     "SDPB": _GOWIN_RAM,
     "SDPX9B": _GOWIN_RAM,
+    "DPX9B": _GOWIN_RAM,
 }
+_CONSTANTS = {"GND": ("G", "0"), "VCC": ("V", "1")}  #: cells that give constants: output, value
 
 
 def family(platform: type[Platform]) -> Family:
@@ -111,22 +115,30 @@ def synthesise(component: wiring.Component, platform: type[Platform], folder: Pa
 
 def to_verilog(netlist: Path, name: str, platform: type[Platform]) -> str:
     """Verilog of module `name`, flat, from a netlist for nextpnr. Raises `NetlistError`."""
-    folder = netlist.parent
+    folder, chips = netlist.parent, family(platform)
     design = json.loads(netlist.read_text())
-    for label, cell in design["modules"]["top"]["cells"].items():
+    cells = design["modules"]["top"]["cells"]
+    constants = {
+        cell["connections"][port][0]: value
+        for cell in cells.values()
+        for port, value in [_CONSTANTS.get(cell["type"], ("", ""))]
+        if port
+    }
+    for label, cell in cells.items():
         if cell["type"] in _CELLS:
-            _restrict(_CELLS[cell["type"]], label, cell)
+            _restrict(_CELLS[cell["type"]], label, cell, constants)
     design["modules"] = {"top": design["modules"]["top"]}
     (folder / "cells.json").write_text(json.dumps(design))
-    (folder / "cells.v").write_text(CELLS.read_text())
+    (folder / "cells.v").write_text("".join((CELLS / file).read_text() for file in chips.cells))
     script = f"""
         read_json cells.json
-        read_verilog -defer -D NO_INCLUDES +/{family(platform).models}
+        read_verilog -defer -D NO_INCLUDES +/{chips.models}
         read_verilog -defer -overwrite cells.v
         hierarchy -check -top top
         proc
         flatten
-        opt_clean
+        opt_expr
+        opt_clean -purge
         rename top {name}
         write_verilog -noattr -norename netlist.v
     """
@@ -135,15 +147,21 @@ def to_verilog(netlist: Path, name: str, platform: type[Platform]) -> str:
     return text[text.index("module ") :]
 
 
-def _restrict(model: Cell, label: str, cell: dict[str, Any]) -> None:
-    """Leave a cell the parameters of its model. Raises `NetlistError` where it does what the model does not."""
-    given, tied = cell["parameters"], cell["connections"]
+def _restrict(model: Cell, label: str, cell: dict[str, Any], constants: Mapping[int, str]) -> None:
+    """Leave a cell the parameters of its model. Raises `NetlistError` where it does what the model does not.
+
+    `constants`: nets that have a constant value.
+    """
+    given = cell["parameters"]
     wrong = [f"{name} = {given[name]}" for name, value in model.fixed.items() if given.get(name, value) != value]
-    wrong += [name for name, bits in model.tied.items() if "".join(map(str, tied.get(name, bits))) != bits]
+    for name, value in model.tied.items():
+        bits = cell["connections"].get(name, value)
+        if "".join(str(constants.get(bit, bit)) for bit in bits) != value:
+            wrong.append(f"{name} in use")
     if model.contents is not None:
-        wrong += [name for name, bits in given.items() if name.startswith(model.contents) and "1" in bits]
+        wrong += [f"{name} not zero" for name, bits in given.items() if name.startswith(model.contents) and "1" in bits]
     if wrong:
-        raise NetlistError(f"{cell['type']} {label}: {wrong[0]} is not in the model; extend {CELLS.name}")
+        raise NetlistError(f"{cell['type']} {label}: {wrong[0]} is not in the model; extend it in {CELLS.name}")
     cell["parameters"] = {name: value for name, value in given.items() if name in model.parameters}
 
 
