@@ -40,8 +40,9 @@ BAD_VALUES = [
     ({"rows": 64, "lanes": 256, "slice_bits": 8}, "at most"),
     ({"rows": 64, "sum_tiles": 4096}, "lower sum_tiles"),
     ({"clock_khz": 2**32}, "below 2**32"),
-    ({"features": ["update", "more"]}, "some of update, packed"),
-    ({"features": "update"}, "some of update, packed"),
+    ({"watchdog_cycles": 2**32}, "watchdog_cycles = 4294967296 must be below 2**32"),
+    ({"features": ["update", "more"]}, "some of update, packed, trace"),
+    ({"features": "update"}, "some of update, packed, trace"),
 ]
 
 
@@ -125,7 +126,7 @@ def test_identity_holds_every_configuration(name) -> None:
     assert fields["magic"] == MAGIC
     assert bytes.fromhex(f"{fields['magic']:x}")[::-1] == b"BITFIRST"
     sizes = "slice_bits", "lanes", "rows", "columns", "a_cells", "b_cells", "sum_tiles", "store_words", "rx_words"
-    for key in *sizes, "clock_khz":
+    for key in *sizes, "clock_khz", "watchdog_cycles":
         assert fields[key] == getattr(config, key)
 
 
