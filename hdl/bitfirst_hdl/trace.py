@@ -1,6 +1,6 @@
 """The last commands and faults, with their cycles, and the watchdog: what can be asked of a device that hangs."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -71,23 +71,25 @@ class Trace(wiring.Component):
         m.submodules.records = records = memory.Memory(shape=WORD_BITS, depth=PLACES, init=[], attrs=NO_COLLISIONS)
         m.d.sync += self._cycle.eq(self._cycle + 1)
         self._record(m, records.write_port(), barks)
-        self._answer(m, records.read_port(), barks)
+        self._answer(m, records.read_port(domain="comb"), barks)
         return m
 
-    def _watch(self, m: Module) -> Signal:
-        """High for one cycle when the last cycle that a command may stand still is over."""
-        left, barks = Signal(range(self.config.watchdog_cycles + 1), init=self.config.watchdog_cycles), Signal()
-        m.d.comb += self.stuck.eq(left == 0)
+    def _watch(self, m: Module) -> Value:
+        """High for one cycle when a command has stood still for too long."""
+        limit, was_stuck = self.config.watchdog_cycles, Signal()
+        passed = Signal(range(limit + 1))
+        m.d.comb += self.stuck.eq(passed == limit)
+        m.d.sync += was_stuck.eq(self.stuck)
         with m.If((self.advances | self.idle) & ~self.abandoned):
-            m.d.sync += left.eq(self.config.watchdog_cycles)
+            m.d.sync += passed.eq(0)
         with m.Elif(~self.held & ~self.stuck):
-            m.d.sync += left.eq(left - 1)
-            m.d.comb += barks.eq(left == 1)
-        return barks
+            m.d.sync += passed.eq(passed + 1)
+        return self.stuck & ~was_stuck
 
-    def _record(self, m: Module, write_port, barks: Signal) -> None:
+    def _record(self, m: Module, write_port, barks: Value) -> None:
         """Commands come at least 9 cycles apart: a fault of the link, or the watchdog's, finds room between them."""
-        record, fault, waits, has_barked = Signal(TraceRecord), Signal(TraceRecord), Signal(), Signal()
+        record, waits, has_barked = Signal(TraceRecord), Signal(), Signal()
+        fault_sequence, fault_status = Signal.like(self.fault_sequence), Signal.like(self.fault_status)
         m.d.comb += [
             record.cycle.eq(self._cycle),
             record.sequence.eq(self.at_hand.sequence),
@@ -107,16 +109,14 @@ class Trace(wiring.Component):
             ]
             m.d.sync += has_barked.eq(0)
         with m.Else():
-            m.d.comb += write_port.data.eq(fault)
+            m.d.comb += [
+                record.sequence.eq(fault_sequence),
+                record.opcode.eq(Opcode.LINK),
+                record.status.eq(fault_status),
+            ]
             m.d.sync += waits.eq(0)
         with m.If(self.fault):
-            m.d.sync += [
-                waits.eq(1),
-                fault.cycle.eq(self._cycle),
-                fault.sequence.eq(self.fault_sequence),
-                fault.opcode.eq(Opcode.LINK),
-                fault.status.eq(self.fault_status),
-            ]
+            m.d.sync += [waits.eq(1), fault_sequence.eq(self.fault_sequence), fault_status.eq(self.fault_status)]
         with m.If(barks):
             m.d.sync += has_barked.eq(1)
         with m.If(write_port.en):
@@ -125,10 +125,10 @@ class Trace(wiring.Component):
                 self._filled.eq(self._filled + (self._filled != TRACE_RECORDS)),
             ]
 
-    def _answer(self, m: Module, read_port, barks: Signal) -> None:
+    def _answer(self, m: Module, read_port, barks: Value) -> None:
         asked, tells, token = Signal(), Signal(), Signal(16)
         state, place, left = Signal(TraceState), Signal(range(PLACES)), Signal(range(TRACE_RECORDS + 2))
-        reply, first = self.replies.payload, Signal()
+        reply, first, word = self.replies.payload, Signal(), Signal(WORD_BITS, reset_less=True)
         taken = self.data.valid & self.data.ready
         m.d.comb += [
             reply.opcode.eq(Mux(tells, Opcode.LINK, Opcode.TRACE)),
@@ -137,9 +137,10 @@ class Trace(wiring.Component):
             reply.words.eq(Mux(tells, 0, 1 + self._filled)),
             self.data.valid.eq(left != 0),
             self.replies.valid.eq((tells | asked) & ~self.data.valid),
-            self.data.payload.eq(Mux(first, state, read_port.data)),
+            self.data.payload.eq(Mux(first, state, word)),
             read_port.addr.eq(Mux(taken & ~first, place + 1, place)),
         ]
+        m.d.sync += word.eq(read_port.data)
         with m.If(taken):
             m.d.sync += [left.eq(left - 1), first.eq(0), place.eq(read_port.addr)]
         with m.If(self.replies.valid & self.replies.ready):
