@@ -154,9 +154,7 @@ class Core(wiring.Component):
             trace.fault.eq(link.frame_error | link.sequence_error),
             trace.fault_status.eq(Mux(link.frame_error, Status.BAD_FRAME, Status.BAD_SEQUENCE)),
             trace.fault_sequence.eq(link.sequence),
-            trace.at_work.eq(
-                Cat(sequencer.gather_busy, engine.walking, engine.storing, readout.busy, sequencer.updating)
-            ),
+            trace.at_work.eq(Cat(working_units)),
             trace.advances.eq(
                 Cat(words.valid & words.ready for words in moves).any() | sequencer.command | (before != trace.at_work)
             ),
