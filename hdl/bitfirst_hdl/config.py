@@ -228,8 +228,8 @@ class ArrayConfig:
 
     @property
     def bit_macs_per_cycle(self) -> int:
-        """1 x 1 bit multiply-accumulates in one array step: R * C * L * S."""
-        return self.rows * self.columns * self.lanes * self.slice_bits
+        """1 x 1 bit multiply-accumulates in one array step: R * C * L * S, by the planes that it takes."""
+        return self.rows * self.columns * self.lanes * self.slice_bits * self.digit_planes
 
     def max_chunks(self, planes: int) -> int:
         """Most K chunks that one MATMUL can take: what both operand memories can hold."""
