@@ -108,8 +108,8 @@ class ArrayConfig:
         for name, bits in ("rows * lanes * slice_bits", self.a_row_bits), (b_name, self.b_row_bits):
             if bits % WORD_BITS:
                 raise ConfigError(f"{name} = {bits} must be a multiple of {WORD_BITS}; raise lanes or the count")
-        if self.a_row_words > 256:
-            raise ConfigError(f"rows * lanes * slice_bits = {self.a_row_bits} must be at most {256 * WORD_BITS}")
+            if bits > 256 * WORD_BITS:
+                raise ConfigError(f"{name} = {bits} must be at most {256 * WORD_BITS}")
         if self.sum_rows > 2**16:
             raise ConfigError(f"rows * sum_tiles = {self.sum_rows} must be at most {2**16}; lower sum_tiles")
         for name in "clock_khz", "watchdog_cycles":

@@ -34,7 +34,7 @@ class Core(wiring.Component):
     idle  out(1)  nothing buffered, running or to be sent, or stuck (see `Trace`): nothing changes (but `cycles`,
                   `starved_cycles`) until the next unit comes. The start of a frame may be in.
 
-    Answers come in the order of the commands, except that those of READ of SUMS come when complete. `rx` is not
+    Answers come in the order of the commands, except that those of READ of SUMS come when their sums do. `rx` is not
     held up while the host keeps to its credit. Reset: as after switching on; memories keep what they hold.
     """
 

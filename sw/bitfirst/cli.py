@@ -325,7 +325,7 @@ def info(
             "fingerprint_matches": None if found is None else built_for is not None,
             "built_for": built_for,
             "operand_a_bits": list(range(config.slice_bits, MAX_BITS + 1, config.slice_bits)),
-            "operand_b_bits": list(range(1, MAX_BITS + 1)),
+            "operand_b_bits": list(range(config.digit_planes, MAX_BITS + 1, config.digit_planes)),
             "bit_macs_per_cycle": config.bit_macs_per_cycle,
             "parameters": config.as_dict(),
             "counters": counters,
