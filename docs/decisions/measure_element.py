@@ -18,7 +18,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
-from bitfirst_boards.psg_cost import cells
+from bitfirst_boards.synthesis import cells
 from bitfirst_hdl.config import CONFIGS, MAX_BITS, ArrayConfig
 from bitfirst_hdl.element import Accumulator, DotTree, Element, add_fields, dot_model, segment_bits, segment_count
 from bitfirst_hdl.verilog import convert

@@ -44,7 +44,10 @@ def start(carry: Value | None = None) -> Position:
 
 
 def chain(m: Module, positions: Sequence[Position], name: str) -> Value:
-    """The positions' sums, combinational. The first position must be a `start`."""
+    """The positions' sums, combinational. The first position must be a `start`.
+
+    Its cell has the attribute `bitfirst_first`: what comes into the chain does not matter, so that no cell feeds it in.
+    """
     sums, carry = Signal(len(positions) + len(positions) % 2, name=name), None
     for place in range(0, len(positions), 2):
         connections: dict[str, object] = {}
@@ -57,8 +60,6 @@ def chain(m: Module, positions: Sequence[Position], name: str) -> Value:
             connections["i_CIN"] = carry
         if place + 2 < len(positions):
             connections["o_COUT"] = carry = Signal(name=f"{name}_carry_{place}")
-        else:
-            connections["a_bitfirst_last"] = 1
         m.submodules[f"{name}_{place}"] = Instance("CCU2C", p_INJECT1_0="NO", p_INJECT1_1="NO", **connections)
     return sums[: len(positions)]
 

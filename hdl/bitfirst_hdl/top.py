@@ -13,6 +13,7 @@ from .crossing import cross
 from .engine import MatmulEngine
 from .frames import FrameLink, Reply
 from .gather import Gather
+from .raw_readout import RawReadout
 from .readout import Readout
 from .sequencer import Sequencer
 from .store import TensorStore
@@ -20,6 +21,7 @@ from .trace import Trace
 from .uart import UART, check_divisor
 from .update import Updater
 
+RAW_QUEUE = 16  # sums that may wait for the transmitter where they are not requantised; else two answers
 REPLY_QUEUE = 16  # acknowledgements that may wait for the transmitter
 UART_BAUD = 1_000_000
 
@@ -47,13 +49,12 @@ class Core(wiring.Component):
         config = self.config
         m.submodules.link = link = FrameLink(config, sources=2 + config.traces)
         m.submodules.sequencer = sequencer = Sequencer(config, self.fingerprint)
-        m.submodules.store = store = TensorStore(config)
-        m.submodules.gather = gather = Gather(config)
         m.submodules.engine = engine = MatmulEngine(config)
-        m.submodules.readout = readout = Readout(config)
+        m.submodules.readout = readout = Readout(config) if config.requantises else RawReadout(config)
         m.submodules.counters = counters = Counters(config)
         m.submodules.replies = replies = fifo.SyncFIFO(width=Reply.as_shape().size, depth=REPLY_QUEUE)
-        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=2 * MAX_DATA_WORDS)
+        answers = 2 * MAX_DATA_WORDS if config.requantises else RAW_QUEUE
+        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=answers)
 
         wiring.connect(m, wiring.flipped(self.rx), link.rx)
         wiring.connect(m, link.tx, wiring.flipped(self.tx))
@@ -65,13 +66,13 @@ class Core(wiring.Component):
         wiring.connect(m, sequencer.start, engine.start)
         wiring.connect(m, sequencer.job, readout.start)
         wiring.connect(m, readout.sum_read, engine.sum_read)
-        wiring.connect(m, sequencer.list_write, gather.list_write)
         wiring.connect(m, sequencer.sum_write, engine.sum_write)
         wiring.connect(m, sequencer.program_write, engine.program_write)
-        wiring.connect(m, sequencer.load, gather.start)
-        wiring.connect(m, gather.a_write, engine.a_write)
-        wiring.connect(m, gather.b_write, engine.b_write)
-        self._share_store(m, sequencer, gather, store, counters)
+        if config.gathers:
+            self._gather(m, sequencer, engine, counters)
+        else:
+            wiring.connect(m, sequencer.a_cells_write, engine.a_write)
+            wiring.connect(m, sequencer.b_cells_write, engine.b_write)
         working, done, is_stuck = Signal(), Signal(), Signal()
         m.d.comb += [
             replies.w_data.eq(sequencer.replies.payload),
@@ -80,19 +81,34 @@ class Core(wiring.Component):
             sums.w_data.eq(readout.words.payload.data),
             sums.w_en.eq(readout.words.valid),
             readout.words.ready.eq(sums.w_rdy),
-            sequencer.gather_busy.eq(gather.busy),
             sequencer.engine_walking.eq(engine.walking),  # a LOAD behind it writes no cell within three cycles
             sequencer.engine_storing.eq(engine.storing),
             sequencer.engine_busy.eq(engine.busy),
             sequencer.readout_busy.eq(readout.busy),
-            working.eq(gather.busy | engine.busy | readout.busy),
+            working.eq(sequencer.gather_busy | engine.busy | readout.busy),
             done.eq(link.idle & sequencer.idle & ~working & ~replies.r_rdy & (sums.level == 0)),
             self.idle.eq(done | is_stuck),
         ]
         if config.traces:
-            self._trace(m, link, sequencer, gather, engine, readout, done, is_stuck)
-        self._count(m, counters, link, sequencer, gather, engine, readout, done)
+            self._trace(m, link, sequencer, engine, readout, done, is_stuck)
+        self._count(m, counters, link, sequencer, engine, readout, done)
         return m
+
+    def _gather(self, m: Module, sequencer, engine, counters) -> None:
+        """Tensor store and gather unit between sequencer and operand cells."""
+        m.submodules.store = store = TensorStore(self.config)
+        m.submodules.gather = gather = Gather(self.config)
+        wiring.connect(m, sequencer.list_write, gather.list_write)
+        wiring.connect(m, sequencer.load, gather.start)
+        wiring.connect(m, gather.a_write, engine.a_write)
+        wiring.connect(m, gather.b_write, engine.b_write)
+        m.d.comb += [
+            sequencer.gather_busy.eq(gather.busy),
+            counters.load_cycles.eq(gather.events.busy),
+            counters.fetches_a.eq(gather.events.fetch_a),
+            counters.fetches_b.eq(gather.events.fetch_b),
+        ]
+        self._share_store(m, sequencer, gather, store, counters)
 
     def _share_store(self, m: Module, sequencer, gather, store, counters) -> None:
         """The updater has the store while it is busy: gather unit and WRITEs rest then."""
@@ -119,7 +135,7 @@ class Core(wiring.Component):
             writers = (getattr(writer, name) for writer in (updater.write, sequencer.store_write))
             m.d.comb += getattr(store.write, name).eq(Mux(updater.busy, *writers))
 
-    def _trace(self, m: Module, link, sequencer, gather, engine, readout, done: Signal, is_stuck: Signal) -> None:
+    def _trace(self, m: Module, link, sequencer, engine, readout, done: Signal, is_stuck: Signal) -> None:
         """Watchdog and memory of commands. Something advances with each word and command, and where a unit is done.
 
         Frames of the link's own do not count, so that answers to knocks leave the watchdog alone.
@@ -137,7 +153,9 @@ class Core(wiring.Component):
             trace.fault.eq(link.frame_error | link.sequence_error),
             trace.fault_status.eq(Mux(link.frame_error, Status.BAD_FRAME, Status.BAD_SEQUENCE)),
             trace.fault_sequence.eq(link.sequence),
-            trace.at_work.eq(Cat(gather.busy, engine.walking, engine.storing, readout.busy, sequencer.updating)),
+            trace.at_work.eq(
+                Cat(sequencer.gather_busy, engine.walking, engine.storing, readout.busy, sequencer.updating)
+            ),
             trace.advances.eq(
                 Cat(words.valid & words.ready for words in moves).any() | sequencer.command | (before != trace.at_work)
             ),
@@ -153,7 +171,7 @@ class Core(wiring.Component):
         with m.If(asked):
             m.d.comb += done.eq(0)
 
-    def _count(self, m: Module, counters, link, sequencer, gather, engine, readout, done: Signal) -> None:
+    def _count(self, m: Module, counters, link, sequencer, engine, readout, done: Signal) -> None:
         wiring.connect(m, counters.words, sequencer.counters)
         m.d.comb += [
             counters.snapshot.eq(sequencer.snapshot),
@@ -177,9 +195,6 @@ class Core(wiring.Component):
             counters.serial_ones.eq(engine.events.serial_ones),
             counters.gated_steps.eq(engine.events.gated),
             counters.loads.eq(sequencer.load_started),
-            counters.load_cycles.eq(gather.events.busy),
-            counters.fetches_a.eq(gather.events.fetch_a),
-            counters.fetches_b.eq(gather.events.fetch_b),
             counters.updates.eq(sequencer.update_started),
             counters.words_written.eq(sequencer.word_written),
             counters.elements_read.eq(readout.elements),
