@@ -13,11 +13,10 @@ from bitfirst.golden.commands import GoldenDevice
 from bitfirst.link import MIN_WINDOW_WORDS, Link, encode_frame
 from bitfirst.trace import read
 from bitfirst.transports import RtlTransport
-from bitfirst_hdl import engine, top, verilog
+from bitfirst_hdl import engine, top, trace, verilog
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract.packets import TRACE_RECORDS, Opcode, Space, Status, Target
-from bitfirst_hdl.trace import Trace
-from bitfirst_sim.bench import run_bench
+from bitfirst_sim.bench import BenchError, run_bench
 from bitfirst_sim.formal.prove import altered
 from bitfirst_sim.simulator import Simulator
 
@@ -82,16 +81,16 @@ def test_hang_is_told_and_traced(hung: OverSimulator, last: Command) -> None:
     multiply(link)
     with pytest.raises(LinkError, match=f"is stuck in {name}; see what it did with `bitfirst info DEVICE --trace`"):
         link.call(last)
-    trace = read(hung)
-    assert trace.stuck and trace.command == name and trace.at_work == ("multiplies",)
-    commands = [(record.opcode, record.status) for record in trace.records]
+    told = read(hung)
+    assert told.stuck and told.command == name and told.at_work == ("multiplies",)
+    commands = [(record.opcode, record.status) for record in told.records]
     good = ["SYNC", "PING", "TENSOR", "LOAD", "LOAD", "MATMUL", name]
     assert commands == [*((name, "OK") for name in good), (name, "STUCK")]
-    assert [record.sequence for record in trace.records] == [0, 1, 2, 3, 4, 5, 6, 6]
-    cycles = [record.cycle for record in trace.records]
-    assert cycles == sorted(cycles) and trace.cycle >= cycles[-1]
+    assert [record.sequence for record in told.records] == [0, 1, 2, 3, 4, 5, 6, 6]
+    cycles = [record.cycle for record in told.records]
+    assert cycles == sorted(cycles) and told.cycle >= cycles[-1]
     assert CONFIG.watchdog_cycles <= cycles[-1] - cycles[-2] <= CONFIG.watchdog_cycles + 100
-    assert read(hung).records == trace.records
+    assert read(hung).records == told.records
 
 
 def test_answer_that_never_ends(hung: OverSimulator) -> None:
@@ -101,9 +100,9 @@ def test_answer_that_never_ends(hung: OverSimulator) -> None:
     with pytest.raises(LinkError, match="is stuck in READ"):
         link.call(READ_SUM)
     assert link.statistics.damaged_frames == 1
-    trace = read(hung)
-    assert trace.stuck and trace.command == "READ" and trace.at_work == ()
-    assert [(record.opcode, record.status) for record in trace.records[-2:]] == [("READ", "OK"), ("READ", "STUCK")]
+    told = read(hung)
+    assert told.stuck and told.command == "READ" and told.at_work == ()
+    assert [(record.opcode, record.status) for record in told.records[-2:]] == [("READ", "OK"), ("READ", "STUCK")]
 
 
 def test_full_device_still_listens(hung: OverSimulator) -> None:
@@ -116,9 +115,9 @@ def test_full_device_still_listens(hung: OverSimulator) -> None:
     write = Command(Opcode.WRITE, {"space": Space.LIST, "row": 0, "rows": 500, "words": 1}, np.zeros(500, np.uint64))
     frames = [encode_frame(write.payload(), 7 + number) for number in range(MIN_WINDOW_WORDS // 500 + 2)]
     hung.write(b"".join(frames)[:-1000])
-    trace = read(hung)
-    assert trace.stuck and trace.command == "SYNC"
-    assert ("LINK", "BAD_FRAME") in [(record.opcode, record.status) for record in trace.records]
+    told = read(hung)
+    assert told.stuck and told.command == "SYNC"
+    assert ("LINK", "BAD_FRAME") in [(record.opcode, record.status) for record in told.records]
 
 
 def test_records_are_the_golden_models() -> None:
@@ -173,7 +172,23 @@ def test_command_line(capfd: pytest.CaptureFixture) -> None:
     assert "model has no trace; give rtl or a board" in capfd.readouterr().err
 
 
+BENCH = "bitfirst_sim.benches.bench_trace"
+LIMIT = {"watchdog_cycles": 40}
+
+
 def test_unit() -> None:
-    config = replace(TINY, watchdog_cycles=40)
-    result = run_bench(Trace(config), "trace", "bitfirst_sim.benches.bench_trace", parameters={"watchdog_cycles": 40})
+    result = run_bench(trace.Trace(replace(TINY, **LIMIT)), "trace", BENCH, parameters=LIMIT)
     assert len(result.tests) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "failing"),
+    [
+        (("range(PLACES), reset_less=True)  # of", "range(PLACES))  # of"), "records_outlive_resets"),
+        (("~self.held & ~self.stuck", "~self.stuck"), "watchdog"),
+    ],
+)
+def test_mutant_is_caught(changes: tuple[str, str], failing: str) -> None:
+    mutant = altered(trace, changes).Trace(replace(TINY, **LIMIT))
+    with pytest.raises(BenchError, match=f"failed: (.*, )?{failing}"):
+        run_bench(mutant, "trace", BENCH, parameters=LIMIT)

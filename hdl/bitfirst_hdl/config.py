@@ -63,10 +63,10 @@ class ArrayConfig:
     clock_khz   nominal clock, for time stamps; no effect on behaviour
     watchdog_cycles  cycles without progress after which a command counts as stuck: more than any command takes
     features    which of `FEATURES` it has, in any order. "update": UPDATE, WEIGHTS and READ of the store (needs
-                "gather"); "packed": packed MATMULs and PROGRAM (needs both others); "gather": the tensor store, TENSOR
-                and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of sums as numbers
-                of fewer bits, and of their signs: without it they come as they are; "trace": watchdog, and a
-                memory of the last commands and faults
+                "gather"); "packed": packed MATMULs and PROGRAM (needs "gather" and "requantise"); "gather": the tensor
+                store, TENSOR and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of
+                sums as numbers of fewer bits, and of their signs: without it they come as they are; "trace": watchdog,
+                and a memory of the last commands and faults
     """
 
     datapath: str = "serial"

@@ -11,7 +11,7 @@ The structs here are the only definition: the gateware views its signals through
 
 from amaranth.lib import data, enum
 
-CONTRACT_VERSION = 7
+CONTRACT_VERSION = 8
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 
