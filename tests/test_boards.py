@@ -20,11 +20,10 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst.cli import run as bitfirst
-from bitfirst_boards import document, flow, folder, program, toolchains, vivado
+from bitfirst_boards import document, flow, folder, program, toolchains, tops
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
-from bitfirst_boards.tops import clock_setting
 from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.uart import UART
@@ -88,8 +87,7 @@ class Rings(wiring.Component):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "UartTop", Small)
-    monkeypatch.setattr(vivado, "UartTop", Small)
+    monkeypatch.setattr(tops, "UartTop", Small)
 
 
 @pytest.fixture
@@ -119,10 +117,10 @@ def test_data(board: Board) -> None:
         assert not board.programmer
         return
     assert board.programmer[0] in program.TOOLS
-    setting = clock_setting(board, platform)
+    setting = tops.clock_setting(board, platform)
     made_hz = platform.default_clk_frequency if setting is None else setting.output_hz
     assert made_hz == board.clock_khz * 1000
-    assert flow.divisor(board) * board.baud == board.clock_khz * 1000
+    assert tops.divisor(board) * board.baud == board.clock_khz * 1000
     uart = platform.lookup("uart", 0)
     platform.request("uart", 0, dir={pin.name: "-" for pin in uart.ios})
     platform.request(platform.default_clk, dir="-")
@@ -434,8 +432,8 @@ def test_all_boards(
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from test_boards import FASTEST, Small, flow
-flow.UartTop = Small
+from test_boards import FASTEST, Small, flow, tops
+tops.UartTop = Small
 flow.build(FASTEST, Path(sys.argv[1]))
 """
 
@@ -455,7 +453,7 @@ def test_an_interrupted_build_is_made_anew(tmp_path: Path) -> None:
     other = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, directory], env=os.environ | {"PYTHONPATH": path}, start_new_session=True
     )
-    until(lambda: (directory / "top.il").exists())
+    until(lambda: (directory / "top.rpt").exists())
     with pytest.raises(FlowError, match=f"another build is at work in {directory}; wait for it"):
         flow.build(FASTEST, directory)
     os.killpg(other.pid, signal.SIGKILL)

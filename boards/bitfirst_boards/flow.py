@@ -12,17 +12,15 @@ from typing import Any
 from amaranth.hdl import Elaboratable
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import ArrayConfig, ConfigError
-from bitfirst_hdl.top import UartTop
 
 from . import folder, toolchains, vivado
 from .catalogue import BOARDS, Board
 from .errors import FlowError
 from .toolchains import Figures, Usage
-from .tops import Pinned, clock_setting
+from .tops import Pinned, clock_setting, divisor, serial_device
 
 Say = Callable[[str], None]
 LINK_BITS = {"uart": 8, "axi": 32}  # by `Board.top`
-BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a few per cent in both ends together
 
 
 def silent(step: str) -> None:
@@ -63,17 +61,6 @@ class Build:
 def fitted(board: Board, config: ArrayConfig | None = None) -> ArrayConfig:
     """A configuration (the board's own by default) with the board's link and clock."""
     return replace(config or board.config, link_bits=LINK_BITS[board.top], clock_khz=board.clock_khz)
-
-
-def divisor(board: Board) -> int:
-    """Clock cycles in a bit of the link. Raises `FlowError` where no whole number of them comes near enough."""
-    wanted = board.clock_khz * 1000 / board.baud
-    cycles = round(wanted)
-    if abs(cycles - wanted) > BAUD_TOLERANCE * wanted:
-        raise FlowError(
-            f"{board.clock_khz} kHz makes no {board.baud} baud; choose a --clock-khz that {board.baud} divides"
-        )
-    return cycles
 
 
 @cache
@@ -133,9 +120,10 @@ def build(
     and when a tool is missing, too old, or fails.
     """
     tools = toolchains.toolchain(board.platform)
-    config, seed, cycles = fitted(board, config), board.seed if seed is None else seed, divisor(board)
+    config, seed = fitted(board, config), board.seed if seed is None else seed
     if board.top == "uart":
-        clock_setting(board, board.platform())  # refused before anything is made
+        divisor(board)  # both refuse before anything is made
+        clock_setting(board, board.platform())
     versions = toolchains.versions(tools)
     number = fingerprint(board, config, versions)
     wanted = {
@@ -159,10 +147,10 @@ def build(
         folder.write(directory, wanted)
         if tools is None:
             say("project")
-            files, figures = vivado.write(board, config, number, cycles, directory), None
+            files, figures = vivado.write(board, config, number, directory), None
         else:
-            device = UartTop(config, number, cycles)
-            files, figures = [tools.bitstream], asdict(run_tools(board, device, directory, seed, say))
+            made = run_tools(board, serial_device(board, config, number), directory, seed, say)
+            files, figures = [tools.bitstream], asdict(made)
         record = wanted | {"figures": figures, "files": {name: folder.digest(directory / name) for name in files}}
         folder.write(directory, record)
         return finished(directory, record)

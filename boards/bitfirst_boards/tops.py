@@ -3,9 +3,14 @@
 from amaranth.build import Platform
 from amaranth.hdl import ClockDomain, Elaboratable, Module
 from amaranth.lib import io
+from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.top import UartTop
 
 from .catalogue import Board
 from .clocking import ClockedByPll, Setting, choose, pll_of
+from .errors import FlowError
+
+BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a few per cent in both ends together
 
 
 class Pinned(Elaboratable):
@@ -25,6 +30,22 @@ class Pinned(Elaboratable):
         m.submodules.tx = tx = io.Buffer("o", pins.tx)
         m.d.comb += [self.device.rx_pin.eq(rx.i), tx.o.eq(self.device.tx_pin)]
         return m
+
+
+def serial_device(board: Board, config: ArrayConfig, fingerprint: int) -> UartTop:
+    """The device with the board's serial link."""
+    return UartTop(config, fingerprint, divisor(board))
+
+
+def divisor(board: Board) -> int:
+    """Clock cycles in a bit of the link. Raises `FlowError` where no whole number of them comes near enough."""
+    wanted = board.clock_khz * 1000 / board.baud
+    cycles = round(wanted)
+    if abs(cycles - wanted) > BAUD_TOLERANCE * wanted:
+        raise FlowError(
+            f"{board.clock_khz} kHz makes no {board.baud} baud; choose a --clock-khz that is a multiple of it"
+        )
+    return cycles
 
 
 def clock_setting(board: Board, platform: Platform) -> Setting | None:

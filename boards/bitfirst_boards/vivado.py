@@ -7,10 +7,9 @@ from pathlib import Path
 
 from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import ArrayConfig
-from bitfirst_hdl.top import UartTop
 
 from .catalogue import Board
-from .tops import Pinned
+from .tops import Pinned, serial_device
 
 SCRIPT = "build_top.sh"
 _BLOCK_DESIGN = "zynq.tcl"
@@ -43,12 +42,9 @@ def part(board: Board) -> str:
     return f"{platform.device}{platform.package}-{platform.speed}"
 
 
-def write(board: Board, config: ArrayConfig, fingerprint: int, divisor: int, directory: Path) -> list[str]:
-    """Writes a project; returns the names of its files. `divisor`: of a serial link."""
-    if board.top == "axi":
-        texts = _block_design(board, config, fingerprint)
-    else:
-        texts = _serial(board, UartTop(config, fingerprint, divisor), fingerprint)
+def write(board: Board, config: ArrayConfig, fingerprint: int, directory: Path) -> list[str]:
+    """Writes a project; returns the names of its files."""
+    texts = (_block_design if board.top == "axi" else _serial)(board, config, fingerprint)
     for name, text in texts.items():
         path = directory / name
         path.parent.mkdir(exist_ok=True)
@@ -61,8 +57,9 @@ def _readme(board: Board, fingerprint: int, made: str) -> str:
     return _README.format(board=board.name, fingerprint=fingerprint, script=SCRIPT, made=made)
 
 
-def _serial(board: Board, device: UartTop, fingerprint: int) -> dict[str, str]:
+def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, str]:
     """Amaranth's project: Verilog, pins and clock, synthesis to bitstream."""
+    device = serial_device(board, config, fingerprint)
     with verilog.use_yosys():
         plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False)
     wanted = "top.v", "top.xdc", "top.tcl"
