@@ -104,7 +104,7 @@ def _flat(result: Result) -> Result:
 
 def _rows(rows: list[Result]) -> Table:
     """One column for each key of the first row."""
-    table = Table(*(key.replace("_", " ") for key in rows[0]))
+    table = Table(*(key.replace("_", " ") for key in rows[0])) if rows else Table()
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     return table
@@ -295,8 +295,17 @@ def train(
 
 
 @app.command()
-def info(url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl", as_json: Json = False) -> None:
+def info(
+    url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl",
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Its last commands and faults instead, also of a device that hangs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Who answers at a device URL, how it is built, and whether it was built from these sources."""
+    if trace:
+        _report(as_json, lambda: _read_trace(url), _trace_table)
+        return
 
     def work() -> Result:
         from bitfirst_hdl.config import MAX_BITS
@@ -343,6 +352,24 @@ def _built_for(config: Any, fingerprint: int) -> str | None:
     from bitfirst_boards import flow
 
     return flow.identify(config, fingerprint)
+
+
+def _trace_table(result: Result) -> Group:
+    """What the device was doing, then its records."""
+    return Group(_pairs({key: value for key, value in result.items() if key != "records"}), _rows(result["records"]))
+
+
+def _read_trace(url: str) -> Result:
+    from dataclasses import asdict
+
+    from .opening import connect
+    from .trace import read
+
+    transport = connect(url)
+    try:
+        return {"url": url, **asdict(read(transport))}
+    finally:
+        transport.close()
 
 
 @app.command()
