@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst.cli import run as bitfirst
-from bitfirst_boards import explore, toolchains
+from bitfirst_boards import explore, explored, toolchains
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.explore import FITS, MEETS, MISSES, TOO_LARGE, Search, Space
 from bitfirst_boards.toolchains import Figures, Usage
@@ -19,6 +19,7 @@ from bitfirst_hdl.config import ArrayConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+ROOT = Path(__file__).parents[1]
 FASTEST = BOARDS["icebreaker"]
 BASE = ArrayConfig(rows=1, columns=4, a_cells=16, b_cells=16, sum_tiles=2, rx_words=1024, features=())
 SPACE = Space(rows=(1, 2, 4, 8), columns=(4, 8), lanes=(16,), slices=(4,), clocks_khz=(12_000,))
@@ -236,6 +237,31 @@ def test_command(
     assert bitfirst([*words, "96000"]) == 1
     said = capsys.readouterr()
     assert json.loads(said.out)["chosen"] is None and "no array meets its clock" in said.err
+
+
+# document
+
+
+def test_the_document_is_current() -> None:
+    kept = ROOT / "docs" / explored.FOUND
+    found = json.loads(kept.read_text())
+    assert (ROOT / "docs" / explored.DOCUMENT).read_text() == explored.rendered(found)
+    for name, result in found.items():
+        assert name == result["board"] and [
+            array["verdict"] for array in result["arrays"] if array["verdict"] == MEETS
+        ] == [MEETS]
+
+
+def test_the_document_tells_what_was_found(tmp_path: Path, stand_ins: list) -> None:
+    made = search(tmp_path, most=8, space=replace(SPACE, clocks_khz=(24_000,)))
+    text = explored.rendered({"icebreaker": explore.told(made, made.run())})
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert (
+        "| 2 x 8 | 16 | 4 | 1,024 | 1 (0 %) | 0 (0 %) | 0 (0 %) | 24 | 24.0 | 0.02 | 50 % | **meets its clock** |"
+        in lines
+    )
+    assert "| 8 x 8 | 16 | 4 | 4,096 | 6,400 (121 %) | 0 (0 %) | 0 (0 %) |  |  |  |  | too large |" in lines
+    assert "- 4 x 8 at 24 MHz: 83.3 ns from `here` to `there`" in text
 
 
 # bad input

@@ -424,11 +424,12 @@ def chosen(rows: Sequence[Row]) -> Row | None:
     return next((row for row in rows if row.verdict == MEETS), None)
 
 
-def told(board: Board, rows: Sequence[Row]) -> dict[str, Any]:
+def told(search: Search, rows: Sequence[Row]) -> dict[str, Any]:
     """All about a search, under the keys of `bitfirst explore --json`."""
-    best = chosen(rows)
+    board, best = search.board, chosen(rows)
     return {
         "board": board.name,
+        "base": search.base.as_dict(),
         "chosen": best and best.config.as_dict() | {"clock_khz": best.clock_khz},
         "arrays": [_told(board, row) for row in rows],
     }

@@ -629,7 +629,7 @@ def _explore(
     search = explore.Search(board, target, base, explore.Space(**space), most, jobs, sustained, say)
     with progress:
         rows = search.run()
-    found = explore.told(board, rows)
+    found = explore.told(search, rows)
     if found["chosen"] is not None:
         target.mkdir(parents=True, exist_ok=True)
         found["toml"] = target / "best.toml"
