@@ -171,6 +171,31 @@ def _all_built(result: Result) -> Table:
     return table
 
 
+def _explored(result: Result) -> Group:
+    """One row for each array, as far as it was looked at; then how to build the best."""
+    table = _close(
+        "arrays, largest first; LUT and block RAM in per cent of the chip",
+        *("R x C", "L", "S", "bit-MACs", "LUT", "RAM", "DSP", "reached", "MHz", "peak/s", "used", ""),
+    )
+    for row in result["arrays"]:
+        share = {
+            kind: f"{'>' if row[kind] is None else ''}{100 * count / row[f'{kind}_total']:.0f}"
+            for kind in ("lut", "bram")
+            for count in [row[f"{kind}_at_least"] if row[kind] is None else row[kind]]
+        }
+        size = f"{row['rows']} x {row['columns']}", str(row["lanes"]), str(row["slice_bits"])
+        usage = f"{row['bit_macs_per_cycle']:,}", share["lut"], share["bram"], "" if row["dsp"] is None else row["dsp"]
+        clock = ["", "", "", ""]
+        if row["clock_mhz"] is not None:
+            clock = [f"{row['fmax_mhz']:.1f}", f"{row['clock_mhz']:g}", f"{row['peak_bit_macs_per_s']:.2e}"]
+            clock += [f"{100 * row['sustained']:.0f} %"]
+        table.add_row(*size, *map(str, usage), *clock, row["verdict"])
+    if result["chosen"] is None:
+        return Group(table, "[red]no array meets its clock[/]; try lower --clock-khz, or more with --most")
+    line = f"bitfirst build {result['board']} --config {result['toml']} --clock-khz {result['chosen']['clock_khz']}"
+    return Group(table, escape(line))
+
+
 def _close(title: str, *names: str) -> Table:
     """An empty table that leaves little between its columns, so that many fit in 80 characters."""
     table = Table(*(Column(name, no_wrap=True) for name in names), title=title, box=SIMPLE)
@@ -540,6 +565,76 @@ def _build(board: Any, target: Path, config: str | None, clock_khz: int | None, 
 
         built = flow.build(board, target, parameters, seed, say)
     return flow.told(board, built) | {"config": config or "the board's own"}
+
+
+@app.command()
+def explore(
+    board: Annotated[str, typer.Argument(help="As listed by `bitfirst boards`.")],
+    rows: Annotated[str | None, typer.Option(help="Numbers with commas between; powers of two by default.")] = None,
+    columns: Annotated[str | None, typer.Option(help="As for rows.")] = None,
+    lanes: Annotated[str | None, typer.Option(help="As for rows.")] = None,
+    slice_bits: Annotated[str | None, typer.Option("--slice", help="Slice widths, 4,8 by default.")] = None,
+    clock_khz: Annotated[str | None, typer.Option(help="Clocks; usual ones by default.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="What all have besides: features, depths of memories; the board's own.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Arrays kept after packing, and placements tried.")] = 4,
+    jobs: Annotated[int, typer.Option(min=1, help="How many are synthesised and packed at a time.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of the builds: build/explore/BOARD by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the array with the most bit-MACs a second that fits a board and meets its clock.
+
+    What was built is kept: the same command again goes on. Fails when no array meets its clock.
+    """
+    asked = {"rows": rows, "columns": columns, "lanes": lanes, "slices": slice_bits, "clocks_khz": clock_khz}
+
+    def work() -> Result:
+        space = {key: _numbers(key, text) for key, text in asked.items() if text is not None}
+        target = out or Path("build", "explore", board)
+        try:
+            return _explore(_board(board), target, space, config, most, jobs)
+        except KeyboardInterrupt:
+            raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
+
+    if _report(as_json, work, _explored)["chosen"] is None:
+        raise typer.Exit(1)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise UsageError(f"{text!r} for {name.replace('_', ' ')} must be whole numbers with commas between") from None
+
+
+def _explore(
+    board: Any, target: Path, space: dict[str, tuple[int, ...]], config: str | None, most: int, jobs: int
+) -> Result:
+    from bitfirst_boards import explore
+    from bitfirst_hdl.config import load
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from .benches.utilisation import sustained
+
+    base = board.config if config is None else load(config)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    progress = Progress(*columns, console=Console(stderr=True))
+
+    def say(what: str) -> None:
+        for task in progress.task_ids[-1:]:
+            progress.stop_task(task)
+        progress.add_task(escape(f"{board.name}: {what}"))
+
+    search = explore.Search(board, target, base, explore.Space(**space), most, jobs, sustained, say)
+    with progress:
+        rows = search.run()
+    found = explore.told(search, rows)
+    if found["chosen"] is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        found["toml"] = target / "best.toml"
+        found["toml"].write_text(explore.as_toml(found["chosen"]))
+    return found | {"directory": target}
 
 
 @app.command()
