@@ -204,6 +204,10 @@ def test_build_without_its_tools_is_one_line(here, monkeypatch):
     assert_refused(done, "the build for ulx3s-85f failed", "no-such-tool", "pip install it")
 
 
+def test_bench_arith_refuses_an_unknown_part(here):
+    assert_refused(here("bench", "arith", "--part", "ecp6"), "part 'ecp6' is unknown", "ecp5, ice40, gowin, xilinx")
+
+
 # doctor
 
 
