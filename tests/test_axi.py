@@ -14,7 +14,7 @@ from amaranth.hdl import Module
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst_hdl import axi, verilog
-from bitfirst_hdl.config import CONFIGS, ArrayConfig, ConfigError
+from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig, ConfigError
 from bitfirst_hdl.contract import codec, registers, render
 from bitfirst_sim.bench import BenchError, BenchResult, run_bench
 from bitfirst_sim.formal.prove import altered
@@ -22,7 +22,7 @@ from bitfirst_sim.formal.prove import altered
 FINGERPRINT = 0x0F1E_2D3C_4B5A_6978
 TINY = CONFIGS["tiny"]
 ECHO_BEATS = 8
-DEVICE = replace(TINY, link_bits=32, rows=1, features=())  # less to compile
+DEVICE = replace(TINY, link_bits=32, rows=1, features=STANDARD)  # less to compile
 
 
 class Echo(wiring.Component):
@@ -105,7 +105,9 @@ Ports = dict[str, tuple[str, int]]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory, for a small device."""
     folder = tmp_path_factory.mktemp("generate")
-    (folder / "small.toml").write_text(f"base = 'tiny'\nlink_bits = {DEVICE.link_bits}\nrows = 1\nfeatures = []\n")
+    (folder / "small.toml").write_text(
+        f"base = 'tiny'\nlink_bits = {DEVICE.link_bits}\nrows = 1\nfeatures = ['gather', 'requantise']\n"
+    )
     command = [sys.executable, "-c", "from bitfirst.cli import main; main()", "generate", "small.toml", "--bus", "axi"]
     done = subprocess.run([*command, "--json"], cwd=folder, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)

@@ -42,6 +42,8 @@ BAD_VALUES = [
     ({"clock_khz": 2**32}, "below 2**32"),
     ({"features": ["update", "more"]}, "some of update, packed"),
     ({"features": "update"}, "some of update, packed"),
+    ({"features": ["update"]}, "feature update needs gather"),
+    ({"features": ["packed"]}, "feature packed needs gather and requantise"),
 ]
 
 

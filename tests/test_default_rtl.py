@@ -46,6 +46,12 @@ def test_training_steps_equal_the_golden_model(on_rtl: tuple[str, dict[str, int]
     assert counters["array_steps"] > 0
 
 
+def test_a_device_without_a_gather_unit_trains_to_the_same_weights(on_rtl: tuple[str, dict[str, int]]) -> None:
+    weights, counters = steps("model:least")
+    assert on_rtl[0] == weights
+    assert counters["loads"] == 0 < counters["words_written"]
+
+
 def test_default_training_stays_within_its_cycles_and_bytes(on_rtl: tuple[str, dict[str, int]]) -> None:
     """By the first steps, with what evaluation adds: deterministic, so a hard limit."""
     options = training.TrainOptions()

@@ -249,7 +249,12 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         1,
     ),
     "the least number is not clipped": (arithmetic_mutant, "~value[: bits - 1].any()", "C(0, 1)", 1),
-    "LOAD into cells that a MATMUL reads": (hazard_mutant, "by_matmul.eq(walked_cells)", "by_matmul.eq(0)", 18),
+    "LOAD into cells that a MATMUL reads": (
+        hazard_mutant,
+        "by_load.eq(self.gather_busy), by_matmul.eq(walked_cells)",
+        "by_load.eq(self.gather_busy)",
+        18,
+    ),
     "MATMUL on cells that a LOAD fills": (hazard_mutant, "by_load.eq(loading_cells)", "by_load.eq(0)", 18),
     "cells of B forgotten": (
         hazard_mutant,

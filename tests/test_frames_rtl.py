@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from amaranth.hdl import DomainRenamer
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.frames import FrameLink
 from bitfirst_hdl.top import UartTop, uart_divisor
@@ -25,6 +26,17 @@ def test_uart() -> None:
     component = UartTop(CONFIGS["tiny"], FINGERPRINT, divisor=divisor)
     parameters = {"config": "tiny", "fingerprint": FINGERPRINT, "divisor": divisor}
     result = run_bench(component, "uart", "bitfirst_sim.benches.bench_uart", parameters=parameters)
+    assert len(result.tests) == 4
+
+
+@pytest.mark.soak
+def test_uart_with_clock_of_its_own() -> None:
+    """The UART at three times the core's clock."""
+    divisor = 5
+    component = UartTop(CONFIGS["tiny"], FINGERPRINT, divisor=divisor, link_domain="link")
+    renamed = DomainRenamer({"sync": "array", "link": "sync"})(component)
+    parameters = {"config": "tiny", "fingerprint": FINGERPRINT, "divisor": divisor, "array_period": 3}
+    result = run_bench(renamed, "uart", "bitfirst_sim.benches.bench_uart", parameters=parameters)
     assert len(result.tests) == 4
 
 

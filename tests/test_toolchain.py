@@ -9,20 +9,19 @@ from pathlib import Path
 import pytest
 from amaranth.build import Attrs, Clock, Resource
 from amaranth.build import Pins as BoardPins
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from bitfirst_boards import flow, program
+from bitfirst_boards import flow, program, toolchains
 from bitfirst_boards.catalogue import BOARDS, Board
+from bitfirst_boards.errors import FlowError
 from bitfirst_boards.synthesis import NETLIST, open_chains_of
+from bitfirst_boards.toolchains import Figures
 from bitfirst_hdl import verilog
-from bitfirst_hdl.config import CONFIGS, ArrayConfig
-from bitfirst_hdl.engine import MatmulEngine
+from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 from bitfirst_sim import build
 
 TINY = CONFIGS["tiny"]
-#: One element of 64 lanes with memories in block RAM: the least that there is.
-LEAST = ArrayConfig(slice_bits=1, lanes=64, rows=1, columns=1, sum_tiles=512, rx_words=1024, features=())
 
 
 @pytest.fixture(scope="module", params=verilog.TOPS)
@@ -66,82 +65,44 @@ def test_fingerprint_tells_designs_apart() -> None:
     assert all(0 < number < 2**64 for number in numbers)
 
 
-@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
-def test_board_fits_its_platform(board: Board) -> None:
-    platform = board.platform()
-    assert platform.default_clk_frequency == board.clock_khz * 1000
-    assert (board.clock_khz * 1000) % board.baud == 0
-    platform.lookup("uart", board.uart)
-
-
-class Pins(wiring.Component):
-    """A component whose inputs are shifted in by one pin; the other one is the parity of its outputs."""
-
-    rx_pin: In(1)
-    tx_pin: Out(1)
-
-    def __init__(self, component: wiring.Component) -> None:
-        self.component = component
-        super().__init__()
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.component = component = self.component
-        shifted, parity = self.rx_pin, []
-        for _, member, port in component.signature.flatten(component):
-            bits = Value.cast(port)
-            if len(bits) == 0:
-                continue
-            if member.flow == In:
-                register = Signal(len(bits))
-                m.d.sync += register.eq(Cat(shifted, register))
-                m.d.comb += bits.eq(register)
-                shifted = register[-1]
-            else:
-                register = Signal()
-                m.d.sync += register.eq(bits.xor())
-                parity.append(register)
-        m.d.comb += self.tx_pin.eq(Cat(parity).xor())
-        return m
-
-
-def show(capsys: pytest.CaptureFixture, built: flow.Build) -> None:
+def show(capsys: pytest.CaptureFixture, board: Board, figures: Figures) -> None:
+    usage = figures.usage
     with capsys.disabled():
         print(
-            f"\non {built.board}: {built.lut} of {built.lut_total} LUT, {built.ff} FF, {built.bram} BRAM, "
-            f"{built.dsp} DSP, Fmax {built.fmax_mhz:.1f} MHz at {built.clock_mhz:g} MHz"
+            f"\non {board.name}: {usage.lut} LUT, {usage.ff} FF, {usage.bram} BRAM, {usage.dsp} DSP, "
+            f"Fmax {figures.fmax_mhz:.1f} MHz at {figures.clock_mhz:g} MHz"
         )
 
 
-def check(built: flow.Build) -> None:
-    assert 0 < built.lut < built.lut_total
-    assert built.ff > 0 and built.bram > 0
-    assert built.clock_mhz == 25
-    assert built.fmax_mhz >= built.clock_mhz
-    assert built.bitstream.stat().st_size > 0
+def check(board: Board, figures: Figures) -> None:
+    assert 0 < figures.usage.lut < toolchains.chip(board).lut
+    assert figures.usage.ff > 0 and figures.usage.bram > 0
+    assert figures.clock_mhz == board.clock_khz / 1000
+    assert figures.fmax_mhz >= figures.clock_mhz
+    assert figures.synthesis_s > 0 and figures.placement_s > 0
+    assert figures.path_ns == pytest.approx(1000 / figures.fmax_mhz, abs=0.01)
+    assert figures.path_from and figures.path_to
 
 
-def test_engine_on_ulx3s(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Array, operand memories, walk and partial sums; a whole device takes ten minutes (`make soak`)."""
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(CONFIGS["least"], marks=pytest.mark.longest),
+        pytest.param(replace(TINY, features=STANDARD), marks=[pytest.mark.soak, pytest.mark.longest]),
+    ],
+    ids=["least", "tiny"],
+)
+def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A whole device, placed and routed; the smallest one in minutes."""
     board = BOARDS["ulx3s-85f"]
-    report = flow.run_tools(board, Pins(MatmulEngine(LEAST)), tmp_path / "build")
-    built = flow.figures(board, LEAST, report, tmp_path / "build", fingerprint=0)
-    show(capsys, built)
-    check(built)
+    built = flow.build(board, tmp_path / "build", config)
+    show(capsys, board, built.figures)
+    check(board, built.figures)
     assert "bitfirst_first" in (tmp_path / "build" / NETLIST).read_text()
     assert open_chains_of(tmp_path / "build" / NETLIST) == 0  # that was done
-
-
-@pytest.mark.soak
-@pytest.mark.longest
-@pytest.mark.parametrize("config", [LEAST, replace(TINY, features=())], ids=["least", "tiny"])
-def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    built = flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
-    show(capsys, built)
-    check(built)
-    assert program.command(BOARDS["ulx3s-85f"], tmp_path / "build")[-1] == str(built.bitstream)
-    with pytest.raises(flow.FlowError, match="exists; remove it"):
-        flow.build(BOARDS["ulx3s-85f"], tmp_path / "build", config)
+    assert program.command(board, tmp_path / "build")[-1] == str(built.bitstream)
+    again = flow.build(board, tmp_path / "build", config)
+    assert again == replace(built, reused=True)
 
 
 class Product(wiring.Component):
@@ -164,7 +125,12 @@ def test_missed_timing_is_an_error(tmp_path: Path) -> None:
     ordinary = BOARDS["ulx3s-85f"].platform
     clock = Resource("clk25", 0, BoardPins("G2", dir="i"), Clock(1e9), Attrs(IO_TYPE="LVCMOS33"))
     resources = [clock, *(resource for resource in ordinary.resources if resource.name != "clk25")]
-    hasty = replace(BOARDS["ulx3s-85f"], platform=type("Hasty", (ordinary,), {"resources": resources}))
-    with pytest.raises(flow.FlowError, match=r"the build for ulx3s-85f failed: ERROR: Max frequency") as error:
-        flow.run_tools(hasty, Product(), tmp_path / "build")
+    platform = type("Hasty", (ordinary,), {"resources": resources})
+    hasty = replace(BOARDS["ulx3s-85f"], platform=platform, clock_khz=1_000_000)
+    said = (
+        r"ulx3s-85f misses its clock: [\d.]+ of 1000 MHz, [\d.]+ ns too long from \S*\.value_\S+ to \S+; what may help"
+    )
+    with pytest.raises(FlowError, match=said) as error:
+        flow.run_tools(hasty, Product(), tmp_path)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "top.bit").exists()

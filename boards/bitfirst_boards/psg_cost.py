@@ -12,7 +12,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst_hdl.compare import Comparator
-from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 from bitfirst_hdl.element import Element, OwnWord, segment_bits, segment_count
 from bitfirst_hdl.engine import MatmulEngine
 from bitfirst_hdl.operands import one_of
@@ -80,7 +80,9 @@ def run(report: Report, logic: str = "psg", clock: str = "tiny", seeds: tuple[in
     config = CONFIGS[logic]
     parts = {name: _part(name, count, part, report) for name, (count, part) in _parts(config).items()}
     elements = config.rows * config.columns * cells(Element(config))[0]
-    with_, without = (fmax_mhz(replace(CONFIGS[clock], features=f), seeds, report) for f in (("packed",), ()))
+    with_, without = (
+        fmax_mhz(replace(CONFIGS[clock], features=f), seeds, report) for f in ((*STANDARD, "packed"), STANDARD)
+    )
     return {
         "lut_overhead": sum(part["comb"] for part in parts.values()) / elements,
         "lut_parts": parts,

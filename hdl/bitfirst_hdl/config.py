@@ -9,11 +9,24 @@ from typing import Any
 
 from amaranth.lib.data import Struct
 
-from .contract.packets import COMMANDS, GROUP, OCTET_BITS, STATE_WORDS, STORE_WORD_WORDS, WORD_BITS, Opcode
+from .contract.packets import (
+    COMMANDS,
+    GROUP,
+    LIST_ENTRIES,
+    OCTET_BITS,
+    PROGRAM_ROWS,
+    STATE_WORDS,
+    STORE_WORD_WORDS,
+    WORD_BITS,
+    Opcode,
+    Space,
+)
 
 MAX_BITS = 16  #: widest operand, both sides
 DATAPATHS = {"serial": 1}
-FEATURES = ("update", "packed")  #: parts that a device may be without; bit i of the identity's `features` is the i-th
+#: Parts that a device may be without; bit i of the identity's `features` is the i-th.
+FEATURES = ("update", "packed", "gather", "requantise")
+STANDARD = ("gather", "requantise")  #: what a device for training by ordinary gradients has
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
@@ -45,8 +58,10 @@ class ArrayConfig:
     rx_words    receive buffer, 64-bit words
     link_bits   width of the byte stream (8, 16, 32 or 64)
     clock_khz   nominal clock, for time stamps; no effect on behaviour
-    features    which of `FEATURES` it has, in any order. "update": UPDATE, WEIGHTS and READ of the store;
-                "packed": packed MATMULs and PROGRAM
+    features    which of `FEATURES` it has, in any order. "update": UPDATE, WEIGHTS and READ of the store (needs
+                "gather"); "packed": packed MATMULs and PROGRAM (needs both others); "gather": the tensor store, TENSOR
+                and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of sums as numbers
+                of fewer bits, and of their signs: without it they come as they are
     """
 
     datapath: str = "serial"
@@ -97,6 +112,9 @@ class ArrayConfig:
         if not isinstance(wanted, list | tuple) or not set(map(str, wanted)) <= set(FEATURES):
             raise ConfigError(f"features = {wanted!r} must be a list of some of {', '.join(FEATURES)}")
         object.__setattr__(self, "features", tuple(name for name in FEATURES if name in wanted))
+        for name, needed in (("update", ("gather",)), ("packed", STANDARD)):
+            if name in wanted and (missing := [other for other in needed if other not in wanted]):
+                raise ConfigError(f"feature {name} needs {' and '.join(missing)}; add to features, or leave {name} out")
 
     def one_of(self, name: str, allowed: tuple[int, ...]) -> None:
         if getattr(self, name) not in allowed:
@@ -263,8 +281,10 @@ class ArrayConfig:
 
         Both: rows that follow from the step, and which walk's rows are read. Then for B: block RAM, a cycle for each
         step of the rotation, choice of columns. For A: block RAM, a register, and two words in the element; it waits
-        for B.
+        for B. Where the host writes rows as they are, there is no rotation and no choice, and A sets the pace.
         """
+        if not self.gathers:
+            return 6
         return self.b_written_rows.bit_length() + 3
 
     @property
@@ -288,11 +308,35 @@ class ArrayConfig:
         """Whether it has the feature "packed"."""
         return "packed" in self.features
 
+    @property
+    def gathers(self) -> bool:
+        """Whether it has the feature "gather"."""
+        return "gather" in self.features
+
+    @property
+    def requantises(self) -> bool:
+        """Whether it has the feature "requantise"."""
+        return "requantise" in self.features
+
     # commands
+    @property
+    def writable(self) -> dict[Space, tuple[int, int]]:
+        """Rows, and 64-bit words in a row, of the spaces that WRITE may name."""
+        spaces = {Space.SUMS: (self.sum_rows, self.columns)}
+        if self.gathers:
+            spaces |= {Space.STORE: (self.store_words, STORE_WORD_WORDS), Space.LIST: (LIST_ENTRIES, 1)}
+        else:
+            spaces[Space.CELLS_A] = self.a_rows, self.a_row_words
+            spaces[Space.CELLS_B] = self.b_rows, self.b_row_words
+        if self.packs:
+            spaces[Space.PROGRAM] = PROGRAM_ROWS, self.program_words
+        return spaces
+
     @property
     def commands(self) -> dict[Opcode, type[Struct]]:
         """Those that it knows."""
         left_out = () if self.updates else (Opcode.UPDATE, Opcode.WEIGHTS)
+        left_out += () if self.gathers else (Opcode.TENSOR, Opcode.LOAD)
         return {opcode: struct for opcode, struct in COMMANDS.items() if opcode not in left_out}
 
     @staticmethod
@@ -330,12 +374,13 @@ class ArrayConfig:
 
 
 #: Named configurations. `psg` is `default` with all features: what learning by signs takes makes the simulated board
-#: a third slower. `tiny` and `small` compile in seconds; `slice1` and `slice8` compare S.
+#: a third slower. `tiny` and `small` compile in seconds; `least` is for small chips; `slice1` and `slice8` compare S.
 CONFIGS = {
-    "default": ArrayConfig(features=()),
+    "default": ArrayConfig(features=STANDARD),
     "psg": ArrayConfig(),
-    "small": ArrayConfig(rows=4, columns=4, a_cells=128, b_cells=64, sum_tiles=32, store_words=2048, features=()),
+    "small": ArrayConfig(rows=4, columns=4, a_cells=128, b_cells=64, sum_tiles=32, store_words=2048, features=STANDARD),
     "tiny": ArrayConfig(rows=2, columns=4, a_cells=32, b_cells=32, sum_tiles=8, store_words=512, rx_words=1024),
+    "least": ArrayConfig(lanes=16, rows=1, columns=4, b_cells=64, sum_tiles=512, rx_words=1024, features=()),
     "square": ArrayConfig(lanes=32, columns=8),
     "slice1": ArrayConfig(slice_bits=1, lanes=64),
     "slice8": ArrayConfig(slice_bits=8, columns=8),

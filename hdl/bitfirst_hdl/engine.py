@@ -8,7 +8,7 @@ from .array import Array, StepControl
 from .config import ArrayConfig
 from .contract import packets
 from .contract.packets import OCTET_BITS
-from .operands import AMemory, BMemory
+from .operands import AMemory, BMemory, RowMemory
 from .packed import GatedCount, PackedWalk, take_cycles
 from .ports import CellWrite, EngineEvents, MemoryWrite, SumRead
 from .sums import PartialSums
@@ -256,7 +256,7 @@ class MatmulEngine(wiring.Component):
     start : In(stream.Signature(packets.Matmul))
         The fields must already be validated. Ready when not `walking` and, of all MATMULs before, at most the last has
         sums still to be stored.
-    a_write, b_write : In(CellWrite(config)), In(CellWrite(config, config.b_chunks))
+    a_write, b_write : In(CellWrite(config)), In(CellWrite(config, config.b_chunks)); without "gather" In(MemoryWrite())
         At any time, but not to cells that a MATMUL reads, while `walking` and in the three cycles after. A MATMUL
         started in the cycle after a write reads what was written.
     sum_write, program_write : In(MemoryWrite())
@@ -281,11 +281,13 @@ class MatmulEngine(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
+        cells = CellWrite(config), CellWrite(config, config.b_chunks)
+        a_write, b_write = cells if config.gathers else (MemoryWrite(), MemoryWrite())
         super().__init__(
             {
                 "start": In(stream.Signature(packets.Matmul)),
-                "a_write": In(CellWrite(config)),
-                "b_write": In(CellWrite(config, config.b_chunks)),
+                "a_write": In(a_write),
+                "b_write": In(b_write),
                 "sum_write": In(MemoryWrite()),
                 "program_write": In(MemoryWrite()),
                 "sum_read": In(SumRead(config)),
@@ -301,8 +303,8 @@ class MatmulEngine(wiring.Component):
         config = self.config
         m.submodules.walk = walk = Walk(config)
         m.submodules.packed = packed = PackedWalk(config)
-        m.submodules.a_memory = a_memory = AMemory(config)
-        m.submodules.b_memory = b_memory = BMemory(config)
+        m.submodules.a_memory = a_memory = AMemory(config) if config.gathers else RowMemory.of_a(config)
+        m.submodules.b_memory = b_memory = BMemory(config) if config.gathers else RowMemory.of_b(config)
         m.submodules.array = array = Array(config)
         m.submodules.partial_sums = partial_sums = PartialSums(config)
         assert a_memory.latency + 4 == b_memory.latency + 2 == config.operand_cycles == take_cycles(config) + 1
@@ -360,7 +362,14 @@ class MatmulEngine(wiring.Component):
         return m
 
     def _feed(
-        self, m: Module, is_packed: Value, walk: Walk, packed: PackedWalk, a: AMemory, b: BMemory, array: Array
+        self,
+        m: Module,
+        is_packed: Value,
+        walk: Walk,
+        packed: PackedWalk,
+        a: AMemory | RowMemory,
+        b: BMemory | RowMemory,
+        array: Array,
     ) -> None:
         """Operands to the elements: without a program each takes its bank's word and its own column in every step."""
         config = self.config
@@ -377,6 +386,10 @@ class MatmulEngine(wiring.Component):
         ]
         for row in range(config.rows):
             m.d.comb += array.take[row].eq(packed.take[row] | takes[-2].replicate(config.columns))
+        if not config.gathers:
+            m.d.sync += a.row.eq(walk.a_row)
+            return
+        for row in range(config.rows):
             m.d.sync += a.rows[row].eq(Mux(is_packed, packed.a_rows[row], walk.a_row))
         for column in range(config.columns):
             m.d.sync += b.choice[column].eq(Mux(is_packed, packed.choice[column], column % config.group_columns))

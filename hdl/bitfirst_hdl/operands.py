@@ -11,7 +11,7 @@ from amaranth.utils import exact_log2
 
 from .config import ArrayConfig
 from .contract.packets import GROUP, OCTET_BITS, WORD_BITS
-from .ports import CellWrite
+from .ports import CellWrite, MemoryWrite
 
 #: Tells synthesis that no address is read and written in one cycle: otherwise it adds a bypass around each block
 #: RAM. It takes effect on an asynchronous read port with a register behind it, which becomes a synchronous one.
@@ -256,6 +256,79 @@ class BMemory(wiring.Component):
                 m.d.comb += bank.write_row.eq(self._place(place[:bits], place[bits:]))
                 m.d.comb += bank.write_enable.eq(enable & here.replicate(config.lane_groups))
                 m.d.comb += [word.eq(new) for word, new in zip(bank.write_data[0], turned[number], strict=True)]
+
+
+class RowMemory(wiring.Component):
+    """An operand whose rows the host writes as the array takes them.
+
+    Parameters
+    ----------
+    words, depth : int
+        64-bit words of a row, and how many rows there are.
+    latency : int
+        Cycles from `enable` or `clear` to `data`, at least 2.
+
+    Members
+    -------
+    write : In(MemoryWrite())
+        Readable in the next cycle.
+    enable, row : In
+        Reads a row; as in `AMemory`.
+    clear : In(1)
+        In place of a row zeros; not together with `enable`.
+    data : Out(64) x words
+        They stay until the next ones.
+
+    One read and one write each cycle, no back-pressure. The contents survive reset.
+    """
+
+    def __init__(self, words: int, depth: int, latency: int) -> None:
+        self.depth = depth
+        self.latency = latency
+        super().__init__(
+            {
+                "write": In(MemoryWrite()),
+                "enable": In(1),
+                "clear": In(1),
+                "row": In(range(depth)),
+                "data": Out(WORD_BITS).array(words),
+            }
+        )
+
+    @classmethod
+    def of_a(cls, config: ArrayConfig) -> "RowMemory":
+        """In the place of `AMemory`."""
+        return cls(config.a_row_words, config.a_rows, config.operand_cycles - 4)
+
+    @classmethod
+    def of_b(cls, config: ArrayConfig) -> "RowMemory":
+        """In the place of `BMemory`."""
+        return cls(config.b_row_words, config.b_rows, config.operand_cycles - 2)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        enable, clear, row = self.enable, self.clear, self.row
+        for stage in range(self.latency - 2):
+            enable, clear, row = _registered(m, f"later_{stage}", enable, clear, row)
+        fetched, cleared = _registered(m, "fetched", enable, clear)
+        for number, data in enumerate(self.data):
+            store = memory.Memory(shape=WORD_BITS, depth=self.depth, init=[], attrs=NO_COLLISIONS)
+            m.submodules[f"words_{number}"] = store
+            read_port, write_port = store.read_port(domain="comb"), store.write_port()
+            word = Signal(WORD_BITS, name=f"word_{number}", reset_less=True)
+            m.d.comb += [
+                read_port.addr.eq(row),
+                write_port.addr.eq(self.write.row),
+                write_port.data.eq(self.write.data),
+                write_port.en.eq(self.write.valid & (self.write.word == number)),
+            ]
+            with m.If(enable):
+                m.d.sync += word.eq(read_port.data)
+            with m.If(fetched):
+                m.d.sync += data.eq(word)
+            with m.Elif(cleared):
+                m.d.sync += data.eq(0)
+        return m
 
 
 def _registered(m: Module, name: str, *values: Value) -> list[Signal]:

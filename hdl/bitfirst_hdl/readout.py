@@ -47,6 +47,19 @@ class Job(data.Struct):
     sequence: 16
 
 
+def readout_members(config: ArrayConfig) -> dict[str, wiring.Member]:
+    """As `Readout` describes them."""
+    return {
+        "start": In(stream.Signature(Job)),
+        "busy": Out(1),
+        "sequence": Out(16),
+        "sum_read": Out(SumRead(config)),
+        "words": Out(stream.Signature(Payload)),
+        "elements": Out(range(ABREAST + 1)),
+        "saturated": Out(range(ABREAST + 1)),
+    }
+
+
 class Readout(wiring.Component):
     """Executes one `Job` at a time; order and packing as in `packets.Read`.
 
@@ -69,17 +82,7 @@ class Readout(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        super().__init__(
-            {
-                "start": In(stream.Signature(Job)),
-                "busy": Out(1),
-                "sequence": Out(16),
-                "sum_read": Out(SumRead(config)),
-                "words": Out(stream.Signature(Payload)),
-                "elements": Out(range(ABREAST + 1)),
-                "saturated": Out(range(ABREAST + 1)),
-            }
-        )
+        super().__init__(readout_members(config))
 
     def elaborate(self, platform) -> Module:
         m = Module()

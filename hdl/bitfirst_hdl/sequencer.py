@@ -4,32 +4,32 @@ Order of the checks
 -------------------
 The first that fails gives the status; the golden model does the same.
 
-1. `BAD_OPCODE`  opcode is none of `packets.COMMANDS` (looked up in the first word, whatever the length), or UPDATE or
-   WEIGHTS without the feature "update".
+1. `BAD_OPCODE`  opcode is none of `config.ArrayConfig.commands` (looked up in the first word, whatever the length).
 2. `BAD_LENGTH`  fewer than `COMMAND_WORDS` words; or data words (those after the command): WRITE has other than
    rows * words of them, any other command has some.
 3. `BAD_VALUE`   a reserved field is not zero.
-4. `BAD_SPACE`   WRITE to other than STORE, LIST, SUMS and, with the feature "packed", PROGRAM; READ of other than
-   REGISTERS, SUMS and, with the feature "update", STORE.
+4. `BAD_SPACE`   WRITE to other than `config.ArrayConfig.writable`; READ of other than REGISTERS, SUMS and, with the
+   feature "update", STORE.
 5. `BAD_VALUE`   TENSOR: slot > 15, bits > 16, `layout` not 0. LOAD: `flip` has a bit at or above octets * 8 / S (octets
    of the slot's tensor, 0 without one), or is not zero for target B, as `turn`; both `listed` and `n_fast`. MATMUL:
    slices or planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or
    above `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes >
    b_octets * 8, (slices + a_below) * S > 16, planes + b_below > b_octets * 8, `packed` with `b_below`, or without the
    feature "packed". READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` =
-   64); `compare` with `bits` other than 2 or a threshold above 2**47. MARK: `phase` not in `packets.Phase`. READ of
-   REGISTERS and STORE looks at no field but `first`, `count`. UPDATE, WEIGHTS: an odd `state`, a shift above 63;
-   decay_shift < 16, rate_shift < 17; octets other than 1, 2.
+   64), or than 64 without the feature "requantise"; `compare` with `bits` other than 2 or a threshold above 2**47.
+   MARK: `phase` not in `packets.Phase`. READ of REGISTERS and STORE looks at no field but `first`, `count`. UPDATE,
+   WEIGHTS: an odd `state`, a shift above 63; decay_shift < 16, rate_shift < 17; octets other than 1, 2.
 6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles; n, h, w, c; positions, taps, run,
    y_count, x_count; groups) is zero, or what is addressed ends behind the memory: WRITE row + rows, word + words;
    TENSOR word + octets * octet_words; LOAD cell + tiles * octets * chunks (cells of the target); MATMUL a_cell +
-   row_tiles * a_octets * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles (`packed`: +
-   tiles, which may not be zero either; program); READ first + count (`IDENTITY_WORDS`, `store_words` or `sum_tiles`);
-   UPDATE, WEIGHTS state + 6 * groups and signs + groups or word + octets * groups, also where these overlap. READ: an
-   answer of more than `MAX_DATA_WORDS` words; of SUMS: rows > R, cols > C. TENSOR: n * h, w * c or h * w * c > 65535,
-   an overlap with the tensor of another slot. LOAD: a slot without tensor, n_first >= n (`listed`: `LIST_ENTRIES`),
-   x_first >= x_count, y_first >= y_count, place_first >= run, positions that leave the image or go on behind the last
-   one (see `packets.Load`). TENSOR with bits = 0 forgets the slot's tensor, and no field is checked for its range.
+   row_tiles * a_octets * chunks, b_cell + col_tiles * b_octets * chunks, sum_tile + row_tiles * col_tiles (`packed`:
+   + tiles, which may not be zero either; program); READ first + count (`IDENTITY_WORDS`, `store_words` or
+   `sum_tiles`); UPDATE, WEIGHTS state + 6 * groups and signs + groups or word + octets * groups, also where these
+   overlap. READ: an answer of more than `MAX_DATA_WORDS` words; of SUMS: rows > R, cols > C. TENSOR: n * h, w * c or
+   h * w * c > 65535, an overlap with the tensor of another slot. LOAD: a slot without tensor, n_first >= n (`listed`:
+   `LIST_ENTRIES`), x_first >= x_count, y_first >= y_count, place_first >= run, positions that leave the image or go
+   on behind the last one (see `packets.Load`). TENSOR with bits = 0 forgets the slot's tensor, and no field is
+   checked for its range.
 
 A quiet LOAD or MATMUL has no response unless a check fails. A response repeats the opcode byte, also an unknown one.
 MARK answers with the counters after the phase is set and with itself counted.
@@ -75,6 +75,7 @@ _COMMAND_BITS = COMMAND_WORDS * WORD_BITS
 _MAX_EXTENT = 2**16 - 1  # of n * h, w * c and h * w * c of a tensor
 _FIRST_COMPARED = 6  # step in which TENSOR is compared with the tensor of slot 0
 PROMISES = 4  #: READs of SUMS whose answers may wait for the transmitter
+_CELLS = (Space.CELLS_A, Space.CELLS_B)
 _UPDATES = (Opcode.UPDATE, Opcode.WEIGHTS)
 _WAITS_FOR_ALL = (Opcode.SYNC, Opcode.MARK, Opcode.RESET)
 
@@ -225,14 +226,6 @@ class CommandCheck(wiring.Component):
         m.d.comb += [self._window_left.eq(left), self._window_right.eq(right)]
 
     def _write(self, m: Module, write: packets.Write) -> None:
-        config = self.config
-        shapes = {
-            Space.STORE: (config.store_words, STORE_WORD_WORDS),
-            Space.LIST: (LIST_ENTRIES, 1),
-            Space.SUMS: (config.sum_rows, config.columns),
-        }
-        if config.packs:
-            shapes[Space.PROGRAM] = PROGRAM_ROWS, config.program_words
         rows, words = Signal(17), Signal(17)
         self._multiply(m, write.rows, write.words)
         m.d.comb += [
@@ -241,7 +234,7 @@ class CommandCheck(wiring.Component):
             self._bad_space.eq(1),
         ]
         with m.Switch(write.space):
-            for space, (depth, row_words) in shapes.items():
+            for space, (depth, row_words) in self.config.writable.items():
                 with m.Case(space):
                     m.d.comb += [self._bad_space.eq(0), rows.eq(depth), words.eq(row_words)]
         m.d.comb += self._bad_range.eq(
@@ -251,6 +244,16 @@ class CommandCheck(wiring.Component):
             | (write.word + write.words > words)
         )
         m.d.sync += [self.store.first.eq(write.row), self.store.end.eq(write.row + write.rows)]
+        if not self.config.gathers:
+            for space, cells, parts in (
+                (Space.CELLS_A, self.a, self.config.slices_per_octet),
+                (Space.CELLS_B, self.b, OCTET_BITS),
+            ):
+                last = (write.row + write.rows - 1) >> exact_log2(parts)
+                m.d.sync += [
+                    cells.first.eq(write.row >> exact_log2(parts)),
+                    cells.end.eq(Mux(write.space == space, last + 1, 0)),
+                ]
 
     def _read(self, m: Module, read: packets.Read) -> None:
         config = self.config
@@ -289,11 +292,7 @@ class CommandCheck(wiring.Component):
                 m.d.comb += [
                     self._ends.eq(self._step == 3),
                     self._bad_value.eq(
-                        (read.bits < 2)
-                        | ((read.bits > 32) & (read.bits != _RAW_BITS))
-                        | (read.rounding > max(Rounding))
-                        | (read.shift > MAX_SHIFT)
-                        | (read.compare & ((read.bits != SIGN_BITS) | self._too_high(read)))
+                        self._bad_form(read) | (read.rounding > max(Rounding)) | (read.shift > MAX_SHIFT)
                     ),
                 ]
                 outside = (read.rows > config.rows) | (read.cols > config.columns) | (end > config.sum_tiles)
@@ -331,6 +330,13 @@ class CommandCheck(wiring.Component):
         overlap = (fields.state < other_end) & (other < end)
         outside = (end > self.config.store_words) | (other_end > self.config.store_words)
         m.d.comb += self._bad_range.eq((fields.groups == 0) | ((self._step == 1) & (outside | overlap)))
+
+    def _bad_form(self, read: packets.Read) -> Value:
+        """Whether sums cannot be read in these bits."""
+        if not self.config.requantises:
+            return (read.bits != _RAW_BITS) | read.compare
+        other = (read.bits < 2) | ((read.bits > 32) & (read.bits != _RAW_BITS))
+        return other | (read.compare & ((read.bits != SIGN_BITS) | self._too_high(read)))
 
     @staticmethod
     def _too_high(read: packets.Read) -> Value:
@@ -541,7 +547,7 @@ class Sequencer(wiring.Component):
     updating       in(1)  it is busy, from the cycle after it took one
     largest        in     its answer to UPDATE, once it is not busy
     stored         in, stream of words: its answer to READ
-    store_write, list_write, sum_write, program_write  out, `MemoryWrite`
+    store_write, list_write, sum_write, program_write, a_cells_write, b_cells_write  out, `MemoryWrite`
     job            out, stream of `readout.Job`
     readout_busy   in(1)
     command, fault, matmul, load_started, update_started, word_written  out(1)  high for a cycle each, for the counters
@@ -553,7 +559,8 @@ class Sequencer(wiring.Component):
     Besides gather unit and readout, each with one command, up to two MATMULs are under way: one whose sums are being
     stored, and one that walks. What a command waits for:
 
-    WRITE         STORE: a LOAD from a tensor that overlaps the rows. SUMS: engine and readout. PROGRAM: engine
+    WRITE         STORE: a LOAD from a tensor that overlaps the rows. SUMS: engine and readout. PROGRAM: engine.
+                  CELLS: a MATMUL that walks over them
     LOAD          the LOAD before it; a MATMUL that walks over cells to be written
     MATMUL        the engine; a LOAD into its cells; a READ of its sums
     READ of SUMS  the readout; room among `PROMISES` answers not yet on their way to the host; MATMULs into its sums
@@ -591,6 +598,8 @@ class Sequencer(wiring.Component):
                 "largest": In(VISIBLE_BITS),
                 "stored": In(word_stream()),
                 "program_write": Out(MemoryWrite()),
+                "a_cells_write": Out(MemoryWrite()),
+                "b_cells_write": Out(MemoryWrite()),
                 "job": Out(stream.Signature(Job)),
                 "readout_busy": In(1),
                 "command": Out(1),
@@ -678,6 +687,8 @@ class Sequencer(wiring.Component):
     def _keep_tensors(self, m: Module, describes: Signal) -> None:
         """The tensor table: TENSOR's slot is written while `describes`."""
         check = self._check
+        if not self.config.gathers:
+            return
         m.submodules.slots = slots = memory.Memory(shape=Slot, depth=TENSOR_SLOTS, init=[])
         read_port, write_port = slots.read_port(domain="comb"), slots.write_port()
         m.d.comb += [
@@ -705,6 +716,8 @@ class Sequencer(wiring.Component):
                     m.d.comb += by_load.eq(self.gather_busy)
                 with m.Case(Space.PROGRAM):
                     m.d.comb += by_matmul.eq(self.engine_busy)
+                with m.Case(*_CELLS):
+                    m.d.comb += by_matmul.eq(walked_cells)
                 with m.Default():
                     m.d.comb += [by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]
             with m.Case(Opcode.LOAD), m.If(good):
@@ -827,6 +840,8 @@ class Sequencer(wiring.Component):
             Space.LIST: self.list_write,
             Space.SUMS: self.sum_write,
             Space.PROGRAM: self.program_write,
+            Space.CELLS_A: self.a_cells_write,
+            Space.CELLS_B: self.b_cells_write,
         }
         for space, port in ports.items():
             m.d.comb += [port.row.eq(stored_row), port.word.eq(stored_word), port.data.eq(stored)]

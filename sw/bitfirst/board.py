@@ -139,8 +139,9 @@ class BoardDevice(Device):
     def forget_tensors(self) -> None:
         """The device's store is to hold nothing."""
         self.store = Store(self.config, self.store.reserved)
-        for slot in range(packets.TENSOR_SLOTS):
-            self._link.submit(forget(slot))
+        if self.config.gathers:
+            for slot in range(packets.TENSOR_SLOTS):
+                self._link.submit(forget(slot))
         self._link.drain()
 
     def _link_bytes(self) -> int:

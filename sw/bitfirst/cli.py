@@ -130,6 +130,24 @@ def _utilisation(result: Result) -> Table:
     return table
 
 
+def _built(result: Result) -> Group:
+    """What a build takes of the chip, its clock, and the rest."""
+    usage = Table("", "used", "of", "%", box=SIMPLE)
+    for kind, name in ("lut", "LUT"), ("ff", "FF"), ("bram", "block RAM"), ("dsp", "multiplier"):
+        used, total = result[kind], result[f"{kind}_total"]
+        usage.add_row(name, f"{used:,}", f"{total:,}", f"{100 * used / total:.0f}")
+    rest = {
+        "board": result["board"] + (", built before" if result["reused"] else ""),
+        "configuration": f"{result['config']}, {result['bit_macs_per_cycle']:,} bit-MACs a cycle",
+        "clock": f"{result['clock_mhz']:g} MHz, {result['fmax_mhz']:.1f} MHz reached",
+        "worst path": f"{result['path_ns']:.1f} ns, {result['path_from']} to {result['path_to']}",
+        "time": f"{result['synthesis_s']:.0f} s synthesis, {result['placement_s']:.0f} s placement and routing",
+        "bitstream": result["bitstream"],
+        "fingerprint": result["fingerprint"],
+    }
+    return Group(usage, _pairs(rest))
+
+
 def _close(title: str, *names: str) -> Table:
     """An empty table that leaves little between its columns, so that many fit in 80 characters."""
     table = Table(*(Column(name, no_wrap=True) for name in names), title=title, box=SIMPLE)
@@ -375,13 +393,14 @@ def boards(as_json: Json = False) -> None:
 
     def work() -> Result:
         from bitfirst_boards.catalogue import BOARDS
+        from bitfirst_boards.toolchains import device
 
         rows = [
             {
                 "name": board.name,
-                "device": board.platform.device,
+                "device": device(board.platform),
                 "clock_mhz": board.clock_khz / 1000,
-                "baud": board.baud,
+                "link": board.link,
                 "bit_macs_per_cycle": board.config.bit_macs_per_cycle,
             }
             for board in BOARDS.values()
@@ -391,35 +410,68 @@ def boards(as_json: Json = False) -> None:
     _report(as_json, work, lambda result: _rows(result["boards"]))
 
 
+def _board(name: str) -> Any:
+    """The board of that name; near names are told where there is none."""
+    from difflib import get_close_matches
+
+    from bitfirst_boards.catalogue import BOARDS
+
+    if name not in BOARDS:
+        near = get_close_matches(name.lower(), BOARDS, n=3, cutoff=0.5)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(f"board {name!r} is unknown; {meant}`bitfirst boards` lists all")
+    return BOARDS[name]
+
+
 @app.command()
 def build(
     board: Annotated[str, typer.Argument(help="As listed by `bitfirst boards`.")],
     config: Annotated[str | None, typer.Option(help="A named configuration, or a .toml file; the board's own.")] = None,
-    out: Annotated[Path | None, typer.Option(help="New directory; build/BOARD by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the build; build/BOARD by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the placement; the board's own by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a bitstream: synthesis, placement and routing. Fails when it misses the board's clock."""
+    """Make a bitstream: synthesis, placement and routing. Fails when it does not fit, and when it misses the clock.
+
+    A finished build of the same is not made again.
+    """
 
     def work() -> Result:
-        from bitfirst_boards import flow
-        from bitfirst_boards.catalogue import BOARDS
         from bitfirst_hdl.config import load
 
-        if board not in BOARDS:
-            raise UsageError(f"board {board!r} is unknown; choose from {', '.join(BOARDS)}")
-        target = out or Path("build", board)
-        parameters = None if config is None else load(config)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with Console(stderr=True).status(f"building {target}; this takes minutes"):
-            built = flow.build(BOARDS[board], target, parameters)
-        return vars(built) | {
-            "config": config or "the board's own",
-            "parameters": built.config.as_dict(),
-            "bit_macs_per_cycle": built.config.bit_macs_per_cycle,
-            "fingerprint": f"{built.fingerprint:016x}",
-        }
+        chosen = _board(board)
+        return _build(chosen, out or Path("build", board), config, None if config is None else load(config), seed)
 
-    _report(as_json, work, lambda result: _pairs(_flat(result)))
+    _report(as_json, work, _built)
+
+
+def _build(board: Any, target: Path, name: str | None, parameters: Any, seed: int | None) -> Result:
+    from bitfirst_boards import flow, toolchains
+
+    console = Console(stderr=True)
+    with console.status(f"building {target}; this takes minutes") as status:
+
+        def say(step: str) -> None:
+            console.log(step) if step.endswith("anew") else status.update(f"{board.name}: {step}")
+
+        built = flow.build(board, target, parameters, seed, say)
+    chip, figures = toolchains.chip(board), vars(built.figures)
+    usage = vars(figures.pop("usage"))
+    return {
+        "board": built.board,
+        "config": name or "the board's own",
+        "parameters": built.config.as_dict(),
+        "bit_macs_per_cycle": built.config.bit_macs_per_cycle,
+        **usage,
+        **{f"{kind}_total": getattr(chip, kind) for kind in usage},
+        **figures,
+        "seed": built.seed,
+        "tools": built.tools,
+        "bitstream": built.bitstream,
+        "sha256": built.sha256,
+        "fingerprint": f"{built.fingerprint:016x}",
+        "reused": built.reused,
+    }
 
 
 @app.command()
@@ -434,11 +486,8 @@ def program(
 
     def work() -> Result:
         from bitfirst_boards import program
-        from bitfirst_boards.catalogue import BOARDS
 
-        if board not in BOARDS:
-            raise UsageError(f"board {board!r} is unknown; choose from {', '.join(BOARDS)}")
-        words = program.command(BOARDS[board], build or Path("build", board), flash)
+        words = program.command(_board(board), build or Path("build", board), flash)
         if not dry_run:
             program.run(words)
         return {"board": board, "command": shlex.join(words), "programmed": not dry_run}

@@ -167,6 +167,8 @@ class Device(ABC):
             return psg.Decision(
                 signs, torch.zeros_like(signs, dtype=torch.bool), psg.NEVER, 0, psg.State(0, 0), operation.bit_macs, 0
             )
+        if not self.predicts:
+            raise UsageError(self.no_prediction)
         self._prepare((operation,), operation.phase)
         decision = self._decide(operation, rule, state)
         self.bit_macs += decision.done
@@ -257,17 +259,19 @@ class Device(ABC):
 
     def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
         """The signs of the operation's result, by `rule`."""
-        raise UsageError(self.no_prediction)
+        raise NotImplementedError
 
     @property
     def predicts(self) -> bool:
         """Whether it takes a rule for signs of dW."""
-        return type(self)._decide is not Device._decide
+        can = self.config.gathers and self.config.requantises
+        return can and type(self)._decide is not Device._decide
 
     @property
     def no_prediction(self) -> str:
         """What is said where `predicts` is False."""
-        return f"{self.url} does not predict signs of dW (PSG): use the device model for them"
+        mend = "use the device model, and a configuration with the features gather and requantise"
+        return f"{self.url} does not predict signs of dW (PSG): {mend}"
 
     @abstractmethod
     def close(self) -> None:

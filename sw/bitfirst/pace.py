@@ -42,7 +42,8 @@ class Pace:
         self._loaded: dict[Target, range] = {}
         self._sums: deque[tuple[range, int]] = deque(maxlen=2)  # tiles of the latest MATMULs, and when they are stored
         self._read = range(0)  # tiles of the latest READ
-        self._unsent = {index: pieces for index, cut in enumerate(tensors) if (pieces := _pieces(task, cut))}
+        unsent = {index: pieces for index, cut in enumerate(tensors) if (pieces := _pieces(task, cut))}
+        self._unsent = unsent if config.gathers else {}
 
     @property
     def end(self) -> int:
@@ -53,7 +54,7 @@ class Pace:
         """When it could begin."""
         begin = max(self._sequencer, self._link_in + COMMAND_FRAME_WORDS * self._word_cycles) + TAKE_CYCLES[step.opcode]
         if step.opcode == Opcode.LOAD:
-            begin = max(begin, self._gather)
+            begin = max(begin, self._gather)  # never busy where LOADs stand for WRITEs
             return max(begin, self._array) if overlap(step.cells, self._walked[step.fields["target"]]) else begin
         if step.opcode == Opcode.WRITE:
             return max(begin, self._array + self.config.matmul_tail_cycles)
@@ -83,9 +84,10 @@ class Pace:
             for words in self._unsent.pop(step.tensor, ()):
                 self._write(words)
         begin = self.begin(step)
-        if step.opcode == Opcode.WRITE:
-            self._sequencer = begin - TAKE_CYCLES[Opcode.WRITE]
-            self._write(len(step.data))
+        if step.opcode == Opcode.WRITE or step.writes:
+            self._sequencer = begin - TAKE_CYCLES[step.opcode]
+            for words in step.writes or (len(step.data),):
+                self._write(words)
             return
         self._link_in += COMMAND_FRAME_WORDS * self._word_cycles
         self._sequencer = begin

@@ -18,9 +18,10 @@ from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.numeric import answer_words
 from bitfirst_hdl.contract.packets import OCTET_BITS, Sign, Target
 
+from .cells import write_words
 from .errors import UsageError
 from .golden.loads import load_cost
-from .lowering import Gather, MatrixProduct, Width
+from .lowering import RAW_BITS, Gather, MatrixProduct, Width
 
 FRAME_WORDS = 2  # header and trailer
 MOST_COUNT = 0xFFFF  # positions or taps of one LOAD
@@ -454,6 +455,11 @@ def sums_per_answer(bits: int) -> int:
     return words * packets.WORD_BITS // bits
 
 
+def usual_sum_bits(config: ArrayConfig) -> int:
+    """The width in which sums are read, as plans take it."""
+    return USUAL_SUM_BITS if config.requantises else RAW_BITS
+
+
 def sums_a_cycle(bits: int) -> float:
     """That are read in whole rows, on average: no more than fill a word."""
     return min(SUMS_ABREAST, packets.WORD_BITS / bits)
@@ -494,14 +500,13 @@ class _Options:
         self.rows, self.columns = tiles_of(shape.rows, config.rows), tiles_of(shape.columns, config.columns)
         self.depths = [tiles_of(depth, config.lanes) for depth in shape.depths]
         self.digits = tiles_of(shape.a.bits, config.slice_bits), shape.b.bits
+        self.sum_bits = usual_sum_bits(config)
         self.depth, self.elements = sum(self.depths), shape.rows * shape.columns
         self.steps = config.array_steps(*self.digits, self.depth, self.rows, self.columns)
-        self.most_read = sums_per_answer(USUAL_SUM_BITS)
-        self.read_cycles = self.elements / sums_a_cycle(USUAL_SUM_BITS)
-        self.answer_words = self.elements * USUAL_SUM_BITS / packets.WORD_BITS
-        self.answer_cycles = (
-            1 / sums_a_cycle(USUAL_SUM_BITS) + USUAL_SUM_BITS / config.link_bits
-        )  # of a sum: read, sent
+        self.most_read = sums_per_answer(self.sum_bits)
+        self.read_cycles = self.elements / sums_a_cycle(self.sum_bits)
+        self.answer_words = self.elements * self.sum_bits / packets.WORD_BITS
+        self.answer_cycles = 1 / sums_a_cycle(self.sum_bits) + self.sum_bits / config.link_bits  # of a sum: read, sent
         self.per_word = packets.WORD_BITS / config.link_bits
         self._loads: dict[tuple[Target, int, int], tuple[int, int]] = {}
 
@@ -524,7 +529,7 @@ class _Options:
     def _limits(self, row_tiles: int, chunks: int) -> Iterator[int]:
         """Column tiles that go into one answer, and those that keep array and gather unit busy for so long."""
         config = self.config
-        yield max(1, sums_per_answer(USUAL_SUM_BITS) // (config.rows * config.columns * row_tiles))
+        yield max(1, sums_per_answer(self.sum_bits) // (config.rows * config.columns * row_tiles))
         cycles = max(config.array_steps(*self.digits, chunks, row_tiles, 1), self._load(Target.B, 1, chunks)[0])
         for most in BLOCK_CYCLES:
             yield max(1, most // cycles)
@@ -561,6 +566,8 @@ class _Options:
             commands = (a_times * row_blocks + b_times * col_blocks) * k_blocks + matmuls + reads
             gather = a_gather * a_times + b_gather * b_times
             link_in = commands * (packets.COMMAND_WORDS + FRAME_WORDS) * self.per_word
+            if not config.gathers:
+                link_in, gather = link_in + gather, 0
             link_out = (self.answer_words + commands * (1 + FRAME_WORDS)) * self.per_word
             work = engine, gather, link_in, link_out, self.read_cycles
             rough = max(work) + LEAST_OVERLAP * sum(work)
@@ -576,8 +583,11 @@ class _Options:
             size = config.rows if is_a else config.columns
             vectors, lanes = min(tiles * size, gather.vectors), min(chunks * config.lanes, gather.lanes)
             fields = gather.fields(0, vectors, 0, lanes) | {"target": int(target)}
-            cost = load_cost(config, fields, gather.shape, width.octets)
-            self._loads[key] = cost.cycles, tiles_of(vectors, size) * tiles_of(lanes, config.lanes)
+            if config.gathers:
+                cycles = load_cost(config, fields, gather.shape, width.octets).cycles
+            else:
+                cycles = sum(write_words(config, fields, width.octets)) * packets.WORD_BITS // config.link_bits
+            self._loads[key] = cycles, tiles_of(vectors, size) * tiles_of(lanes, config.lanes)
         return self._loads[key]
 
 

@@ -18,6 +18,7 @@ from bitfirst_hdl.contract import codec, packets
 from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Opcode, Phase, Space
 
 from . import packing
+from .cells import Cells
 from .command import Command
 from .errors import UsageError
 from .lowering import Cut, Operation, octets_of
@@ -379,7 +380,9 @@ class Supplies:
 
     def bring(self, wanted: Schedule, operation: Operation) -> tuple[int, int, Mapping[str, int]]:
         """(data words, commands, other counters) of all moves that the operation needs; the store is then as after
-        them."""
+        them. Nothing where there is no store."""
+        if not wanted.config.gathers:
+            return 0, 0, {}
         if len(wanted.tensors) < WORTH_KNOWING:
             known = _supplied(self._store, wanted, tensors_of(wanted, operation))
         else:
@@ -473,5 +476,18 @@ def _load(step: Step, slot: int) -> Command:
 
 
 def issue(wanted: Schedule, store: Store, operation: Operation) -> Iterator[tuple[Command, Step | None]]:
-    """All commands of an operation in order, each with its step (None: it fills the store)."""
+    """All commands of an operation in order, each with its step (None: it fills store or cells)."""
+    if not wanted.config.gathers:
+        return _issue_cells(wanted, operation)
     return _Issue(wanted, store, operation).commands()
+
+
+def _issue_cells(wanted: Schedule, operation: Operation) -> Iterator[tuple[Command, Step | None]]:
+    cells = Cells(wanted.config, [(tensor.operand, tensor.cut) for tensor in tensors_of(wanted, operation)])
+    for step in wanted.steps:
+        if isinstance(step, Hold):
+            continue
+        if step.opcode == Opcode.LOAD:
+            yield from ((command, None) for command in cells.writes(step.fields, step.tensor))
+        else:
+            yield _Encoded(step.opcode, step.fields, words=step.words), step

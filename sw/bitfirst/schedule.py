@@ -24,10 +24,11 @@ from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import Opcode, Space, Target
 
+from .cells import write_words
 from .golden.loads import load_cost
 from .lowering import Cut, MatrixProduct, Range, Task, tensor_words
 from .pace import Pace
-from .plan import BLOCK_CYCLES, USUAL_SUM_BITS, Block, Digits, Plan, Shape, plan, tiles_of
+from .plan import BLOCK_CYCLES, Block, Digits, Plan, Shape, plan, tiles_of, usual_sum_bits
 from .steps import Hold, Step, overlap
 
 PRODUCT_CYCLES = 80  # rough: what does not overlap where one product follows another
@@ -124,17 +125,22 @@ class Schedule:
         one in as many as take a quarter of the receive buffer, READs counted, whose answers may come late.
         """
         steps: list[Step | Hold] = []
-        words, last = 0, max((place for place, step in enumerate(self.steps) if _may_be_quiet(step)), default=-1)
+        quiet = [place for place, step in enumerate(self.steps) if self._may_be_quiet(step)]
+        words, last = 0, max(quiet, default=-1)
         for place, step in enumerate(self.steps):
             made = step
             words += 0 if isinstance(step, Hold) else CREDIT_WORDS + (0 if step.data is None else len(step.data))
-            if _may_be_quiet(step):
+            if self._may_be_quiet(step):
                 if place < last and words + CREDIT_WORDS <= self.config.rx_words // 4:
                     made = replace(step, fields=step.fields | {"quiet": 1}, _words=None)
                 else:
                     words = 0
             steps.append(made)
         return replace(self, steps=tuple(steps))
+
+    def _may_be_quiet(self, step: Step | Hold) -> bool:
+        opcodes = (Opcode.LOAD, Opcode.MATMUL) if self.config.gathers else (Opcode.MATMUL,)
+        return not isinstance(step, Hold) and step.opcode in opcodes
 
     @cached_property
     def quiet_commands(self) -> int:
@@ -195,10 +201,6 @@ class Schedule:
             elif step.tensor >= 0 and uses[-1][1][-1:] != [step.tensor]:
                 uses[-1][1].append(step.tensor)
         return tuple((hold, tuple(tensors)) for hold, tensors in uses)
-
-
-def _may_be_quiet(step: Step | Hold) -> bool:
-    return not isinstance(step, Hold) and step.opcode in (Opcode.LOAD, Opcode.MATMUL)
 
 
 def _alike(images: np.ndarray) -> Iterator[Range]:
@@ -344,9 +346,16 @@ class Builder:
         fields = gather.fields(*area) | {"target": int(target), "cell": cells.start} | self._load_fields(target)
         if is_a:
             fields["flip"] = width.signed_slices(self.config.slice_bits) << planned.a_first
-        cost = load_cost(self.config, fields, gather.shape, width.octets)
-        self._count(loads=1, load_cycles=cost.cycles, **{f"fetches_{'a' if is_a else 'b'}": cost.fetches})
-        return cells, Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, cycles=cost.cycles, block=len(self.work))
+        step = Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, block=len(self.work))
+        if self.config.gathers:
+            cost = load_cost(self.config, fields, gather.shape, width.octets)
+            self._count(loads=1, load_cycles=cost.cycles, **{f"fetches_{'a' if is_a else 'b'}": cost.fetches})
+            step.cycles = cost.cycles
+        else:
+            step.writes = tuple(write_words(self.config, fields, width.octets))
+            for words in step.writes:
+                self._count(words_written=words)
+        return cells, step
 
     def _load_fields(self, target: Target) -> dict[str, int]:
         """What LOADs have besides."""
@@ -552,5 +561,6 @@ def schedule(config: ArrayConfig, task: Task) -> Schedule:
 
     Raises `UsageError` when something irreducible does not fit the device.
     """
-    planned = replace(task, sum_bits=USUAL_SUM_BITS) if task.sum_bits else task
-    return _chosen(config, planned).with_sums_of(task.sum_bits).made_quiet()
+    planned = replace(task, sum_bits=usual_sum_bits(config)) if task.sum_bits else task
+    read = planned.sum_bits if not config.requantises else task.sum_bits
+    return _chosen(config, planned).with_sums_of(read).made_quiet()

@@ -13,11 +13,12 @@ Fields = dict[str, int]
 
 @dataclass(slots=True)
 class Step:
-    """One command on cells and sums.
+    """One command on cells and sums; where the device has no gather unit, a LOAD stands for WRITEs to its cells.
 
     fields   of the command; a LOAD's `slot` is left out
     tensor   LOAD: which of the schedule's tensors
     cells    LOAD: those that it fills
+    writes   LOAD that stands for WRITEs: data words of each
     cycles   LOAD, MATMUL: that it takes
     block    LOAD, READ: for or after which block, in order
     gap      cycles for which the sequencer has nothing to do before the next command, about
@@ -37,6 +38,7 @@ class Step:
     fetch: Fetch | None = None
     product: int = -1
     data: np.ndarray | None = None
+    writes: tuple[int, ...] = ()
     _words: np.ndarray | None = None
 
     @property

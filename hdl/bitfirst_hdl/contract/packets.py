@@ -11,7 +11,7 @@ The structs here are the only definition: the gateware views its signals through
 
 from amaranth.lib import data, enum
 
-CONTRACT_VERSION = 6
+CONTRACT_VERSION = 7
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 
@@ -84,6 +84,8 @@ class Space(enum.IntEnum, shape=8):
     LIST = 2  # the row list, write only; row = one entry: elements from a tensor's first to an image's
     SUMS = 3  # partial sums; row = one array row of one tile, one 48-bit sum per column
     PROGRAM = 4  # which elements of a packed MATMUL multiply what, write only; row = one word of A for each array row
+    CELLS_A = 5  # operand A as the array takes it, write only; row = one slice of one K chunk for all array rows
+    CELLS_B = 6  # operand B, likewise; row = one plane of one K chunk for all array columns
 
 
 class Rounding(enum.IntEnum, shape=2):
@@ -124,7 +126,13 @@ class Write(data.Struct):
     that overlaps the rows, or any by the row list. LIST: the low bits of one word, as many as an element's address in
     the store has; waits while a LOAD runs. SUMS: one word per column, its low 48 bits the sum (row = tile * array rows
     + array row); waits while anything computes. PROGRAM: a row's fields side by side from bit 0 on, as
-    `config.ArrayConfig.program_fields` names them (see `Matmul`); waits while anything computes.
+    `config.ArrayConfig.program_fields` names them (see `Matmul`); waits while anything computes. CELLS_A: row 8 / S *
+    cell + s is slice s of the cell's octet (0 = the most significant); bits (r * L + l) * S and behind are the digit of
+    array row r on lane l, `config.ArrayConfig.lane_of_bit`(e) for element e of the chunk; what `Load` calls `flip` is
+    done. CELLS_B: row 8 * cell + p is plane p (0 = the most significant); bit c * L + e is that of column c, element e.
+    Both wait while a MATMUL walks over the cells.
+
+    A device with the feature "gather" has STORE and LIST, any other CELLS_A and CELLS_B (BAD_SPACE).
     """
 
     opcode: 8
@@ -201,7 +209,8 @@ class Load(data.Struct):
     a LOAD may take the lines of a kernel in parts, so what it takes may lie in the halo alone.
 
     Runs beside later commands; waits for the LOAD before it, and for a MATMUL that reads the cells. How many cycles it
-    takes is said in `bitfirst_hdl.gather`. `quiet`: has no response unless it is refused.
+    takes is said in `bitfirst_hdl.gather`. `quiet`: has no response unless it is refused. TENSOR and LOAD are known to
+    devices with the feature "gather" alone (BAD_OPCODE).
     """
 
     opcode: 8
@@ -306,6 +315,8 @@ class Read(data.Struct):
     tau = `key` + 2**32 * `index`, at most 2**47 (BAD_VALUE). A sum P has its sign, 0 where it is 0, if |P| >= tau, and
     is `UNRESOLVED` if not; so tau = 0 gives plain signs. Behind the last word of signs comes one word more: the largest
     |P| of these sums. Multiplier, rounding, shift and strides mean nothing.
+
+    Without the feature "requantise" there is `bits` = 64 alone, without `compare` (BAD_VALUE).
     """
 
     opcode: 8

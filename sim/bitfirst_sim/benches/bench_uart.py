@@ -15,6 +15,7 @@ from cocotb.triggers import RisingEdge
 from cocotbext.uart import UartSink, UartSource
 
 from . import common
+from .bench_crossing import EMPTYING_CYCLES
 from .bench_frames import FrameReader, frame
 
 FRAME_BITS = 10  # of a byte, with start and stop bit
@@ -116,8 +117,23 @@ class UartBench:
         await self.answer()
 
 
+async def start_array(dut, link_period: int, unit: str) -> None:
+    """Clock and reset the core, where it has a clock of its own: `array_period` cycles of the link's long."""
+    cycles = common.parameters().get("array_period")
+    if cycles is None:
+        return
+    Clock(dut.array_clk, cycles * link_period, unit=unit).start(start_high=False)
+    dut.array_rst.value = 1
+    for _ in range(2):
+        await RisingEdge(dut.array_clk)
+    dut.array_rst.value = 0
+    for _ in range(EMPTYING_CYCLES):
+        await RisingEdge(dut.array_clk)
+
+
 async def start(dut, speed: float = 1.0) -> UartBench:
     rng = await common.start(dut, rx_pin=1)
+    await start_array(dut, common.PERIOD_STEPS, "step")
     return UartBench(dut, rng, speed)
 
 
@@ -165,6 +181,7 @@ async def other_hands(dut) -> None:
     await common.cycles(dut, 2)
     dut.rst.value = 0
     await common.cycles(dut, 1)
+    await start_array(dut, PERIOD_NS, "ns")
     bench = UartBench(dut, random.Random(cocotb.RANDOM_SEED), speed=None)
     await product(bench)
 

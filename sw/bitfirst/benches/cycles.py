@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,6 @@ from bitfirst_hdl.contract.packets import (
     PROGRAM_ROWS,
     SIGN_BITS,
     STATE_WORDS,
-    STORE_WORD_WORDS,
     TENSOR_SLOTS,
     Opcode,
     Phase,
@@ -80,7 +79,7 @@ def compare(device: BoardDevice, commands: int, seed: int, found: "Findings") ->
     rng = random.Random(seed)
     found.spilled_bytes += compare_layers(device, rng, found)
     comparison = Comparison(Wire(device.transport, device.config.rx_words), device.config, device.fingerprint, found)
-    comparison.run([Command(Opcode.RESET).payload(), *forget_all()])
+    comparison.run([Command(Opcode.RESET).payload(), *forget_all(device.config)])
     comparison.run(list(fill(device.config, rng)))
     program = Program(device.config, rng)
     payloads = program.payloads(commands)
@@ -303,23 +302,28 @@ def _large_layer(config: ArrayConfig) -> Layer:
     return images, 32, 3, 4, 4, 3, 2
 
 
-def forget_all() -> list[Payload]:
+def forget_all(config: ArrayConfig) -> list[Payload]:
     """Commands after which the device holds no tensor."""
+    if not config.gathers:
+        return []
     return [Command(Opcode.TENSOR, {"slot": slot}).payload() for slot in range(TENSOR_SLOTS)]
 
 
 def fill(config: ArrayConfig, rng: random.Random) -> Iterator[Payload]:
     """Commands that put random words into all memories: from here on every result is determined. No tensor is left."""
-    sizes = {
-        Space.STORE: (config.store_words, STORE_WORD_WORDS),
-        Space.LIST: (LIST_ENTRIES, 1),
-        Space.SUMS: (config.sum_rows, config.columns),
-    }
-    for space, (depth, width) in sizes.items():
+    for space, (depth, width) in config.writable.items():
+        if space == Space.PROGRAM:
+            continue
         rows = min(depth, MAX_DATA_WORDS // width)
         for row in range(0, depth, rows):
             fields = {"space": space, "row": row, "rows": rows, "words": width}
             yield Command(Opcode.WRITE, fields, random_words(rng, rows * width)).payload()
+    if config.gathers:
+        yield from _fill_cells(config, rng)
+
+
+def _fill_cells(config: ArrayConfig, rng: random.Random) -> Iterator[Payload]:
+    """Operand cells, from a store that is full."""
     pixels = min(config.store_words, MAX_EXTENT // GROUP)
     tensor = {"bits": OCTET_BITS, "n": 1, "h": 1, "w": pixels, "c": GROUP}
     yield Command(Opcode.TENSOR, tensor).payload()
@@ -367,12 +371,15 @@ class Program:
         """A command of any kind but MATMUL, or a refused one."""
         if self.rng.random() < REFUSED_SHARE:
             return self._refused()
-        kinds = [self.write, self.read, self.read, self.tensor, self.load, self.load, self.registers, self.mark]
+        kinds = [self.write, self.read, self.read, *self._makers_of_cells(), self.registers, self.mark]
         if self.config.updates:
             kinds += [self.update, self.weights, self.stored]
         command = self.rng.choice([*kinds, self.plain])()
         self.note(command)
         return command.payload()
+
+    def _makers_of_cells(self) -> list[Callable[[], Command]]:
+        return [self.tensor, self.load, self.load] if self.config.gathers else [self.write, self.write]
 
     def note(self, command: Command) -> None:
         """That the device will execute `command`."""
@@ -457,13 +464,8 @@ class Program:
 
     def write(self) -> Command:
         config, rng = self.config, self.rng
-        spaces = [
-            (Space.STORE, config.store_words, STORE_WORD_WORDS),
-            (Space.LIST, LIST_ENTRIES, 1),
-            (Space.SUMS, config.sum_rows, config.columns),
-            *([(Space.PROGRAM, PROGRAM_ROWS, config.program_words)] if config.packs else []),
-        ]
-        space, depth, width = rng.choice(spaces)
+        space = rng.choice(list(config.writable))
+        depth, width = config.writable[space]
         words = rng.randint(1, width)
         rows = rng.randint(1, min(depth, MAX_DATA_WORDS // words))
         fields = {
@@ -552,7 +554,7 @@ class Program:
 
     def read(self) -> Command:
         config, rng = self.config, self.rng
-        bits = rng.choice((RAW_BITS, 32, rng.randint(2, 32), rng.randint(2, 32)))
+        bits = rng.choice((RAW_BITS, 32, rng.randint(2, 32), rng.randint(2, 32))) if config.requantises else RAW_BITS
         elements = MAX_DATA_WORDS * packets.WORD_BITS // container_bits(bits)
         rows = rng.randint(1, min(config.rows, elements))
         cols = rng.randint(1, min(config.columns, elements // rows))
@@ -573,7 +575,8 @@ class Program:
             "row_stride": rng.getrandbits(32),
             "col_stride": rng.getrandbits(32),
         }
-        return Command(Opcode.READ, fields | (self._comparison() if rng.random() < 0.3 else {}))
+        compares = config.requantises and rng.random() < 0.3
+        return Command(Opcode.READ, fields | (self._comparison() if compares else {}))
 
     def _comparison(self) -> Fields:
         """What a READ of few sums becomes one with that compares."""
@@ -605,12 +608,12 @@ class Program:
         """Opcode, length, reserved field."""
         rng, command = (
             self.rng,
-            self.rng.choice((self.write, self.read, self.tensor, self.load, self.mark, self.plain))(),
+            self.rng.choice((self.write, self.read, *self._makers_of_cells()[:2], self.mark, self.plain))(),
         )
         payload = command.payload()
         kind = ("opcode", "short", "data", "reserved")[turn % 4]
         if kind == "opcode":
-            unknown = [number for number in range(256) if number not in packets.COMMANDS]
+            unknown = [number for number in range(256) if number and number not in self.config.commands]
             payload[0] = (int(payload[0]) & ~0xFF) | rng.choice(unknown)
         elif kind == "short":
             payload = payload[: rng.randint(1, COMMAND_WORDS - 1)]
@@ -625,16 +628,20 @@ class Program:
 
     def _broken_fields(self, turn: int) -> Payload:
         """A good command with one field out of what this configuration can do."""
-        changes = [*self._wrong_accesses(), *self._wrong_tensors(), *self._wrong_loads(), *self._wrong_matmuls()]
+        changes = [*self._wrong_accesses(), *self._wrong_matmuls()]
+        if self.config.gathers:
+            changes += [*self._wrong_tensors(), *self._wrong_loads()]
         command, change = changes[turn % len(changes)]
         return Command(command.opcode, command.fields | change, command.data).payload()
 
     def _wrong_accesses(self) -> list[tuple[Command, Fields]]:
         config, rng = self.config, self.rng
+        depths, widths = zip(*config.writable.values(), strict=True)
+        others = [space for space in (*range(8), 255) if space not in config.writable]
         return [
-            (self.write(), {"space": rng.choice((Space.REGISTERS, 4, 255))}),
-            (self.write(), {"row": rng.choice((config.store_words + config.sum_rows, 2**32 - 1))}),
-            (self.write(), {"word": rng.choice((STORE_WORD_WORDS + config.columns, 2**16 - 1))}),
+            (self.write(), {"space": rng.choice(others)}),
+            (self.write(), {"row": rng.choice((sum(depths), 2**32 - 1))}),
+            (self.write(), {"word": rng.choice((sum(widths), 2**16 - 1))}),
             (self.read(), {"space": rng.choice((Space.STORE, Space.LIST, 4, 255))}),
             (self.read(), {"bits": rng.choice((0, 1, 33, 63, 65, 255))}),
             (self.read(), {"rounding": rng.choice((2, 3))}),

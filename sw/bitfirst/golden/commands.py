@@ -36,11 +36,13 @@ from bitfirst_hdl.contract.packets import (
     Target,
 )
 
+from ..cells import Layout
 from ..command import Command
 from . import loads, numeric, programs, update
 
 RAW_BITS = 64
 MAX_EXTENT = 2**16 - 1  #: of n * h, w * c and h * w * c of a tensor
+CELLS = {Space.CELLS_A: Target.A, Space.CELLS_B: Target.B}
 Answer = tuple[Status, np.ndarray]
 Fields = dict[str, int]
 
@@ -70,7 +72,7 @@ class GoldenDevice:
         self.rows: loads.Rows = (0,) * LIST_ENTRIES
         self.tensors: dict[int, loads.Place] = {}
         self._counters: Counter[str] = Counter()
-        self._commands = config.commands
+        self._commands, self._writable = config.commands, config.writable
         self._checks: dict[Opcode, Callable[[Fields], Status]] = {
             Opcode.WRITE: self._check_write,
             Opcode.READ: self._check_read,
@@ -134,15 +136,9 @@ class GoldenDevice:
         return Status.OK, fields
 
     def _check_write(self, fields: Fields) -> Status:
-        sizes = {
-            Space.STORE: (len(self.store), STORE_WORD_WORDS),
-            Space.LIST: (len(self.rows), 1),
-            Space.SUMS: self.sums.shape,
-            Space.PROGRAM: self.program.shape,
-        }
-        if fields["space"] not in sizes or (fields["space"] == Space.PROGRAM and not self.config.packs):
+        if fields["space"] not in self._writable:
             return Status.BAD_SPACE
-        depth, width = sizes[fields["space"]]
+        depth, width = self._writable[fields["space"]]
         row, rows, word, words = (fields[name] for name in ("row", "rows", "word", "words"))
         if not rows or not words or row + rows > depth or word + words > width:
             return Status.BAD_RANGE
@@ -158,6 +154,8 @@ class GoldenDevice:
         if fields["space"] != Space.SUMS:
             return Status.BAD_SPACE
         bits, rows, cols = fields["bits"], fields["rows"], fields["cols"]
+        if not self.config.requantises and (bits != RAW_BITS or fields["compare"]):
+            return Status.BAD_VALUE
         if not (2 <= bits <= 32 or bits == RAW_BITS) or fields["rounding"] > 1 or fields["shift"] > MAX_SHIFT:
             return Status.BAD_VALUE
         if fields["compare"] and (bits != SIGN_BITS or threshold_of(fields) > MAX_THRESHOLD):
@@ -256,6 +254,10 @@ class GoldenDevice:
     def _write(self, fields: Fields, data: np.ndarray) -> np.ndarray:
         rows = slice(fields["row"], fields["row"] + fields["rows"])
         values = np.asarray(data, dtype=np.uint64).reshape(fields["rows"], fields["words"])
+        self._counters["words_written"] += values.size
+        if fields["space"] in CELLS:
+            self._write_cells(CELLS[fields["space"]], fields, values)
+            return _words()
         for word, column in enumerate(values.T, fields["word"]):
             if fields["space"] == Space.SUMS:
                 self.sums[rows, word] = _wrap(column)
@@ -266,8 +268,17 @@ class GoldenDevice:
                 self.rows = (*self.rows[: rows.start], *entries, *self.rows[rows.stop :])
             else:
                 self.store[rows] = _with_nibbles(self.store[rows], column, word)
-        self._counters["words_written"] += values.size
         return _words()
+
+    def _write_cells(self, target: Target, fields: Fields, values: np.ndarray) -> None:
+        """Rows of an operand memory, or parts of them."""
+        layout = Layout.of(self.config, target)
+        first, behind = fields["row"], fields["row"] + fields["rows"]
+        cells = self.cells[target][first // layout.parts : -(-behind // layout.parts)]
+        rows = layout.rows(cells).reshape(-1, layout.words)
+        start = first % layout.parts
+        rows[start : start + len(values), fields["word"] : fields["word"] + fields["words"]] = values
+        cells[:] = layout.cells(rows.reshape(len(cells), layout.parts, layout.words))
 
     def _tensor(self, fields: Fields, data: np.ndarray) -> np.ndarray:
         self.tensors.pop(fields["slot"], None)

