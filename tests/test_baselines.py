@@ -82,13 +82,13 @@ def sums(products: np.ndarray, lengths: list[int]) -> list[int]:
     return [int(part.sum()) for part in np.split(products, np.cumsum(lengths)[:-1])]
 
 
-def check_fixed(bits: int, idle: float) -> None:
+def check_fixed(bits: int, idle: float, dsp: bool = False) -> None:
     rng = np.random.default_rng(bits)
     lengths = rng.integers(1, 9, PASSES).tolist()
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     x, y = inputs_of(low, high, (2, sum(lengths)), rng) >> (bits == 16)  # so that eight products fit 32 bits
     terms = [{"a": int(a), "b": int(b)} for a, b in zip(x, y, strict=True)]
-    found = shadows(FixedMac(bits, BITS), passes(terms, lengths), {}, idle, rng)
+    found = shadows(FixedMac(bits, BITS, dsp), passes(terms, lengths), {}, idle, rng)
     assert found == sums(x * y, lengths) and len(found) == PASSES
 
 
@@ -109,10 +109,11 @@ def check_fused(a_width: Width, b_width: Width, a_signed: bool, b_signed: bool) 
     assert found == sums((x * y).sum(1), lengths) and len(found) == PASSES
 
 
+@pytest.mark.parametrize("dsp", [False, True])
 @pytest.mark.parametrize("idle", [0, 0.4])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_fixed(bits: int, idle: float) -> None:
-    check_fixed(bits, idle)
+def test_fixed(bits: int, idle: float, dsp: bool) -> None:
+    check_fixed(bits, idle, dsp)
 
 
 @pytest.mark.parametrize("signs", [(0, 0), (0, 1), (1, 0), (1, 1)], ids=str)

@@ -142,7 +142,8 @@ class FixedMac(_Unit):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         if self.dsp:
-            (total,) = _kept(m, _kept(m, [self.a * self.b], "product"), "later")
+            a, b = _kept(m, [self.a, self.b], "operand")
+            (total,) = _kept(m, [a * b], "product")
         else:
             total = self._tree(m, platform)
         self.accumulate(m, SignedAccumulator(2 * self.bits, len(self.chain_out)), total)

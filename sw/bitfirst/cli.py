@@ -226,6 +226,26 @@ def _signs(result: Result) -> Group:
     return Group(predictors, layers, wanted)
 
 
+def _arith(result: Result) -> Group:
+    """One row for each unit in each form, two columns for each part; then the goals."""
+    parts = list(dict.fromkeys(row["part"] for row in result["rows"]))
+    names = [name for part in parts for name in (part, "/bit")]
+    table = _close("LUT, and for each bit-MAC; ECP5: TRELLIS_COMB", "", "form", *names)
+    table.columns[0].no_wrap, table.columns[0].min_width = False, len("element (4, 32)")
+    found = {(row["unit"], row["form"], row["part"]): row for row in result["rows"]}
+    for unit, form in dict.fromkeys(key[:2] for key in found):
+        shown = []
+        for part in parts:
+            row = found.get((unit, form, part))
+            shown += [f"{row['lut']:,}", f"{row['lut_per_bit_mac']:.2f}"] if row else ["", ""]
+        table.add_row(unit, form, *shown)
+    wanted = _close("goals: most for each bit-MAC", "", "measured", "goal", "met")
+    for goal in result["goals"]:
+        met = "yes" if goal["met"] else "[red]no[/]"
+        wanted.add_row(goal["name"], f"{goal['value']:.3f}", f"{goal['goal']:g}", met)
+    return Group(table, wanted) if result["goals"] else Group(table)
+
+
 def _differences(result: Result) -> Table:
     """One row for each variant of a study: accuracy, difference to the reference with its interval, work.
 
@@ -748,6 +768,26 @@ def bench_psg(
 
     if _report(as_json, work, _signs)["failures"]:
         raise typer.Exit(1)
+
+
+@bench_app.command("arith")
+def bench_arith(
+    part: Annotated[list[str], typer.Option(help="ecp5, ice40, gowin, xilinx; may be repeated.")] = (),
+    as_json: Json = False,
+) -> None:
+    """Logic of the array's elements against fixed multipliers, fused bricks and popcount, by synthesis: minutes.
+
+    ECP5: TRELLIS_COMB after nextpnr's packing; the others: yosys' LUTs (Gowin's with ALUs). Goals that are not met are
+    shown.
+    """
+
+    def work() -> Result:
+        from bitfirst_boards import arith_cost
+        from bitfirst_boards.synthesis import PARTS
+
+        return arith_cost.run(part or list(PARTS), Console(stderr=True).print)
+
+    _report(as_json, work, _arith)
 
 
 @bench_app.command("gating")
