@@ -730,7 +730,7 @@ class Sequencer(wiring.Component):
                     m.d.comb += by_load.eq(self.gather_busy)
                 with m.Case(Space.PROGRAM):
                     m.d.comb += by_matmul.eq(self.engine_busy)
-                with m.Case(*_CELLS):
+                with m.Case(*([] if self.config.gathers else _CELLS)):
                     m.d.comb += by_matmul.eq(walked_cells | lately_walked)
                 with m.Default():
                     m.d.comb += [by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]
