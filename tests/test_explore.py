@@ -12,7 +12,8 @@ from amaranth.lib.wiring import In, Out
 from bitfirst.cli import run as bitfirst
 from bitfirst_boards import explore, explored, toolchains
 from bitfirst_boards.catalogue import BOARDS, Board
-from bitfirst_boards.explore import FITS, MEETS, MISSES, TOO_LARGE, Search, Space
+from bitfirst_boards.errors import FlowError
+from bitfirst_boards.explore import FAILS, FITS, MEETS, MISSES, TOO_LARGE, Search, Space
 from bitfirst_boards.toolchains import Figures, Usage
 from bitfirst_hdl.array import Array
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
@@ -223,6 +224,23 @@ def test_clocks_that_an_array_has_missed_are_not_tried_again(tmp_path: Path, sta
     rows = search(tmp_path, space=replace(space, clocks_khz=(24_000, 18_000)), most=8).run()
     best = explore.chosen(rows)
     assert (best.config.rows, best.config.columns, best.clock_khz) == (2, 8, 24_000)
+
+
+def test_what_cannot_be_routed_does_not_end_the_search(
+    tmp_path: Path, stand_ins: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = explore.place
+
+    def place(one: explore.Candidate) -> Figures:
+        if one.config.rows * one.config.columns == 32:
+            raise FlowError("nextpnr: no route")
+        return reached(one)
+
+    monkeypatch.setattr(explore, "place", place)
+    said = []
+    rows = search(tmp_path, most=4, say=said.append).run()
+    assert verdicts(rows)[8, 4] == verdicts(rows)[4, 8] == FAILS and "nextpnr: no route" in said
+    assert explore.chosen(rows).config.bit_macs_per_cycle == 16 * 64
 
 
 def test_command(

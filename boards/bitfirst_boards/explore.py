@@ -36,7 +36,8 @@ from .toolchains import Figures, Usage
 from .tops import Pinned, clock_setting, divisor, serial_device
 
 Say = Callable[[str], None]
-NOT_TRIED, TOO_LARGE, FITS, MISSES, MEETS = "not tried", "too large", "fits", "misses its clock", "meets its clock"
+NOT_TRIED, TOO_LARGE, FITS, FAILS = "not tried", "too large", "fits", "is not placed and routed"
+MISSES, MEETS = "misses its clock", "meets its clock"
 SUM_BITS = 48
 #: LUTs of a cell as nextpnr counts them, at least
 LUTS = dict.fromkeys(("LUT1", "LUT2", "LUT3", "LUT4", "ALU", "SB_LUT4"), 1) | {"CCU2C": 2}
@@ -402,21 +403,28 @@ class Search:
         fitting = [config for config, row in rows.items() if row.verdict == FITS][: self.most]
         tries = sorted(product(fitting, self.clocks_khz), key=lambda one: (-one[0].bit_macs_per_cycle * one[1], one[1]))
         left = self.most
-        for config, clock in tries:
+        for config, clock_khz in tries:
             row = rows[config]
-            if row.figures and row.figures.fmax_mhz < clock / 1000:
+            if row.verdict == FAILS or (row.figures and row.figures.fmax_mhz < clock_khz / 1000):
                 continue
-            if not left:
+            if not left or self._place_one(row, clock_khz) == MEETS:
                 return
             left -= 1
-            one = self._at(config, clock)
-            self.say(f"placing and routing {name(config)} at {clock / 1000:g} MHz")
-            row.figures, row.clock_khz = place(one), clock
-            row.usage = row.figures.usage
-            row.sustained = self.share(one.config)
-            row.verdict = MEETS if row.figures.fmax_mhz >= row.figures.clock_mhz else MISSES
-            if row.verdict == MEETS:
-                return
+
+    def _place_one(self, row: Row, clock_khz: int) -> str:
+        """Its verdict; an array that the tools cannot place or route is told, and the others are tried all the same."""
+        self.say(f"placing and routing {name(row.config)} at {clock_khz / 1000:g} MHz")
+        one = self._at(row.config, clock_khz)
+        try:
+            row.figures, row.clock_khz = place(one), clock_khz
+        except FlowError as error:
+            self.say(str(error))
+            row.verdict = FAILS
+            return FAILS
+        row.usage = row.figures.usage
+        row.sustained = self.share(one.config)
+        row.verdict = MEETS if row.figures.fmax_mhz >= row.figures.clock_mhz else MISSES
+        return row.verdict
 
 
 def chosen(rows: Sequence[Row]) -> Row | None:
