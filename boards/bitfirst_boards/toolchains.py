@@ -17,7 +17,7 @@ from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
 
 from .catalogue import BOARDS, CHIPS, Board, Chip
 from .errors import FlowError
-from .synthesis import NETLIST, open_chains_of
+from .synthesis import open_chains_of
 
 #: The oldest versions that are known to do.
 OLDEST = {
@@ -196,19 +196,26 @@ class Figures:
     placement_s: float
 
 
+def synthesise(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path) -> Path:
+    """Runs yosys on a plan in `directory`; returns the netlist that nextpnr is to read. Raises `FlowError`."""
+    plan.extract(directory)
+    synthesis, placement, _ = dict(commands(plan, tools)).values()
+    run(board, synthesis, directory)
+    netlist = directory / placement[placement.index("--json") + 1]
+    tools.finish(netlist)
+    return netlist
+
+
 def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: Callable[[str], None]) -> Figures:
     """Synthesises, packs, places and routes a plan in `directory`, and makes `tools.bitstream` there.
 
     Raises `FlowError` where the design does not fit (found by packing alone), where it misses the clock, and where a
     tool fails.
     """
-    plan.extract(directory)
-    lines = dict(commands(plan, tools))
-    synthesis, placement, packer = lines.values()
+    _, placement, packer = dict(commands(plan, tools)).values()
     say("synthesis")
     start = time.monotonic()
-    run(board, synthesis, directory)
-    tools.finish(directory / NETLIST)
+    synthesise(board, tools, plan, directory)
     synthesis_s = time.monotonic() - start
     say("packing")
     start = time.monotonic()
