@@ -35,6 +35,7 @@ BAD_VALUES = [
     ({"store_words": 131072}, "power of two, 64 .. 65536"),
     ({"sum_tiles": 1}, "power of two, 2 .. 4096"),
     ({"rx_words": 512}, "power of two, 1024 .. 32768"),
+    ({"rx_words": 256, "features": []}, "power of two, 512 .. 32768"),
     ({"rows": 1, "slice_bits": 1}, "multiple of 64"),
     ({"columns": 1, "lanes": 32}, "multiple of 64"),
     ({"rows": 64, "lanes": 256, "slice_bits": 8}, "at most"),

@@ -12,12 +12,13 @@ from bitfirst_hdl.contract.registers import COUNTER_INDEX
 from bitfirst_hdl.counters import COUNT, Counters
 from bitfirst_sim.bench import BenchError, run_bench
 
-CONFIG = ArrayConfig(rows=2, columns=4)
+CONFIG = ArrayConfig(rows=2, columns=4, link_bits=8)
+APART = Counters(CONFIG).apart
 
 
 def run(first: int = 0) -> tuple[str, ...]:
     component = Counters(CONFIG)
-    parameters = {"most": component.most, "first": first}
+    parameters = {"most": component.most, "apart": APART, "first": first}
     return run_bench(component, "counters", "bitfirst_sim.benches.bench_counters", parameters=parameters).tests
 
 
@@ -26,8 +27,8 @@ def take_turns_without_pause(self: Counters, m: Module) -> None:
     m.d.sync += [self._number.eq(self._number + 1), self._turn.eq(self._turn.rotate_left(1))]
     with m.If(self._number == COUNT - 1):
         m.d.sync += [self._number.eq(0), self._copies.eq(0)]
-    with m.If(self.snapshot):
-        m.d.sync += [self._number.eq(0), self._turn.eq(1), self._copies.eq(1)]
+    with m.If(self.snapshot | self.clear):
+        m.d.sync += [self._number.eq(0), self._turn.eq(1), self._copies.eq(self.snapshot)]
 
 
 def test_counters() -> None:
@@ -35,6 +36,7 @@ def test_counters() -> None:
 
 
 MUTANTS = {
+    "narrow counters of events farther apart": (counters, "COMMAND_CYCLES", 8),
     "narrow counters that overflow": (counters, "LONGEST_COUNT", COUNT),
     "sums that are read before they are stored": (Counters, "_take_turns", take_turns_without_pause),
     "sums that are never cleared": (Counters, "_starts", lambda self, m: C(0)),

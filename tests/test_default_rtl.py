@@ -46,12 +46,14 @@ def test_training_steps_equal_the_golden_model(on_rtl: tuple[str, dict[str, int]
     assert counters["array_steps"] > 0
 
 
-@pytest.mark.parametrize("name", ["least", pytest.param("fixed", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "name", ["least", *(pytest.param(name, marks=pytest.mark.soak) for name in ("micro", "fixed"))]
+)
 def test_other_devices_train_to_the_same_weights(name: str, on_rtl: tuple[str, dict[str, int]]) -> None:
     """Without a gather unit; with multipliers."""
     weights, counters = steps(f"rtl:{name}")
     assert on_rtl[0] == weights
-    assert (counters["loads"] == 0) == (name == "least") and counters["matmuls"] > 0
+    assert (counters["loads"] == 0) == (name != "fixed") and counters["matmuls"] > 0
     assert counters["array_steps"] != on_rtl[1]["array_steps"]
 
 

@@ -68,7 +68,7 @@ def same(model: ModelDevice, board: Device, operation: str, *arguments: object) 
     return got
 
 
-@pytest.mark.parametrize("name", ["tiny", "default", "slice1", "slice8", "least", "fixed"])
+@pytest.mark.parametrize("name", ["tiny", "default", "slice1", "slice8", "least", "micro", "fixed"])
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 def test_convolutions(name: str, precision: tuple[int, bool, int, int]) -> None:
     x_bits, x_signed, w_bits, g_bits = precision
@@ -175,7 +175,7 @@ def test_a_tensor_in_the_store_is_not_sent_again() -> None:
 
 
 # the same on the simulated hardware
-@pytest.mark.parametrize("name", ["tiny", "least"])
+@pytest.mark.parametrize("name", ["tiny", "least", "micro"])
 def test_layers_on_the_simulated_board(name: str) -> None:
     generator = np.random.default_rng(11)
     model = ModelDevice(CONFIGS[name])
@@ -206,7 +206,8 @@ def assert_covered(found: dict, config: ArrayConfig) -> None:
     assert found["counter_comparisons"] > 20
     coverage = found["coverage"]
     pairs = (16 // config.slice_bits) * (16 // config.digit_planes)
-    assert coverage["precision_pairs"] == coverage["possible_precision_pairs"] == pairs
+    assert coverage["possible_precision_pairs"] == pairs
+    assert coverage["precision_pairs"] >= min(pairs, 200)  # where S = 1, more than the commands reach
     assert {opcode.name for opcode in config.commands} <= set(coverage["opcodes"])
     assert set(coverage["statuses"]) == {"OK", "BAD_OPCODE", "BAD_LENGTH", "BAD_SPACE", "BAD_RANGE", "BAD_VALUE"}
     assert coverage["splits"] > 0
@@ -215,12 +216,12 @@ def assert_covered(found: dict, config: ArrayConfig) -> None:
 
 def test_random_commands_on_the_command_level_model() -> None:
     """The bench itself, without hardware: it finds nothing where nothing differs."""
-    for name in ("tiny", "slice8", "least"):
+    for name in ("tiny", "slice8", "least", "micro"):
         config = CONFIGS[name]
         assert_covered(compared(command_board(config), commands=250, seed=2), config)
 
 
-@pytest.mark.parametrize("name", ["tiny", "least"])
+@pytest.mark.parametrize("name", ["tiny", "least", "micro"])
 def test_random_commands_on_the_simulated_board(name: str) -> None:
     """With every byte there in time, and under schedules of bytes."""
     found = cycles.bench_cycles(f"rtl:{name}", commands=200, seed=1)

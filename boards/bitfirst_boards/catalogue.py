@@ -192,7 +192,7 @@ BOARDS = {
             platform=ICEBreakerPlatform,
             clock_khz=12_000,
             link=_USB,
-            config=CONFIGS["least"],
+            config=CONFIGS["micro"],
             programmer=("openFPGALoader", "--board", "ice40_generic"),
         ),
         Board(
@@ -200,7 +200,7 @@ BOARDS = {
             platform=TangNano9kPlatform,
             clock_khz=27_000,
             link=_USB,
-            config=CONFIGS["least"],
+            config=CONFIGS["micro"],
             programmer=("openFPGALoader", "--board", "tangnano9k"),
             to_flash=("--write-flash",),
         ),

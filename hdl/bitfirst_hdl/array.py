@@ -6,7 +6,17 @@ from amaranth.lib.wiring import In, Out
 
 from .config import ArrayConfig
 from .contract.packets import WORD_BITS
-from .element import Accumulator, Control, Element, OwnWord, add_fields, segment_bits, segment_count, spread
+from .element import (
+    Accumulator,
+    Control,
+    Element,
+    HeldWord,
+    OwnWord,
+    add_fields,
+    segment_bits,
+    segment_count,
+    spread,
+)
 
 
 class StepControl(data.Struct):
@@ -120,20 +130,22 @@ class Array(wiring.Component):
         m.d.comb += [mask.eq(value) for mask, value in zip(masks, spread(config, plane), strict=True)]
         return plane, masks
 
-    def _multiply(self, m: Module, element: Element, own: OwnWord, operand: tuple[Signal, list[Signal]]) -> None:
+    def _multiply(
+        self, m: Module, element: Element, own: OwnWord | HeldWord, operand: tuple[Signal, list[Signal]]
+    ) -> None:
         for index, mask in enumerate(operand[1]):
             m.d.comb += [element.a[index].eq(own.held[index]), element.mask[index].eq(mask)]
 
-    def _own_words(self, m: Module) -> list[list[OwnWord]]:
+    def _own_words(self, m: Module) -> list[list[OwnWord | HeldWord]]:
         """Of all elements; without packed MATMULs those of a row have one between them."""
         config = self.config
         if config.packs:
             return [[self._own_word(m, row, column) for column in range(config.columns)] for row in range(config.rows)]
         return [[self._own_word(m, row, 0)] * config.columns for row in range(config.rows)]
 
-    def _own_word(self, m: Module, row: int, column: int) -> OwnWord:
+    def _own_word(self, m: Module, row: int, column: int) -> OwnWord | HeldWord:
         config = self.config
-        m.submodules[f"own_{row}_{column}"] = own = OwnWord(config)
+        m.submodules[f"own_{row}_{column}"] = own = OwnWord(config) if config.gathers else HeldWord(config)
         m.d.comb += [own.take.eq(self.take[row][column]), own.move.eq(self.move)]
         place, size = row * config.lanes * config.slice_bits, segment_bits(config)
         for index, word in enumerate(own.a):

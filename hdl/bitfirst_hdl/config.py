@@ -13,6 +13,8 @@ from .contract.packets import (
     COMMANDS,
     GROUP,
     LIST_ENTRIES,
+    MAX_DATA_WORDS,
+    MAX_PAYLOAD_WORDS,
     OCTET_BITS,
     PROGRAM_ROWS,
     STATE_WORDS,
@@ -58,7 +60,7 @@ class ArrayConfig:
     b_cells     cells of the B operand memory: one octet of one K chunk for every array column
     sum_tiles   tiles of rows * columns partial sums, 48 bits each
     store_words words of the tensor store, 8 planes of 16 elements each (16 bytes)
-    rx_words    receive buffer, 64-bit words
+    rx_words    receive buffer, 64-bit words; a frame that is longer is none
     link_bits   width of the byte stream (8, 16, 32 or 64)
     clock_khz   nominal clock, for time stamps; no effect on behaviour
     watchdog_cycles  cycles without progress after which a command counts as stuck: more than any command takes
@@ -103,10 +105,10 @@ class ArrayConfig:
         self._power_of_two("b_cells", 16, 4096)
         self._power_of_two("store_words", 64, 65536)
         self._power_of_two("sum_tiles", 2, 4096)
-        self._power_of_two("rx_words", 1024, 32768)
+        self._power_of_two("rx_words", 1024 if self.gathers else 512, 32768)  # 512: WRITEs to cells have half of it
         b_name = "columns * lanes" + (" * 8" if self.digit_planes > 1 else "")
         for name, bits in ("rows * lanes * slice_bits", self.a_row_bits), (b_name, self.b_row_bits):
-            if bits % WORD_BITS:
+            if bits % WORD_BITS and (self.gathers or bits > WORD_BITS):
                 raise ConfigError(f"{name} = {bits} must be a multiple of {WORD_BITS}; raise lanes or the count")
             if bits > 256 * WORD_BITS:
                 raise ConfigError(f"{name} = {bits} must be at most {256 * WORD_BITS}")
@@ -151,11 +153,11 @@ class ArrayConfig:
 
     @property
     def a_row_words(self) -> int:
-        return self.a_row_bits // WORD_BITS
+        return -(-self.a_row_bits // WORD_BITS)
 
     @property
     def b_row_words(self) -> int:
-        return self.b_row_bits // WORD_BITS
+        return -(-self.b_row_bits // WORD_BITS)
 
     @property
     def slices_per_octet(self) -> int:
@@ -230,6 +232,16 @@ class ArrayConfig:
     def bit_macs_per_cycle(self) -> int:
         """1 x 1 bit multiply-accumulates in one array step: R * C * L * S, by the planes that it takes."""
         return self.rows * self.columns * self.lanes * self.slice_bits * self.digit_planes
+
+    @property
+    def max_payload_words(self) -> int:
+        """Of a frame to the device: one that the receive buffer holds, with its start."""
+        return min(MAX_PAYLOAD_WORDS, self.rx_words - 1)
+
+    @property
+    def max_write_words(self) -> int:
+        """Data words of the longest WRITE that the host sends: so the next one travels while it is stored."""
+        return min(MAX_DATA_WORDS, self.rx_words // 2)
 
     def max_chunks(self, planes: int) -> int:
         """Most K chunks that one MATMUL can take: what both operand memories can hold."""
@@ -403,7 +415,8 @@ class ArrayConfig:
 
 
 #: Named configurations. `psg` is `default` with all features: what learning by signs takes makes the simulated board
-#: a third slower. `tiny` and `small` compile in seconds; `least` is for small chips; `slice1` and `slice8` compare S;
+#: a third slower. `tiny` and `small` compile in seconds; `least` is for small chips, `micro` for the smallest; `slice1`
+#: and `slice8` compare S;
 #: `fixed` multiplies 8 x 8 bits as often in a cycle as `default`.
 CONFIGS = {
     "default": ArrayConfig(features=STANDARD),
@@ -411,6 +424,16 @@ CONFIGS = {
     "small": ArrayConfig(rows=4, columns=4, a_cells=128, b_cells=64, sum_tiles=32, store_words=2048, features=STANDARD),
     "tiny": ArrayConfig(rows=2, columns=4, a_cells=32, b_cells=32, sum_tiles=8, store_words=512, rx_words=1024),
     "least": ArrayConfig(lanes=16, rows=1, columns=4, b_cells=64, sum_tiles=512, rx_words=1024, features=()),
+    "micro": ArrayConfig(
+        lanes=16,
+        rows=1,
+        columns=1,
+        a_cells=64,
+        b_cells=32,
+        sum_tiles=128,
+        rx_words=512,
+        features=(),
+    ),
     "square": ArrayConfig(lanes=32, columns=8),
     "fixed": ArrayConfig("fixed", slice_bits=8, rows=4, columns=2, features=STANDARD),
     "slice1": ArrayConfig(slice_bits=1, lanes=64),

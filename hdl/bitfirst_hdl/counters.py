@@ -22,6 +22,7 @@ PHASE_BITS = 8
 COUNT = len(COUNTERS)
 #: Most cycles that a narrow counter counts: from a snapshot over its pause and its own round to the end of the next.
 LONGEST_COUNT = 2 * COUNT + 2
+COMMAND_CYCLES = 4  # least from one command to the next
 
 
 class Counters(wiring.Component):
@@ -37,17 +38,23 @@ class Counters(wiring.Component):
     The first word comes 6 cycles after `snapshot`, the others as fast as they are taken. From `snapshot` until the last
     word is taken there must be no other one, and no `clear`. Reset does what `clear` does.
 
-    `most`: by name, what a counter can count in one cycle.
+    `most`: by name, what a counter can count in one cycle; `apart`: least cycles from one in which it counts to the
+    next.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
+        abreast = ABREAST if config.requantises else 1
         most = {
             "serial_ones": config.b_row_bits,
             "gated_steps": config.rows * config.columns,
-            "elements_read": ABREAST,
-            "saturated": ABREAST,
+            "elements_read": abreast,
+            "saturated": abreast,
         }
         self.most = {counter.name: most.get(counter.name, 1) for counter in COUNTERS if counter.name != "phase"}
+        units = WORD_BITS // config.link_bits  # of a word; the shortest frame has three words
+        apart = {"rx_words": units, "tx_words": units, "frame_errors": 3 * units, "sequence_errors": 3 * units}
+        apart |= dict.fromkeys(("commands", "faults", "matmuls", "loads", "updates"), COMMAND_CYCLES)
+        self.apart = {name: apart.get(name, 1) for name in self.most}
         super().__init__(
             {name: In(range(most + 1)) for name, most in self.most.items()}
             | {
@@ -87,8 +94,8 @@ class Counters(wiring.Component):
         pauses = Signal()  # the sum of the last visit before a snapshot is being stored
         m.d.comb += self._visits.eq(~self.snapshot & ~pauses)
         m.d.sync += pauses.eq(self.snapshot)
-        with m.If(self.snapshot):
-            m.d.sync += [self._number.eq(0), self._turn.eq(1), self._copies.eq(1)]
+        with m.If(self.snapshot | self.clear):
+            m.d.sync += [self._number.eq(0), self._turn.eq(1), self._copies.eq(self.snapshot)]
         with m.Elif(~pauses):
             m.d.sync += [self._number.eq(self._number + 1), self._turn.eq(self._turn.rotate_left(1))]
             with m.If(self._number == COUNT - 1):
@@ -103,7 +110,8 @@ class Counters(wiring.Component):
                 with m.If(self.set_phase):
                     m.d.sync += value.eq(self.phase)
             else:
-                value = Signal(range(LONGEST_COUNT * self.most[counter.name] + 1), name=f"narrow_{counter.name}")
+                times = -(-LONGEST_COUNT // self.apart[counter.name])
+                value = Signal(range(times * self.most[counter.name] + 1), name=f"narrow_{counter.name}")
                 moved = self.snapshot | (self._visits & ~self._copies & turn)
                 m.d.sync += value.eq(value + getattr(self, counter.name))
                 with m.If(moved):
@@ -114,23 +122,27 @@ class Counters(wiring.Component):
         return narrow
 
     def _starts(self, m: Module) -> Value:
-        """Whether the sum starts at zero: at the first visit after `clear`; that of the phase at each."""
-        cleared = Signal(COUNT, init=2**COUNT - 1)
-        m.d.sync += cleared.eq(cleared & ~Mux(self._visits, self._turn, 0))
+        """Whether the sum starts at zero: at the first visit after `clear`; that of the phase at each.
+
+        Turns begin anew with `clear` and with a snapshot: so those that have not been visited since are the last ones.
+        """
+        begun, first = Signal(range(COUNT + 1)), Signal()  # how many sums have started since
+        m.d.comb += first.eq(self._number == begun)
         with m.If(self.clear):
-            m.d.sync += cleared.eq(cleared.init)
-        return (cleared & self._turn).any() | self._turn[COUNTER_INDEX["phase"]]
+            m.d.sync += begun.eq(0)
+        with m.Elif(first & self._visits):
+            m.d.sync += begun.eq(begun + 1)
+        return first | (self._number == COUNTER_INDEX["phase"])
 
     def _add(self, m: Module, visit: data.View) -> tuple[data.View, Signal]:
         """Read, add, store, a cycle each; the visit whose sum is stored in this cycle, and the sum."""
-        m.submodules.sums = sums = memory.Memory(shape=WORD_BITS, depth=COUNT, init=[], attrs=NO_COLLISIONS)
+        zero = COUNT  # a row that stays 0: sums start with it
+        m.submodules.sums = sums = memory.Memory(shape=WORD_BITS, depth=COUNT + 1, init=[], attrs=NO_COLLISIONS)
         read_port, write_port = sums.read_port(domain="comb"), sums.write_port()
         adds, stores = Signal.like(visit), Signal.like(visit)
         before, total = Signal(WORD_BITS, reset_less=True), Signal(WORD_BITS, reset_less=True)
-        m.d.comb += read_port.addr.eq(visit.number)
+        m.d.comb += read_port.addr.eq(Mux(visit.starts, zero, visit.number))
         m.d.sync += [before.eq(read_port.data), adds.eq(visit), stores.eq(adds), total.eq(before + adds.counted)]
-        with m.If(visit.starts):
-            m.d.sync += before.eq(0)
         m.d.comb += [write_port.en.eq(stores.valid), write_port.addr.eq(stores.number), write_port.data.eq(total)]
         return stores, total
 

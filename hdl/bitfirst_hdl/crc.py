@@ -1,4 +1,4 @@
-"""CRC-32 (ISO-HDLC, as in zlib) over 64-bit words."""
+"""CRC-32 (ISO-HDLC, as in zlib), a byte or several a cycle."""
 
 import zlib
 
@@ -6,41 +6,55 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .contract.packets import WORD_BITS, WORD_BYTES
-
 CRC_BITS = 32
 _INITIAL = 2**CRC_BITS - 1
 
 
-def _masks() -> list[int]:
-    """For each bit of the next state, the bits of state ^ word whose parity it is (the CRC is linear)."""
-    zero = zlib.crc32(bytes(WORD_BYTES))
-    columns = [zlib.crc32((1 << i).to_bytes(WORD_BYTES, "little")) ^ zero for i in range(WORD_BITS)]
-    return [sum((column >> bit & 1) << i for i, column in enumerate(columns)) for bit in range(CRC_BITS)]
+def _masks(unit_bits: int) -> list[int]:
+    """For each bit of the next state, the bits of state and unit whose parity it is, the unit above the state."""
+    masks = []
+    for bit in range(CRC_BITS):
+        masks.append(0)
+        for place in range(CRC_BITS + unit_bits):
+            state, unit = (1 << place) % 2**CRC_BITS, (1 << place) >> CRC_BITS
+            masks[-1] |= (_after(state, unit, unit_bits) >> bit & 1) << place
+    return masks
+
+
+def _after(state: int, unit: int, unit_bits: int) -> int:
+    """The state behind a unit; zlib takes and gives complements. Linear in both."""
+    return zlib.crc32(unit.to_bytes(unit_bits // 8, "little"), state ^ _INITIAL) ^ _INITIAL
 
 
 class Crc32(wiring.Component):
-    """Ports as `amaranth.lib.crc.Processor`; parities of whole words, which a simulator computes many times faster.
+    """Ports as `amaranth.lib.crc.Processor`; parities of whole units, which a simulator computes many times faster.
 
-    start  in(1)   begin anew; with `valid`, `data` is the first word
-    data   in(64)  first byte least significant
+    start  in(1)   begin anew; with `valid`, `data` is the first unit
+    data   in(unit_bits)  first byte least significant
     valid  in(1)   take `data`
-    crc    out(32) of the words so far, from the cycle after; one word a cycle, no back-pressure
+    crc    out(32) of the units so far, from the cycle after; one unit a cycle, no back-pressure
+    coming out(32) what `crc` will be in the next cycle
 
     Reset begins anew.
     """
 
-    start: In(1)
-    data: In(WORD_BITS)
-    valid: In(1)
-    crc: Out(CRC_BITS)
+    def __init__(self, unit_bits: int) -> None:
+        self.unit_bits = unit_bits
+        super().__init__(
+            {"start": In(1), "data": In(unit_bits), "valid": In(1), "crc": Out(CRC_BITS), "coming": Out(CRC_BITS)}
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        state, mixed = Signal(CRC_BITS, init=_INITIAL), Signal(WORD_BITS)
-        m.d.comb += [mixed.eq(self.data ^ Mux(self.start, _INITIAL, state)), self.crc.eq(~state)]
+        state, before, after = (Signal(CRC_BITS, name=name, init=_INITIAL) for name in ("state", "before", "after"))
+        mixed = Cat(before, self.data)
+        m.d.sync += state.eq(after)
+        m.d.comb += [
+            before.eq(Mux(self.start, _INITIAL, state)),
+            after.eq(before),
+            self.crc.eq(~state),
+            self.coming.eq(~after),
+        ]
         with m.If(self.valid):
-            m.d.sync += state.eq(Cat((mixed & mask).xor() for mask in _masks()))
-        with m.Elif(self.start):
-            m.d.sync += state.eq(_INITIAL)
+            m.d.comb += after.eq(Cat((mixed & mask).xor() for mask in _masks(self.unit_bits)))
         return m

@@ -260,6 +260,21 @@ class OwnWord(wiring.Component):
         return m
 
 
+class HeldWord(wiring.Component):
+    """In the place of `OwnWord` where rows of A come just in time: `a` is taken with `move`, `take` means nothing."""
+
+    def __init__(self, config: ArrayConfig) -> None:
+        word = segment_bits(config), segment_count(config)
+        words = {"a": In(word[0]).array(word[1]), "held": Out(word[0]).array(word[1])}
+        super().__init__(words | {"take": In(1), "move": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        with m.If(self.move):
+            m.d.sync += [held.eq(word) for held, word in zip(self.held, self.a, strict=True)]
+        return m
+
+
 def _parts(platform: object) -> tuple[type["DotTree"], type["Accumulator"]]:
     """Tree and accumulator for the platform's family."""
     if getattr(platform, "family", None) == "ecp5":

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from .array import Array, StepControl
-from .config import ArrayConfig
+from .config import MAX_BITS, ArrayConfig
 from .contract import packets
 from .fixed import FixedArray
 from .operands import AMemory, BMemory, DigitMemory, RowMemory
@@ -14,8 +14,6 @@ from .packed import GatedCount, PackedWalk, take_cycles
 from .ports import CellWrite, EngineEvents, MemoryWrite, SumRead
 from .sums import PartialSums
 from .walking import Cells, Countdown, pass_layout
-
-PASSES_UNDER_WAY = 8  # ended and not yet drained, at most
 
 
 class Walk(wiring.Component):
@@ -94,12 +92,14 @@ class Walk(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        command = self.command
-        chunk = Countdown(m, command.chunks, "chunk")
-        plane = Countdown(m, command.planes[exact_log2(self.config.digit_planes) :], "plane")
-        slice_ = Countdown(m, command.slices, "slice")
-        column = Countdown(m, command.col_tiles, "column")
-        row = Countdown(m, command.row_tiles, "row")
+        config, command = self.config, self.command
+        a_bits, b_bits = config.a_cells.bit_length(), config.b_cells.bit_length()  # no count is larger than its cells
+        chunk = Countdown(m, command.chunks[: min(a_bits, b_bits)], "chunk")
+        planes = command.planes[: MAX_BITS.bit_length()]
+        plane = Countdown(m, planes[exact_log2(config.digit_planes) :], "plane")
+        slice_ = Countdown(m, command.slices[: config.max_slices.bit_length()], "slice")
+        column = Countdown(m, command.col_tiles[:b_bits], "column")
+        row = Countdown(m, command.row_tiles[:a_bits], "row")
 
         may_end = self._pass_spacing(m)
         below, last_doubling = self._double(m)
@@ -233,7 +233,7 @@ class Walk(wiring.Component):
     def _sums(self, m: Module, slices_left: Value) -> None:
         """Sums of the pass at hand: tiles in order, `a_offset` shifted slice by slice, replaced by the first slice."""
         command, sums = self.command, self.sums
-        offsets = Signal.like(command.a_offset)
+        offsets = Signal(self.config.max_slices)
         m.d.comb += [sums.offset.eq(offsets[0]), sums.slices_left.eq(slices_left + command.a_below)]
         with m.If(self._set_up | self._tile_ended):
             m.d.sync += [offsets.eq(command.a_offset), sums.replace.eq(~command.accumulate)]
@@ -309,7 +309,8 @@ class MatmulEngine(wiring.Component):
         m.submodules.b_memory = b_memory = self._b_memory()
         m.submodules.array = array = Array(config) if config.datapath == "serial" else FixedArray(config)
         m.submodules.partial_sums = partial_sums = PartialSums(config)
-        assert a_memory.latency + 4 == b_memory.latency + 2 == config.operand_cycles == take_cycles(config) + 1
+        assert a_memory.latency + 3 + config.gathers == b_memory.latency + 2 == config.operand_cycles
+        assert config.operand_cycles == take_cycles(config) + 1
         assert walk_tail(array, partial_sums) == config.matmul_tail_cycles
         assert config.operand_cycles + array.ones_latency <= config.matmul_tail_cycles
         assert config.drain_cycles >= max(config.rows, partial_sums.latency)
@@ -444,8 +445,9 @@ class MatmulEngine(wiring.Component):
     ) -> None:
         """Follow the passes out of the array: a queue holds where their sums go, `latency` cycles or more."""
         config, drain = self.config, partial_sums.drain
-        assert (latency + config.rows) // config.drain_cycles + 1 <= PASSES_UNDER_WAY
-        m.submodules.passes = passes = memory.Memory(shape=pass_layout(config), depth=PASSES_UNDER_WAY, init=[])
+        under_way = (latency + config.rows) // config.drain_cycles + 1  # passes ended and not yet drained, at most
+        depth = 1 << (under_way - 1).bit_length()
+        m.submodules.passes = passes = memory.Memory(shape=pass_layout(config), depth=depth, init=[])
         write_port, read_port = passes.write_port(), passes.read_port(domain="comb")
         m.d.comb += [
             write_port.en.eq(ends_pass),

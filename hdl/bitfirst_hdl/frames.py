@@ -5,12 +5,12 @@ import zlib
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .config import ArrayConfig
 from .contract.packets import (
     KNOCK_SYNC,
     MAX_DATA_WORDS,
-    MAX_PAYLOAD_WORDS,
     SYNC,
     WORD_BITS,
     Header,
@@ -22,19 +22,14 @@ from .contract.packets import (
 )
 from .crc import Crc32
 from .link import WidthConverter
+from .operands import NO_COLLISIONS
 from .ports import word_stream
 
 POINTER_BITS = 16  # as `Response.credit`, so that the read pointer is the credit
 _CHECKED_BYTES = 6
+_SYNC_BITS = 16
 _CHECK_BITS = 16
-
-
-class FrameStart(data.Struct):
-    """The word that stands before each frame's payload in the receive buffer."""
-
-    sequence: 16
-    length: 15  # payload words that follow
-    reserved: 33
+_CHECKED = slice(_SYNC_BITS, 8 * _CHECKED_BYTES)  # bits behind `sync` that `check` is made of
 
 
 class Reply(data.Struct):
@@ -46,8 +41,12 @@ class Reply(data.Struct):
     words: range(MAX_DATA_WORDS + 1)
 
 
-def header_check(first_bits: Value) -> Value:
-    """`Header.check` of the header's first 48 bits, combinational (CRC-32 is linear, so XORs and a constant)."""
+def header_check(sync: int, rest: Value) -> Value:
+    """`Header.check` of a header with `sync` and the 32 bits behind it, combinational.
+
+    CRC-32 is linear: so XORs, and a constant.
+    """
+    first_bits = Cat(Const(sync, _SYNC_BITS), rest)
     constant = zlib.crc32(bytes(_CHECKED_BYTES))
     columns = [zlib.crc32((1 << i).to_bytes(_CHECKED_BYTES, "little")) ^ constant for i in range(8 * _CHECKED_BYTES)]
     rows = [Cat(first_bits[i] for i, column in enumerate(columns) if column >> bit & 1) for bit in range(_CHECK_BITS)]
@@ -64,8 +63,9 @@ class FrameReceiver(wiring.Component):
     feature "trace", a `Knock` in its place is reported, whether the buffer has room or not.
 
     rx               in, stream of words
+    leaves           in(1)    the lowest unit of `config.link_bits` leaves `rx.payload`, as of `link.WidthConverter`
     slide            out, with `rx.valid` and `rx.ready`: only the first unit of `rx.payload` is dropped, not all of it
-    frames           out, stream of words: `FrameStart` and payload of each accepted frame
+    frames           out, stream of words: `Header` and payload of each accepted frame
     answers          out, stream of `Reply` without data. One that waits gives way to a later one, except to
                      one for a repeated frame (the host goes back on the others)
     next_sequence    out(16)  sequence number of the frame expected next
@@ -90,6 +90,7 @@ class FrameReceiver(wiring.Component):
         super().__init__(
             {
                 "rx": In(word_stream()),
+                "leaves": In(1),
                 "slide": Out(1),
                 "frames": Out(word_stream()),
                 "answers": Out(stream.Signature(Reply)),
@@ -110,11 +111,14 @@ class FrameReceiver(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.buffer = buffer = memory.Memory(shape=WORD_BITS, depth=self.config.rx_words, init=[])
-        committed = Signal(POINTER_BITS)
+        buffer = memory.Memory(shape=WORD_BITS, depth=self.config.rx_words, init=[], attrs=NO_COLLISIONS)
+        m.submodules.buffer = buffer
+        committed = Signal(exact_log2(self.config.rx_words) + 1)
         self._receive(m, buffer.write_port(), committed)
-        self._fetch(m, buffer.read_port(), committed)
-        m.d.comb += self.idle.eq((committed == self.credit) & ~self.frames.valid & ~self.answers.valid)
+        self._fetch(m, buffer.read_port(domain="comb"), committed)
+        m.d.comb += self.idle.eq(
+            (committed == self.credit[: len(committed)]) & ~self.frames.valid & ~self.answers.valid
+        )
         return m
 
     def _find_knock(self, m: Module) -> Value:
@@ -122,7 +126,7 @@ class FrameReceiver(wiring.Component):
         if not self.config.traces:
             return Const(0)
         knock, found = Knock(self.rx.payload), Signal()
-        right = knock.check == header_check(self.rx.payload[: 8 * _CHECKED_BYTES])
+        right = knock.check == header_check(KNOCK_SYNC, self.rx.payload[_CHECKED])
         m.d.comb += [
             found.eq((knock.sync == KNOCK_SYNC) & (knock.reserved0 == 0) & right),
             self.token.eq(knock.token),
@@ -130,31 +134,31 @@ class FrameReceiver(wiring.Component):
         return found
 
     def _receive(self, m: Module, write_port, committed: Signal) -> None:
-        m.submodules.crc = checker = Crc32()
-        header, trailer, start = Header(self.rx.payload), Trailer(self.rx.payload), Signal(FrameStart)
-        write, left, sequence, restart = Signal(POINTER_BITS), Signal(15), Signal(16), Signal()
+        m.submodules.crc = checker = Crc32(self.config.link_bits)
+        header, trailer = Header(self.rx.payload), Trailer(self.rx.payload)
+        write, left = Signal.like(committed), Signal(range(self.config.max_payload_words + 1))
+        sequence, restart = Signal(16), Signal()
         full, taken, header_right, crc_right = Signal(), Signal(), Signal(), Signal()
         in_sequence = restart | (sequence == self.next_sequence)
         lacks_room, lacked_room = Signal(), Signal()  # the word at hand, one of the frame
         knocks = self._find_knock(m)
         m.d.comb += [
-            full.eq((write - self.credit)[:POINTER_BITS] == self.config.rx_words),
+            full.eq((write - self.credit)[: len(write)] == self.config.rx_words),
             taken.eq(self.rx.valid & self.rx.ready),
             self.received.eq(taken & ~self.slide),
-            checker.data.eq(self.rx.payload),
-            checker.valid.eq(taken),
+            checker.data.eq(self.rx.payload[: self.config.link_bits]),
+            checker.valid.eq(self.leaves),
             header_right.eq(
                 (header.sync == SYNC)
                 & (header.length != 0)
-                & (header.length <= MAX_PAYLOAD_WORDS)
-                & (header.check == header_check(self.rx.payload[: 8 * _CHECKED_BYTES]))
+                & (header.length <= self.config.max_payload_words)
+                & (header.check == header_check(SYNC, self.rx.payload[_CHECKED]))
             ),
             lacks_room.eq(full & self.stuck),
             crc_right.eq((trailer.crc == checker.crc) & (trailer.reserved == 0) & ~lacked_room),
             self.sequence.eq(sequence),
-            start.sequence.eq(header.sequence),
-            start.length.eq(header.length),
             write_port.addr.eq(write),
+            write_port.data.eq(self.rx.payload),
         ]
         with m.If(write_port.en):
             m.d.sync += write.eq(write + 1)
@@ -165,7 +169,6 @@ class FrameReceiver(wiring.Component):
                     self.slide.eq(~header_right & ~knocks),
                     self.knock.eq(taken & knocks),
                     checker.start.eq(1),
-                    write_port.data.eq(start),
                     write_port.en.eq(taken & header_right & ~lacks_room),
                 ]
                 m.d.sync += [left.eq(header.length), sequence.eq(header.sequence), restart.eq(header.restart)]
@@ -175,7 +178,6 @@ class FrameReceiver(wiring.Component):
             with m.State("PAYLOAD"):
                 m.d.comb += [
                     self.rx.ready.eq(~full | lacks_room),
-                    write_port.data.eq(self.rx.payload),
                     write_port.en.eq(taken & ~lacks_room),
                 ]
                 with m.If(taken):
@@ -223,15 +225,19 @@ class FrameReceiver(wiring.Component):
             ]
 
     def _fetch(self, m: Module, read_port, committed: Signal) -> None:
-        """Keeps the buffer's read register full, one word a cycle; what is fetched is freed."""
-        waiting = committed != self.credit
-        m.d.comb += [
-            read_port.addr.eq(self.credit),
-            read_port.en.eq(~self.frames.valid | self.frames.ready),
-            self.frames.payload.eq(read_port.data),
-        ]
-        with m.If(read_port.en):
-            m.d.sync += [self.frames.valid.eq(waiting), self.credit.eq(self.credit + waiting)]
+        """Keeps the buffer's read register full, one word a cycle; what is fetched is freed.
+
+        The word read is being written only where it is none: then nothing waits.
+        """
+        waiting = committed != self.credit[: len(committed)]
+        word = Signal(WORD_BITS, reset_less=True)
+        m.d.comb += [read_port.addr.eq(self.credit), self.frames.payload.eq(word)]
+        with m.If(~self.frames.valid | self.frames.ready):
+            m.d.sync += [
+                word.eq(read_port.data),
+                self.frames.valid.eq(waiting),
+                self.credit.eq(self.credit + waiting),
+            ]
 
 
 class ReplyMerge(wiring.Component):
@@ -294,13 +300,16 @@ class FrameTransmitter(wiring.Component):
     abandon        in(1)   wait for no data: where there are none, the frame is filled up with zeros, and its CRC wrong
     abandoned      out(1)  a frame was, since reset
     tx             out, stream of words
+    unit           in(link_bits)  part of the word in `tx`
+    unit_sent      in(1)   it goes: all parts of a word, in order, the last one with the word
     idle           out(1)  no frame under way
 
     Sends one word a cycle, also from frame to frame, while data and `tx` keep up; a reply's header is valid in the
     cycle after the reply was taken. Reset drops the frame under way; sequence numbers start at 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, link_bits: int) -> None:
+        self.link_bits = link_bits
         super().__init__(
             {
                 "replies": In(stream.Signature(Reply)),
@@ -311,31 +320,33 @@ class FrameTransmitter(wiring.Component):
                 "abandon": In(1),
                 "abandoned": Out(1),
                 "tx": Out(word_stream()),
+                "unit": In(link_bits),
+                "unit_sent": In(1),
                 "idle": Out(1),
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.crc = checker = Crc32()
+        m.submodules.crc = checker = Crc32(self.link_bits)
         word, load, free = Signal(WORD_BITS), Signal(), Signal()
         reply, left, sequence = Signal(Reply), Signal(range(MAX_DATA_WORDS + 1)), Signal(16)
         header, response, trailer = Signal(Header), Signal(Response), Signal(Trailer)
         spoilt, has_word = Signal(), Signal()
         m.d.comb += [
             free.eq(~self.tx.valid | self.tx.ready),
-            checker.data.eq(word),
-            checker.valid.eq(load),
+            checker.data.eq(self.unit),
+            checker.valid.eq(self.unit_sent & ~checker.start),
             header.sync.eq(SYNC),
             header.length.eq(self.replies.payload.words + 1),
             header.sequence.eq(sequence),
-            header.check.eq(header_check(header.as_value()[: 8 * _CHECKED_BYTES])),
+            header.check.eq(header_check(SYNC, header.as_value()[_CHECKED])),
             response.opcode.eq(reply.opcode),
             response.status.eq(reply.status),
             response.sequence.eq(reply.sequence),
             response.next_sequence.eq(self.next_sequence),
             response.credit.eq(self.credit),
-            trailer.crc.eq(Mux(spoilt, ~checker.crc, checker.crc)),
+            trailer.crc.eq(Mux(spoilt, ~checker.coming, checker.coming)),  # the last word before it goes now
             has_word.eq(self.data.valid | spoilt),
         ]
         with m.If(free):
@@ -425,7 +436,7 @@ class FrameLink(wiring.Component):
         m.submodules.converter = converter = WidthConverter(self.config.link_bits)
         m.submodules.receiver = receiver = FrameReceiver(self.config)
         m.submodules.merge = merge = ReplyMerge(1 + self.sources)
-        m.submodules.transmitter = transmitter = FrameTransmitter()
+        m.submodules.transmitter = transmitter = FrameTransmitter(self.config.link_bits)
         wiring.connect(m, wiring.flipped(self.rx), converter.rx)
         wiring.connect(m, converter.rx_words, receiver.rx)
         wiring.connect(m, receiver.frames, wiring.flipped(self.frames))
@@ -452,6 +463,9 @@ class FrameLink(wiring.Component):
         wiring.connect(m, converter.tx, wiring.flipped(self.tx))
         m.d.comb += [
             converter.slide.eq(receiver.slide),
+            receiver.leaves.eq(converter.leaves),
+            transmitter.unit.eq(self.tx.payload),
+            transmitter.unit_sent.eq(self.tx.valid & self.tx.ready),
             transmitter.next_sequence.eq(receiver.next_sequence),
             transmitter.credit.eq(receiver.credit),
             transmitter.restart.eq(receiver.restarted),

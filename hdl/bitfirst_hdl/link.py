@@ -14,12 +14,15 @@ class WidthConverter(wiring.Component):
     rx        in, stream of units
     rx_words  out, stream of words
     slide     in(1)   with a transfer of `rx_words`: drop the first unit only, the others begin the next word
-    tx_words  in, stream of words
+    leaves    out(1)  high for one cycle per unit that leaves `rx_words.payload`: its lowest one
+    tx_words  in, stream of words; a word is taken with its last unit
     tx        out, stream of units
-    idle      out(1)  no unit left to send, no whole word received
+    idle      out(1)  no unit left to send of a word that was begun, no whole word received
 
-    One unit a cycle each way, without gaps. A word is valid in the cycle after its last unit was taken, a unit in
-    the cycle after its word was taken; 64-bit links have no latency. Reset drops what has been taken in.
+    One unit a cycle each way, without gaps. A word is valid in the cycle after its last unit was taken, and stands in
+    `rx_words.payload` until further units come, each of which pushes one out: so all units of the words before have
+    left it when a word is valid. Units to `tx` have no latency, nor have 64-bit links. Reset drops what has been taken
+    in.
     """
 
     def __init__(self, link_bits: int) -> None:
@@ -29,6 +32,7 @@ class WidthConverter(wiring.Component):
                 "rx": In(stream.Signature(link_bits)),
                 "rx_words": Out(word_stream()),
                 "slide": In(1),
+                "leaves": Out(1),
                 "tx_words": In(word_stream()),
                 "tx": Out(stream.Signature(link_bits)),
                 "idle": Out(1),
@@ -37,6 +41,7 @@ class WidthConverter(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        m.d.comb += self.leaves.eq(self.rx.valid & self.rx.ready)
         if self.link_bits == WORD_BITS:
             wiring.connect(m, wiring.flipped(self.rx), wiring.flipped(self.rx_words))
             wiring.connect(m, wiring.flipped(self.tx_words), wiring.flipped(self.tx))
@@ -59,14 +64,12 @@ class WidthConverter(wiring.Component):
 
     def _split(self, m: Module) -> None:
         units = WORD_BITS // self.link_bits
-        left, word = Signal(range(units + 1)), Signal(WORD_BITS)
+        unit = Signal(range(units))  # of the word at hand
         m.d.comb += [
-            self.tx.valid.eq(left != 0),
-            self.tx.payload.eq(word[: self.link_bits]),
-            self.tx_words.ready.eq((left == 0) | ((left == 1) & self.tx.ready)),
-            self.idle.eq((left == 0) & ~self.rx_words.valid),
+            self.tx.valid.eq(self.tx_words.valid),
+            self.tx.payload.eq(self.tx_words.payload.word_select(unit, self.link_bits)),
+            self.tx_words.ready.eq((unit == units - 1) & self.tx.ready),
+            self.idle.eq((unit == 0) & ~self.rx_words.valid),
         ]
         with m.If(self.tx.valid & self.tx.ready):
-            m.d.sync += [left.eq(left - 1), word.eq(word >> self.link_bits)]
-        with m.If(self.tx_words.valid & self.tx_words.ready):
-            m.d.sync += [left.eq(units), word.eq(self.tx_words.payload)]
+            m.d.sync += unit.eq(unit + 1)

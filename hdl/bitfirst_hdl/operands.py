@@ -281,10 +281,12 @@ class RowMemory(wiring.Component):
 
     Parameters
     ----------
-    words, depth : int
-        64-bit words of a row, and how many rows there are.
+    bits, depth : int
+        Bits of a row, in as many words as these take, and how many rows there are.
     latency : int
         Cycles from `enable` or `clear` to `data`, at least 2.
+    clears : bool
+        Whether it has `clear`, for which there is a register behind the memory.
 
     Members
     -------
@@ -300,40 +302,42 @@ class RowMemory(wiring.Component):
     One read and one write each cycle, no back-pressure. The contents survive reset.
     """
 
-    def __init__(self, words: int, depth: int, latency: int) -> None:
+    def __init__(self, bits: int, depth: int, latency: int, clears: bool) -> None:
+        self.word_bits = min(bits, WORD_BITS)
         self.depth = depth
         self.latency = latency
+        self.clears = clears
         super().__init__(
             {
                 "write": In(MemoryWrite()),
                 "enable": In(1),
                 "clear": In(1),
                 "row": In(range(depth)),
-                "data": Out(WORD_BITS).array(words),
+                "data": Out(WORD_BITS).array(-(-bits // WORD_BITS)),
             }
         )
 
     @classmethod
     def of_a(cls, config: ArrayConfig) -> "RowMemory":
-        """In the place of `AMemory`."""
-        return cls(config.a_row_words, config.a_rows, config.operand_cycles - 4)
+        """In the place of `AMemory`, a cycle later: elements take its words when they multiply them."""
+        return cls(config.a_row_bits, config.a_rows, config.operand_cycles - 3, clears=False)
 
     @classmethod
     def of_b(cls, config: ArrayConfig) -> "RowMemory":
         """In the place of `BMemory`."""
-        return cls(config.b_row_words, config.b_rows, config.operand_cycles - 2)
+        return cls(config.b_row_bits, config.b_rows, config.operand_cycles - 2, clears=True)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         enable, clear, row = self.enable, self.clear, self.row
-        for stage in range(self.latency - 2):
+        for stage in range(self.latency - 1 - self.clears):
             enable, clear, row = _registered(m, f"later_{stage}", enable, clear, row)
         fetched, cleared = _registered(m, "fetched", enable, clear)
         for number, data in enumerate(self.data):
-            store = memory.Memory(shape=WORD_BITS, depth=self.depth, init=[], attrs=NO_COLLISIONS)
+            store = memory.Memory(shape=self.word_bits, depth=self.depth, init=[], attrs=NO_COLLISIONS)
             m.submodules[f"words_{number}"] = store
             read_port, write_port = store.read_port(domain="comb"), store.write_port()
-            word = Signal(WORD_BITS, name=f"word_{number}", reset_less=True)
+            word = Signal(self.word_bits, name=f"word_{number}", reset_less=True)
             m.d.comb += [
                 read_port.addr.eq(row),
                 write_port.addr.eq(self.write.row),
@@ -342,6 +346,9 @@ class RowMemory(wiring.Component):
             ]
             with m.If(enable):
                 m.d.sync += word.eq(read_port.data)
+            if not self.clears:
+                m.d.comb += data.eq(word)
+                continue
             with m.If(fetched):
                 m.d.sync += data.eq(word)
             with m.Elif(cleared):

@@ -49,6 +49,7 @@ from .contract.packets import (
     GROUP,
     LIST_ENTRIES,
     MAX_DATA_WORDS,
+    MAX_PAYLOAD_WORDS,
     OCTET_BITS,
     PROGRAM_ROWS,
     SIGN_BITS,
@@ -65,7 +66,7 @@ from .contract.packets import (
 )
 from .contract.registers import COUNTERS, IDENTITY_WORDS, Identity
 from .counters import PHASE_BITS
-from .frames import FrameStart, Reply
+from .frames import Reply
 from .ports import GatherJob, MemoryWrite, TensorPlace, word_stream
 from .readout import Job
 from .update import VISIBLE_BITS, Task, UpdateJob
@@ -86,6 +87,14 @@ class Slot(data.Struct):
 
     place: TensorPlace
     end: 17
+
+
+class Promise(data.Struct):
+    """An answer to a READ of SUMS that is to come."""
+
+    status: Status
+    sequence: 16
+    words: range(MAX_DATA_WORDS + 1)
 
 
 def rows_of(count: int) -> data.StructLayout:
@@ -111,7 +120,7 @@ class CommandCheck(wiring.Component):
     """Checks all fields of one command, in the order given above.
 
     command     in(256)  its words; holds still from `go` to `done`
-    data_words  in(15)   data words behind it
+    data_words  in(10)   data words behind it
     short       in(1)    it has fewer than `COMMAND_WORDS` words
     go          in(1)    high for one cycle, one cycle after which the check begins
     slot_read   out      slot of the tensor table that is looked up
@@ -125,8 +134,8 @@ class CommandCheck(wiring.Component):
     read_words  out      data words of READ's answer
 
     Products are made by a 16 x 16 bit multiplier, one a cycle; LOAD's window by a second one beside it. `done` comes 2
-    cycles after `go`, plus one per product: WRITE, UPDATE and WEIGHTS 1, READ of SUMS and MATMUL 3, LOAD 4; TENSOR
-    21, with 16 comparisons.
+    cycles after `go`, plus one per product: WRITE, UPDATE and WEIGHTS 1, READ of SUMS and MATMUL 3 (READ 2 without
+    "requantise"), LOAD 4; TENSOR 21, with 16 comparisons.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -134,7 +143,7 @@ class CommandCheck(wiring.Component):
         super().__init__(
             {
                 "command": In(_COMMAND_BITS),
-                "data_words": In(15),
+                "data_words": In(range(MAX_PAYLOAD_WORDS + 1)),
                 "short": In(1),
                 "go": In(1),
                 "slot_read": Out(range(TENSOR_SLOTS)),
@@ -151,27 +160,32 @@ class CommandCheck(wiring.Component):
         )
         self._active, self._step = Signal(), Signal(range(_FIRST_COMPARED + TENSOR_SLOTS))
         self._left, self._right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
-        self._product = Signal(2 * _FACTOR_BITS)
+        self._product = Signal(2 * _FACTOR_BITS, reset_less=True)
         self._window_left, self._window_right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
-        self._window_product = Signal(2 * _FACTOR_BITS)
+        self._window_product = Signal(2 * _FACTOR_BITS, reset_less=True)
         self._ends = Signal()  # the last step is reached
         self._wrong_length, self._bad_reserved = Signal(), Signal()
         self._bad_space, self._bad_value = Signal(), Signal()
         self._bad_range, self._was_bad_range = Signal(), Signal()
+        # what is addressed in this step, if something is: `_count` from `_first` on, up to `_end`, of `_depth`
+        self._uses, self._first, self._count = Signal(), Signal(32), Signal(2 * _FACTOR_BITS + 1)
+        self._end, self._depth = Signal(18), Signal(17)
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        known = Signal()
+        known, bad_range = Signal(), Signal()
         m.d.sync += [
             self._active.eq(self.go | (self._active & ~self._ends)),
             self._step.eq(Mux(self._active, self._step + 1, 0)),
             self._product.eq(self._left * self._right),
             self._window_product.eq(self._window_left * self._window_right),
-            self._was_bad_range.eq(self._active & (self._was_bad_range | self._bad_range)),
+            self._was_bad_range.eq(self._active & (self._was_bad_range | bad_range)),
             self.done.eq(self._active & self._ends),
         ]
         m.d.comb += [
             self._ends.eq(1),
+            self._end.eq(self._first[:16] + self._count[:17]),
+            bad_range.eq(self._bad_range | (self._uses & self._outside())),
             self._wrong_length.eq(self.data_words != 0),
             self.slot_read.eq(packets.Load(self.command).slot),
         ]
@@ -181,21 +195,30 @@ class CommandCheck(wiring.Component):
                     with m.Case(opcode):
                         m.d.comb += [known.eq(1), self._bad_reserved.eq(self._reserved(struct).any())]
                         self._fields(m, opcode)
-            self._judge(m, known)
+            self._judge(m, known, bad_range)
         return m
+
+    def _outside(self) -> Value:
+        """Whether what is addressed is nothing, or ends behind the memory."""
+        far = self._first[16:].any() | self._count[17:].any()
+        return (self._count == 0) | far | (self._end > self._depth)
+
+    def _use(self, m: Module, first: Value, count: Value, depth: Value | int) -> None:
+        """`count` rows from `first` are addressed."""
+        m.d.comb += [self._uses.eq(1), self._first.eq(first), self._count.eq(count), self._depth.eq(depth)]
 
     def _reserved(self, struct: type[data.Struct]) -> Value:
         places = [place for name, place in codec.fields(struct).items() if name.startswith("reserved")]
         return Cat(self.command[offset : offset + width] for offset, width in places)
 
-    def _judge(self, m: Module, known: Value) -> None:
+    def _judge(self, m: Module, known: Value, bad_range: Value) -> None:
         failures = (
             (~known, Status.BAD_OPCODE),
             (self.short | self._wrong_length, Status.BAD_LENGTH),
             (self._bad_reserved, Status.BAD_VALUE),
             (self._bad_space, Status.BAD_SPACE),
             (self._bad_value, Status.BAD_VALUE),
-            (self._bad_range | self._was_bad_range, Status.BAD_RANGE),
+            (bad_range | self._was_bad_range, Status.BAD_RANGE),
         )
         m.d.sync += self.status.eq(Status.OK)
         for failed, status in reversed(failures):
@@ -238,73 +261,68 @@ class CommandCheck(wiring.Component):
             for space, (depth, row_words) in self.config.writable.items():
                 with m.Case(space):
                     m.d.comb += [self._bad_space.eq(0), rows.eq(depth), words.eq(row_words)]
-        m.d.comb += self._bad_range.eq(
-            (write.rows == 0)
-            | (write.words == 0)
-            | (write.row + write.rows > rows)
-            | (write.word + write.words > words)
-        )
-        m.d.sync += [self.store.first.eq(write.row), self.store.end.eq(write.row + write.rows)]
+        with m.If(self._step == 0):
+            self._use(m, write.word, write.words, words)
+        with m.Else():
+            self._use(m, write.row, write.rows, rows)
+        m.d.sync += [self.store.first.eq(write.row), self.store.end.eq(self._end)]
         if not self.config.gathers:
             for space, cells, parts in (
                 (Space.CELLS_A, self.a, self.config.slices_per_octet),
                 (Space.CELLS_B, self.b, self.config.digits_per_octet),
             ):
-                last = (write.row + write.rows - 1) >> exact_log2(parts)
                 m.d.sync += [
                     cells.first.eq(write.row >> exact_log2(parts)),
-                    cells.end.eq(Mux(write.space == space, last + 1, 0)),
+                    cells.end.eq(Mux(write.space == space, _parts(self._end, parts), 0)),
                 ]
 
     def _read(self, m: Module, read: packets.Read) -> None:
-        config = self.config
-        end, nibbles = Signal(17), Signal(range(17))
-        m.d.comb += [
-            end.eq(read.first + read.count),
-            nibbles.eq((read.bits[:7] + 3) >> 2),
-            self._bad_range.eq(read.count == 0),
-        ]
-        m.d.sync += [self.sums.first.eq(read.first), self.sums.end.eq(end)]
+        config, depth = self.config, Signal(17)
+        self._use(m, read.first, read.count, depth)
+        m.d.sync += [self.sums.first.eq(read.first), self.sums.end.eq(self._end)]
+        with m.Switch(read.space):
+            with m.Case(Space.REGISTERS):
+                m.d.sync += self.read_words.eq(read.count)
+                m.d.comb += depth.eq(IDENTITY_WORDS)
+            with m.Case(*([Space.STORE] if config.updates else [])):
+                words = read.count << exact_log2(STORE_WORD_WORDS)
+                m.d.sync += self.read_words.eq(words)
+                m.d.comb += [depth.eq(config.store_words), self._bad_range.eq(words > MAX_DATA_WORDS)]
+            with m.Case(Space.SUMS):
+                m.d.comb += [
+                    depth.eq(config.sum_tiles),
+                    self._bad_value.eq(
+                        self._bad_form(read) | (read.rounding > max(Rounding)) | (read.shift > MAX_SHIFT)
+                    ),
+                ]
+                outside = (read.rows == 0) | (read.cols == 0) | (read.rows > config.rows) | (read.cols > config.columns)
+                m.d.comb += self._bad_range.eq(outside | self._too_many(m, read))
+            with m.Default():
+                m.d.comb += self._bad_space.eq(1)
+
+    def _too_many(self, m: Module, read: packets.Read) -> Value:
+        """Counts the data words of sums; whether these are more than an answer has."""
         with m.Switch(self._step):
             with m.Case(0):
                 self._multiply(m, read.rows, read.cols)
             with m.Case(1):
                 self._multiply(m, self._product, read.count)
-            with m.Default():
-                self._multiply(m, self._product, nibbles)
-        with m.Switch(read.space):
-            with m.Case(Space.REGISTERS):
-                m.d.sync += self.read_words.eq(read.count)
-                with m.If(end > IDENTITY_WORDS):
-                    m.d.comb += self._bad_range.eq(1)
-            with m.Case(*([Space.STORE] if config.updates else [])):
-                words = read.count << exact_log2(STORE_WORD_WORDS)
-                m.d.sync += self.read_words.eq(words)
-                with m.If((end > config.store_words) | (words > MAX_DATA_WORDS)):
-                    m.d.comb += self._bad_range.eq(1)
-            with m.Case(Space.SUMS):
-                numbers, signs = WORD_BITS // 4, WORD_BITS // SIGN_BITS  # in a word; behind signs comes one word more
-                needed, filled = Signal(range(2**28 + 2)), Signal(33)
-                m.d.comb += [
-                    filled.eq(self._product + Mux(read.compare, 2 * signs - 1, numbers - 1)),
-                    needed.eq(Mux(read.compare, filled >> exact_log2(signs), filled >> exact_log2(numbers))),
-                ]
-                m.d.sync += self.read_words.eq(needed)
-                m.d.comb += [
-                    self._ends.eq(self._step == 3),
-                    self._bad_value.eq(
-                        self._bad_form(read) | (read.rounding > max(Rounding)) | (read.shift > MAX_SHIFT)
-                    ),
-                ]
-                outside = (read.rows > config.rows) | (read.cols > config.columns) | (end > config.sum_tiles)
-                with m.If((read.rows == 0) | (read.cols == 0) | outside):
-                    m.d.comb += self._bad_range.eq(1)
-                with m.If((self._step == 2) & self._product[_FACTOR_BITS:].any()):  # more elements than nibbles fit
-                    m.d.comb += self._bad_range.eq(1)
-                with m.If((self._step == 3) & (needed > MAX_DATA_WORDS)):
-                    m.d.comb += self._bad_range.eq(1)
-            with m.Default():
-                m.d.comb += self._bad_space.eq(1)
+            with m.Case(*([2] if self.config.requantises else [])):
+                self._multiply(m, self._product, (read.bits[:7] + 3) >> 2)  # nibbles
+        if not self.config.requantises:  # a word each
+            m.d.comb += self._ends.eq(self._step == 2)
+            m.d.sync += self.read_words.eq(self._product)
+            return (self._step == 2) & (self._product > MAX_DATA_WORDS)
+        numbers, signs = WORD_BITS // 4, WORD_BITS // SIGN_BITS  # in a word; behind signs comes one word more
+        needed, filled = Signal(range(2**28 + 2)), Signal(33)
+        m.d.comb += [
+            self._ends.eq(self._step == 3),
+            filled.eq(self._product + Mux(read.compare, 2 * signs - 1, numbers - 1)),
+            needed.eq(Mux(read.compare, filled >> exact_log2(signs), filled >> exact_log2(numbers))),
+        ]
+        m.d.sync += self.read_words.eq(needed)
+        overflows = (self._step == 2) & self._product[_FACTOR_BITS:].any()  # more elements than nibbles fit
+        return overflows | ((self._step == 3) & (needed > MAX_DATA_WORDS))
 
     def _update(self, m: Module, update: packets.Update) -> None:
         too_small = (update.decay_shift < DECAY_SHIFT) | (update.rate_shift < STEP_SHIFT)
@@ -368,21 +386,21 @@ class CommandCheck(wiring.Component):
                 | self._bad_octets(matmul)
             ),
         ]
-        with m.Switch(self._step):
+        with m.Switch(self._step):  # a product of 0 is a count of 0
             with m.Case(0):
                 self._multiply(m, matmul.row_tiles, matmul.chunks)
-                zero = (matmul.row_tiles == 0) | (matmul.col_tiles == 0) | (matmul.chunks == 0)
-                m.d.comb += self._bad_range.eq(zero)
             with m.Case(1):
                 self._multiply(m, matmul.col_tiles, matmul.chunks)
-                self._use(m, self.a, matmul.a_cell, product << matmul.a_octets[1], config.a_cells)
+                self._use(m, matmul.a_cell, product << matmul.a_octets[1], config.a_cells)
+                m.d.sync += [self.a.first.eq(matmul.a_cell), self.a.end.eq(self._end)]
             with m.Case(2):
                 self._multiply(m, matmul.row_tiles, matmul.col_tiles)
-                self._use(m, self.b, matmul.b_cell, product << matmul.b_octets[1], config.b_cells)
+                self._use(m, matmul.b_cell, product << matmul.b_octets[1], config.b_cells)
+                m.d.sync += [self.b.first.eq(matmul.b_cell), self.b.end.eq(self._end)]
             with m.Default():
-                self._use(m, self.sums, matmul.sum_tile, Mux(matmul.packed, matmul.tiles, product), config.sum_tiles)
-                with m.If(matmul.packed & ((matmul.tiles == 0) | (matmul.program >= PROGRAM_ROWS))):
-                    m.d.comb += self._bad_range.eq(1)
+                self._use(m, matmul.sum_tile, Mux(matmul.packed, matmul.tiles, product), config.sum_tiles)
+                m.d.sync += [self.sums.first.eq(matmul.sum_tile), self.sums.end.eq(self._end)]
+                m.d.comb += self._bad_range.eq(matmul.packed & (matmul.program >= PROGRAM_ROWS))
 
     def _bad_octets(self, matmul: packets.Matmul) -> Value:
         """Whether B is not in whole octets, where it must be."""
@@ -391,12 +409,6 @@ class CommandCheck(wiring.Component):
         low = exact_log2(OCTET_BITS)
         parts = matmul.planes[:low].any() | matmul.b_first[:low].any() | (matmul.b_below != 0)
         return parts | (matmul.b_negative & ~TOP_PLANES).any()
-
-    def _use(self, m: Module, rows: data.View, first: Value, count: Value, depth: int) -> None:
-        """`count` rows from `first` are used."""
-        end = first + count
-        m.d.sync += [rows.first.eq(first), rows.end.eq(end)]
-        m.d.comb += self._bad_range.eq(end > depth)
 
     def _tensor(self, m: Module, tensor: packets.Tensor) -> None:
         product, place = self._product, self.described.place
@@ -543,7 +555,7 @@ class CommandCheck(wiring.Component):
 class Sequencer(wiring.Component):
     """Executes commands strictly in order; what overlaps is in docs/design.md, section Execution.
 
-    frames         in, stream of words: `FrameStart` and payload of each accepted frame
+    frames         in, stream of words: `packets.Header` and payload of each accepted frame
     replies        out, stream of `Reply`: all answers but the data of SUMS, in order; quiet commands have none
     data           out, stream of words: the data words of `replies`
     sum_replies    out, stream of `Reply`: READ of SUMS, from its start on; the readout makes its data words meanwhile
@@ -579,7 +591,7 @@ class Sequencer(wiring.Component):
     UPDATE, WEIGHTS  the LOAD before it; commands behind it for its end
     SYNC, MARK, RESET  all of it; refused ones too, so that answers keep their order
 
-    A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), 5
+    A command takes 9 cycles from its header to `Reply`, both included, plus one per product (see `CommandCheck`), 5
     for a snapshot, one per data word either way, and its waits; UPDATE and WEIGHTS `update_cycles` and one more,
     READ of STORE one more; a quiet one takes a cycle less. Replies that are not taken hold up later commands, never
     gather unit and engine, nor a readout that requantises. Reset drops the command at hand; the tensor table keeps what
@@ -631,9 +643,10 @@ class Sequencer(wiring.Component):
         )
         self._check = CommandCheck(config)
         self._bits = Signal(_COMMAND_BITS)  # the command at hand
-        self._sequence, self._words_left = Signal(16), Signal(15)
+        self._sequence, self._words_left = Signal(16), Signal(range(MAX_PAYLOAD_WORDS + 1))
         self._at_hand = Signal()  # a checked command waits or begins
-        self._promises = fifo.SyncFIFO(width=Reply.as_shape().size, depth=PROMISES)  # answers of READs to come
+        promises = PROMISES if config.requantises else 1  # else the readout waits with the answer
+        self._promises = fifo.SyncFIFO(width=Promise.as_shape().size, depth=promises)  # answers of READs to come
         self._reading = Signal()  # there are some
         self._read_sums = Signal(rows_of(config.sum_tiles))  # what it reads
 
@@ -669,13 +682,13 @@ class Sequencer(wiring.Component):
         return self._bits[:8]
 
     def _take_command(self, m: Module) -> None:
-        frame_start, index = FrameStart(self.frames.payload), Signal(range(COMMAND_WORDS))
+        header, index = packets.Header(self.frames.payload), Signal(range(COMMAND_WORDS))
         last = (index == COMMAND_WORDS - 1) | (self._words_left == 1)
         with m.State("START"):
             m.d.comb += self.frames.ready.eq(1)
             m.d.sync += [
-                self._sequence.eq(frame_start.sequence),
-                self._words_left.eq(frame_start.length),
+                self._sequence.eq(header.sequence),
+                self._words_left.eq(header.length),
                 index.eq(0),
             ]
             with m.If(self.frames.valid):
@@ -717,9 +730,13 @@ class Sequencer(wiring.Component):
         by_load, by_matmul, by_read = Signal(), Signal(), Signal()
         loading_words, loading_cells = self._meets_load(m)
         walked_cells, unfinished_sums = self._meets_matmuls(m)
-        # rows of the last steps are still being read: B's first word comes three cycles behind this wait otherwise
-        walked_before, lately_walked = Signal(), Signal()
-        m.d.sync += [walked_before.eq(walked_cells), lately_walked.eq(walked_cells | walked_before)]
+        # rows of the last steps are read for four cycles more; a WRITE's first word comes a cycle behind this wait
+        walked_before, walked_earlier, lately_walked = Signal(), Signal(), Signal()
+        m.d.sync += [
+            walked_before.eq(walked_cells),
+            walked_earlier.eq(walked_before),
+            lately_walked.eq(walked_cells | walked_before | walked_earlier),
+        ]
         read_sums = Signal()
         m.d.sync += read_sums.eq(_overlap(self._check.sums, self._read_sums))
         with m.Switch(opcode):
@@ -785,6 +802,8 @@ class Sequencer(wiring.Component):
             meets.eq(_overlap(check.sums, sums)),
             meets_earlier.eq(_overlap(check.sums, earlier_sums)),
         ]
+        if not self.config.gathers:  # logic is scarce, and sums are stored within a few cycles
+            meets_earlier = Const(1)
         unfinished = (self.engine_busy & meets) | (self.engine_storing & meets_earlier)
         return self.engine_walking & cells, unfinished
 
@@ -844,11 +863,14 @@ class Sequencer(wiring.Component):
             m.next = "START"
 
     def _store(self, m: Module, stores: Signal) -> None:
-        """WRITE: the data word at hand to its place, through one register, while `stores`."""
+        """WRITE: the data word at hand to its place, while `stores`; through one register where there is a store."""
         write = packets.Write(self._bits)
-        row, word, words_left = Signal(16), Signal(8), Signal(16)  # place of the next word; words left in its row
-        stored_row, stored_word, stored = Signal(16), Signal(8), Signal(WORD_BITS)
-        m.d.sync += [stored_row.eq(row), stored_word.eq(word), stored.eq(self.frames.payload)]
+        deepest, widest = (max(sizes) for sizes in zip(*self.config.writable.values(), strict=True))
+        row, word = Signal(range(deepest)), Signal(range(widest))  # place of the next word
+        words_left = Signal(range(widest + 1))  # in its row
+        stored_row, stored_word, stored = Signal.like(row), Signal.like(word), Signal(WORD_BITS)
+        domain = m.d.sync if self.config.gathers else m.d.comb
+        domain += [stored_row.eq(row), stored_word.eq(word), stored.eq(self.frames.payload)]
         ports = {
             Space.STORE: self.store_write,
             Space.LIST: self.list_write,
@@ -859,7 +881,7 @@ class Sequencer(wiring.Component):
         }
         for space, port in ports.items():
             m.d.comb += [port.row.eq(stored_row), port.word.eq(stored_word), port.data.eq(stored)]
-            m.d.sync += port.valid.eq(stores & (write.space == space))
+            domain += port.valid.eq(stores & (write.space == space))
         with m.If(self._check.done):
             m.d.sync += [row.eq(write.row), word.eq(write.word), words_left.eq(write.words)]
         with m.Elif(stores):
@@ -886,13 +908,12 @@ class Sequencer(wiring.Component):
 
     def _promise_read(self, m: Module, words: Value | int) -> None:
         """The answer to this READ follows those promised before."""
-        reply = Signal(Reply)
+        promise = Signal(Promise)
         m.d.comb += [
-            reply.opcode.eq(Opcode.READ),
-            reply.status.eq(self._check.status),
-            reply.sequence.eq(self._sequence),
-            reply.words.eq(words),
-            self._promises.w_data.eq(reply),
+            promise.status.eq(self._check.status),
+            promise.sequence.eq(self._sequence),
+            promise.words.eq(words),
+            self._promises.w_data.eq(promise),
             self._promises.w_en.eq(1),
         ]
         m.d.sync += self._read_sums.eq(self._check.sums)
@@ -900,10 +921,12 @@ class Sequencer(wiring.Component):
     def _answer_read_of_sums(self, m: Module) -> None:
         """An answer may leave as soon as it is promised: only that of the latest READ can still be in the making."""
         m.submodules.promises = promises = self._promises
+        promise, reply = Promise(promises.r_data), self.sum_replies.payload
         m.d.comb += [
             self._reading.eq((promises.level != 0) | self.readout_busy),
             self.sum_replies.valid.eq(promises.level != 0),
-            self.sum_replies.payload.eq(promises.r_data),
+            reply.opcode.eq(Opcode.READ),
+            *(getattr(reply, name).eq(getattr(promise, name)) for name in ("status", "sequence", "words")),
             promises.r_en.eq(self.sum_replies.valid & self.sum_replies.ready),
         ]
 

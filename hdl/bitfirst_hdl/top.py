@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from amaranth.hdl import Cat, DomainRenamer, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, DomainRenamer, Module, Mux, Signal, Value
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -21,7 +21,6 @@ from .trace import Trace
 from .uart import UART, check_divisor
 from .update import Updater
 
-RAW_QUEUE = 16  # sums that may wait for the transmitter where they are not requantised; else two answers
 REPLY_QUEUE = 16  # acknowledgements that may wait for the transmitter
 UART_BAUD = 1_000_000
 
@@ -52,15 +51,15 @@ class Core(wiring.Component):
         m.submodules.engine = engine = MatmulEngine(config)
         m.submodules.readout = readout = Readout(config) if config.requantises else RawReadout(config)
         m.submodules.counters = counters = Counters(config)
-        m.submodules.replies = replies = fifo.SyncFIFO(width=Reply.as_shape().size, depth=REPLY_QUEUE)
-        answers = 2 * MAX_DATA_WORDS if config.requantises else RAW_QUEUE
-        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=answers)
+        # without "gather" each WRITE is answered, and without the credit in its answer the host sends no more of them
+        depth = REPLY_QUEUE if config.gathers else config.rx_words // MAX_DATA_WORDS
+        m.submodules.replies = replies = fifo.SyncFIFO(width=Reply.as_shape().size, depth=depth)
 
         wiring.connect(m, wiring.flipped(self.rx), link.rx)
         wiring.connect(m, link.tx, wiring.flipped(self.tx))
         wiring.connect(m, link.frames, sequencer.frames)
         wiring.connect(m, sequencer.sum_replies, link.replies[-2])
-        wiring.connect(m, sums.r_stream, link.data[-2])
+        sums_left = self._queue_sums(m, readout, link.data[-2])
         wiring.connect(m, replies.r_stream, link.replies[-1])
         wiring.connect(m, sequencer.data, link.data[-1])
         wiring.connect(m, sequencer.start, engine.start)
@@ -78,21 +77,39 @@ class Core(wiring.Component):
             replies.w_data.eq(sequencer.replies.payload),
             replies.w_en.eq(sequencer.replies.valid),
             sequencer.replies.ready.eq(replies.w_rdy),
-            sums.w_data.eq(readout.words.payload.data),
-            sums.w_en.eq(readout.words.valid),
-            readout.words.ready.eq(sums.w_rdy),
             sequencer.engine_walking.eq(engine.walking),  # a LOAD behind it writes no cell within three cycles
             sequencer.engine_storing.eq(engine.storing),
             sequencer.engine_busy.eq(engine.busy),
             sequencer.readout_busy.eq(readout.busy),
             working.eq(sequencer.gather_busy | engine.busy | readout.busy),
-            done.eq(link.idle & sequencer.idle & ~working & ~replies.r_rdy & (sums.level == 0)),
+            done.eq(link.idle & sequencer.idle & ~working & ~replies.r_rdy & ~sums_left),
             self.idle.eq(done | is_stuck),
         ]
         if config.traces:
             self._trace(m, link, sequencer, engine, readout, done, is_stuck)
         self._count(m, counters, link, sequencer, engine, readout, done)
         return m
+
+    def _queue_sums(self, m: Module, readout: Readout | RawReadout, words: stream.Interface) -> Value:
+        """The readout's words to the link, by a queue of two answers where they are requantised; whether it has some.
+
+        Else the readout waits with the answer.
+        """
+        if not self.config.requantises:
+            m.d.comb += [
+                words.valid.eq(readout.words.valid),
+                words.payload.eq(readout.words.payload.data),
+                readout.words.ready.eq(words.ready),
+            ]
+            return Const(0)
+        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=2 * MAX_DATA_WORDS)
+        wiring.connect(m, sums.r_stream, words)
+        m.d.comb += [
+            sums.w_data.eq(readout.words.payload.data),
+            sums.w_en.eq(readout.words.valid),
+            readout.words.ready.eq(sums.w_rdy),
+        ]
+        return sums.level != 0
 
     def _gather(self, m: Module, sequencer, engine, counters) -> None:
         """Tensor store and gather unit between sequencer and operand cells."""

@@ -121,7 +121,8 @@ UNITS = (
         ".*",
         "core.link.rx__valid | core.link.receiver.rx__valid | core.link.receiver.answers__valid"
         " | (core.link.receiver.frames__valid ? core.link.receiver.frames__ready"
-        " : core.link.receiver.committed != core.link.receiver.credit)",
+        " : core.link.receiver.committed"
+        " != core.link.receiver.credit[$bits(core.link.receiver.committed)-1:0])",
         settles=3,
     ),
     # A reply that waits, a frame under way, and a new first sequence number.

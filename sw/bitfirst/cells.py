@@ -43,7 +43,12 @@ class Layout:
     @property
     def words(self) -> int:
         """64-bit words of a row."""
-        return self.vectors * self.lanes * self.digit_bits // WORD_BITS
+        return -(-self.bits // WORD_BITS)
+
+    @property
+    def bits(self) -> int:
+        """Of a row."""
+        return self.vectors * self.lanes * self.digit_bits
 
     def rows(self, cells: np.ndarray) -> np.ndarray:
         """Octets, uint8 [cells, vectors, lanes], as memory rows: uint64 [cells, parts, words]."""
@@ -51,11 +56,14 @@ class Layout:
         placed[..., list(self.lane_of)] = cells
         bits = np.unpackbits(placed[..., None], axis=3).reshape(*cells.shape, self.parts, self.digit_bits)
         bits = np.ascontiguousarray(bits[..., ::-1].transpose(0, 3, 1, 2, 4))
-        return np.packbits(bits.reshape(len(cells), self.parts, -1), axis=2, bitorder="little").view("<u8")
+        octets = np.packbits(bits.reshape(len(cells), self.parts, -1), axis=2, bitorder="little")
+        if missing := -self.bits % WORD_BITS:
+            octets = np.pad(octets, ((0, 0), (0, 0), (0, missing // OCTET_BITS)))
+        return octets.view("<u8")
 
     def cells(self, rows: np.ndarray) -> np.ndarray:
         """`rows`, backwards."""
-        bits = np.unpackbits(np.ascontiguousarray(rows).view(np.uint8), axis=2, bitorder="little")
+        bits = np.unpackbits(np.ascontiguousarray(rows).view(np.uint8), axis=2, bitorder="little")[..., : self.bits]
         bits = bits.reshape(len(rows), self.parts, self.vectors, self.lanes, self.digit_bits)[..., ::-1]
         octets = np.packbits(bits.transpose(0, 2, 3, 1, 4).reshape(*bits.shape[:1], *bits.shape[2:4], -1), axis=3)
         return octets[..., 0][..., list(self.lane_of)]

@@ -3,7 +3,7 @@
 Everything on the link is a sequence of 64-bit words; on a byte link a word travels least significant
 byte first. A frame is one header word, `length` payload words and one trailer word. Host to device the
 payload is one command (`COMMAND_WORDS` words) followed by its data; device to host it is one `Response`
-word followed by its data.
+word followed by its data. A device with less receive buffer takes shorter frames alone: `rx_words` - 1 payload words.
 
 The structs here are the only definition: the gateware views its signals through them, and
 `bitfirst_hdl.contract.codec` encodes and decodes them on the host. Their first field is least significant.
@@ -148,8 +148,8 @@ class Write(data.Struct):
     cell + s is slice s of the cell's octet (0 = the most significant); bits (r * L + l) * S and behind are the digit of
     array row r on lane l, `config.ArrayConfig.lane_of_bit`(e) for element e of the chunk; what `Load` calls `flip` is
     done. CELLS_B: row 8 * cell + p is plane p (0 = the most significant); bit c * L + e is that of column c, element e.
-    Datapath "fixed": row `cell` has all planes, bits (c * L + e) * 8 and behind the octet of column c, element e. Both
-    wait while a MATMUL walks over the cells.
+    Datapath "fixed": row `cell` has all planes, bits (c * L + e) * 8 and behind the octet of column c, element e. What
+    a word has more than a row means nothing. Both wait while a MATMUL walks over the cells.
 
     A device with the feature "gather" has STORE and LIST, any other CELLS_A and CELLS_B (BAD_SPACE).
     """

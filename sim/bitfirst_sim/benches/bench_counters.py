@@ -1,7 +1,7 @@
 """Bench of `bitfirst_hdl.counters.Counters` against plain sums, cycle by cycle.
 
-Parameters: `most`, that of the component; `first`, what its sums hold at reset. Where that is not 0, nothing is
-cleared.
+Parameters: `most` and `apart`, those of the component; `first`, what its sums hold at reset. Where that is not 0,
+nothing is cleared.
 """
 
 import random
@@ -27,11 +27,15 @@ class Bench:
         self.checker = common.Checker("words")
         self.monitor = common.StreamMonitor(dut, "words", rng, checker=self.checker)
         self.held = dict.fromkeys(NAMES, first) | {"phase": 0}
+        self.apart, self.pauses = common.parameters()["apart"], dict.fromkeys(NAMES, 0)  # cycles without it to come
         self.snapshots: list[int] = []  # cycles in which one was asked for
 
     async def cycle(self, counted: dict[str, int], snapshot: int = 0, clear: int = 0, phase: int | None = None) -> None:
-        """One cycle with these inputs."""
+        """One cycle with these inputs, but for those that come too soon after one another."""
         dut = self.dut
+        counted = {name: 0 if self.pauses[name] else count for name, count in counted.items()}
+        for name, pause in self.pauses.items():
+            self.pauses[name] = self.apart[name] - 1 if counted.get(name) else max(0, pause - 1)
         for name in NAMES:
             getattr(dut, name).value = counted.get(name, 0)
         dut.snapshot.value, dut.clear.value = snapshot, clear

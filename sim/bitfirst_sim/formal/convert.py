@@ -1,9 +1,12 @@
-"""The width converter of the link loses no unit, doubles none, and keeps their order, both ways."""
+"""The width converter of the link loses no unit, doubles none, and keeps their order, both ways.
+
+Units leave the word that came in, one by one, in the same order: over these the receiver makes its CRC-32.
+"""
 
 from types import ModuleType
 
 from amaranth.asserts import AnyConst
-from amaranth.hdl import Assert, Cover, Fragment, Module, Signal
+from amaranth.hdl import Assert, Assume, Cover, Fragment, Module, Signal
 from amaranth.lib.wiring import In
 from bitfirst_hdl import link
 from bitfirst_hdl.contract.packets import WORD_BITS
@@ -12,12 +15,12 @@ from .prove import Property, altered
 
 INDEX_BITS = 6
 _HELD = "word = self.rx_words.payload"
-_LEFT = "left, word = Signal(range(units + 1)), Signal(WORD_BITS)"
+_UNIT = "unit = Signal(range(units))  # of the word at hand"
 
 
 def link_seen_through(*changes: tuple[str, str]) -> ModuleType:
     """`bitfirst_hdl.link` with `changes` in its source; the converter shows its registers."""
-    seen = (_HELD, f"{_HELD}\n        self.collected = held"), (_LEFT, f"{_LEFT}\n        self.splitting = left, word")
+    seen = (_HELD, f"{_HELD}\n        self.collected = held"), (_UNIT, f"{_UNIT}\n        self.splitting = unit")
     return altered(link, *changes, *seen)
 
 
@@ -72,33 +75,42 @@ class UnitOrder(Property):
             Assert(rx.ready | (held == units)),
             Cover(words.valid & words.ready & (given == units + 1) & (ahead == 1)),
         ]
+        # what leaves the word is the unit that came `units` before
+        seen, window, left = Signal(), Signal(INDEX_BITS), Signal(INDEX_BITS)
+        m.d.sync += left.eq(left + self.converter.leaves)
+        m.d.comb += [window.eq(chosen - taken + units), Assert(left == taken)]
+        with m.If(rx.valid & rx.ready & (taken == chosen)):
+            m.d.sync += seen.eq(1)
+        with m.If(self.converter.leaves & seen & (window == 0)):
+            m.d.comb += Assert(words.payload[: self.unit_bits] == value)
         if self.inductive:
+            with m.If(seen & (window < units)):
+                m.d.comb += Assert(words.payload.word_select(window[:3], self.unit_bits) == value)
             m.d.comb += Assert(self.converter.collected == held)
             place = (units - held + ahead)[:3]
             with m.If(ahead < held):
                 m.d.comb += Assert(words.payload.word_select(place, self.unit_bits) == value)
 
     def _outwards(self, m: Module) -> None:
+        """Units of a word go while it waits, the last one with it."""
         units, tx, words = self.units, self.converter.tx, self.converter.tx_words
-        taken, given, chosen, held, ahead, value = self._index(m)
-        place = Signal(INDEX_BITS)
-        m.d.comb += place.eq(chosen - taken)
+        given, chosen, taken = Signal(INDEX_BITS), Signal(INDEX_BITS), Signal(INDEX_BITS)
+        waited, waiting = Signal(), Signal(WORD_BITS)
+        m.d.comb += chosen.eq(AnyConst(INDEX_BITS))
+        m.d.sync += [waited.eq(words.valid & ~words.ready), waiting.eq(words.payload)]
+        with m.If(waited):
+            m.d.comb += Assume(words.valid & (words.payload == waiting))
         with m.If(words.valid & words.ready):
             m.d.sync += taken.eq(taken + units)
-            with m.If(place < units):
-                m.d.sync += value.eq(words.payload.word_select(place[:3], self.unit_bits))
         with m.If(tx.valid & tx.ready):
             m.d.sync += given.eq(given + 1)
-        with m.If(tx.valid & (ahead == 0)):
-            m.d.comb += Assert(tx.payload == value)
+        with m.If(tx.valid & (given == chosen)):
+            m.d.comb += Assert(tx.payload == words.payload.word_select((chosen - taken)[:3], self.unit_bits))
         m.d.comb += [
-            Assert(tx.valid == (held != 0)),
-            Assert(held <= units),
-            Assert(words.ready | (held != 0)),
-            Cover(tx.valid & tx.ready & (given == units + 1) & (ahead == 0)),
+            Assert(tx.valid == words.valid),
+            Assert((given - taken)[:INDEX_BITS] < units),
+            Assert(words.ready == (tx.ready & ((given - taken)[:INDEX_BITS] == units - 1))),
+            Cover(tx.valid & tx.ready & (given == units + 1)),
         ]
         if self.inductive:
-            left, word = self.converter.splitting
-            m.d.comb += Assert(left == held)
-            with m.If(ahead < held):
-                m.d.comb += Assert(word.word_select(ahead[:3], self.unit_bits) == value)
+            m.d.comb += Assert(self.converter.splitting == (given - taken)[:INDEX_BITS])

@@ -3,9 +3,10 @@
 from types import ModuleType, SimpleNamespace
 
 from amaranth.asserts import AnyConst, AnySeq
-from amaranth.hdl import Array, Assert, Assume, Cover, Fragment, Module, Mux, Signal
+from amaranth.hdl import Array, Assert, Assume, Cover, Fragment, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 from bitfirst_hdl import frames
 from bitfirst_hdl.contract.packets import MAX_PAYLOAD_WORDS, SYNC, WORD_BITS, Header, Trailer
 from bitfirst_hdl.crc import CRC_BITS
@@ -21,14 +22,14 @@ _SHOWN = _SEEN, f"{_SEEN}\n        self.seen = checker.crc, write, left, sequenc
 class AnyCrc(wiring.Component):
     """In the place of `Crc32`: any value at any time, so that what is proved holds for every checksum."""
 
-    start: In(1)
-    data: In(WORD_BITS)
-    valid: In(1)
-    crc: Out(CRC_BITS)
+    def __init__(self, unit_bits: int) -> None:
+        super().__init__(
+            {"start": In(1), "data": In(unit_bits), "valid": In(1), "crc": Out(CRC_BITS), "coming": Out(CRC_BITS)}
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.d.comb += self.crc.eq(AnySeq(CRC_BITS))
+        m.d.comb += [self.crc.eq(AnySeq(CRC_BITS)), self.coming.eq(AnySeq(CRC_BITS))]
         return m
 
 
@@ -40,7 +41,7 @@ def frames_with_any_crc(*changes: tuple[str, str]) -> ModuleType:
 class Reception(Property):
     """`FrameReceiver` with a buffer of `rx_words`, any words in, any reader.
 
-    The words that come out are the stored words (start and payload) of the accepted frames, in order, none twice; a
+    The words that come out are the stored words (header and payload) of the accepted frames, in order, none twice; a
     frame is accepted when its checksum and number are right, and only then the next number is expected; `credit` counts
     the words read, at most what was accepted; the buffer never holds more than it can. One stored word in 2**16 is
     followed, whichever.
@@ -50,12 +51,13 @@ class Reception(Property):
     """
 
     def __init__(self, module: ModuleType, rx_words: int, fits: bool = False, inductive: bool = True) -> None:
-        config = SimpleNamespace(rx_words=rx_words, traces=False)  # smaller than a device may have
+        sizes = {"rx_words": rx_words, "max_payload_words": MAX_PAYLOAD_WORDS}  # smaller than a device may have
+        config = SimpleNamespace(**sizes, link_bits=WORD_BITS, traces=False)
         self.receiver = module.FrameReceiver(config)
         self.rx_words, self.fits, self.inductive = rx_words, fits, inductive
         members = {"rx_valid": In(1), "rx_data": In(WORD_BITS), "frames_ready": In(1)}
         if inductive:
-            inside = {"committed": In(INDEX_BITS), "fsm_state": In(2)}
+            inside = {"committed": In(exact_log2(rx_words) + 1), "fsm_state": In(2)}
             words = {f"word{i}": In(WORD_BITS) for i in range(rx_words)}
             self.probes = {name: f"receiver.{name}" for name in inside}
             self.probes |= {f"word{i}": f"receiver.buffer[{i}]" for i in range(rx_words)}
@@ -90,15 +92,11 @@ class Reception(Property):
         crc = receiver.seen[0]
         takes, accepts, rejected = Signal(), Signal(), Signal()
         begins, follows, stores = Signal(), Signal(), Signal()
-        word, start = Signal(WORD_BITS), Signal(frames.FrameStart)
         m.d.comb += [
             takes.eq(receiver.rx.valid & receiver.rx.ready),
             begins.eq(takes & (self.place == HEADER) & ~receiver.slide),
             follows.eq(takes & (self.place == PAYLOAD)),
             stores.eq(begins | follows),
-            start.sequence.eq(header.sequence),
-            start.length.eq(header.length),
-            word.eq(Mux(begins, start, self.rx_data)),
             accepts.eq(
                 takes
                 & (self.place == TRAILER)
@@ -111,7 +109,7 @@ class Reception(Property):
             Assert(~receiver.slide | (self.place == HEADER)),
         ]
         with m.If(stores & ((self.stored + self.inside)[:INDEX_BITS] == self.chosen)):
-            m.d.sync += self.value.eq(word)
+            m.d.sync += self.value.eq(self.rx_data)
         with m.If(begins):
             m.d.sync += [self.place.eq(PAYLOAD), self.left.eq(header.length), self.inside.eq(1)]
             m.d.sync += [self.number.eq(header.sequence), self.is_restart.eq(header.restart)]
@@ -165,13 +163,13 @@ class Reception(Property):
         m.d.comb += [
             Assert(self.fsm_state == self.place),
             Assert(self.place <= TRAILER),
-            Assert(self.committed == self.stored),
-            Assert(write == (self.stored + self.inside)[:INDEX_BITS]),
+            Assert(self.committed == self.stored[: len(self.committed)]),
+            Assert(write == (self.stored + self.inside)[: len(write)]),
             Assert((self.place == HEADER) == (self.inside == 0)),
         ]
         with m.If(self.place != HEADER):
             m.d.comb += Assert((sequence == self.number) & (restart == self.is_restart))
         with m.If(self.place == PAYLOAD):
             m.d.comb += Assert((left == self.left) & (self.left != 0))
-        with m.If(ahead < (write - receiver.credit)[:INDEX_BITS]):
+        with m.If(ahead < (self.stored + self.inside - receiver.credit)[:INDEX_BITS]):
             m.d.comb += Assert(words[self.chosen % self.rx_words] == self.value)

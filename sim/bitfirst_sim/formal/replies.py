@@ -37,7 +37,7 @@ class ReplyFrames(Property):
     """
 
     def __init__(self, module: ModuleType, inductive: bool = True) -> None:
-        self.merge, self.transmitter = module.ReplyMerge(SOURCES), module.FrameTransmitter()
+        self.merge, self.transmitter = module.ReplyMerge(SOURCES), module.FrameTransmitter(WORD_BITS)
         self.inductive = inductive
         members = {"tx_ready": In(1), "credit": In(16), "restart": In(1), "next_sequence": In(16)}
         for number in range(SOURCES):

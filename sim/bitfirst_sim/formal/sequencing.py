@@ -15,7 +15,9 @@ from bitfirst_hdl import sequencer
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract.packets import (
     MAX_DATA_WORDS,
+    MAX_PAYLOAD_WORDS,
     WORD_BITS,
+    Header,
     Load,
     Matmul,
     Opcode,
@@ -24,7 +26,6 @@ from bitfirst_hdl.contract.packets import (
     Status,
     Write,
 )
-from bitfirst_hdl.frames import FrameStart
 from bitfirst_hdl.update import Task
 
 from .prove import Property, altered
@@ -138,7 +139,8 @@ class Commands(Property):
             unit.sum_replies.ready.eq(self.sum_replies_ready),
         ]
         with m.If(unit.ongoing["START"] & self.frames_valid):
-            m.d.comb += Assume(FrameStart(self.frames_data).length != 0)
+            length = Header(self.frames_data).length
+            m.d.comb += Assume((length != 0) & (length <= MAX_PAYLOAD_WORDS))
         self.check = unit._check
         self.loads, self.starts = unit.load.valid & unit.load.ready, unit.start.valid & unit.start.ready
         self.reads = unit.job.valid & unit.job.ready
@@ -369,7 +371,7 @@ class Ends(Commands):
             self.unsent.eq(Mux(unit.sum_replies.valid & ~unit.sum_replies.ready, self.unsent + 1, 0)),
         ]
         with m.If(begins):
-            m.d.sync += [self.age.eq(0), self.length.eq(FrameStart(self.frames_data).length)]
+            m.d.sync += [self.age.eq(0), self.length.eq(Header(self.frames_data).length)]
         with m.Elif(~(held_up | ongoing["DATA"])):
             m.d.sync += self.age.eq(self.age + 1)
         most = self.length + 2 * LIMIT + WAIT_LIMIT + 5

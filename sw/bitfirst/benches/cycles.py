@@ -315,7 +315,7 @@ def fill(config: ArrayConfig, rng: random.Random) -> Iterator[Payload]:
     for space, (depth, width) in config.writable.items():
         if space == Space.PROGRAM:
             continue
-        rows = min(depth, MAX_DATA_WORDS // width)
+        rows = min(depth, config.max_write_words // width)
         for row in range(0, depth, rows):
             fields = {"space": space, "row": row, "rows": rows, "words": width}
             yield Command(Opcode.WRITE, fields, random_words(rng, rows * width)).payload()
@@ -478,7 +478,7 @@ class Program:
         space = rng.choice(list(config.writable))
         depth, width = config.writable[space]
         words = rng.randint(1, width)
-        rows = rng.randint(1, min(depth, MAX_DATA_WORDS // words))
+        rows = rng.randint(1, min(depth, config.max_write_words // words))
         fields = {
             "space": space,
             "rows": rows,
