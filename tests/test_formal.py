@@ -12,6 +12,13 @@ from bitfirst_hdl.top import REPLY_QUEUE
 from bitfirst_sim.formal.adding import SameAccumulator, SameFirstLevel, SameTree, carry_cells
 from bitfirst_sim.formal.comparing import Comparison, compare_seen_through
 from bitfirst_sim.formal.convert import UnitOrder, link_seen_through
+from bitfirst_sim.formal.crossings import (
+    CrossingOrder,
+    CrossingResets,
+    LateCatcher,
+    crossing_seen_through,
+    crossing_with_resets,
+)
 from bitfirst_sim.formal.fifos import QueueOrder
 from bitfirst_sim.formal.handshakes import LiteHandshakes, Packets, axi_seen_through
 from bitfirst_sim.formal.packing import OwnWords, Passes, element_seen_through, packed_seen_through
@@ -55,6 +62,8 @@ PROVED: dict[str, tuple[Make, int]] = {
     "packing": (lambda: Passes(packed_seen_through()), 40),
     "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
     "ends": (lambda: Ends(sequencer_seen_through()), 40),
+    "clock crossing": (lambda: CrossingOrder(crossing_seen_through()), 24),
+    "clock crossing with resets": (lambda: CrossingResets(crossing_with_resets()), 40),
     "AXI4-Lite": (lambda: LiteHandshakes(axi_seen_through()), 12),
     "AXI4-Stream of 32 bits": (lambda: Packets(axi_seen_through(), 32), 16),
     "AXI4-Stream of 64 bits": (lambda: Packets(axi_seen_through(), 64), 16),
@@ -120,6 +129,21 @@ def lite_mutant(old: str, new: str) -> Property:
 
 def packet_mutant(old: str, new: str) -> Property:
     return Packets(axi_seen_through((old, new)), 64)
+
+
+def crossing_mutant(old: str, new: str) -> Property:
+    return CrossingOrder(crossing_seen_through((old, new)), inductive=False)
+
+
+def reset_mutant(old: str, new: str) -> Property:
+    return CrossingResets(crossing_with_resets((old, new), catcher=LateCatcher), inductive=False)
+
+
+def binary_mutant(old: str, new: str) -> Property:
+    """All else fits the numbers, so that it works where bits that change together are also seen together."""
+    halves = "(produce_w_gry[-2]  != consume_w_gry[-2])"
+    changes = (old, new), ("rhs = rhs ^ val[i]", "rhs = val[i]"), (halves, halves.replace("!=", "=="))
+    return CrossingOrder(crossing_seen_through(*changes), inductive=False)
 
 
 def end_mutant(old: str, new: str) -> Property:
@@ -340,6 +364,39 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "promises.r_en.eq(self.sum_replies.valid & ",
         "promises.r_en.eq(0 & ",
         18,
+    ),
+    "binary pointers cross": (binary_mutant, "return val ^ val[1:]", "return val", 12),
+    "pointer to the sink through one stage": (
+        crossing_mutant,
+        "FFSynchronizer(produce_w_gry, produce_r_gry, o_domain=self._r_domain)",
+        "FFSynchronizer(produce_w_gry, produce_r_gry, o_domain=self._r_domain, stages=1)",
+        12,
+    ),
+    "pointer to the source through one stage": (
+        crossing_mutant,
+        "FFSynchronizer(consume_r_gry, consume_w_gry, o_domain=self._w_domain)",
+        "FFSynchronizer(consume_r_gry, consume_w_gry, o_domain=self._w_domain, stages=1)",
+        16,
+    ),
+    "pointer to the sink without a stage": (
+        crossing_mutant,
+        "r_empty.eq(consume_r_gry == produce_r_gry)",
+        "r_empty.eq(consume_r_gry == produce_w_gry)",
+        12,
+    ),
+    "crossing takes words when full": (crossing_mutant, "self.w_rdy.eq(~w_full)", "self.w_rdy.eq(1)", 20),
+    "crossing gives words that are not there": (crossing_mutant, "self.r_rdy.eq(~r_empty)", "self.r_rdy.eq(1)", 8),
+    "word read before it is written": (
+        crossing_mutant,
+        "w_port.addr.eq(produce_w_bin[:-1])",
+        "w_port.addr.eq(produce_w_nxt[:-1])",
+        20,
+    ),
+    "queue of a crossing reset with its source alone": (
+        reset_mutant,
+        'ResetSignal("queue_source").eq(emptied)',
+        'ResetSignal("queue_source").eq(ResetSignal(self.source_domain))',
+        12,
     ),
     "discarding stops before the last word": (
         end_mutant,

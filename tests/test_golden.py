@@ -270,7 +270,7 @@ def test_facts_are_those_of_the_integers(bits: int, signed: bool) -> None:
         for channels, images in (((0, 70), (0, 3)), ((5, 69), (1, 2))):
             part = integers[slice(*images), slice(*channels)]
             ones = np.vectorize(lambda value: (int(value) & 2**bits - 1).bit_count())(part)
-            assert same.ones_of_pixels(channels, images).tolist() == ones.sum((0, 1)).tolist()
+            assert same.ones_of_pixels(channels, images, same.bits).tolist() == ones.sum((0, 1)).tolist()
     parts = integers.clip(min=0), -integers.clip(max=0)
     for axis, others in ((0, (1, 2, 3)), (1, (0, 2, 3))):
         assert operand.magnitudes(axis).tolist() == [part.sum(others).tolist() for part in parts]

@@ -18,7 +18,7 @@ from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.kc705 import KC705Platform
 from amaranth_boards.tang_nano_9k import TangNano9kPlatform
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
-from bitfirst_boards import clocking, flow
+from bitfirst_boards import clocking, flow, toolchains
 from bitfirst_boards.catalogue import BOARDS
 from bitfirst_boards.clocking import PLLS, ClockedByPll, ClockError, Setting, choose, nearest, pll_of
 from bitfirst_hdl import verilog
@@ -301,10 +301,10 @@ def test_routed_on_ecp5(tmp_path: Path) -> None:
             super().add_clock_constraint(clock, 70e6 if clock.name == "wrong_clock" else frequency)
 
     board = replace(BOARDS["ulx3s-85f"], platform=Falsified)
-    flow.run_tools(board, Counters({"sync": 120, "wrong": 80}), tmp_path / "build")
-    report = json.loads((tmp_path / "build" / "report.json").read_text())
+    flow.run_tools(board, Counters({"sync": 120, "wrong": 80}), tmp_path)
+    report = json.loads((tmp_path / toolchains.REPORT).read_text())
     held = {name.removeprefix("$glbnet$device."): clock["constraint"] for name, clock in report["fmax"].items()}
     assert held == {"clk": pytest.approx(120, rel=1e-4), "wrong_clk": pytest.approx(70, rel=1e-4)}
-    log = (tmp_path / "build" / "top.tim").read_text()
+    log = (tmp_path / "top.tim").read_text()
     overridden = [line for line in log.splitlines() if "Overriding derived constraint" in line]
     assert len(overridden) == 1 and "device.wrong_clk" in overridden[0] and "80.0 MHz" in overridden[0]

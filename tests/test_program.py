@@ -34,8 +34,7 @@ def build(tmp_path: Path) -> Path:
         "seed": 1,
         "tools": tools,
         "figures": asdict(Figures(usage, 26.0, 25.0, "here", "there", 38.5, 1.0, 1.0)),
-        "bitstream": BITSTREAM,
-        "sha256": folder.digest(directory / BITSTREAM),
+        "files": {BITSTREAM: folder.digest(directory / BITSTREAM)},
     }
     folder.write(directory, record)
     return directory

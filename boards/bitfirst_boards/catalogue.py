@@ -3,15 +3,32 @@
 from dataclasses import dataclass
 
 from amaranth.build import Platform
+from amaranth_boards.arty_a7 import ArtyA7_35Platform, ArtyA7_100Platform
+from amaranth_boards.arty_z7 import ArtyZ720Platform
+from amaranth_boards.cora_z7 import CoraZ7_07SPlatform, CoraZ7_10Platform
+from amaranth_boards.ebaz4205 import EBAZ4205Platform
 from amaranth_boards.ecpix5 import ECPIX545Platform, ECPIX585Platform
+from amaranth_boards.genesys2 import Genesys2Platform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
+from amaranth_boards.microzed_z010 import MicroZedZ010Platform
+from amaranth_boards.microzed_z020 import MicroZedZ020Platform
+from amaranth_boards.nexys4ddr import Nexys4DDRPlatform
+from amaranth_boards.redpitaya_125_14 import RedPitaya14Platform
 from amaranth_boards.tang_nano_9k import TangNano9kPlatform
 from amaranth_boards.tang_primer_20k import TangPrimer20kDockPlatform
 from amaranth_boards.ulx3s import ULX3S_12F_Platform, ULX3S_25F_Platform, ULX3S_45F_Platform, ULX3S_85F_Platform
 from amaranth_boards.versa_ecp5_5g import VersaECP55GPlatform
+from amaranth_boards.zturn_lite_z007s import ZTurnLiteZ007SPlatform
+from amaranth_boards.zturn_lite_z010 import ZTurnLiteZ010Platform
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 
-from .platforms import ButterStickPlatform, OrangeCrab25FPlatform, OrangeCrab85FPlatform
+from .platforms import (
+    ButterStickPlatform,
+    KC705Platform,
+    OrangeCrab25FPlatform,
+    OrangeCrab85FPlatform,
+    ZedBoardPlatform,
+)
 
 
 @dataclass(frozen=True)
@@ -23,10 +40,12 @@ class Board:
     clock_khz  of the array
     link       where the link comes out
     config     the array built by default
-    programmer tool and options of `bitfirst program`; the bitstream's path follows
+    programmer tool and options of `bitfirst program`; the bitstream's path follows. None: the processor does it
     to_flash   options more, for the board's flash memory; none where the tool writes nothing else
-    baud       of the link; divides the clock exactly
+    top        "uart", or "axi": a peripheral of the processing system (Zynq)
+    baud       of the serial link; divides the clock exactly
     seed       of the placement: one that meets the clock
+    board_files  Vivado's board files, a pattern of their names (Zynq: settings of its memory)
     """
 
     name: str
@@ -35,14 +54,16 @@ class Board:
     link: str
     config: ArrayConfig
     programmer: tuple[str, ...]
-    to_flash: tuple[str, ...]
+    to_flash: tuple[str, ...] = ()
+    top: str = "uart"
     baud: int = 1_000_000
     seed: int = 1
+    board_files: str = ""
 
 
 @dataclass(frozen=True)
 class Chip:
-    """What a chip has: LUTs of four inputs, flip-flops, block RAMs of `bram_kbit`, multipliers."""
+    """What a chip has: LUTs (of four inputs; Xilinx: of six), flip-flops, block RAMs of `bram_kbit`, multipliers."""
 
     lut: int
     ff: int
@@ -62,9 +83,17 @@ CHIPS = {
     "iCE40UP5K": Chip(5_280, 5_280, 30, 4, 8),
     "GW1NR-9C": Chip(8_640, 6_480, 26, 18, 20),
     "GW2A-18C": Chip(20_736, 15_552, 46, 18, 48),
+    "xc7a35ti": Chip(20_800, 41_600, 50, 36, 90),
+    "xc7a100t": Chip(63_400, 126_800, 135, 36, 240),
+    "xc7a100ti": Chip(63_400, 126_800, 135, 36, 240),
+    "xc7k325t": Chip(203_800, 407_600, 445, 36, 840),
+    "xc7z007s": Chip(14_400, 28_800, 50, 36, 66),
+    "xc7z010": Chip(17_600, 35_200, 60, 36, 80),
+    "xc7z020": Chip(53_200, 106_400, 140, 36, 220),
 }
 
-_FTDI = "USB, the programmer's"
+_USB = "USB"
+_AXI = "AXI, to the processor"
 _DFU_CRAB = ("dfu-util", "-d", "1209:5af0", "-a", "0", "-D")
 _DFU_BUTTER = ("dfu-util", "-d", "1209:5af1", "-a", "0", "-D")
 
@@ -75,7 +104,7 @@ BOARDS = {
             name="ulx3s-12f",
             platform=ULX3S_12F_Platform,
             clock_khz=25_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
@@ -84,7 +113,7 @@ BOARDS = {
             name="ulx3s-25f",
             platform=ULX3S_25F_Platform,
             clock_khz=25_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
@@ -93,7 +122,7 @@ BOARDS = {
             name="ulx3s-45f",
             platform=ULX3S_45F_Platform,
             clock_khz=25_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
@@ -102,7 +131,7 @@ BOARDS = {
             name="ulx3s-85f",
             platform=ULX3S_85F_Platform,
             clock_khz=25_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
@@ -111,25 +140,23 @@ BOARDS = {
             name="orangecrab-25f",
             platform=OrangeCrab25FPlatform,
             clock_khz=48_000,
-            link="Feather header: 0 is rx, 1 is tx",
+            link="header: 0 rx, 1 tx",
             config=CONFIGS["least"],
             programmer=_DFU_CRAB,
-            to_flash=(),
         ),
         Board(
             name="orangecrab-85f",
             platform=OrangeCrab85FPlatform,
             clock_khz=48_000,
-            link="Feather header: 0 is rx, 1 is tx",
+            link="header: 0 rx, 1 tx",
             config=CONFIGS["small"],
             programmer=_DFU_CRAB,
-            to_flash=(),
         ),
         Board(
             name="ecpix5-45f",
             platform=ECPIX545Platform,
             clock_khz=100_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
@@ -138,7 +165,7 @@ BOARDS = {
             name="ecpix5-85f",
             platform=ECPIX585Platform,
             clock_khz=100_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
@@ -147,7 +174,7 @@ BOARDS = {
             name="versa-5g",
             platform=VersaECP55GPlatform,
             clock_khz=100_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--cable", "ft2232"),
             to_flash=("--write-flash",),
@@ -156,25 +183,23 @@ BOARDS = {
             name="butterstick",
             platform=ButterStickPlatform,
             clock_khz=30_000,
-            link="microSD socket: CMD is rx, CLK is tx",
+            link="microSD: CMD rx, CLK tx",
             config=CONFIGS["small"],
             programmer=_DFU_BUTTER,
-            to_flash=(),
         ),
         Board(
             name="icebreaker",
             platform=ICEBreakerPlatform,
             clock_khz=12_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ice40_generic"),
-            to_flash=(),
         ),
         Board(
             name="tang-nano-9k",
             platform=TangNano9kPlatform,
             clock_khz=27_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "tangnano9k"),
             to_flash=("--write-flash",),
@@ -183,10 +208,152 @@ BOARDS = {
             name="tang-primer-20k",
             platform=TangPrimer20kDockPlatform,
             clock_khz=27_000,
-            link=_FTDI,
+            link=_USB,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "tangprimer20k"),
             to_flash=("--write-flash",),
+        ),
+        Board(
+            name="arty-a7-35",
+            platform=ArtyA7_35Platform,
+            clock_khz=100_000,
+            link=_USB,
+            config=CONFIGS["least"],
+            programmer=("openFPGALoader", "--board", "arty_a7_35t"),
+            to_flash=("--write-flash",),
+        ),
+        Board(
+            name="arty-a7-100",
+            platform=ArtyA7_100Platform,
+            clock_khz=100_000,
+            link=_USB,
+            config=CONFIGS["default"],
+            programmer=("openFPGALoader", "--board", "arty_a7_100t"),
+            to_flash=("--write-flash",),
+        ),
+        Board(
+            name="nexys4-ddr",
+            platform=Nexys4DDRPlatform,
+            clock_khz=100_000,
+            link=_USB,
+            config=CONFIGS["default"],
+            programmer=("openFPGALoader", "--board", "nexys_a7_100"),
+            to_flash=("--write-flash",),
+        ),
+        Board(
+            name="genesys2",
+            platform=Genesys2Platform,
+            clock_khz=200_000,
+            link=_USB,
+            config=CONFIGS["default"],
+            programmer=("openFPGALoader", "--board", "genesys2"),
+            to_flash=("--write-flash",),
+        ),
+        Board(
+            name="kc705",
+            platform=KC705Platform,
+            clock_khz=200_000,
+            link=_USB,
+            config=CONFIGS["default"],
+            programmer=("openFPGALoader", "--board", "kc705"),
+            to_flash=("--write-flash",),
+        ),
+        Board(
+            name="zedboard",
+            platform=ZedBoardPlatform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["default"],
+            programmer=(),
+            top="axi",
+            board_files="*:zed*:part0:*",
+        ),
+        Board(
+            name="arty-z7-20",
+            platform=ArtyZ720Platform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["default"],
+            programmer=(),
+            top="axi",
+            board_files="*:arty-z7-20:part0:*",
+        ),
+        Board(
+            name="microzed-7020",
+            platform=MicroZedZ020Platform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["default"],
+            programmer=(),
+            top="axi",
+            board_files="*:microzed_7020:part0:*",
+        ),
+        Board(
+            name="microzed-7010",
+            platform=MicroZedZ010Platform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["least"],
+            programmer=(),
+            top="axi",
+            board_files="*:microzed_7010:part0:*",
+        ),
+        Board(
+            name="cora-z7-10",
+            platform=CoraZ7_10Platform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["least"],
+            programmer=(),
+            top="axi",
+            board_files="*:cora-z7-10:part0:*",
+        ),
+        Board(
+            name="cora-z7-07s",
+            platform=CoraZ7_07SPlatform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["least"],
+            programmer=(),
+            top="axi",
+            board_files="*:cora-z7-07s:part0:*",
+        ),
+        Board(
+            name="red-pitaya",
+            platform=RedPitaya14Platform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["least"],
+            programmer=(),
+            top="axi",
+            board_files="*:redpitaya*:part0:*",
+        ),
+        Board(
+            name="zturn-lite-7010",
+            platform=ZTurnLiteZ010Platform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["least"],
+            programmer=(),
+            top="axi",
+        ),
+        Board(
+            name="zturn-lite-7007s",
+            platform=ZTurnLiteZ007SPlatform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["least"],
+            programmer=(),
+            top="axi",
+        ),
+        Board(
+            name="ebaz4205",
+            platform=EBAZ4205Platform,
+            clock_khz=100_000,
+            link=_AXI,
+            config=CONFIGS["least"],
+            programmer=(),
+            top="axi",
         ),
     )
 }

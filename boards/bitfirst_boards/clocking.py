@@ -16,12 +16,14 @@ from amaranth.hdl import ClockDomain, ClockSignal, Const, Elaboratable, Instance
 from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 
+from .errors import FlowError
+
 Range = tuple[int, int]  # least and most, both allowed
 #: iCE40: block RAM reads as zeros for 3 us after configuration, five times which allows for all chips.
 ICE40_HOLD_S = Fraction(15, 10**6)
 
 
-class ClockError(ValueError):
+class ClockError(FlowError):
     """A frequency that the PLL cannot make; the message is one line that names those that it can."""
 
 

@@ -1,25 +1,26 @@
-"""From a board and an array configuration to a bitstream, with yosys and nextpnr from PyPI."""
+"""From a board and an array configuration to a bitstream, or to a project for Vivado, in a folder."""
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from amaranth.hdl import Elaboratable
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import ArrayConfig, ConfigError
-from bitfirst_hdl.top import UartTop
 
-from . import folder, toolchains
-from .catalogue import Board
+from . import folder, toolchains, vivado
+from .catalogue import BOARDS, Board
 from .errors import FlowError
-from .toolchains import Figures, Toolchain, Usage
-from .tops import Pinned
+from .toolchains import Figures, Usage
+from .tops import Pinned, clock_setting, divisor, serial_device
 
 Say = Callable[[str], None]
+LINK_BITS = {"uart": 8, "axi": 32}  # by `Board.top`
 
 
 def silent(step: str) -> None:
@@ -28,11 +29,13 @@ def silent(step: str) -> None:
 
 @dataclass(frozen=True)
 class Build:
-    """What was built.
+    """What was built: a bitstream, or a project for Vivado.
 
     fingerprint  burnt into the device
     seed         of the placement
     tools        package -> version
+    figures      of the bitstream; None of a project
+    files        what was asked for, name in `directory` -> SHA-256
     reused       it was there already
     """
 
@@ -41,15 +44,23 @@ class Build:
     fingerprint: int
     seed: int
     tools: dict[str, str]
-    figures: Figures
-    bitstream: Path
-    sha256: str
+    figures: Figures | None
+    directory: Path
+    files: dict[str, str]
     reused: bool = False
+
+    @property
+    def bitstream(self) -> Path | None:
+        return self.directory / next(iter(self.files)) if self.figures else None
+
+    @property
+    def sha256(self) -> str | None:
+        return next(iter(self.files.values())) if self.figures else None
 
 
 def fitted(board: Board, config: ArrayConfig | None = None) -> ArrayConfig:
     """A configuration (the board's own by default) with the board's link and clock."""
-    return replace(config or board.config, link_bits=8, clock_khz=board.clock_khz)
+    return replace(config or board.config, link_bits=LINK_BITS[board.top], clock_khz=board.clock_khz)
 
 
 @cache
@@ -69,21 +80,29 @@ def fingerprint(board: Board, config: ArrayConfig, tools: dict[str, str]) -> int
     return int.from_bytes(digest.digest()[:8], "little")
 
 
+def identify(config: ArrayConfig, found: int) -> str | None:
+    """The board for which these sources and tools build a device with this configuration and fingerprint, if any."""
+    for board in BOARDS.values():
+        try:
+            versions = toolchains.versions(toolchains.toolchain(board.platform))
+        except FlowError:
+            continue
+        if fingerprint(board, replace(config, link_bits=LINK_BITS[board.top]), versions) == found:
+            return board.name
+    return None
+
+
 def run_tools(board: Board, device: Elaboratable, directory: Path, seed: int = 1, say: Say = silent) -> Figures:
     """Makes the bitstream of one device with pins `rx_pin` and `tx_pin`, in a folder that has none of another's files.
 
     Raises as `toolchains.make`.
     """
-    tools = _tools(board)
+    tools = toolchains.toolchain(board.platform)
     with verilog.use_yosys():
         plan = board.platform().prepare(
             Pinned(board, device), "top", emit_src=False, **toolchains.overrides(board, tools, seed)
         )
     return toolchains.make(board, tools, plan, directory, say)
-
-
-def _tools(board: Board) -> Toolchain:
-    return toolchains.toolchain(board.platform)
 
 
 def build(
@@ -95,16 +114,21 @@ def build(
 ) -> Build:
     """The bitstream of a configuration (the board's own by default) with its figures; it gets the board's clock.
 
-    A finished build of the same is taken as it is. What another build left in the folder is removed. `say` is told
-    each step. Raises `FlowError` when the folder holds something else or another build is at work in it, when the array
-    does not fit, when it misses the board's clock, and when a tool is missing, too old, or fails.
+    For chips without open tools it is a project for Vivado. A finished build of the same is taken as it is; what an
+    older one left in the folder is removed. `say` is told each step. Raises `FlowError` when the folder holds something
+    else or another build is at work in it, when the array does not fit, when it misses its clock or no PLL makes that,
+    and when a tool is missing, too old, or fails.
     """
-    tools = _tools(board)
+    tools = toolchains.toolchain(board.platform)
     config, seed = fitted(board, config), board.seed if seed is None else seed
+    if board.top == "uart":
+        divisor(board)  # both refuse before anything is made
+        clock_setting(board, board.platform())
     versions = toolchains.versions(tools)
+    number = fingerprint(board, config, versions)
     wanted = {
         "board": board.name,
-        "fingerprint": f"{fingerprint(board, config, versions):016x}",
+        "fingerprint": f"{number:016x}",
         "config": config.as_dict(),
         "seed": seed,
         "tools": versions,
@@ -121,28 +145,56 @@ def build(
             say(f"the build in {directory} did not finish: made anew")
         folder.clear(directory)
         folder.write(directory, wanted)
-        device = UartTop(config, int(wanted["fingerprint"], 16), divisor=board.clock_khz * 1000 // board.baud)
-        figures = run_tools(board, device, directory, seed, say)
-        record = wanted | {"figures": asdict(figures), "bitstream": tools.bitstream}
-        record["sha256"] = folder.digest(directory / tools.bitstream)
+        if tools is None:
+            say("project")
+            files, figures = vivado.write(board, config, number, directory), None
+        else:
+            made = run_tools(board, serial_device(board, config, number), directory, seed, say)
+            files, figures = [tools.bitstream], asdict(made)
+        record = wanted | {"figures": figures, "files": {name: folder.digest(directory / name) for name in files}}
         folder.write(directory, record)
         return finished(directory, record)
 
 
 def finished(directory: Path, record: dict) -> Build | None:
-    """The build that a record tells of; None where it did not finish, or its bitstream is not that one any more."""
+    """The build that a record tells of; None where it did not finish, or its files are not those any more."""
     try:
-        figures = record["figures"] | {"usage": Usage(**record["figures"]["usage"])}
+        figures = record["figures"]
         built = Build(
             board=record["board"],
             config=ArrayConfig(**record["config"]),
             fingerprint=int(record["fingerprint"], 16),
             seed=record["seed"],
             tools=record["tools"],
-            figures=Figures(**figures),
-            bitstream=directory / record["bitstream"],
-            sha256=record["sha256"],
+            figures=None if figures is None else Figures(**figures | {"usage": Usage(**figures["usage"])}),
+            directory=directory,
+            files=dict(record["files"]),
         )
+        whole = all(folder.digest(directory / name) == digest for name, digest in built.files.items())
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
         return None
-    return built if folder.digest(built.bitstream) == built.sha256 else None
+    return built if built.files and whole else None
+
+
+def told(board: Board, built: Build) -> dict[str, Any]:
+    """All about a build, under the keys of `bitfirst build --json`; what a project has no figures of is None."""
+    figures = asdict(built.figures) if built.figures else {}
+    usage, chip = figures.get("usage", {}), toolchains.chip(board)
+    result = {
+        "board": built.board,
+        "parameters": built.config.as_dict(),
+        "bit_macs_per_cycle": built.config.bit_macs_per_cycle,
+    }
+    for kind in (field.name for field in fields(Usage)):
+        result |= {kind: usage.get(kind), f"{kind}_total": getattr(chip, kind)}
+    result |= {field.name: figures.get(field.name) for field in fields(Figures) if field.name != "usage"}
+    return result | {
+        "clock_mhz": board.clock_khz / 1000,
+        "seed": built.seed,
+        "tools": built.tools,
+        "directory": built.directory,
+        "bitstream": built.bitstream,
+        "sha256": built.sha256,
+        "fingerprint": f"{built.fingerprint:016x}",
+        "reused": built.reused,
+    }

@@ -36,12 +36,15 @@ class ButterStickPlatform(butterstick.ButterStickPlatform):
 
 
 class KC705Platform(kc705.KC705Platform):
-    """With the fixed oscillator of 200 MHz; amaranth-boards has the programmable one, as 156 MHz where it is 156.25."""
+    """With the fixed oscillator of 200 MHz, and the serial port at 2.5 V, its bank's voltage.
+
+    amaranth-boards has the programmable oscillator, as 156 MHz where it is 156.25, and the port at 3.3 V.
+    """
 
     default_clk = "clk200"
     resources = (
-        *kc705.KC705Platform.resources,
         Resource("clk200", 0, DiffPairs("AD12", "AD11", dir="i"), Clock(200e6), Attrs(IOSTANDARD="LVDS")),
+        UARTResource(0, rx="M19", tx="K24", attrs=Attrs(IOSTANDARD="LVCMOS25")),
     )
 
 

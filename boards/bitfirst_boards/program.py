@@ -8,7 +8,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-from . import flow, folder
+from . import flow, folder, vivado
 from .catalogue import Board
 from .errors import FlowError
 
@@ -20,6 +20,7 @@ TOOLS = {
     ),
     "dfu-util": (("dfu-util",), "apt install dfu-util"),
 }
+_VIVADO = "top.bit"  # what Vivado makes of a project
 _LIBRARIES = {"libusb-1.0.so.0": "libusb-1.0-0", "libftdi1.so.2": "libftdi1-2"}  # Debian's packages of them
 _MISSING_LIBRARY = re.compile(r"error while loading shared libraries: ([^:]+):")
 
@@ -44,7 +45,14 @@ def command(board: Board, directory: Path, flash: bool = False) -> list[str]:
         raise FlowError(
             f"the build in {directory} is of other sources ({built.fingerprint:016x}, now {now:016x}); build again"
         )
-    return [*board.programmer, *(board.to_flash if flash else ()), str(built.bitstream)]
+    bitstream = built.bitstream or directory / _VIVADO
+    if not board.programmer:
+        raise FlowError(f"{board.name} is programmed by its processor; see {directory / 'README.txt'}")
+    if not bitstream.exists():
+        raise FlowError(
+            f"{directory} holds a project, which Vivado makes a bitstream of: sh {directory / vivado.SCRIPT}"
+        )
+    return [*board.programmer, *(board.to_flash if flash else ()), str(bitstream)]
 
 
 def run(words: list[str]) -> None:

@@ -17,7 +17,7 @@ from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
 
 from .catalogue import BOARDS, CHIPS, Board, Chip
 from .errors import FlowError
-from .synthesis import NETLIST, open_chains_of
+from .synthesis import open_chains_of
 
 #: The oldest versions that are known to do.
 OLDEST = {
@@ -125,10 +125,13 @@ def numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def versions(tools: Toolchain) -> dict[str, str]:
-    """Of the tools' packages. Raises `FlowError` where one is missing or too old."""
+def versions(tools: Toolchain | None) -> dict[str, str]:
+    """Of the tools' packages; of yosys, which writes Verilog, where there are none.
+
+    Raises `FlowError` where one is missing or too old.
+    """
     found = {}
-    for package in tools.packages:
+    for package in tools.packages if tools else [_YOSYS[0]]:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -193,19 +196,26 @@ class Figures:
     placement_s: float
 
 
+def synthesise(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path) -> Path:
+    """Runs yosys on a plan in `directory`; returns the netlist that nextpnr is to read. Raises `FlowError`."""
+    plan.extract(directory)
+    synthesis, placement, _ = dict(commands(plan, tools)).values()
+    run(board, synthesis, directory)
+    netlist = directory / placement[placement.index("--json") + 1]
+    tools.finish(netlist)
+    return netlist
+
+
 def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: Callable[[str], None]) -> Figures:
     """Synthesises, packs, places and routes a plan in `directory`, and makes `tools.bitstream` there.
 
     Raises `FlowError` where the design does not fit (found by packing alone), where it misses the clock, and where a
     tool fails.
     """
-    plan.extract(directory)
-    lines = dict(commands(plan, tools))
-    synthesis, placement, packer = lines.values()
+    _, placement, packer = dict(commands(plan, tools)).values()
     say("synthesis")
     start = time.monotonic()
-    run(board, synthesis, directory)
-    tools.finish(directory / NETLIST)
+    synthesise(board, tools, plan, directory)
     synthesis_s = time.monotonic() - start
     say("packing")
     start = time.monotonic()
@@ -274,8 +284,8 @@ def read_packing(tools: Toolchain, log: str) -> Usage:
 def read_report(report: dict, usage: Usage, synthesis_s: float, placement_s: float) -> Figures:
     """From nextpnr's report."""
     name, clock = min(report["fmax"].items(), key=lambda item: item[1]["achieved"] / item[1]["constraint"])
-    ends = f"posedge {name}"
-    path = next(path["path"] for path in report["critical_paths"] if path["from"] == path["to"] == ends)
+    within = (path for path in report["critical_paths"] if path["from"] == path["to"] == f"posedge {name}")
+    path = next(within, report["critical_paths"][0])["path"]
     return Figures(
         usage=usage,
         fmax_mhz=clock["achieved"],
@@ -326,5 +336,5 @@ def missed(board: Board, figures: Figures) -> str:
     too_long_ns = 1000 / figures.fmax_mhz - 1000 / figures.clock_mhz
     return (
         f"{board.name} misses its clock: {figures.fmax_mhz:.2f} of {figures.clock_mhz:g} MHz, {too_long_ns:.2f} ns too "
-        f"long from {figures.path_from} to {figures.path_to}; what may help: another --seed; fewer rows, columns, lanes"
+        f"long from {figures.path_from} to {figures.path_to}; what may help: another --seed, a lower --clock-khz"
     )

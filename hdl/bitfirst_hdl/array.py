@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import ArrayConfig
 from .contract.packets import WORD_BITS
-from .element import Control, Element, OwnWord, add_fields, parts, segment_bits, segment_count, spread
+from .element import Accumulator, Control, Element, OwnWord, add_fields, parts, segment_bits, segment_count, spread
 from .operands import one_in_turn
 
 
@@ -38,7 +38,7 @@ class Array(wiring.Component):
     taken : Out(C) x R
         Elements that have taken something since the last move, as in `OwnWord`; only with packed MATMULs.
     b : In(64) x b_row_words
-        One row of the B memory: L bits for each array column, of this step.
+        One row of the B memory: L bits for each array column, of this step (of `fixed.FixedArray` L octets).
     control : In(StepControl)
         Of this step; `last` steps are at least `config.drain_cycles` cycles apart.
     drain_valid : Out(1)
@@ -47,7 +47,7 @@ class Array(wiring.Component):
         The drained row's dot products, two's complement.
     column_sums : Out(column_sum_bits) x C
         Sums of B of the same pass (planes weighted and signed alike), in each of these R cycles.
-    ones : Out(range(C * L + 1))
+    ones : Out(range(C * L * digit_planes + 1))
         One bits in one step's B words, `ones_latency` cycles after the step; 0 otherwise.
 
     Latency: the first row of sums comes `latency` cycles after the last step of the pass. No back-pressure.
@@ -66,7 +66,7 @@ class Array(wiring.Component):
                 "drain_valid": Out(1),
                 "sums": Out(config.accumulator_bits).array(config.columns),
                 "column_sums": Out(config.column_sum_bits).array(config.columns),
-                "ones": Out(range(config.columns * config.lanes + 1)),
+                "ones": Out(range(config.b_row_bits + 1)),
             }
         )
 
@@ -78,7 +78,12 @@ class Array(wiring.Component):
     @property
     def ones_latency(self) -> int:
         """Cycles from a step to the count of its ones."""
-        return self.config.tree_cycles + 1 + self.config.columns.bit_length() // 2
+        return self.ones_tree_cycles + 1 + self.config.columns.bit_length() // 2
+
+    @property
+    def ones_tree_cycles(self) -> int:
+        """Cycles from a step to the counts of its columns' ones."""
+        return (self.config.lanes * self.config.digit_planes).bit_length() // 2
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -89,22 +94,34 @@ class Array(wiring.Component):
         own = self._own_words(m)
         if config.packs:
             m.d.comb += [self.taken[row].eq(Cat(word.taken for word in words)) for row, words in enumerate(own)]
-        elements = [[Element(config) for _ in range(config.columns)] for _ in range(config.rows)]
+        elements = [[self._make_element() for _ in range(config.columns)] for _ in range(config.rows)]
         counts = []
         for column in range(config.columns):
-            plane = Signal(config.lanes, name=f"plane_{column}")
-            m.d.comb += plane.eq(self._cut(self.b, column * config.lanes, config.lanes))
-            masks = [Signal(segment_bits(config), name=f"mask_{column}_{i}") for i in range(segment_count(config))]
-            m.d.comb += [mask.eq(value) for mask, value in zip(masks, spread(config, plane), strict=True)]
+            operand = self._operand(m, column)
             for row in range(config.rows):
                 m.submodules[f"element_{row}_{column}"] = element = elements[row][column]
-                for index, mask in enumerate(masks):
-                    m.d.comb += [element.a[index].eq(own[row][column].held[index]), element.mask[index].eq(mask)]
+                self._multiply(m, element, own[row][column], operand)
                 wiring.connect(m, control, element.control)
             m.d.sync += self.sums[column].eq(one_in_turn(turn, [row[column].shadow for row in elements]))
-            counts.append(self._column(m, column, plane, control, platform))
+            counts.append(self._column(m, column, operand, control, platform))
         self._count_ones(m, counts, control.valid)
         return m
+
+    def _make_element(self) -> Element:
+        return Element(self.config)
+
+    def _operand(self, m: Module, column: int) -> tuple[Signal, list[Signal]]:
+        """A column's plane of B, and masks made of it."""
+        config = self.config
+        plane = Signal(config.lanes, name=f"plane_{column}")
+        m.d.comb += plane.eq(self._cut(self.b, column * config.lanes, config.lanes))
+        masks = [Signal(segment_bits(config), name=f"mask_{column}_{i}") for i in range(segment_count(config))]
+        m.d.comb += [mask.eq(value) for mask, value in zip(masks, spread(config, plane), strict=True)]
+        return plane, masks
+
+    def _multiply(self, m: Module, element: Element, own: OwnWord, operand: tuple[Signal, list[Signal]]) -> None:
+        for index, mask in enumerate(operand[1]):
+            m.d.comb += [element.a[index].eq(own.held[index]), element.mask[index].eq(mask)]
 
     def _own_words(self, m: Module) -> list[list[OwnWord]]:
         """Of all elements; without packed MATMULs those of a row have one between them."""
@@ -147,22 +164,37 @@ class Array(wiring.Component):
         ]
         return control, load
 
-    def _column(self, m: Module, column: int, plane: Signal, control: wiring.PureInterface, platform: object) -> Value:
-        """Sum of one column's B; returns the count of ones of the step that `control` describes."""
-        config = self.config
-        width = min(WORD_BITS, config.lanes)
-        words = [plane[place : place + width] for place in range(0, config.lanes, width)]
-        ones, latency = add_fields(m, words, 1, 1, f"ones_{column}")
-        assert latency == config.tree_cycles
-        _, make_accumulator = parts(platform)
-        m.submodules[f"column_sum_{column}"] = column_sum = make_accumulator(len(ones), config.column_sum_bits)
-        m.d.comb += column_sum.term.eq(ones ^ control.negative.replicate(len(ones)))
+    def _column(self, m: Module, column: int, operand, control: wiring.PureInterface, platform: object) -> Value:
+        """Sum of one column's B; returns the count of ones of a step, `ones_tree_cycles` after it."""
+        ones, column_sum = self._sum_column(m, column, operand, control, platform)
+        m.submodules[f"column_sum_{column}"] = column_sum
         wiring.connect(m, control, column_sum.control)
         m.d.sync += self.column_sums[column].eq(column_sum.shadow)
         return ones
 
+    def _sum_column(
+        self,
+        m: Module,
+        column: int,
+        operand: tuple[Signal, list[Signal]],
+        control: wiring.PureInterface,
+        platform: object,
+    ) -> tuple[Value, Accumulator]:
+        """The count of ones, which a plane adds to the sum, and the accumulator with its term."""
+        (plane, _), lanes = operand, self.config.lanes
+        width = min(WORD_BITS, lanes)
+        words = [plane[place : place + width] for place in range(0, lanes, width)]
+        ones, latency = add_fields(m, words, 1, 1, f"ones_{column}")
+        assert latency == self.config.tree_cycles == self.ones_tree_cycles
+        column_sum = parts(platform)[1](len(ones), self.config.column_sum_bits)
+        m.d.comb += column_sum.term.eq(ones ^ control.negative.replicate(len(ones)))
+        return ones, column_sum
+
     def _count_ones(self, m: Module, counts: list, valid) -> None:
         """Sum of the columns' counts, four to one a cycle."""
+        for index in range(self.ones_tree_cycles - self.config.tree_cycles):
+            valid, before = Signal(name=f"counts_{index}"), valid
+            m.d.sync += valid.eq(before)
         stage = 0
         masked = []
         for column, count in enumerate(counts):
@@ -177,7 +209,7 @@ class Array(wiring.Component):
                 m.d.sync += kept.eq(total)
                 sums.append(kept)
             masked, stage = sums, stage + 1
-        assert self.ones_latency == self.config.tree_cycles + 1 + stage
+        assert self.ones_latency == self.ones_tree_cycles + 1 + stage
         m.d.comb += self.ones.eq(masked[0])
 
     def _time_drain(self, m: Module, load: Signal) -> Signal:

@@ -23,9 +23,10 @@ from .contract.packets import (
 )
 
 MAX_BITS = 16  #: widest operand, both sides
-DATAPATHS = {"serial": 1}
+TOP_PLANES = 0x0101  #: bits of `b_negative`: those of an octet's top plane
+DATAPATHS = {"serial": 1, "fixed": 2}
 #: Parts that a device may be without; bit i of the identity's `features` is the i-th.
-FEATURES = ("update", "packed", "gather", "requantise")
+FEATURES = ("update", "packed", "gather", "requantise", "trace")
 STANDARD = ("gather", "requantise")  #: what a device for training by ordinary gradients has
 
 # latencies of the engine's parts, in cycles
@@ -47,6 +48,8 @@ class ConfigError(ValueError):
 class ArrayConfig:
     """One array and its buffers.
 
+    datapath    "serial": elements take operand B bit by bit, of any width; "fixed": they multiply 8 x 8 bits, and
+                wider operands in parts (S = 8, planes by eights; without "packed")
     slice_bits  S, bits of operand A taken in parallel (1, 2, 4 or 8)
     lanes       L, products per element and cycle (a power of two)
     rows        R, array rows (operand A)
@@ -58,10 +61,12 @@ class ArrayConfig:
     rx_words    receive buffer, 64-bit words
     link_bits   width of the byte stream (8, 16, 32 or 64)
     clock_khz   nominal clock, for time stamps; no effect on behaviour
+    watchdog_cycles  cycles without progress after which a command counts as stuck: more than any command takes
     features    which of `FEATURES` it has, in any order. "update": UPDATE, WEIGHTS and READ of the store (needs
-                "gather"); "packed": packed MATMULs and PROGRAM (needs both others); "gather": the tensor store, TENSOR
-                and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of sums as numbers
-                of fewer bits, and of their signs: without it they come as they are
+                "gather"); "packed": packed MATMULs and PROGRAM (needs "gather" and "requantise"); "gather": the tensor
+                store, TENSOR and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of
+                sums as numbers of fewer bits, and of their signs: without it they come as they are; "trace": watchdog,
+                and a memory of the last commands and faults
     """
 
     datapath: str = "serial"
@@ -76,6 +81,7 @@ class ArrayConfig:
     rx_words: int = 2048
     link_bits: int = 64
     clock_khz: int = 100_000
+    watchdog_cycles: int = 1 << 26
     features: tuple[str, ...] = FEATURES
 
     def __post_init__(self) -> None:
@@ -86,7 +92,9 @@ class ArrayConfig:
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} = {value!r} must be a positive integer")
-        self.one_of("slice_bits", (1, 2, 4, 8))
+        self.one_of("slice_bits", (1, 2, 4, 8) if self.datapath == "serial" else (OCTET_BITS,))
+        if self.datapath != "serial" and self.packs:
+            raise ConfigError(f"features = {list(self.features)}: datapath {self.datapath} has no packed; leave it out")
         self.one_of("link_bits", (8, 16, 32, 64))
         self._power_of_two("lanes", GROUP, 256)
         self._power_of_two("rows", 1, 64)
@@ -96,15 +104,17 @@ class ArrayConfig:
         self._power_of_two("store_words", 64, 65536)
         self._power_of_two("sum_tiles", 2, 4096)
         self._power_of_two("rx_words", 1024, 32768)
-        for name, bits in ("rows * lanes * slice_bits", self.a_row_bits), ("columns * lanes", self.b_row_bits):
+        b_name = "columns * lanes" + (" * 8" if self.digit_planes > 1 else "")
+        for name, bits in ("rows * lanes * slice_bits", self.a_row_bits), (b_name, self.b_row_bits):
             if bits % WORD_BITS:
                 raise ConfigError(f"{name} = {bits} must be a multiple of {WORD_BITS}; raise lanes or the count")
-        if self.a_row_words > 256:
-            raise ConfigError(f"rows * lanes * slice_bits = {self.a_row_bits} must be at most {256 * WORD_BITS}")
+            if bits > 256 * WORD_BITS:
+                raise ConfigError(f"{name} = {bits} must be at most {256 * WORD_BITS}")
         if self.sum_rows > 2**16:
             raise ConfigError(f"rows * sum_tiles = {self.sum_rows} must be at most {2**16}; lower sum_tiles")
-        if self.clock_khz >= 2**32:
-            raise ConfigError(f"clock_khz = {self.clock_khz} must be below 2**32")
+        for name in "clock_khz", "watchdog_cycles":
+            if getattr(self, name) >= 2**32:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be below 2**32")
 
     def _name_features(self) -> None:
         """Lists become tuples in the order of `FEATURES`."""
@@ -131,8 +141,13 @@ class ArrayConfig:
         return self.rows * self.lanes * self.slice_bits
 
     @property
+    def digit_planes(self) -> int:
+        """Planes of operand B that a step takes."""
+        return 1 if self.datapath == "serial" else OCTET_BITS
+
+    @property
     def b_row_bits(self) -> int:
-        return self.columns * self.lanes
+        return self.columns * self.lanes * self.digit_planes
 
     @property
     def a_row_words(self) -> int:
@@ -152,8 +167,13 @@ class ArrayConfig:
         return self.a_cells * self.slices_per_octet
 
     @property
+    def digits_per_octet(self) -> int:
+        """Rows of the B memory in one cell."""
+        return OCTET_BITS // self.digit_planes
+
+    @property
     def b_rows(self) -> int:
-        return self.b_cells * OCTET_BITS
+        return self.b_cells * self.digits_per_octet
 
     @property
     def lane_groups(self) -> int:
@@ -163,6 +183,8 @@ class ArrayConfig:
     @property
     def b_chunks(self) -> int:
         """Chunks of one vector that the B memory takes in a cycle: as many lanes as one read of the store has."""
+        if self.datapath == "fixed":
+            return 1
         return max(1, 2 * GROUP // self.lanes)
 
     @property
@@ -206,8 +228,8 @@ class ArrayConfig:
 
     @property
     def bit_macs_per_cycle(self) -> int:
-        """1 x 1 bit multiply-accumulates in one array step: R * C * L * S."""
-        return self.rows * self.columns * self.lanes * self.slice_bits
+        """1 x 1 bit multiply-accumulates in one array step: R * C * L * S, by the planes that it takes."""
+        return self.rows * self.columns * self.lanes * self.slice_bits * self.digit_planes
 
     def max_chunks(self, planes: int) -> int:
         """Most K chunks that one MATMUL can take: what both operand memories can hold."""
@@ -233,6 +255,8 @@ class ArrayConfig:
 
     def lane_of_bit(self, bit: int) -> int:
         """Lane of A that meets bit `bit` of a B plane word (see `bitfirst_hdl.element`)."""
+        if self.datapath == "fixed":
+            return bit
         return (bit % self.slice_bits) * (self.lanes // self.slice_bits) + bit // self.slice_bits
 
     # cycles of one MATMUL; the engine is built to these, benches hold it to them
@@ -245,12 +269,12 @@ class ArrayConfig:
         self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int, b_below: int = 0
     ) -> int:
         """Cycles in which the array waits for its shadow registers, in one MATMUL."""
-        return (row_tiles * col_tiles * slices - 1) * max(0, self.drain_cycles - planes * chunks - b_below)
+        steps = planes // self.digit_planes * chunks + b_below
+        return (row_tiles * col_tiles * slices - 1) * max(0, self.drain_cycles - steps)
 
-    @staticmethod
-    def array_steps(slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
+    def array_steps(self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
         """Cycles in which the array works, in one MATMUL."""
-        return row_tiles * col_tiles * slices * planes * chunks
+        return row_tiles * col_tiles * slices * (planes // self.digit_planes) * chunks
 
     def matmul_cycles(
         self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int, b_below: int = 0
@@ -281,16 +305,16 @@ class ArrayConfig:
 
         Both: rows that follow from the step, and which walk's rows are read. Then for B: block RAM, a cycle for each
         step of the rotation, choice of columns. For A: block RAM, a register, and two words in the element; it waits
-        for B. Where the host writes rows as they are, there is no rotation and no choice, and A sets the pace.
+        for B. Where rows are read as they were written, there is no rotation and no choice, and A sets the pace.
         """
-        if not self.gathers:
+        if not self.gathers or self.datapath == "fixed":
             return 6
         return self.b_written_rows.bit_length() + 3
 
     @property
     def tree_cycles(self) -> int:
-        """Latency of an element's adder tree: log2(L) levels, a register after every two."""
-        return self.lanes.bit_length() // 2
+        """Latency of an element's tree: products (fixed datapath), log2(L) levels, a register after every two."""
+        return self.lanes.bit_length() // 2 + (self.datapath == "fixed")
 
     @property
     def matmul_tail_cycles(self) -> int:
@@ -317,6 +341,11 @@ class ArrayConfig:
     def requantises(self) -> bool:
         """Whether it has the feature "requantise"."""
         return "requantise" in self.features
+
+    @property
+    def traces(self) -> bool:
+        """Whether it has the feature "trace"."""
+        return "trace" in self.features
 
     # commands
     @property
@@ -368,13 +397,14 @@ class ArrayConfig:
             "features": sum(1 << bit for bit, name in enumerate(FEATURES) if name in self.features),
             "clock_khz": self.clock_khz,
             "store_words": self.store_words,
-            "reserved": 0,
+            "watchdog_cycles": self.watchdog_cycles,
             "fingerprint": fingerprint,
         }
 
 
 #: Named configurations. `psg` is `default` with all features: what learning by signs takes makes the simulated board
-#: a third slower. `tiny` and `small` compile in seconds; `least` is for small chips; `slice1` and `slice8` compare S.
+#: a third slower. `tiny` and `small` compile in seconds; `least` is for small chips; `slice1` and `slice8` compare S;
+#: `fixed` multiplies 8 x 8 bits as often in a cycle as `default`.
 CONFIGS = {
     "default": ArrayConfig(features=STANDARD),
     "psg": ArrayConfig(),
@@ -382,6 +412,7 @@ CONFIGS = {
     "tiny": ArrayConfig(rows=2, columns=4, a_cells=32, b_cells=32, sum_tiles=8, store_words=512, rx_words=1024),
     "least": ArrayConfig(lanes=16, rows=1, columns=4, b_cells=64, sum_tiles=512, rx_words=1024, features=()),
     "square": ArrayConfig(lanes=32, columns=8),
+    "fixed": ArrayConfig("fixed", slice_bits=8, rows=4, columns=2, features=STANDARD),
     "slice1": ArrayConfig(slice_bits=1, lanes=64),
     "slice8": ArrayConfig(slice_bits=8, columns=8),
 }

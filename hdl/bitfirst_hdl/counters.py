@@ -42,7 +42,7 @@ class Counters(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         most = {
-            "serial_ones": config.columns * config.lanes,
+            "serial_ones": config.b_row_bits,
             "gated_steps": config.rows * config.columns,
             "elements_read": ABREAST,
             "saturated": ABREAST,

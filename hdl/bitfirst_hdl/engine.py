@@ -3,12 +3,13 @@
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .array import Array, StepControl
 from .config import ArrayConfig
 from .contract import packets
-from .contract.packets import OCTET_BITS
-from .operands import AMemory, BMemory, RowMemory
+from .fixed import FixedArray
+from .operands import AMemory, BMemory, DigitMemory, RowMemory
 from .packed import GatedCount, PackedWalk, take_cycles
 from .ports import CellWrite, EngineEvents, MemoryWrite, SumRead
 from .sums import PartialSums
@@ -95,7 +96,7 @@ class Walk(wiring.Component):
         m = Module()
         command = self.command
         chunk = Countdown(m, command.chunks, "chunk")
-        plane = Countdown(m, command.planes, "plane")
+        plane = Countdown(m, command.planes[exact_log2(self.config.digit_planes) :], "plane")
         slice_ = Countdown(m, command.slices, "slice")
         column = Countdown(m, command.col_tiles, "column")
         row = Countdown(m, command.row_tiles, "row")
@@ -186,7 +187,7 @@ class Walk(wiring.Component):
         """Row addresses: both memories are walked in order, but for going back over what is used again."""
         config = self.config
         a = Cells(m, "a", config.a_cells, config.slices_per_octet, self.command, "a")
-        b = Cells(m, "b", config.b_cells, OCTET_BITS, self.command, "b")
+        b = Cells(m, "b", config.b_cells, config.digits_per_octet, self.command, "b", config.digit_planes)
         m.d.comb += [self.a_row.eq(a.row), self.b_row.eq(b.row)]
         with m.If(self._set_up):
             a.first_tile()
@@ -220,7 +221,7 @@ class Walk(wiring.Component):
             with m.If(self._pass_ended):
                 m.d.sync += negative.eq(self.command.b_negative)
             with m.Elif(self._plane_ended):
-                m.d.sync += negative.eq(negative >> 1)
+                m.d.sync += negative.eq(negative >> self.config.digit_planes)
         m.d.comb += [
             self.control.valid.eq(self.reads | self.clears),
             self.control.first.eq(first),
@@ -257,7 +258,8 @@ class MatmulEngine(wiring.Component):
         The fields must already be validated. Ready when not `walking` and, of all MATMULs before, at most the last has
         sums still to be stored.
     a_write, b_write : In(CellWrite(config)), In(CellWrite(config, config.b_chunks)); without "gather" In(MemoryWrite())
-        At any time, but not to cells that a MATMUL reads, while `walking` and in the three cycles after. A MATMUL
+        At any time, but not to cells that a MATMUL reads, while `walking` and in the three cycles after (without
+        "gather": four). A MATMUL
         started in the cycle after a write reads what was written.
     sum_write, program_write : In(MemoryWrite())
         Only when not `busy`. `word` is the column in SUMS.
@@ -304,8 +306,8 @@ class MatmulEngine(wiring.Component):
         m.submodules.walk = walk = Walk(config)
         m.submodules.packed = packed = PackedWalk(config)
         m.submodules.a_memory = a_memory = AMemory(config) if config.gathers else RowMemory.of_a(config)
-        m.submodules.b_memory = b_memory = BMemory(config) if config.gathers else RowMemory.of_b(config)
-        m.submodules.array = array = Array(config)
+        m.submodules.b_memory = b_memory = self._b_memory()
+        m.submodules.array = array = Array(config) if config.datapath == "serial" else FixedArray(config)
         m.submodules.partial_sums = partial_sums = PartialSums(config)
         assert a_memory.latency + 4 == b_memory.latency + 2 == config.operand_cycles == take_cycles(config) + 1
         assert walk_tail(array, partial_sums) == config.matmul_tail_cycles
@@ -361,6 +363,11 @@ class MatmulEngine(wiring.Component):
             self._count_gated(m, packed, array)
         return m
 
+    def _b_memory(self) -> "BMemory | DigitMemory | RowMemory":
+        if not self.config.gathers:
+            return RowMemory.of_b(self.config)
+        return BMemory(self.config) if self.config.datapath == "serial" else DigitMemory(self.config)
+
     def _feed(
         self,
         m: Module,
@@ -368,7 +375,7 @@ class MatmulEngine(wiring.Component):
         walk: Walk,
         packed: PackedWalk,
         a: AMemory | RowMemory,
-        b: BMemory | RowMemory,
+        b: BMemory | DigitMemory | RowMemory,
         array: Array,
     ) -> None:
         """Operands to the elements: without a program each takes its bank's word and its own column in every step."""
@@ -381,9 +388,11 @@ class MatmulEngine(wiring.Component):
         m.d.sync += [
             a.enable.eq(walk.reads | packed.fetch),
             b.enable.eq(walk.reads | packed.reads),
-            b.clear.eq(walk.clears),
-            b.row.eq(Mux(is_packed, packed.b_row, walk.b_row)),
         ]
+        if isinstance(b, DigitMemory):
+            m.d.sync += [row.eq(walk.b_row) for row in b.rows]
+        else:
+            m.d.sync += [b.clear.eq(walk.clears), b.row.eq(Mux(is_packed, packed.b_row, walk.b_row))]
         for row in range(config.rows):
             m.d.comb += array.take[row].eq(packed.take[row] | takes[-2].replicate(config.columns))
         if not config.gathers:
@@ -391,7 +400,7 @@ class MatmulEngine(wiring.Component):
             return
         for row in range(config.rows):
             m.d.sync += a.rows[row].eq(Mux(is_packed, packed.a_rows[row], walk.a_row))
-        for column in range(config.columns):
+        for column in range(config.columns if isinstance(b, BMemory) else 0):
             m.d.sync += b.choice[column].eq(Mux(is_packed, packed.choice[column], column % config.group_columns))
 
     def _count_gated(self, m: Module, packed: PackedWalk, array: Array) -> None:

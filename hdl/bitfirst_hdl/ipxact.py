@@ -16,6 +16,7 @@ XILINX = "http://www.xilinx.com"
 #: Families that Vivado offers the component for; nothing in it is particular to them.
 FAMILIES = ("artix7", "kintex7", "virtex7", "spartan7", "zynq", "kintexu", "kintexuplus", "virtexuplus", "zynquplus")
 OURS = "bitfirst", "bitfirst"  # vendor and library
+VERSION = f"{CONTRACT_VERSION}.0"
 MEMORY_MAP = "s_axi"
 #: Bus interface -> Vivado's bus definition, the mode of the component's side, and parameters.
 BUSES: dict[str, tuple[str, str, Mapping[str, str]]] = {
@@ -172,6 +173,11 @@ def _vivado(component: Element) -> None:
     SubElement(extensions, f"{{{XILINX}}}displayName").text = "Bitfirst training device"
 
 
+def vlnv(name: str) -> str:
+    """Vendor, library, name and version, as Vivado names a component."""
+    return ":".join((*OURS, name, VERSION))
+
+
 def describe(top: AxiTop, name: str, verilog: str) -> str:
     """The component as XML: bus interfaces, register map, ports, and what it was generated for.
 
@@ -182,12 +188,7 @@ def describe(top: AxiTop, name: str, verilog: str) -> str:
     ElementTree.register_namespace("spirit", SPIRIT)
     ElementTree.register_namespace("xilinx", XILINX)
     component, ports, config = Element(f"{{{SPIRIT}}}component"), _ports(top), top.core.config
-    for tag, text in (
-        ("vendor", "bitfirst"),
-        ("library", "bitfirst"),
-        ("name", name),
-        ("version", f"{CONTRACT_VERSION}.0"),
-    ):
+    for tag, text in zip(("vendor", "library", "name", "version"), (*OURS, name, VERSION), strict=True):
         _add(component, tag, text)
     interfaces = _add(component, "busInterfaces")
     for bus in BUSES:

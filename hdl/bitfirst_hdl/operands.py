@@ -84,14 +84,20 @@ class AMemory(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
+        self.vectors, self.cells = self._size()
+        words = self.vectors * config.lanes * config.slice_bits // WORD_BITS
         super().__init__(
             {
                 "write": In(CellWrite(config)),
                 "enable": In(1),
-                "rows": In(range(config.a_rows)).array(config.rows),
-                "data": Out(WORD_BITS).array(config.a_row_words),
+                "rows": In(range(self.cells * config.slices_per_octet)).array(self.vectors),
+                "data": Out(WORD_BITS).array(words),
             }
         )
+
+    def _size(self) -> tuple[int, int]:
+        """Banks, and cells."""
+        return self.config.rows, self.config.a_cells
 
     @property
     def latency(self) -> int:
@@ -107,9 +113,9 @@ class AMemory(wiring.Component):
         (fetched,) = _registered(m, "fetched", enable)
         cell, slices, parts = self._arrange(m)
         words = []
-        for number in range(config.rows):
-            width = config.lanes * config.slice_bits
-            bank = _Bank(m, f"bank_{number}", width, config.a_rows, together=config.slices_per_octet)
+        for number in range(self.vectors):
+            width, depth = config.lanes * config.slice_bits, self.cells * config.slices_per_octet
+            bank = _Bank(m, f"bank_{number}", width, depth, together=config.slices_per_octet)
             wanted = self.write.valid & (self.write.vector == number)
             m.d.comb += [bank.enable.eq(enable), bank.row.eq(rows[number]), bank.write_row.eq(cell)]
             for digits, row in zip(slices, bank.write_data, strict=True):
@@ -126,7 +132,7 @@ class AMemory(wiring.Component):
         size, elements = config.slice_bits, [0] * config.lanes
         for element in range(config.lanes):
             elements[config.lane_of_bit(element)] = element
-        cell, slices = Signal(range(config.a_cells)), []
+        cell, slices = Signal(range(self.cells)), []
         m.d.sync += cell.eq(write.cell)
         for part in range(config.slices_per_octet):
             lowest, digits = OCTET_BITS - size * (part + 1), Signal(config.lanes * size, reset_less=True)
@@ -134,6 +140,18 @@ class AMemory(wiring.Component):
             slices.append(digits)
         parts = [write.groups[elements[place // size] // GROUP] for place in range(0, config.lanes * size, GROUP)]
         return cell, slices, Cat(parts)
+
+
+class DigitMemory(AMemory):
+    """Operand B of the datapath "fixed", whose digits are octets: for each array column a bank, as in `AMemory`."""
+
+    def _size(self) -> tuple[int, int]:
+        return self.config.columns, self.config.b_cells
+
+    @property
+    def latency(self) -> int:
+        """Cycles from `enable` to `data`."""
+        return self.config.operand_cycles - 2
 
 
 class BMemory(wiring.Component):

@@ -140,7 +140,7 @@ class EngineEvents(wiring.Signature):
                 "step": Out(1),
                 "stall": Out(1),
                 "overflow": Out(1),
-                "serial_ones": Out(range(config.columns * config.lanes + 1)),
+                "serial_ones": Out(range(config.b_row_bits + 1)),
                 "gated": Out(range(config.rows * config.columns + 1)),
             }
         )

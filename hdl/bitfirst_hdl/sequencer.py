@@ -15,7 +15,8 @@ The first that fails gives the status; the golden model does the same.
    slices or planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or
    above `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes >
    b_octets * 8, (slices + a_below) * S > 16, planes + b_below > b_octets * 8, `packed` with `b_below`, or without the
-   feature "packed". READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` =
+   feature "packed"; datapath "fixed": planes or b_first no multiple of 8, b_below not 0, bits of `b_negative` but 0 and
+   8. READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` =
    64), or than 64 without the feature "requantise"; `compare` with `bits` other than 2 or a threshold above 2**47.
    MARK: `phase` not in `packets.Phase`. READ of REGISTERS and STORE looks at no field but `first`, `count`. UPDATE,
    WEIGHTS: an odd `state`, a shift above 63; decay_shift < 16, rate_shift < 17; octets other than 1, 2.
@@ -35,12 +36,12 @@ A quiet LOAD or MATMUL has no response unless a check fails. A response repeats 
 MARK answers with the counters after the phase is set and with itself counted.
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from .config import MAX_BITS, ArrayConfig
+from .config import MAX_BITS, TOP_PLANES, ArrayConfig
 from .contract import codec, packets
 from .contract.numeric import DECAY_SHIFT, MAX_SHIFT, MAX_THRESHOLD, STEP_SHIFT
 from .contract.packets import (
@@ -247,7 +248,7 @@ class CommandCheck(wiring.Component):
         if not self.config.gathers:
             for space, cells, parts in (
                 (Space.CELLS_A, self.a, self.config.slices_per_octet),
-                (Space.CELLS_B, self.b, OCTET_BITS),
+                (Space.CELLS_B, self.b, self.config.digits_per_octet),
             ):
                 last = (write.row + write.rows - 1) >> exact_log2(parts)
                 m.d.sync += [
@@ -364,6 +365,7 @@ class CommandCheck(wiring.Component):
                 | (matmul.slices + matmul.a_below > config.max_slices)
                 | (matmul.planes + matmul.b_below > matmul.b_octets * OCTET_BITS)
                 | (matmul.packed & (matmul.b_below != 0 if config.packs else 1))
+                | self._bad_octets(matmul)
             ),
         ]
         with m.Switch(self._step):
@@ -381,6 +383,14 @@ class CommandCheck(wiring.Component):
                 self._use(m, self.sums, matmul.sum_tile, Mux(matmul.packed, matmul.tiles, product), config.sum_tiles)
                 with m.If(matmul.packed & ((matmul.tiles == 0) | (matmul.program >= PROGRAM_ROWS))):
                     m.d.comb += self._bad_range.eq(1)
+
+    def _bad_octets(self, matmul: packets.Matmul) -> Value:
+        """Whether B is not in whole octets, where it must be."""
+        if self.config.digit_planes == 1:
+            return Const(0)
+        low = exact_log2(OCTET_BITS)
+        parts = matmul.planes[:low].any() | matmul.b_first[:low].any() | (matmul.b_below != 0)
+        return parts | (matmul.b_negative & ~TOP_PLANES).any()
 
     def _use(self, m: Module, rows: data.View, first: Value, count: Value, depth: int) -> None:
         """`count` rows from `first` are used."""
@@ -572,7 +582,8 @@ class Sequencer(wiring.Component):
     A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), 5
     for a snapshot, one per data word either way, and its waits; UPDATE and WEIGHTS `update_cycles` and one more,
     READ of STORE one more; a quiet one takes a cycle less. Replies that are not taken hold up later commands, never
-    gather unit, engine and readout. Reset drops the command at hand; the tensor table keeps what it holds.
+    gather unit and engine, nor a readout that requantises. Reset drops the command at hand; the tensor table keeps what
+    it holds.
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
@@ -706,6 +717,9 @@ class Sequencer(wiring.Component):
         by_load, by_matmul, by_read = Signal(), Signal(), Signal()
         loading_words, loading_cells = self._meets_load(m)
         walked_cells, unfinished_sums = self._meets_matmuls(m)
+        # rows of the last steps are still being read: B's first word comes three cycles behind this wait otherwise
+        walked_before, lately_walked = Signal(), Signal()
+        m.d.sync += [walked_before.eq(walked_cells), lately_walked.eq(walked_cells | walked_before)]
         read_sums = Signal()
         m.d.sync += read_sums.eq(_overlap(self._check.sums, self._read_sums))
         with m.Switch(opcode):
@@ -716,8 +730,8 @@ class Sequencer(wiring.Component):
                     m.d.comb += by_load.eq(self.gather_busy)
                 with m.Case(Space.PROGRAM):
                     m.d.comb += by_matmul.eq(self.engine_busy)
-                with m.Case(*_CELLS):
-                    m.d.comb += by_matmul.eq(walked_cells)
+                with m.Case(*([] if self.config.gathers else _CELLS)):
+                    m.d.comb += by_matmul.eq(walked_cells | lately_walked)
                 with m.Default():
                     m.d.comb += [by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]
             with m.Case(Opcode.LOAD), m.If(good):

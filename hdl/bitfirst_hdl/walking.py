@@ -2,6 +2,7 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
+from amaranth.utils import exact_log2
 
 from .config import ArrayConfig
 
@@ -40,12 +41,14 @@ class Countdown:
 class Cells:
     """Address of one step's row in an operand memory: a cell, and a part of it (slice of A or plane of B)."""
 
-    def __init__(self, m: Module, name: str, cells: int, parts: int, command: Value, side: str) -> None:
-        """`command` must hold still from a cycle before the first `restart`."""
+    def __init__(
+        self, m: Module, name: str, cells: int, parts: int, command: Value, side: str, part_planes: int = 1
+    ) -> None:
+        """`command` must hold still from a cycle before the first `restart`; its first part counts by `part_planes`."""
         self.m = m
         self.cell = Signal(range(cells), name=f"{name}_cell")
         self.part = Signal(range(parts), name=f"{name}_part")
-        first, chunks = command[f"{side}_first"], command.chunks
+        first, chunks = command[f"{side}_first"][exact_log2(part_planes) :], command.chunks
         self._first_part = first[: len(self.part)]
         self._last = Signal(name=f"{name}_last")
         self._octet = Signal.like(self.cell, name=f"{name}_octet")  # first chunk of the octet at hand

@@ -104,7 +104,7 @@ def _flat(result: Result) -> Result:
 
 def _rows(rows: list[Result]) -> Table:
     """One column for each key of the first row."""
-    table = Table(*(key.replace("_", " ") for key in rows[0]))
+    table = Table(*(key.replace("_", " ") for key in rows[0])) if rows else Table()
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     return table
@@ -131,21 +131,69 @@ def _utilisation(result: Result) -> Table:
 
 
 def _built(result: Result) -> Group:
-    """What a build takes of the chip, its clock, and the rest."""
+    """What a build takes of the chip, its clock, and the rest; or where a project is, and that Vivado must make it."""
+    head = {
+        "board": result["board"] + (", built before" if result["reused"] else ""),
+        "configuration": f"{result['config']}, {result['bit_macs_per_cycle']:,} bit-MACs a cycle",
+        "fingerprint": result["fingerprint"],
+    }
+    if result["bitstream"] is None:
+        return Group(
+            _pairs(head | {"project": result["directory"]}), "for Vivado, where it has not been run; see README.txt"
+        )
     usage = Table("", "used", "of", "%", box=SIMPLE)
-    for kind, name in ("lut", "LUT"), ("ff", "FF"), ("bram", "block RAM"), ("dsp", "multiplier"):
+    for kind, name in ("lut", "LUT"), ("ff", "flip-flop"), ("bram", "block RAM"), ("dsp", "multiplier"):
         used, total = result[kind], result[f"{kind}_total"]
         usage.add_row(name, f"{used:,}", f"{total:,}", f"{100 * used / total:.0f}")
     rest = {
-        "board": result["board"] + (", built before" if result["reused"] else ""),
-        "configuration": f"{result['config']}, {result['bit_macs_per_cycle']:,} bit-MACs a cycle",
         "clock": f"{result['clock_mhz']:g} MHz, {result['fmax_mhz']:.1f} MHz reached",
         "worst path": f"{result['path_ns']:.1f} ns, {result['path_from']} to {result['path_to']}",
         "time": f"{result['synthesis_s']:.0f} s synthesis, {result['placement_s']:.0f} s placement and routing",
         "bitstream": result["bitstream"],
-        "fingerprint": result["fingerprint"],
     }
-    return Group(usage, _pairs(rest))
+    return Group(usage, _pairs(head | rest))
+
+
+def _all_built(result: Result) -> Table:
+    """One row for each board: cells and their share of the chip, clock reached and wanted."""
+    table = _close("per cent of the chip", "board", "LUT", "%", "FF", "block RAM", "MHz", "of", "s", "")
+    for row in result["boards"]:
+        if row["error"]:
+            table.add_row(row["board"], *7 * [""], "[red]failed[/]")
+        elif row["bitstream"] is None:
+            table.add_row(row["board"], *5 * [""], f"{row['clock_mhz']:g}", "", "project")
+        else:
+            share = f"{100 * row['lut'] / row['lut_total']:.0f}"
+            counts = (f"{row[kind]:,}" for kind in ("ff", "bram"))
+            clock = f"{row['fmax_mhz']:.1f}", f"{row['clock_mhz']:g}", f"{row['synthesis_s'] + row['placement_s']:.0f}"
+            done = "built before" if row["reused"] else "built"
+            table.add_row(row["board"], f"{row['lut']:,}", share, *counts, *clock, done)
+    return table
+
+
+def _explored(result: Result) -> Group:
+    """One row for each array, as far as it was looked at; then how to build the best."""
+    table = _close(
+        "arrays, largest first; LUT and block RAM in per cent of the chip",
+        *("R x C", "L", "S", "bit-MACs", "LUT", "RAM", "DSP", "reached", "MHz", "peak/s", "used", ""),
+    )
+    for row in result["arrays"]:
+        share = {
+            kind: f"{'>' if row[kind] is None else ''}{100 * count / row[f'{kind}_total']:.0f}"
+            for kind in ("lut", "bram")
+            for count in [row[f"{kind}_at_least"] if row[kind] is None else row[kind]]
+        }
+        size = f"{row['rows']} x {row['columns']}", str(row["lanes"]), str(row["slice_bits"])
+        usage = f"{row['bit_macs_per_cycle']:,}", share["lut"], share["bram"], "" if row["dsp"] is None else row["dsp"]
+        clock = ["", "", "", ""]
+        if row["clock_mhz"] is not None:
+            clock = [f"{row['fmax_mhz']:.1f}", f"{row['clock_mhz']:g}", f"{row['peak_bit_macs_per_s']:.2e}"]
+            clock += [f"{100 * row['sustained']:.0f} %"]
+        table.add_row(*size, *map(str, usage), *clock, row["verdict"])
+    if result["chosen"] is None:
+        return Group(table, "[red]no array meets its clock[/]; try lower --clock-khz, or more with --most")
+    line = f"bitfirst build {result['board']} --config {result['toml']} --clock-khz {result['chosen']['clock_khz']}"
+    return Group(table, escape(line))
 
 
 def _close(title: str, *names: str) -> Table:
@@ -292,11 +340,19 @@ def train(
 
 
 @app.command()
-def info(url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl", as_json: Json = False) -> None:
+def info(
+    url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl",
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Its last commands and faults instead, also of a device that hangs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Who answers at a device URL, how it is built, and whether it was built from these sources."""
+    if trace:
+        _report(as_json, lambda: _read_trace(url), _trace_table)
+        return
 
     def work() -> Result:
-        from bitfirst_hdl import verilog
         from bitfirst_hdl.config import MAX_BITS
         from bitfirst_hdl.contract.packets import CONTRACT_VERSION
 
@@ -306,21 +362,59 @@ def info(url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl", a
             config = device.config
             found = getattr(device, "fingerprint", None)  # the golden model has no gateware
             counters = device.counters()
-        # the identity block does not tell the width of the link
-        expected = [verilog.fingerprint(replace(config, link_bits=bits)) for bits in (8, 16, 32, 64)]
+        built_for = None if found is None else _built_for(config, found)
         return {
             "url": url,
             "contract_version": CONTRACT_VERSION,
             "fingerprint": None if found is None else f"{found:016x}",
-            "fingerprint_matches": None if found is None else found in expected,
+            "fingerprint_matches": None if found is None else built_for is not None,
+            "built_for": built_for,
             "operand_a_bits": list(range(config.slice_bits, MAX_BITS + 1, config.slice_bits)),
-            "operand_b_bits": list(range(1, MAX_BITS + 1)),
+            "operand_b_bits": list(range(config.digit_planes, MAX_BITS + 1, config.digit_planes)),
             "bit_macs_per_cycle": config.bit_macs_per_cycle,
             "parameters": config.as_dict(),
             "counters": counters,
         }
 
-    _report(as_json, work, lambda result: _pairs(_flat(result) | result["parameters"]))
+    def show(result: Result) -> Group:
+        table = _pairs(_flat(result) | result["parameters"])
+        return Group(table, _STALE) if result["fingerprint_matches"] is False else Group(table)
+
+    _report(as_json, work, show)
+
+
+_STALE = "[red]not made of these sources with these tools[/]: `bitfirst build` and `bitfirst program` make it match"
+
+
+def _built_for(config: Any, fingerprint: int) -> str | None:
+    """A board, or "any" of plain Verilog, for which these sources make a device with this fingerprint; else None."""
+    from bitfirst_hdl import verilog
+
+    # the identity block does not tell the width of the link
+    plain = [verilog.fingerprint(replace(config, link_bits=bits)) for bits in (8, 16, 32, 64)]
+    if fingerprint in plain:
+        return "any"
+    from bitfirst_boards import flow
+
+    return flow.identify(config, fingerprint)
+
+
+def _trace_table(result: Result) -> Group:
+    """What the device was doing, then its records."""
+    return Group(_pairs({key: value for key, value in result.items() if key != "records"}), _rows(result["records"]))
+
+
+def _read_trace(url: str) -> Result:
+    from dataclasses import asdict
+
+    from .opening import connect
+    from .trace import read
+
+    transport = connect(url)
+    try:
+        return {"url": url, **asdict(read(transport))}
+    finally:
+        transport.close()
 
 
 @app.command()
@@ -401,7 +495,7 @@ def boards(as_json: Json = False) -> None:
                 "device": device(board.platform),
                 "clock_mhz": board.clock_khz / 1000,
                 "link": board.link,
-                "bit_macs_per_cycle": board.config.bit_macs_per_cycle,
+                "bit_macs": board.config.bit_macs_per_cycle,
             }
             for board in BOARDS.values()
         ]
@@ -425,53 +519,142 @@ def _board(name: str) -> Any:
 
 @app.command()
 def build(
-    board: Annotated[str, typer.Argument(help="As listed by `bitfirst boards`.")],
+    board: Annotated[str | None, typer.Argument(help="As listed by `bitfirst boards`.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All boards, each into a folder of its own; see `--out`.")
+    ] = False,
     config: Annotated[str | None, typer.Option(help="A named configuration, or a .toml file; the board's own.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the build; build/BOARD by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder: build/BOARD by default; with --all, build.")] = None,
+    clock_khz: Annotated[int | None, typer.Option(min=1, help="Of the array, by a PLL; the board's own.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the placement; the board's own by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a bitstream: synthesis, placement and routing. Fails when it does not fit, and when it misses the clock.
 
-    A finished build of the same is not made again.
+    A finished build of the same is not made again. For Xilinx chips it is a project for Vivado, which is not run.
     """
 
     def work() -> Result:
-        from bitfirst_hdl.config import load
+        if every == (board is not None):
+            raise UsageError("name one board, or give --all; `bitfirst boards` lists them")
+        if board is not None:
+            return _build(_board(board), out or Path("build", board), config, clock_khz, seed)
+        return _build_all(out or Path("build"), config, clock_khz, seed)
 
-        chosen = _board(board)
-        return _build(chosen, out or Path("build", board), config, None if config is None else load(config), seed)
-
-    _report(as_json, work, _built)
+    if _report(as_json, work, _all_built if every else _built).get("failed"):
+        raise typer.Exit(1)
 
 
-def _build(board: Any, target: Path, name: str | None, parameters: Any, seed: int | None) -> Result:
-    from bitfirst_boards import flow, toolchains
+def _build_all(target: Path, config: str | None, clock_khz: int | None, seed: int | None) -> Result:
+    """Every board; what fails is told, and the others are built all the same."""
+    from bitfirst_boards.catalogue import BOARDS
+    from bitfirst_boards.errors import FlowError
 
+    rows, console = [], Console(stderr=True)
+    for name, board in BOARDS.items():
+        try:
+            rows.append(_build(board, target / name, config, clock_khz, seed) | {"error": None})
+        except FlowError as error:
+            console.print(escape(f"{name}: {error}"))
+            rows.append({"board": name, "parameters": _asked(board, config, clock_khz), "error": str(error)})
+        except KeyboardInterrupt:
+            raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
+    return {"boards": rows, "failed": [row["board"] for row in rows if row["error"]]}
+
+
+def _asked(board: Any, config: str | None, clock_khz: int | None) -> Result:
+    """The parameters of a build that failed."""
+    from bitfirst_boards import flow
+    from bitfirst_hdl.config import load
+
+    fitted = flow.fitted(board, None if config is None else load(config))
+    return replace(fitted, clock_khz=clock_khz or fitted.clock_khz).as_dict()
+
+
+def _build(board: Any, target: Path, config: str | None, clock_khz: int | None, seed: int | None) -> Result:
+    from bitfirst_boards import flow
+    from bitfirst_hdl.config import load
+
+    parameters = None if config is None else load(config)
+    board = board if clock_khz is None else replace(board, clock_khz=clock_khz)
     console = Console(stderr=True)
-    with console.status(f"building {target}; this takes minutes") as status:
+    with console.status(f"{board.name}: looking at {target}") as status:
 
         def say(step: str) -> None:
-            console.log(step) if step.endswith("anew") else status.update(f"{board.name}: {step}")
+            console.log(step) if step.endswith("anew") else status.update(f"{board.name}: {step}; this takes minutes")
 
         built = flow.build(board, target, parameters, seed, say)
-    chip, figures = toolchains.chip(board), vars(built.figures)
-    usage = vars(figures.pop("usage"))
-    return {
-        "board": built.board,
-        "config": name or "the board's own",
-        "parameters": built.config.as_dict(),
-        "bit_macs_per_cycle": built.config.bit_macs_per_cycle,
-        **usage,
-        **{f"{kind}_total": getattr(chip, kind) for kind in usage},
-        **figures,
-        "seed": built.seed,
-        "tools": built.tools,
-        "bitstream": built.bitstream,
-        "sha256": built.sha256,
-        "fingerprint": f"{built.fingerprint:016x}",
-        "reused": built.reused,
-    }
+    return flow.told(board, built) | {"config": config or "the board's own"}
+
+
+@app.command()
+def explore(
+    board: Annotated[str, typer.Argument(help="As listed by `bitfirst boards`.")],
+    rows: Annotated[str | None, typer.Option(help="Numbers with commas between; powers of two by default.")] = None,
+    columns: Annotated[str | None, typer.Option(help="As for rows.")] = None,
+    lanes: Annotated[str | None, typer.Option(help="As for rows.")] = None,
+    slice_bits: Annotated[str | None, typer.Option("--slice", help="Slice widths, 4,8 by default.")] = None,
+    clock_khz: Annotated[str | None, typer.Option(help="Clocks; usual ones by default.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="What all have besides: features, depths of memories; the board's own.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Arrays kept after packing, and placements tried.")] = 4,
+    jobs: Annotated[int, typer.Option(min=1, help="How many are synthesised and packed at a time.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of the builds: build/explore/BOARD by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the array with the most bit-MACs a second that fits a board and meets its clock.
+
+    What was built is kept: the same command again goes on. Fails when no array meets its clock.
+    """
+    asked = {"rows": rows, "columns": columns, "lanes": lanes, "slices": slice_bits, "clocks_khz": clock_khz}
+
+    def work() -> Result:
+        space = {key: _numbers(key, text) for key, text in asked.items() if text is not None}
+        target = out or Path("build", "explore", board)
+        try:
+            return _explore(_board(board), target, space, config, most, jobs)
+        except KeyboardInterrupt:
+            raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
+
+    if _report(as_json, work, _explored)["chosen"] is None:
+        raise typer.Exit(1)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise UsageError(f"{text!r} for {name.replace('_', ' ')} must be whole numbers with commas between") from None
+
+
+def _explore(
+    board: Any, target: Path, space: dict[str, tuple[int, ...]], config: str | None, most: int, jobs: int
+) -> Result:
+    from bitfirst_boards import explore
+    from bitfirst_hdl.config import load
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from .benches.utilisation import sustained
+
+    base = board.config if config is None else load(config)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    progress = Progress(*columns, console=Console(stderr=True))
+
+    def say(what: str) -> None:
+        for task in progress.task_ids[-1:]:
+            progress.stop_task(task)
+        progress.add_task(escape(f"{board.name}: {what}"))
+
+    search = explore.Search(board, target, base, explore.Space(**space), most, jobs, sustained, say)
+    with progress:
+        rows = search.run()
+    found = explore.told(search, rows)
+    if found["chosen"] is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        found["toml"] = target / "best.toml"
+        found["toml"].write_text(explore.as_toml(found["chosen"]))
+    return found | {"directory": target}
 
 
 @app.command()
@@ -688,17 +871,20 @@ def doctor(as_json: Json = False) -> None:
     from bitfirst import doctor as checks
 
     def work() -> Result:
+        from bitfirst_boards import program, toolchains
         from bitfirst_sim import build
 
         console, found = Console(stderr=True), []
         with console.status("checking; a tool's first call may take a minute"):
-            for check in checks.run(build.find_compiler, build.cache_path()):
+            for check in checks.run(build.find_compiler, build.cache_path(), toolchains.OLDEST, program.TOOLS):
                 found.append(vars(check))
         failed = [check["name"] for check in found if not check["ok"] and check["needed_for"] == checks.RTL]
         return {"ok": not failed, "failed": failed, "checks": found}
 
     def show(result: Result) -> Table:
-        table = Table("part", "needed for", "", "found", "what to do")
+        long = (Column(name, overflow="fold") for name in ("found", "what to do"))
+        table = Table(Column("part", no_wrap=True), Column("for", no_wrap=True), "", *long, box=SIMPLE)
+        table.padding, table.pad_edge = (0, 1, 0, 0), False
         for check in result["checks"]:
             mark = "[green]ok[/]" if check["ok"] else "[red]missing[/]"
             table.add_row(check["name"], check["needed_for"], mark, escape(check["found"]), escape(check["mend"]))

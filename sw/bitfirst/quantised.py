@@ -178,32 +178,38 @@ class Quantised:
         return self.values.detach().square().sum(1)
 
     # bits
-    def ones_of_pixels(self, channels: tuple[int, int], images: tuple[int, int]) -> np.ndarray:
+    def ones_of_pixels(self, channels: tuple[int, int], images: tuple[int, int], planes: int) -> np.ndarray:
         """int64 [h, w], of [n, c, h, w]: bits set in the values of these channels and images (first, behind last).
 
-        Of their `codes`.
+        Of their `codes`, the lowest `planes` bits.
         """
-        if (channels, images) not in self._ones_of_pixels:
+        key = channels, images, planes
+        if key not in self._ones_of_pixels:
             _, _, h, w = self.values.shape
-            octets = self._ones_of_octets[slice(*images)]
+            octets = self._ones_of_octets(planes)[slice(*images)]
             total = np.zeros(octets.shape[2], dtype=np.int64)
             for first in range(*channels, _CHANNELS_AT_ONCE):
                 part = octets[:, first : min(first + _CHANNELS_AT_ONCE, channels[1])]
                 total += part.sum(axis=1, dtype=np.uint8).sum(axis=0, dtype=np.int64)
-            self._ones_of_pixels[channels, images] = total.reshape(h, w, self.codes.itemsize).sum(axis=2)
-        return self._ones_of_pixels[channels, images]
+            self._ones_of_pixels[key] = total.reshape(h, w, self.codes.itemsize).sum(axis=2)
+        return self._ones_of_pixels[key]
 
     @cached_property
-    def _ones_of_pixels(self) -> dict[tuple[tuple[int, int], tuple[int, int]], np.ndarray]:
+    def _ones_of_pixels(self) -> dict[tuple[tuple[int, int], tuple[int, int], int], np.ndarray]:
         return {}
 
-    @cached_property
-    def _ones_of_octets(self) -> np.ndarray:
+    def _ones_of_octets(self, planes: int) -> np.ndarray:
         """uint8 [n, c, octets of all pixels]"""
-        whole = self.codes
-        if self.signed and self.bits % 8:
-            whole = whole & whole.dtype.type(2**self.bits - 1)
-        return np.bitwise_count(whole.view(np.uint8).reshape(*whole.shape[:2], -1))
+        if planes not in self._octet_ones:
+            whole = self.codes
+            if self.signed and planes < 8 * whole.itemsize:
+                whole = whole & whole.dtype.type(2**planes - 1)
+            self._octet_ones[planes] = np.bitwise_count(whole.view(np.uint8).reshape(*whole.shape[:2], -1))
+        return self._octet_ones[planes]
+
+    @cached_property
+    def _octet_ones(self) -> dict[int, np.ndarray]:
+        return {}
 
     # names
     @cached_property

@@ -20,6 +20,8 @@ from amaranth.lib import wiring
 SOLVER = "yices"
 TIMEOUT_S = 600
 _SMT2 = "property.smt2"
+_INSTANT_BEFORE = """module instant_before #(parameter WIDTH = 1) (input [WIDTH-1:0] d, output reg [WIDTH-1:0] q = 0);
+(* gclk *) reg instant; always @(posedge instant) q <= d; endmodule"""
 
 
 class FormalError(RuntimeError):
@@ -41,15 +43,19 @@ class Property(wiring.Component, ABC):
     probes  member -> path of a net in the design that the member shows instead of being free
     models  Verilog of a family's cells, in yosys' own library; an input that nothing drives is free
     gates   whether adders are made gates first: of sums of 64 bits yices 2.6.5 gives counterexamples that are none
+    free_clocks  clocks and resets are inputs like any others: each step is an instant, in which some of them change.
+            `Instance("instant_before", p_WIDTH, i_d, o_q)` then shows a value as it was an instant ago
     """
 
     probes: Mapping[str, str] = {}
     models: Sequence[str] = ()
     gates = False
+    free_clocks = False
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.d.comb += Assume(~ResetSignal())
+        if not self.free_clocks:
+            m.d.comb += Assume(~ResetSignal())
         self.state(m)
         return m
 
@@ -98,8 +104,11 @@ def _translate(prop: Property, directory: Path) -> None:
     # Memories become registers, so that probes reach their words; what nothing drives becomes free.
     models = "\n".join(f"read_verilog +/{path}" for path in prop.models)
     gates = "techmap t:$add\nopt_clean" if prop.gates else ""
+    instants = f"read_verilog -formal <<verilog\n{_INSTANT_BEFORE}\nverilog" if prop.free_clocks else ""
+    clocks = "clk2fflogic" if prop.free_clocks else "async2sync"
     script = f"""read_rtlil <<rtlil\n{design}\nrtlil
         {models}
+        {instants}
         hierarchy -top property
         proc
         flatten
@@ -109,7 +118,7 @@ def _translate(prop: Property, directory: Path) -> None:
         {probes}
         cd ..
         opt_clean
-        async2sync
+        {clocks}
         chformal -lower
         opt -keepdc
         setundef -undriven -anyseq

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bitfirst_hdl.config import MAX_BITS, ArrayConfig
+from bitfirst_hdl.config import MAX_BITS, TOP_PLANES, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.numeric import DECAY_SHIFT, MAX_SHIFT, MAX_THRESHOLD, STEP_SHIFT, container_bits, limits
 from bitfirst_hdl.contract.packets import (
@@ -40,6 +40,7 @@ from ..link import FrameDecoder, encode_frame
 from ..quantised import Quantised
 from ..transports import Transport
 
+LEAST_MATMULS = 32  # among random commands, where there are enough of these
 PACKED_SHARE = 0.2  # of the MATMULs
 SIZES = {"bursts": 8, "matmul_steps": 1500, "load_chunks": 6, "load_tiles": 3, "layers": 2}
 BYTE_SCHEDULES = ("input_idle=0.5&output_stall=0.3", "output_stall=0.9")
@@ -88,7 +89,7 @@ def compare(device: BoardDevice, commands: int, seed: int, found: "Findings") ->
         comparison.run(payloads[:size])
         payloads = payloads[size:]
     found.pairs_seen |= program.pairs_seen
-    found.possible_pairs = device.config.max_slices * MAX_BITS
+    found.possible_pairs = device.config.max_slices * len(planes_in(device.config))
     found.splits += program.splits
 
 
@@ -347,6 +348,11 @@ def random_words(rng: random.Random, count: int) -> np.ndarray:
     return words
 
 
+def planes_in(config: ArrayConfig) -> range:
+    """How many planes a MATMUL can take."""
+    return range(config.digit_planes, MAX_BITS + 1, config.digit_planes)
+
+
 class Program:
     """Makes random commands: each precision pair once, then all kinds, refused ones too."""
 
@@ -359,8 +365,9 @@ class Program:
         self.splits = 0  #: MATMULs with signed digits below the top one, as balanced splits have
 
     def payloads(self, count: int) -> list[Payload]:
-        """`count` commands; if there are fewer than precision pairs, only so many pairs."""
-        pairs = [(s, p) for s in range(1, self.config.max_slices + 1) for p in range(1, MAX_BITS + 1)]
+        """`count` commands; if there are fewer than precision pairs, only so many pairs. Few pairs come again."""
+        pairs = [(s, p) for s in range(1, self.config.max_slices + 1) for p in planes_in(self.config)]
+        pairs *= -(-LEAST_MATMULS // len(pairs))
         self.rng.shuffle(pairs)
         others = max(count - len(pairs), count // 3)
         turns: list[tuple[int, int] | None] = [*pairs[: count - others], *[None] * others]
@@ -404,6 +411,10 @@ class Program:
         col_tiles = rng.randint(1, max(1, min(b_most // chunks, config.sum_tiles // row_tiles, steps // row_tiles)))
         a_offset = rng.choice((0, 1, rng.getrandbits(slices)))
         b_negative = rng.choice((0, 1, rng.getrandbits(planes)))
+        b_first = rng.randrange(0, b_octets * OCTET_BITS - planes + 1, config.digit_planes)
+        b_below = rng.choice((0, rng.randint(0, b_octets * OCTET_BITS - planes)))
+        if config.digit_planes > 1:
+            b_negative, b_below = b_negative & TOP_PLANES, 0
         self.splits += a_offset > 1 or b_negative > 1
         fields = {
             "accumulate": rng.getrandbits(1),
@@ -421,9 +432,9 @@ class Program:
             "a_octets": a_octets,
             "b_octets": b_octets,
             "a_first": rng.randint(0, a_octets * config.slices_per_octet - slices),
-            "b_first": rng.randint(0, b_octets * OCTET_BITS - planes),
+            "b_first": b_first,
             "a_below": rng.choice((0, rng.randint(0, config.max_slices - slices))),
-            "b_below": rng.choice((0, rng.randint(0, b_octets * OCTET_BITS - planes))),
+            "b_below": b_below,
         }
         if config.packs and rng.random() < PACKED_SHARE:
             tiles = rng.randint(1, min(4, config.sum_tiles))
@@ -724,7 +735,7 @@ class Program:
 
     def _wrong_matmuls(self) -> list[tuple[Command, Fields]]:
         config, rng = self.config, self.rng
-        slices, planes = rng.randint(1, config.max_slices), rng.randint(1, MAX_BITS)
+        slices, planes = rng.randint(1, config.max_slices), rng.choice(planes_in(config))
         matmul = self.matmul(slices, planes)
         b_left = matmul.fields["b_octets"] * OCTET_BITS - planes
         changes = [
@@ -743,6 +754,13 @@ class Program:
             (matmul, {"packed": 1, "b_below": 0, "program": rng.randint(PROGRAM_ROWS, 2**16 - 1)}),
             (matmul, {"packed": 1, "planes": 1, "b_below": 1}),
         ]
+        if config.digit_planes > 1:
+            changes += [
+                (matmul, {"planes": planes - 1}),
+                (matmul, {"b_first": 1, "planes": OCTET_BITS, "b_octets": 2}),
+                (matmul, {"b_below": 1, "planes": OCTET_BITS, "b_octets": 2, "b_first": 0}),
+                (matmul, {"b_negative": 2}),
+            ]
         if slices < 16:
             changes.append((matmul, {"a_offset": 1 << rng.randint(slices, 15)}))
         if 1 < slices < 16:

@@ -1,11 +1,11 @@
 """The device, command by command: memories, results, statuses and execution counters, exactly as the gateware."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from bitfirst_hdl.config import MAX_BITS, ArrayConfig
+from bitfirst_hdl.config import MAX_BITS, TOP_PLANES, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.numeric import (
     DECAY_SHIFT,
@@ -57,6 +57,7 @@ class GoldenDevice:
     rows   the row list
     sums   int64 [sum rows, columns]
     program  uint64 [PROGRAM_ROWS, words of a row]
+    trace    opcodes and statuses of the last commands
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
@@ -71,6 +72,7 @@ class GoldenDevice:
         self.program = np.zeros((PROGRAM_ROWS, config.program_words), dtype=np.uint64)
         self.rows: loads.Rows = (0,) * LIST_ENTRIES
         self.tensors: dict[int, loads.Place] = {}
+        self.trace: deque[tuple[int, Status]] = deque(maxlen=packets.TRACE_RECORDS)
         self._counters: Counter[str] = Counter()
         self._commands, self._writable = config.commands, config.writable
         self._checks: dict[Opcode, Callable[[Fields], Status]] = {
@@ -114,6 +116,7 @@ class GoldenDevice:
         status, fields = self._decode(opcode, payload)
         if status == Status.OK and opcode in self._checks:
             status = self._checks[Opcode(opcode)](fields)
+        self.trace.append((opcode, status))
         if status != Status.OK:
             self._counters["faults"] += 1
             return status, _words()
@@ -215,6 +218,8 @@ class GoldenDevice:
         if fields["b_first"] + planes > b_octets * OCTET_BITS:
             return Status.BAD_VALUE
         if slices + fields["a_below"] > config.max_slices or planes + fields["b_below"] > b_octets * OCTET_BITS:
+            return Status.BAD_VALUE
+        if config.digit_planes > 1 and _parts_octets(fields):
             return Status.BAD_VALUE
         packed = fields["packed"]
         if packed and (fields["b_below"] or not config.packs):
@@ -509,6 +514,12 @@ def store_of_states(master: np.ndarray, momentum: np.ndarray) -> np.ndarray:
     """`states_of`, backwards; of integers of any type."""
     octets = [master >> shift for shift in (24, 16, 8, 0)] + [momentum >> shift for shift in (8, 0)]
     return np.stack(octets, axis=1).astype(np.uint8).reshape(-1, GROUP)
+
+
+def _parts_octets(fields: Fields) -> bool:
+    """Whether a MATMUL takes less than whole octets of B."""
+    parts = fields["planes"] % OCTET_BITS or fields["b_first"] % OCTET_BITS
+    return bool(parts or fields["b_below"] or fields["b_negative"] & ~TOP_PLANES)
 
 
 def threshold_of(fields: Fields) -> int:

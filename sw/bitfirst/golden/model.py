@@ -14,9 +14,9 @@ from bitfirst_hdl.contract.registers import COUNTERS, EXECUTION_COUNTERS
 from ..command import Command
 from ..device import Device
 from ..errors import DeviceError, LinkError
-from ..lowering import Forward, InputGradient, Operation, WeightGradient
+from ..lowering import Forward, InputGradient, Operation, Range, WeightGradient
 from ..masters import Masters, MasterWeights
-from ..plan import FRAME_WORDS
+from ..plan import FRAME_WORDS, planes_of
 from ..quantised import Quantised
 from ..residency import Supplies
 from ..schedule import Schedule, schedule
@@ -131,10 +131,14 @@ class ModelDevice(Device):
         planned = schedule(self.config, operation.task)
         self._ready(operation, planned)
         ones = sum(
-            int(np.vdot(operation.operand(role).ones_of_pixels(channels, images), uses))
+            int(np.vdot(self._ones(operation.operand(role), channels, images), uses))
             for role, channels, images, uses in planned.serial_uses
         )
         self._count_schedule(planned, operation, ones)
+
+    def _ones(self, operand: Quantised, channels: Range, images: Range) -> np.ndarray:
+        """One bits of its pixels among the planes that the array is fed."""
+        return operand.ones_of_pixels(channels, images, planes_of(self.config, operand.bits))
 
     def _count_schedule(self, planned: Schedule, operation: Operation, ones: int) -> None:
         """`ones`: those that the array is fed."""

@@ -1,0 +1,149 @@
+"""Writes the document of the boards, of the catalogue and of what `bitfirst build --all --json` found.
+
+    bitfirst build --all --json > RESULT
+    python -m bitfirst_boards.document [--measured RESULT] [DIRECTORY]
+
+DIRECTORY (default: docs) gets `boards.md`, and `measured/boards.json`, the results that it shows; without RESULT those
+stay as they are.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bitfirst_hdl.config import FEATURES, ArrayConfig
+
+from . import flow, toolchains, vivado
+from .catalogue import BOARDS, Board
+
+MEASURED, DOCUMENT = "measured/boards.json", "boards.md"
+KEPT = (
+    *("board", "parameters", "lut", "ff", "bram", "dsp", "fmax_mhz", "clock_mhz", "path_from", "path_to"),
+    *("synthesis_s", "placement_s", "seed", "tools", "error"),
+)
+HEAD = """# Boards
+
+Rendered by `python -m bitfirst_boards.document` from the [catalogue](../boards/bitfirst_boards/catalogue.py) and from
+[{measured}]({measured}), what `bitfirst build --all --json` found; do not edit.
+
+    bitfirst build ulx3s-85f                    # build/ulx3s-85f/top.bit
+    bitfirst build ulx3s-85f --config my.toml   # another array
+    bitfirst build --all                        # every board; goes on after one that fails
+    bitfirst program ulx3s-85f
+
+A build takes nothing but packages from PyPI (`bitfirst doctor` looks after them). It fails where the array does not
+fit, which packing alone tells before anything is placed, and where it misses its clock; both say by how much, and what
+would help. `--clock-khz` sets another clock, `--seed` another placement. No bitstream has been loaded into a board yet.
+
+The folder's `build.json` tells what is in it. The fingerprint, 64 bits of SHA-256 over sources, configuration, board
+and versions of the tools, is burnt into the device: `bitfirst info` reads it back, and says for which board these
+sources would build the same. The same inputs give the same bitstream, byte by byte. A finished build of the same is
+taken as it is; an older one, and one that was interrupted, is made anew; only one build at a time works in a folder.
+"""
+OPEN = """## To a bitstream
+
+With yosys, nextpnr and the packers of Project Trellis, Project IceStorm and Project Apicula. The array is R x C
+elements of L lanes and S bits. After packing: LUT of ECP5 are TRELLIS_COMB, of iCE40 logic cells, of Gowin LUT4 and the
+ALUs in their places. MHz: the array's clock, and what nextpnr says can be reached.
+"""
+WORST = """Slowest paths, and seconds of synthesis and of packing, placing and routing on one core of a shared host:
+"""
+FAILED = """What fails:
+"""
+PROJECTS = """## To a project for Vivado
+
+There are no open tools for these chips here: `bitfirst build` writes a project (`top.v`, `top.xdc`, `top.tcl`,
+`{script}`), which makes the bitstream where Vivado is. **None of them has been run through Vivado**; arrays and clocks
+are guesses. On the Zynq boards the device is a peripheral of the processing system: the [AXI device](axi.md) as an IP
+core, and a Tcl script that makes a block design with AXI DMA around it; its clock is FCLK0. Where Vivado has no board
+files of a board, memory and peripherals of its processing system have to be configured by hand.
+"""
+LINKS = """## Links
+
+`USB` is the serial port of the board's own USB bridge, at {baud:,} baud. Boards without one have its pins elsewhere:
+OrangeCrab on the Feather header, 0 (rx) and 1 (tx), ButterStick in the microSD socket, CMD (rx) and CLK (tx), 3.3 V
+both.
+"""
+
+
+def size(config: ArrayConfig) -> str:
+    """Elements, lanes, slice; features."""
+    left_out = [name for name in FEATURES if name not in config.features]
+    features = "all" if not left_out else "no " + ", ".join(left_out)
+    return f"{config.rows} x {config.columns}, L {config.lanes}, S {config.slice_bits}; {features}"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
+
+
+def _open(board: Board, row: Mapping[str, Any] | None) -> list[object]:
+    chip = toolchains.chip(board)
+    found: list[object] = ["", "", "", "fails" if row else "not built"]
+    if row and row["error"] is None:
+        share = f"{row['lut']:,} of {chip.lut:,} ({100 * row['lut'] / chip.lut:.0f} %)"
+        found = [share, f"{row['bram']} of {chip.bram}", f"{row['dsp']} of {chip.dsp}", f"{row['fmax_mhz']:.1f}"]
+    about = [toolchains.device(board.platform), board.link, size(board.config), board.config.bit_macs_per_cycle]
+    return [f"`{board.name}`", *about, *found[:3], f"{board.clock_khz / 1000:g}", found[3]]
+
+
+def _project(board: Board) -> list[object]:
+    chip = toolchains.chip(board)
+    about = [vivado.part(board), f"{chip.lut:,}", chip.bram, chip.dsp, board.link, f"{board.clock_khz / 1000:g}"]
+    return [f"`{board.name}`", *about, size(board.config), board.config.bit_macs_per_cycle]
+
+
+def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """The document.
+
+    measured  board -> its result; results of other arrays or clocks than the catalogue's are left out
+    """
+    built = {name: row for name, row in measured.items() if row["parameters"] == flow.fitted(BOARDS[name]).as_dict()}
+    is_open = {name: toolchains.toolchain(board.platform) is not None for name, board in BOARDS.items()}
+    parts = [
+        HEAD.format(measured=MEASURED),
+        OPEN,
+        _table(
+            ["board", "chip", "link", "array", "bit-MACs a cycle", "LUT", "block RAM", "DSP", "MHz", "reached"],
+            (_open(board, built.get(name)) for name, board in BOARDS.items() if is_open[name]),
+        ),
+    ]
+    good = {name: row for name, row in built.items() if row["error"] is None and is_open[name]}
+    if good:
+        rows = (
+            [f"`{name}`", row["path_from"], row["path_to"], f"{row['synthesis_s']:.0f}", f"{row['placement_s']:.0f}"]
+            for name, row in good.items()
+        )
+        parts += [WORST, _table(["board", "from", "to", "synthesis", "placement"], rows)]
+    if wrong := [f"- `{name}`: {row['error']}\n" for name, row in built.items() if row["error"]]:
+        parts += [FAILED, "".join(wrong)]
+    parts += [
+        PROJECTS.format(script=vivado.SCRIPT),
+        _table(
+            ["board", "part", "LUT", "block RAM", "DSP", "link", "MHz", "array", "bit-MACs a cycle"],
+            (_project(board) for name, board in BOARDS.items() if not is_open[name]),
+        ),
+        LINKS.format(baud=Board.baud),
+    ]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes the document of the boards.")
+    parser.add_argument("--measured", type=Path, help="what `bitfirst build --all --json` printed")
+    parser.add_argument("directory", type=Path, nargs="?", default=Path("docs"))
+    given = parser.parse_args()
+    kept = given.directory / MEASURED
+    if given.measured:
+        rows = json.loads(given.measured.read_text())["boards"]
+        summary = {row["board"]: {key: row.get(key) for key in KEPT} for row in rows}
+        kept.write_text(json.dumps(summary, indent=1) + "\n")
+    (given.directory / DOCUMENT).write_text(rendered(json.loads(kept.read_text()) if kept.exists() else {}))
+
+
+if __name__ == "__main__":
+    main()

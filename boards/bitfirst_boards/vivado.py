@@ -1,0 +1,88 @@
+"""Complete projects for Vivado, for Xilinx chips, which no open tools make bitstreams for here.
+
+They are written, not run: there is no Vivado where this is developed.
+"""
+
+from pathlib import Path
+
+from bitfirst_hdl import ipxact, verilog
+from bitfirst_hdl.config import ArrayConfig
+
+from .catalogue import Board
+from .tops import Pinned, serial_device
+
+SCRIPT = "build_top.sh"
+_BLOCK_DESIGN = "zynq.tcl"
+_WRITE = "write_bitstream "
+_CHECK = 'if {[get_property SLACK [get_timing_paths]] < 0} { error "the clock is missed: see top_timing.rpt" }\n'
+_README = """Bitfirst {fingerprint:016x} for {board}, a project for Vivado.
+
+    sh {script}
+
+makes top.bit, where Vivado is on PATH (or in VIVADO), and ends with an error where the clock is missed.
+{made}
+
+This project was generated. It has never been run through Vivado by those who wrote the generator, and no board has
+been tried with it.
+"""
+_MADE_UART = "The device has its link on the board's serial port ({link})."
+_MADE_AXI = """The device is a peripheral of the processing system: registers on AXI4-Lite, its link on AXI DMA,
+both in the block design that {script} makes. ip/ has its Verilog, IP-XACT description, register document and C
+header. Its clock is FCLK0, {clock_mhz:g} MHz, whose constraint comes with the processing system."""
+_RUN = """#!/bin/sh
+set -e
+cd "$(dirname "$0")"
+"${VIVADO:-vivado}" -mode batch -log top.log -journal top.jou -source top.tcl
+"""
+
+
+def part(board: Board) -> str:
+    """The chip's full name."""
+    platform = board.platform
+    return f"{platform.device}{platform.package}-{platform.speed}"
+
+
+def write(board: Board, config: ArrayConfig, fingerprint: int, directory: Path) -> list[str]:
+    """Writes a project; returns the names of its files."""
+    texts = (_block_design if board.top == "axi" else _serial)(board, config, fingerprint)
+    for name, text in texts.items():
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    (directory / SCRIPT).chmod(0o755)
+    return sorted(texts)
+
+
+def _readme(board: Board, fingerprint: int, made: str) -> str:
+    return _README.format(board=board.name, fingerprint=fingerprint, script=SCRIPT, made=made)
+
+
+def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, str]:
+    """Amaranth's project: Verilog, pins and clock, synthesis to bitstream."""
+    device = serial_device(board, config, fingerprint)
+    with verilog.use_yosys():
+        plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False)
+    wanted = "top.v", "top.xdc", "top.tcl"
+    texts = {name: plan.files[name] for name in wanted}
+    before, after = texts["top.tcl"].split(_WRITE)
+    texts["top.tcl"] = before + _CHECK + _WRITE + after  # boards take Amaranth's own place for it
+    texts["README.txt"] = _readme(board, fingerprint, _MADE_UART.format(link=board.link))
+    return texts | {SCRIPT: _RUN}
+
+
+def _block_design(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, str]:
+    """The device with AXI ports as an IP core, and the block design around it."""
+    texts = {f"ip/{name}": text for name, text in verilog.generate_axi(config, fingerprint).items()}
+    settings = {
+        "part": part(board),
+        "board_files": board.board_files,
+        "clock_mhz": f"{board.clock_khz / 1000:g}",
+        "link_bits": config.link_bits,
+        "core": ipxact.vlnv(verilog.module_name("axi")),
+    }
+    lines = [f"set {name} {{{value}}}" for name, value in settings.items()]
+    texts["top.tcl"] = "\n".join([*lines, f"source {_BLOCK_DESIGN}", ""])
+    texts[_BLOCK_DESIGN] = Path(__file__).with_name(_BLOCK_DESIGN).read_text()
+    made = _MADE_AXI.format(script=_BLOCK_DESIGN, clock_mhz=board.clock_khz / 1000)
+    texts["README.txt"] = _readme(board, fingerprint, made)
+    return texts | {SCRIPT: _RUN}
