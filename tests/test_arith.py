@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bitfirst_boards import arith_cost, flow, synthesis
-from bitfirst_boards.synthesis import NETLIST, OPEN, PARTS, Chip, cells, open_chains, run_tool
+from bitfirst_boards.synthesis import NETLIST, OPEN, PARTS, Chip, cells, count, open_chains, run_tool
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.ecp5 import DotTree
 from bitfirst_hdl.element import Element
@@ -15,7 +15,7 @@ from bitfirst_hdl.packed import GatedCount
 
 ECP5 = Chip("ecp5")
 #: TRELLIS_COMB of an element, accumulator and shadow register included, for (slice_bits, lanes).
-MOST = {(4, 32): 268, (8, 32): 396, (4, 16): 170}
+MOST = {(4, 32): 228, (8, 32): 358, (4, 16): 130}
 
 
 #: Both netlists in yosys' models of the cells, each net against its namesake. What nothing drives is anything.
@@ -56,6 +56,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(("slice_bits", "lanes"), MOST)
 def test_element_in_carry_cells_is_small(here: Path, slice_bits: int, lanes: int) -> None:
     check_size(slice_bits, lanes, ECP5)
+
+
+def check_size_on_gowin(placed: bool) -> None:
+    found = count(element(4, 32), "gowin", placed)
+    assert found.lut <= 325 and found.carry > 180
+
+
+def test_element_with_half_of_its_products_in_adders_is_small(here: Path) -> None:
+    """On Gowin; without, the ANDs of 64 more bits are LUTs."""
+    check_size_on_gowin(placed=True)
+    with pytest.raises(AssertionError):
+        check_size_on_gowin(placed=False)
 
 
 @pytest.mark.parametrize("broken", ["portable", "chains with both ends fed"])
@@ -133,7 +145,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[arith_cost.Unit]:
 def test_bench_of_every_part(here: Path, small: list[arith_cost.Unit]) -> None:
     result = arith_cost.run(list(PARTS), lambda line: None)
     rows = {(row["part"], row["unit"], row["form"]): row for row in result["rows"]}
-    assert len(rows) == len(result["rows"]) == 9  # the element in carry cells too, on one part
+    assert len(rows) == len(result["rows"]) == 10  # the element in carry cells too, on two parts
     for (_, name, form), row in rows.items():
         unit = next(unit for unit in small if unit.name == name)
         assert row["lut"] > 50 and row["dsp"] == 0

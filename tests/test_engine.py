@@ -56,7 +56,7 @@ def test_tree_latency_is_half_its_levels() -> None:
 def test_a_wrong_lane_order_is_found(monkeypatch) -> None:
     """The element's bench fails when the tree pairs lanes otherwise than the configuration says."""
     monkeypatch.setattr("bitfirst_hdl.element.repeated", lambda pattern, period, width: pattern)
-    with pytest.raises(BenchError, match="chain_out"):
+    with pytest.raises(BenchError, match="shadow"):
         run(Element(CONFIGURATIONS["tiny"]), "tiny", "element")
 
 

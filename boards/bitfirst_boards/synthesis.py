@@ -110,6 +110,7 @@ PARTS = {
         carry="ALU",
         ff="DFF.*",
         dsp="MULT.*",
+        family="GW2A-18",
     ),
     "xilinx": Part(
         command="synth_xilinx -family xc7 -flatten -noiopad -noclkbuf",
