@@ -133,7 +133,7 @@ def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, Array
 def test_least_device(board: str, tmp_path: Path, url: Callable[[str, ArrayConfig], str]) -> None:
     """The smallest whole device, under the driver: random commands, and two steps of a training."""
     config = flow.fitted(BOARDS[board], CONFIGS["least"])
-    device = verilog.make(config, "core")
+    device = verilog.make(config, "core", verilog.fingerprint(config))
     address = url(netlist.after_synthesis(device, verilog.module_name("core"), BOARDS[board], tmp_path), config)
     found = cycles.bench_cycles(address, commands=200, seed=1)
     assert (found["result_mismatches"], found["counter_mismatches"]) == (0, 0), found["first_mismatch"]
