@@ -5,12 +5,12 @@ They are written, not run: there is no Vivado where this is developed.
 
 from pathlib import Path
 
+from amaranth.hdl import Elaboratable
 from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import ArrayConfig
-from bitfirst_hdl.top import UartTop
 
 from .catalogue import Board
-from .tops import Pinned
+from .tops import Pinned, make_device
 
 SCRIPT = "build_top.sh"
 _BLOCK_DESIGN = "zynq.tcl"
@@ -45,10 +45,10 @@ def part(board: Board) -> str:
 
 def write(board: Board, config: ArrayConfig, fingerprint: int, divisor: int, directory: Path) -> list[str]:
     """Writes a project; returns the names of its files. `divisor`: of a serial link."""
-    if board.top == "axi":
+    if board.link == "axi":
         texts = _block_design(board, config, fingerprint)
     else:
-        texts = _serial(board, UartTop(config, fingerprint, divisor), fingerprint)
+        texts = _serial(board, make_device(board, config, fingerprint, divisor), fingerprint)
     for name, text in texts.items():
         path = directory / name
         path.parent.mkdir(exist_ok=True)
@@ -61,15 +61,15 @@ def _readme(board: Board, fingerprint: int, made: str) -> str:
     return _README.format(board=board.name, fingerprint=fingerprint, script=SCRIPT, made=made)
 
 
-def _serial(board: Board, device: UartTop, fingerprint: int) -> dict[str, str]:
+def _serial(board: Board, serial: Elaboratable, fingerprint: int) -> dict[str, str]:
     """Amaranth's project: Verilog, pins and clock, synthesis to bitstream."""
     with verilog.use_yosys():
-        plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False)
+        plan = board.platform().prepare(Pinned(board, serial), "top", emit_src=False)
     wanted = "top.v", "top.xdc", "top.tcl"
     texts = {name: plan.files[name] for name in wanted}
     before, after = texts["top.tcl"].split(_WRITE)
     texts["top.tcl"] = before + _CHECK + _WRITE + after  # boards take Amaranth's own place for it
-    texts["README.txt"] = _readme(board, fingerprint, _MADE_UART.format(link=board.link))
+    texts["README.txt"] = _readme(board, fingerprint, _MADE_UART.format(link=board.links[board.link]))
     return texts | {SCRIPT: _RUN}
 
 
