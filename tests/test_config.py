@@ -40,6 +40,7 @@ BAD_VALUES = [
     ({"rows": 64, "lanes": 256, "slice_bits": 8}, "at most"),
     ({"rows": 64, "sum_tiles": 4096}, "lower sum_tiles"),
     ({"clock_khz": 2**32}, "below 2**32"),
+    ({"watchdog_cycles": 2**32}, "watchdog_cycles = 4294967296 must be below 2**32"),
     ({"features": ["update", "more"]}, "some of update, packed"),
     ({"features": "update"}, "some of update, packed"),
     ({"features": ["update"]}, "feature update needs gather"),
@@ -127,7 +128,7 @@ def test_identity_holds_every_configuration(name) -> None:
     assert fields["magic"] == MAGIC
     assert bytes.fromhex(f"{fields['magic']:x}")[::-1] == b"BITFIRST"
     sizes = "slice_bits", "lanes", "rows", "columns", "a_cells", "b_cells", "sum_tiles", "store_words", "rx_words"
-    for key in *sizes, "clock_khz":
+    for key in *sizes, "clock_khz", "watchdog_cycles":
         assert fields[key] == getattr(config, key)
 
 
@@ -175,3 +176,10 @@ def test_cycles_of_a_matmul() -> None:
     assert config.matmul_cycles(slices=2, planes=8, chunks=9, row_tiles=3, col_tiles=4) == 2 + 2 * 8 * 9 * 12
     assert config.stall_cycles(slices=2, planes=3, chunks=1, row_tiles=1, col_tiles=4) == 7 * 5
     assert config.matmul_cycles(slices=2, planes=3, chunks=1, row_tiles=1, col_tiles=4) == 2 + 8 * 3 + 7 * 5
+
+
+def test_fixed_multiplies_as_much_as_default() -> None:
+    """8 x 8 bits in one step; 3 x 5 bits are not less."""
+    fixed, default = CONFIGS["fixed"], CONFIGS["default"]
+    assert fixed.bit_macs_per_cycle == default.bit_macs_per_cycle == 8192
+    assert fixed.array_steps(1, 8, 1, 1, 1) == 1 and fixed.array_steps(2, 16, 3, 1, 1) == 12

@@ -86,16 +86,15 @@ def test_convolutions(name: str, precision: tuple[int, bool, int, int]) -> None:
     assert_same_books(model, board)
 
 
-@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8", "least"])
+@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8", "least", "fixed"])
 @pytest.mark.parametrize("x_signed", [False, True])
 def test_split_operands_are_read_whole(name: str, x_signed: bool) -> None:
     """Forward, dX and dW of tensors that are stored cut in two: the same integers, on both sides."""
     generator = np.random.default_rng(7)
     config = CONFIGS[name]
     model, board = ModelDevice(config), command_board(config)
-    for (batch, inputs, outputs, height, width, kernel, stride, padding), g_low in zip(
-        LAYERS, (6, 1, 10), strict=False
-    ):
+    g_lows = (6, 1, 10) if config.digit_planes == 1 else (8, 8, 8)
+    for (batch, inputs, outputs, height, width, kernel, stride, padding), g_low in zip(LAYERS, g_lows, strict=False):
         taps = (kernel, kernel) if isinstance(kernel, int) else kernel
         x = quantised(generator, (batch, inputs, height, width), 16, x_signed, low=8)
         w = quantised(generator, (outputs, inputs, *taps), 8, True)
@@ -112,10 +111,14 @@ def test_split_operands_are_read_whole(name: str, x_signed: bool) -> None:
 
 
 def test_slices_that_a_split_does_not_meet_are_refused() -> None:
-    board = command_board(CONFIGS["tiny"])
     w = quantised(np.random.default_rng(1), (2, 2, 1, 1), 8, True, low=3)
+    x = Quantised(torch.zeros(1, 2, 2, 2), 8, False, 0)
     with pytest.raises(UsageError, match="3 low bits cannot be taken in slices of 4: choose a multiple"):
-        board.conv2d(Quantised(torch.zeros(1, 2, 2, 2), 8, False, 0), w)
+        command_board(CONFIGS["tiny"]).conv2d(x, w)
+    split = quantised(np.random.default_rng(1), (1, 2, 2, 2), 12, False, low=4)
+    for device in (command_board(CONFIGS["fixed"]), ModelDevice(CONFIGS["fixed"])):
+        with pytest.raises(UsageError, match="4 low bits cannot be taken in slices of 8: choose a multiple"):
+            device.conv2d(split, replace(w, low=0))
 
 
 def test_linear_layers() -> None:
@@ -226,8 +229,12 @@ def test_random_commands_on_the_simulated_board(name: str) -> None:
     assert [url.partition("?")[2] for url in found["rounds"]] == ["", *(f"{s}&seed=1" for s in cycles.BYTE_SCHEDULES)]
 
 
+#: Rows of a memory whose cells 0 to 31 a MATMUL walks over: the first, those around the last, one behind
+WRITTEN_ROWS = {Space.CELLS_A: (0, 61, 62, 63, 64), Space.CELLS_B: (0, 239, 247, 255, 256)}
+
+
 def written_while_read(board: BoardDevice) -> cycles.Findings:
-    """For both operands a long MATMUL, a WRITE over its cells right behind it, and its sums."""
+    """For both operands long MATMULs, a WRITE of one row right behind each, and its sums."""
     found = cycles.Findings()
     wire = cycles.Wire(board.transport, board.config.rx_words)
     comparison = cycles.Comparison(wire, board.config, board.fingerprint, found)
@@ -235,10 +242,11 @@ def written_while_read(board: BoardDevice) -> cycles.Findings:
     comparison.run([Command(Opcode.RESET).payload(), *cycles.fill(board.config, rng)])
     walk = {"slices": 4, "planes": 16, "chunks": 16, "row_tiles": 1, "col_tiles": 1, "a_octets": 2, "b_octets": 2}
     read = {"space": Space.SUMS, "bits": 64, "rows": board.config.rows, "cols": board.config.columns, "count": 1}
-    for space, rows in ((Space.CELLS_A, 64), (Space.CELLS_B, 256)):
-        words = cycles.random_words(rng, rows)
-        write = Command(Opcode.WRITE, {"space": space, "rows": rows, "words": 1}, words)
-        comparison.run([c.payload() for c in (Command(Opcode.MATMUL, walk), write, Command(Opcode.READ, read))])
+    for space, rows in WRITTEN_ROWS.items():
+        for row in rows:
+            place = {"space": space, "row": row, "rows": 1, "words": 1}
+            write = Command(Opcode.WRITE, place, cycles.random_words(rng, 1))
+            comparison.run([c.payload() for c in (Command(Opcode.MATMUL, walk), write, Command(Opcode.READ, read))])
     return found
 
 
@@ -253,9 +261,7 @@ def test_cells_are_not_written_while_they_are_read(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Sequencer, "_meets_matmuls", lambda self, m: (Const(0), meets(self, m)[1]))
     with bitfirst.open("rtl:least") as board:
         found = written_while_read(board)
-    assert (
-        found.result_mismatches == 2 and found.first_mismatch.startswith("command") and "READ" in found.first_mismatch
-    )
+    assert found.result_mismatches > 4 and "READ" in found.first_mismatch
 
 
 def test_a_byte_schedule_changes_cycles_and_nothing_else() -> None:

@@ -1,31 +1,31 @@
 """The datapath "fixed", 8 x 8 bit multipliers behind the same ports: whole devices against the golden model."""
 
+import random
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import bitfirst
+import numpy as np
 import pytest
 from amaranth.hdl import Cat, Const, Module, Signal, signed
 from bitfirst.benches import cycles
+from bitfirst.board import BoardDevice
+from bitfirst.command import Command
 from bitfirst.errors import UsageError
 from bitfirst.golden.model import ModelDevice
 from bitfirst.methods import PSG
 from bitfirst.nn import convert
 from bitfirst_hdl import fixed
-from bitfirst_hdl.config import CONFIGS, STANDARD, ConfigError
+from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig, ConfigError
+from bitfirst_hdl.contract.packets import Opcode, Space
 from bitfirst_sim import build
 from test_device_equality import assert_covered
 from torch import nn
 
 TINY = replace(CONFIGS["tiny"], datapath="fixed", slice_bits=8, columns=2, features=STANDARD)
 TOML = "base = 'tiny'\ndatapath = 'fixed'\nslice_bits = 8\ncolumns = 2\nfeatures = {}\n"
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    path = tmp_path / "fixed.toml"
-    path.write_text(TOML.format(list(STANDARD)))
-    return f"rtl:{path}"
 
 
 @pytest.fixture(autouse=True)
@@ -35,20 +35,65 @@ def soon_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "NATIVE_FLAGS", ())
 
 
-@pytest.mark.parametrize(
-    "features", [STANDARD, pytest.param((), marks=pytest.mark.soak)], ids=["gathers", "host writes cells"]
-)
-def test_random_commands(features: tuple[str, ...], tmp_path: Path) -> None:
-    path = tmp_path / "fixed.toml"
+def opened(path: Path, features: tuple[str, ...]) -> BoardDevice:
     path.write_text(TOML.format(list(features)))
+    board = bitfirst.open(f"rtl:{path}")
+    assert board.config == replace(TINY, features=features)
+    return board
+
+
+def test_random_commands(tmp_path: Path) -> None:
     found = cycles.Findings()
-    with bitfirst.open(f"rtl:{path}") as board:
-        assert board.config == replace(TINY, features=features)
+    with opened(tmp_path / "fixed.toml", STANDARD) as board:
         cycles.compare(board, 200, 1, found)
     assert_covered(found.as_dict(), board.config)
 
 
-def test_a_sign_that_is_dropped_is_found(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def at_their_extremes(board: BoardDevice) -> cycles.Findings:
+    """All digits alike, the largest and smallest there are, signed and not, over the longest passes there are."""
+    found, config = cycles.Findings(), board.config
+    wire = cycles.Wire(board.transport, config.rx_words)
+    comparison = cycles.Comparison(wire, config, board.fingerprint, found)
+    comparison.run([Command(Opcode.RESET).payload(), *cycles.fill(config, random.Random(1))])
+    read = {"space": Space.SUMS, "bits": 64, "rows": config.rows, "cols": config.columns, "count": 1}
+    for a, b in product((0xFF, 0x80, 0x00), (0xFF, 0x80, 0x7F)):
+        comparison.run([*filled(config, Space.CELLS_A, a), *filled(config, Space.CELLS_B, b)])
+        for octets, a_offset, b_negative in product((1, 2), (0, 1), (0, 1)):
+            walk = {"slices": octets, "planes": 8 * octets, "a_octets": octets, "b_octets": octets}
+            walk |= {"chunks": min(config.a_cells, config.b_cells) // octets, "row_tiles": 1, "col_tiles": 1}
+            walk |= {"a_offset": a_offset, "b_negative": b_negative}
+            comparison.run([Command(Opcode.MATMUL, walk).payload(), Command(Opcode.READ, read).payload()])
+    return found
+
+
+def filled(config: ArrayConfig, space: Space, octet: int) -> Iterator[np.ndarray]:
+    rows, words = config.writable[space]
+    data = np.full(rows * words, octet * 0x0101_0101_0101_0101, dtype=np.uint64)
+    yield Command(Opcode.WRITE, {"space": space, "rows": rows, "words": words}, data).payload()
+
+
+def test_where_the_host_writes_cells(tmp_path: Path) -> None:
+    found = cycles.Findings()
+    with opened(tmp_path / "fixed.toml", ()) as board:
+        cycles.compare(board, 60, 1, found)
+    assert (found.result_mismatches, found.counter_mismatches) == (0, 0), found.first_mismatch
+    with opened(tmp_path / "fixed.toml", ()) as board:
+        found = at_their_extremes(board)
+    assert (found.result_mismatches, found.counter_mismatches) == (0, 0), found.first_mismatch
+    assert found.commands > 150
+
+
+@pytest.mark.soak
+def test_narrow_accumulators_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one bit."""
+    bits = ArrayConfig.accumulator_bits.func
+    monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path))
+    monkeypatch.setattr(ArrayConfig, "accumulator_bits", property(lambda config: bits(config) - 1))
+    with opened(tmp_path / "fixed.toml", ()) as board:
+        assert at_their_extremes(board).result_mismatches > 0
+
+
+def test_a_sign_that_is_dropped_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Octets of B taken as unsigned, whatever the MATMUL says."""
 
     def operand(self: fixed.FixedArray, m: Module, column: int) -> list[Signal]:
@@ -59,10 +104,8 @@ def test_a_sign_that_is_dropped_is_found(url: str, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path))
     monkeypatch.setattr(fixed.FixedArray, "_operand", operand)
-    found = cycles.Findings()
-    with bitfirst.open(url) as board:
-        cycles.compare(board, 50, 1, found)
-    assert found.result_mismatches > 0
+    with opened(tmp_path / "fixed.toml", ()) as board:
+        assert at_their_extremes(board).result_mismatches > 0
 
 
 @pytest.mark.parametrize(
@@ -82,5 +125,5 @@ def test_bad_configurations(values: dict, mend: str) -> None:
 def test_signs_are_not_predicted() -> None:
     """Nor are they where sums are not compared."""
     for config in (TINY, CONFIGS["least"]):
-        with pytest.raises(UsageError, match=r"does not predict signs .*, and a serial configuration with"):
+        with pytest.raises(UsageError, match=r"does not predict signs .*: take a configuration such as psg"):
             convert(nn.Conv2d(1, 1, 1), ModelDevice(config), PSG())

@@ -12,7 +12,13 @@ from bitfirst_hdl.top import REPLY_QUEUE
 from bitfirst_sim.formal.adding import SameAccumulator, SameTree, carry_cells
 from bitfirst_sim.formal.comparing import Comparison, compare_seen_through
 from bitfirst_sim.formal.convert import UnitOrder, link_seen_through
-from bitfirst_sim.formal.crossings import CrossingOrder, crossing_seen_through
+from bitfirst_sim.formal.crossings import (
+    CrossingOrder,
+    CrossingResets,
+    LateCatcher,
+    crossing_seen_through,
+    crossing_with_resets,
+)
 from bitfirst_sim.formal.fifos import QueueOrder
 from bitfirst_sim.formal.handshakes import LiteHandshakes, Packets, axi_seen_through
 from bitfirst_sim.formal.packing import OwnWords, Passes, element_seen_through, packed_seen_through
@@ -55,6 +61,7 @@ PROVED: dict[str, tuple[Make, int]] = {
     "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
     "ends": (lambda: Ends(sequencer_seen_through()), 40),
     "clock crossing": (lambda: CrossingOrder(crossing_seen_through()), 24),
+    "clock crossing with resets": (lambda: CrossingResets(crossing_with_resets()), 40),
     "AXI4-Lite": (lambda: LiteHandshakes(axi_seen_through()), 12),
     "AXI4-Stream of 32 bits": (lambda: Packets(axi_seen_through(), 32), 16),
     "AXI4-Stream of 64 bits": (lambda: Packets(axi_seen_through(), 64), 16),
@@ -120,6 +127,10 @@ def packet_mutant(old: str, new: str) -> Property:
 
 def crossing_mutant(old: str, new: str) -> Property:
     return CrossingOrder(crossing_seen_through((old, new)), inductive=False)
+
+
+def reset_mutant(old: str, new: str) -> Property:
+    return CrossingResets(crossing_with_resets((old, new), catcher=LateCatcher), inductive=False)
 
 
 def binary_mutant(old: str, new: str) -> Property:
@@ -372,6 +383,12 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "w_port.addr.eq(produce_w_bin[:-1])",
         "w_port.addr.eq(produce_w_nxt[:-1])",
         20,
+    ),
+    "queue of a crossing reset with its source alone": (
+        reset_mutant,
+        'ResetSignal("queue_source").eq(emptied)',
+        'ResetSignal("queue_source").eq(ResetSignal(self.source_domain))',
+        12,
     ),
     "discarding stops before the last word": (
         end_mutant,

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from bitfirst_boards.toolchains import Figures
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 from bitfirst_sim import build
+from conftest import FIGURE
 
 TINY = CONFIGS["tiny"]
 
@@ -65,13 +67,12 @@ def test_fingerprint_tells_designs_apart() -> None:
     assert all(0 < number < 2**64 for number in numbers)
 
 
-def show(capsys: pytest.CaptureFixture, board: Board, figures: Figures) -> None:
+def line(board: Board, figures: Figures) -> str:
     usage = figures.usage
-    with capsys.disabled():
-        print(
-            f"\non {board.name}: {usage.lut} LUT, {usage.ff} FF, {usage.bram} BRAM, {usage.dsp} DSP, "
-            f"Fmax {figures.fmax_mhz:.1f} MHz at {figures.clock_mhz:g} MHz"
-        )
+    return (
+        f"{board.name}: {usage.lut} LUT, {usage.ff} FF, {usage.bram} BRAM, {usage.dsp} DSP, "
+        f"Fmax {figures.fmax_mhz:.1f} MHz at {figures.clock_mhz:g} MHz"
+    )
 
 
 def check(board: Board, figures: Figures) -> None:
@@ -92,11 +93,11 @@ def check(board: Board, figures: Figures) -> None:
     ],
     ids=["least", "tiny"],
 )
-def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, record_property: Callable) -> None:
     """A whole device, placed and routed; the smallest one in minutes."""
     board = BOARDS["ulx3s-85f"]
     built = flow.build(board, tmp_path / "build", config)
-    show(capsys, board, built.figures)
+    record_property(FIGURE, line(board, built.figures))
     check(board, built.figures)
     assert "bitfirst_first" in (tmp_path / "build" / NETLIST).read_text()
     assert open_chains_of(tmp_path / "build" / NETLIST) == 0  # that was done

@@ -1,6 +1,7 @@
 """The link in datagrams: losses, doubles and late ones cost time, never a result."""
 
 import socket
+from contextlib import closing
 
 import bitfirst
 import pytest
@@ -33,11 +34,10 @@ def emulated(**options) -> DatagramDevice:
 
 
 def check_exact(device: DatagramDevice, rounds: int) -> Link:
-    link = Link(UdpTransport("127.0.0.1", device.port))
-    link.restart()
-    link.reset_counters()
-    assert write_and_read(link, rounds) == rounds * TINY.rows * TINY.columns
-    link.close()
+    with closing(Link(UdpTransport("127.0.0.1", device.port))) as link:
+        link.restart()
+        link.reset_counters()
+        assert write_and_read(link, rounds) == rounds * TINY.rows * TINY.columns
     return link
 
 
@@ -52,7 +52,7 @@ def test_a_good_network(taken: int) -> None:
 
 @pytest.mark.parametrize("kind", [*ALL, "all"])
 def test_faults_to_the_device(kind: str) -> None:
-    network = Network(**ALL) if kind == "all" else Network(**{kind: 0.06})
+    network = Network(**{name: 0.06 for name in (ALL if kind == "all" else [kind])})
     with emulated(to_device=network) as device:
         statistics = check_exact(device, rounds=150).statistics
     assert network.count[kind] > 0 if kind in ALL else all(network.count.values())
@@ -62,7 +62,7 @@ def test_faults_to_the_device(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [*ALL, "all"])
 def test_faults_to_the_host(kind: str) -> None:
-    network = Network(**ALL) if kind == "all" else Network(**{kind: 0.06})
+    network = Network(**{name: 0.06 for name in (ALL if kind == "all" else [kind])})
     with emulated(to_host=network) as device:
         statistics = check_exact(device, rounds=150).statistics
     assert network.count[kind] > 0 if kind in ALL else all(network.count.values())

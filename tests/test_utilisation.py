@@ -2,10 +2,11 @@
 
 import pytest
 from bitfirst.benches import utilisation
-from bitfirst.benches.utilisation import RESNET20, bench_utilisation
+from bitfirst.benches.utilisation import RESNET20, bench_utilisation, sustained
 from bitfirst.board import BoardDevice
 from bitfirst.errors import UsageError
 from bitfirst.residency import forget
+from bitfirst_hdl.config import CONFIGS
 
 BATCH = 3  # of the shortcut, two images lie in the store together
 
@@ -29,7 +30,7 @@ def result(settled):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utilisation, "RESNET20", chosen)
         patch.setattr(BoardDevice, "settle", noted)
-        return bench_utilisation("rtl:small", batch=BATCH)
+        return bench_utilisation("rtl:small", batch=BATCH) | {"modelled": sustained(CONFIGS["small"], BATCH)}
 
 
 def test_every_layer_phase_and_precision_has_a_row(result):
@@ -53,6 +54,11 @@ def test_the_useful_work_is_that_of_the_layer(result):
         a_bits, b_bits = map(int, row["precision"].split("x"))
         slots = row["cycles"] * 4 * 4 * 16 * 4  # R * C * L * S of small
         assert row["utilisation"] == pytest.approx(macs[row["name"]] * a_bits * b_bits / slots), row
+
+
+def test_the_planners_account_comes_near(result):
+    """Of the same layers and precisions, weighted alike."""
+    assert result["modelled"] == pytest.approx(result["weighted_utilisation"], rel=0.05)
 
 
 def test_cycles_are_those_of_the_clock(result, settled):

@@ -114,7 +114,7 @@ BOARDS = {
         Board(
             name="ulx3s-12f",
             platform=ULX3S_12F_Platform,
-            clock_khz=25_000,
+            clock_khz=50_000,
             links=_ULX3S,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
@@ -123,7 +123,7 @@ BOARDS = {
         Board(
             name="ulx3s-25f",
             platform=ULX3S_25F_Platform,
-            clock_khz=25_000,
+            clock_khz=50_000,
             links=_ULX3S,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
@@ -132,7 +132,7 @@ BOARDS = {
         Board(
             name="ulx3s-45f",
             platform=ULX3S_45F_Platform,
-            clock_khz=25_000,
+            clock_khz=40_000,
             links=_ULX3S,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
@@ -141,7 +141,7 @@ BOARDS = {
         Board(
             name="ulx3s-85f",
             platform=ULX3S_85F_Platform,
-            clock_khz=25_000,
+            clock_khz=40_000,
             links=_ULX3S,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
@@ -166,7 +166,7 @@ BOARDS = {
         Board(
             name="ecpix5-45f",
             platform=ECPIX545Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=UART,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
@@ -175,7 +175,7 @@ BOARDS = {
         Board(
             name="ecpix5-85f",
             platform=ECPIX585Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=UART,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
@@ -184,7 +184,7 @@ BOARDS = {
         Board(
             name="versa-5g",
             platform=VersaECP55GPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=UART,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--cable", "ft2232"),
@@ -193,7 +193,7 @@ BOARDS = {
         Board(
             name="butterstick",
             platform=ButterStickPlatform,
-            clock_khz=30_000,
+            clock_khz=50_000,
             links={"uart": "microSD: CMD rx, CLK tx"},
             config=CONFIGS["small"],
             programmer=_DFU_BUTTER,
@@ -227,7 +227,7 @@ BOARDS = {
         Board(
             name="arty-a7-35",
             platform=ArtyA7_35Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=UART,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "arty_a7_35t"),
@@ -236,7 +236,7 @@ BOARDS = {
         Board(
             name="arty-a7-100",
             platform=ArtyA7_100Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=UART,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "arty_a7_100t"),
@@ -245,7 +245,7 @@ BOARDS = {
         Board(
             name="nexys4-ddr",
             platform=Nexys4DDRPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=UART,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "nexys_a7_100"),
@@ -254,7 +254,7 @@ BOARDS = {
         Board(
             name="genesys2",
             platform=Genesys2Platform,
-            clock_khz=200_000,
+            clock_khz=100_000,
             links=UART,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "genesys2"),
@@ -263,7 +263,7 @@ BOARDS = {
         Board(
             name="kc705",
             platform=KC705Platform,
-            clock_khz=200_000,
+            clock_khz=100_000,
             links=UART,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "kc705"),
@@ -272,7 +272,7 @@ BOARDS = {
         Board(
             name="zedboard",
             platform=ZedBoardPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["default"],
             programmer=(),
@@ -281,7 +281,7 @@ BOARDS = {
         Board(
             name="arty-z7-20",
             platform=ArtyZ720Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["default"],
             programmer=(),
@@ -290,7 +290,7 @@ BOARDS = {
         Board(
             name="microzed-7020",
             platform=MicroZedZ020Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["default"],
             programmer=(),
@@ -299,7 +299,7 @@ BOARDS = {
         Board(
             name="microzed-7010",
             platform=MicroZedZ010Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -308,7 +308,7 @@ BOARDS = {
         Board(
             name="cora-z7-10",
             platform=CoraZ7_10Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -317,7 +317,7 @@ BOARDS = {
         Board(
             name="cora-z7-07s",
             platform=CoraZ7_07SPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -326,7 +326,7 @@ BOARDS = {
         Board(
             name="red-pitaya",
             platform=RedPitaya14Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -335,7 +335,7 @@ BOARDS = {
         Board(
             name="zturn-lite-7010",
             platform=ZTurnLiteZ010Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -343,7 +343,7 @@ BOARDS = {
         Board(
             name="zturn-lite-7007s",
             platform=ZTurnLiteZ007SPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -351,7 +351,7 @@ BOARDS = {
         Board(
             name="ebaz4205",
             platform=EBAZ4205Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             links=AXI,
             config=CONFIGS["least"],
             programmer=(),

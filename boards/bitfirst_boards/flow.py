@@ -17,11 +17,10 @@ from . import folder, toolchains, vivado
 from .catalogue import BOARDS, Board
 from .errors import FlowError
 from .toolchains import Figures, Usage
-from .tops import Pinned, clock_settings, make_device
+from .tops import Pinned, check, make_device
 
 Say = Callable[[str], None]
 LINK_BITS = {"uart": 8, "usb": 8, "axi": 32}
-BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a few per cent in both ends together
 
 
 def silent(step: str) -> None:
@@ -64,17 +63,6 @@ class Build:
 def fitted(board: Board, config: ArrayConfig | None = None) -> ArrayConfig:
     """A configuration (the board's own by default) with the board's link and clock."""
     return replace(config or board.config, link_bits=LINK_BITS[board.link], clock_khz=board.clock_khz)
-
-
-def divisor(board: Board) -> int:
-    """Clock cycles in a bit of a serial link. Raises `FlowError` where no whole number of them comes near enough."""
-    wanted = board.clock_khz * 1000 / board.baud
-    cycles = round(wanted)
-    if abs(cycles - wanted) > BAUD_TOLERANCE * wanted:
-        raise FlowError(
-            f"{board.clock_khz} kHz makes no {board.baud} baud; choose a --clock-khz that {board.baud} divides"
-        )
-    return cycles
 
 
 @cache
@@ -136,9 +124,7 @@ def build(
     """
     tools = toolchains.toolchain(board.platform)
     config, seed = fitted(board, config), board.seed if seed is None else seed
-    cycles = divisor(board) if board.link == "uart" else 0
-    if board.link != "axi":
-        clock_settings(board, board.platform())  # refused before anything is made
+    check(board)  # refused before anything is made
     versions = toolchains.versions(tools, board.link)
     number = fingerprint(board, config, versions)
     wanted = {
@@ -163,9 +149,9 @@ def build(
         folder.write(directory, wanted)
         if tools is None:
             say("project")
-            files, figures = vivado.write(board, config, number, cycles, directory), None
+            files, figures = vivado.write(board, config, number, directory), None
         else:
-            made = run_tools(board, make_device(board, config, number, cycles), directory, seed, say)
+            made = run_tools(board, make_device(board, config, number), directory, seed, say)
             files, figures = [tools.bitstream], asdict(made)
         record = wanted | {"figures": figures, "files": {name: folder.digest(directory / name) for name in files}}
         folder.write(directory, record)

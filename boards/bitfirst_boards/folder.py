@@ -15,7 +15,7 @@ from .errors import FlowError
 RECORD = "build.json"
 LOCK = ".lock"
 #: What builds make, besides these two; other files in the folder are left alone.
-MADE = ("top.*", "top_*", "build_top.*", "report.json", "packing.log", "README.txt", "ip")
+MADE = ("top.*", "top_*", "build_top.*", "report.json", "packing.log", "README.txt", "ip", "zynq.tcl", "vivado")
 
 
 @contextmanager
@@ -24,11 +24,8 @@ def held(directory: Path) -> Iterator[None]:
 
     Raises `FlowError` when one is in it, and when it holds something that is no build.
     """
-    if (
-        directory.is_dir()
-        and any(directory.iterdir())
-        and not any((directory / name).exists() for name in (LOCK, RECORD))
-    ):
+    there = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if there and there.isdisjoint((LOCK, RECORD)):
         raise FlowError(f"{directory} exists and is no build; name another folder with --out")
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -42,7 +39,7 @@ def clear(directory: Path) -> None:
     """Removes what builds make; the record last, so that a folder half cleared is still known as one."""
     for pattern in (*MADE, RECORD):
         for path in directory.glob(pattern):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()

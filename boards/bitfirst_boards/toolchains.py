@@ -17,7 +17,7 @@ from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
 
 from .catalogue import BOARDS, CHIPS, Board, Chip
 from .errors import FlowError
-from .synthesis import NETLIST, open_chains_of
+from .synthesis import open_chains_of
 
 #: The oldest versions that are known to do.
 OLDEST = {
@@ -101,7 +101,8 @@ APICULA = Toolchain(
     ff="DFF",
     bram="BSRAM",
     dsp="MULT18X18",
-    options={"synth_opts": "-nodsp"},  # gowin_pack ends in an error at multipliers of GW2A
+    # gowin_pack ends in an error at multipliers of GW2A; LUTs joined by multiplexers take a sixth more of the chip
+    options={"synth_opts": "-nodsp -nowidelut"},
     renamed={"--family": "family", "--cst": "cst"},
     clocked=True,
 )
@@ -201,19 +202,26 @@ class Figures:
     placement_s: float
 
 
+def synthesise(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path) -> Path:
+    """Runs yosys on a plan in `directory`; returns the netlist that nextpnr is to read. Raises `FlowError`."""
+    plan.extract(directory)
+    synthesis, placement, _ = dict(commands(plan, tools)).values()
+    run(board, synthesis, directory)
+    netlist = directory / placement[placement.index("--json") + 1]
+    tools.finish(netlist)
+    return netlist
+
+
 def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: Callable[[str], None]) -> Figures:
     """Synthesises, packs, places and routes a plan in `directory`, and makes `tools.bitstream` there.
 
     Raises `FlowError` where the design does not fit (found by packing alone), where it misses the clock, and where a
     tool fails.
     """
-    plan.extract(directory)
-    lines = dict(commands(plan, tools))
-    synthesis, placement, packer = lines.values()
+    _, placement, packer = dict(commands(plan, tools)).values()
     say("synthesis")
     start = time.monotonic()
-    run(board, synthesis, directory)
-    tools.finish(directory / NETLIST)
+    synthesise(board, tools, plan, directory)
     synthesis_s = time.monotonic() - start
     say("packing")
     start = time.monotonic()
@@ -282,8 +290,8 @@ def read_packing(tools: Toolchain, log: str) -> Usage:
 def read_report(report: dict, usage: Usage, synthesis_s: float, placement_s: float) -> Figures:
     """From nextpnr's report."""
     name, clock = min(report["fmax"].items(), key=lambda item: item[1]["achieved"] / item[1]["constraint"])
-    ends = f"posedge {name}"
-    path = next(path["path"] for path in report["critical_paths"] if path["from"] == path["to"] == ends)
+    within = (path for path in report["critical_paths"] if path["from"] == path["to"] == f"posedge {name}")
+    path = next(within, report["critical_paths"][0])["path"]
     return Figures(
         usage=usage,
         fmax_mhz=clock["achieved"],

@@ -8,18 +8,21 @@ from bitfirst_hdl.top import UartTop
 
 from .catalogue import Board
 from .clocking import ClockedByPll, Setting, choose, pll_of
+from .errors import FlowError
+
+BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a few per cent in both ends together
 
 #: The 48 MHz of USB at full speed, whose clock may be 2500 ppm off (USB 2.0, 7.1.11); 500 are left to the oscillator.
 USB_HZ, USB_TOLERANCE_PPM = 48_000_000, 2_000
 
 
-def make_device(board: Board, config: ArrayConfig, fingerprint: int, divisor: int) -> Elaboratable:
-    """The whole device with the ports of the board's link. `divisor`: of a serial one."""
+def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaboratable:
+    """The whole device with the ports of the board's link."""
     if board.link == "usb":
         from .usb import UsbTop  # needs LUNA, which other links do not
 
         return UsbTop(config, fingerprint)
-    return UartTop(config, fingerprint, divisor)
+    return UartTop(config, fingerprint, divisor(board))
 
 
 class Pinned(Elaboratable):
@@ -60,6 +63,25 @@ class Pinned(Elaboratable):
             d_n.oe.eq(device.drive),
             pullup.o.eq(device.pullup),
         ]
+
+
+def divisor(board: Board) -> int:
+    """Clock cycles in a bit of a serial link. Raises `FlowError` where no whole number of them comes near enough."""
+    wanted = board.clock_khz * 1000 / board.baud
+    cycles = round(wanted)
+    if abs(cycles - wanted) > BAUD_TOLERANCE * wanted:
+        raise FlowError(
+            f"{board.clock_khz} kHz makes no {board.baud} baud; choose a --clock-khz that is a multiple of it"
+        )
+    return cycles
+
+
+def check(board: Board) -> None:
+    """Raises `FlowError` where the board cannot have its clocks, or its link at that of the array."""
+    if board.link == "uart":
+        divisor(board)
+    if board.link != "axi":
+        clock_settings(board, board.platform())
 
 
 def clock_settings(board: Board, platform: Platform) -> dict[str, Setting]:

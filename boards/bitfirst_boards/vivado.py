@@ -5,7 +5,6 @@ They are written, not run: there is no Vivado where this is developed.
 
 from pathlib import Path
 
-from amaranth.hdl import Elaboratable
 from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import ArrayConfig
 
@@ -43,12 +42,9 @@ def part(board: Board) -> str:
     return f"{platform.device}{platform.package}-{platform.speed}"
 
 
-def write(board: Board, config: ArrayConfig, fingerprint: int, divisor: int, directory: Path) -> list[str]:
-    """Writes a project; returns the names of its files. `divisor`: of a serial link."""
-    if board.link == "axi":
-        texts = _block_design(board, config, fingerprint)
-    else:
-        texts = _serial(board, make_device(board, config, fingerprint, divisor), fingerprint)
+def write(board: Board, config: ArrayConfig, fingerprint: int, directory: Path) -> list[str]:
+    """Writes a project; returns the names of its files."""
+    texts = (_block_design if board.link == "axi" else _serial)(board, config, fingerprint)
     for name, text in texts.items():
         path = directory / name
         path.parent.mkdir(exist_ok=True)
@@ -61,10 +57,11 @@ def _readme(board: Board, fingerprint: int, made: str) -> str:
     return _README.format(board=board.name, fingerprint=fingerprint, script=SCRIPT, made=made)
 
 
-def _serial(board: Board, serial: Elaboratable, fingerprint: int) -> dict[str, str]:
+def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, str]:
     """Amaranth's project: Verilog, pins and clock, synthesis to bitstream."""
+    device = make_device(board, config, fingerprint)
     with verilog.use_yosys():
-        plan = board.platform().prepare(Pinned(board, serial), "top", emit_src=False)
+        plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False)
     wanted = "top.v", "top.xdc", "top.tcl"
     texts = {name: plan.files[name] for name in wanted}
     before, after = texts["top.tcl"].split(_WRITE)

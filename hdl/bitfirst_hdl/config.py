@@ -26,7 +26,7 @@ MAX_BITS = 16  #: widest operand, both sides
 TOP_PLANES = 0x0101  #: bits of `b_negative`: those of an octet's top plane
 DATAPATHS = {"serial": 1, "fixed": 2}
 #: Parts that a device may be without; bit i of the identity's `features` is the i-th.
-FEATURES = ("update", "packed", "gather", "requantise")
+FEATURES = ("update", "packed", "gather", "requantise", "trace")
 STANDARD = ("gather", "requantise")  #: what a device for training by ordinary gradients has
 
 # latencies of the engine's parts, in cycles
@@ -61,10 +61,12 @@ class ArrayConfig:
     rx_words    receive buffer, 64-bit words
     link_bits   width of the byte stream (8, 16, 32 or 64)
     clock_khz   nominal clock, for time stamps; no effect on behaviour
+    watchdog_cycles  cycles without progress after which a command counts as stuck: more than any command takes
     features    which of `FEATURES` it has, in any order. "update": UPDATE, WEIGHTS and READ of the store (needs
-                "gather"); "packed": packed MATMULs and PROGRAM (needs both others); "gather": the tensor store, TENSOR
-                and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of sums as numbers
-                of fewer bits, and of their signs: without it they come as they are
+                "gather"); "packed": packed MATMULs and PROGRAM (needs "gather" and "requantise"); "gather": the tensor
+                store, TENSOR and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of
+                sums as numbers of fewer bits, and of their signs: without it they come as they are; "trace": watchdog,
+                and a memory of the last commands and faults
     """
 
     datapath: str = "serial"
@@ -79,6 +81,7 @@ class ArrayConfig:
     rx_words: int = 2048
     link_bits: int = 64
     clock_khz: int = 100_000
+    watchdog_cycles: int = 1 << 26
     features: tuple[str, ...] = FEATURES
 
     def __post_init__(self) -> None:
@@ -105,12 +108,13 @@ class ArrayConfig:
         for name, bits in ("rows * lanes * slice_bits", self.a_row_bits), (b_name, self.b_row_bits):
             if bits % WORD_BITS:
                 raise ConfigError(f"{name} = {bits} must be a multiple of {WORD_BITS}; raise lanes or the count")
-        if self.a_row_words > 256:
-            raise ConfigError(f"rows * lanes * slice_bits = {self.a_row_bits} must be at most {256 * WORD_BITS}")
+            if bits > 256 * WORD_BITS:
+                raise ConfigError(f"{name} = {bits} must be at most {256 * WORD_BITS}")
         if self.sum_rows > 2**16:
             raise ConfigError(f"rows * sum_tiles = {self.sum_rows} must be at most {2**16}; lower sum_tiles")
-        if self.clock_khz >= 2**32:
-            raise ConfigError(f"clock_khz = {self.clock_khz} must be below 2**32")
+        for name in "clock_khz", "watchdog_cycles":
+            if getattr(self, name) >= 2**32:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be below 2**32")
 
     def _name_features(self) -> None:
         """Lists become tuples in the order of `FEATURES`."""
@@ -224,8 +228,8 @@ class ArrayConfig:
 
     @property
     def bit_macs_per_cycle(self) -> int:
-        """1 x 1 bit multiply-accumulates in one array step: R * C * L * S."""
-        return self.rows * self.columns * self.lanes * self.slice_bits
+        """1 x 1 bit multiply-accumulates in one array step: R * C * L * S, by the planes that it takes."""
+        return self.rows * self.columns * self.lanes * self.slice_bits * self.digit_planes
 
     def max_chunks(self, planes: int) -> int:
         """Most K chunks that one MATMUL can take: what both operand memories can hold."""
@@ -338,6 +342,11 @@ class ArrayConfig:
         """Whether it has the feature "requantise"."""
         return "requantise" in self.features
 
+    @property
+    def traces(self) -> bool:
+        """Whether it has the feature "trace"."""
+        return "trace" in self.features
+
     # commands
     @property
     def writable(self) -> dict[Space, tuple[int, int]]:
@@ -388,7 +397,7 @@ class ArrayConfig:
             "features": sum(1 << bit for bit, name in enumerate(FEATURES) if name in self.features),
             "clock_khz": self.clock_khz,
             "store_words": self.store_words,
-            "reserved": 0,
+            "watchdog_cycles": self.watchdog_cycles,
             "fingerprint": fingerprint,
         }
 

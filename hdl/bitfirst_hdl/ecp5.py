@@ -24,7 +24,9 @@ def _table(bit: Callable[[int, int, int, int], int]) -> int:
 OPEN = Const(1)
 STOP = _table(lambda a, b, c, d: 0)  #: puts out the carry that comes in, and lets none go on
 SUM = _table(lambda a, b, c, d: a ^ c)
+PRODUCT = _table(lambda a, b, c, d: a & b)
 PRODUCTS = _table(lambda a, b, c, d: (a & b) ^ (c & d))  #: sum of two products
+LESS = _table(lambda a, b, c, d: (a & b) ^ (~c & d))  #: of a product and what D lets pass of C's complement
 FLIPPED = _table(lambda a, b, c, d: a ^ b ^ c ^ d)  #: sum of A ^ B and C ^ D, where B is D
 HORNER = _table(lambda a, b, c, d: a ^ (d if b else c))  #: A and what B chooses of C and D
 LOWEST_HORNER = _table(lambda a, b, c, d: a ^ (c & ~b))  #: with 0 for D

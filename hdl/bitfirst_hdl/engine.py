@@ -258,7 +258,8 @@ class MatmulEngine(wiring.Component):
         The fields must already be validated. Ready when not `walking` and, of all MATMULs before, at most the last has
         sums still to be stored.
     a_write, b_write : In(CellWrite(config)), In(CellWrite(config, config.b_chunks)); without "gather" In(MemoryWrite())
-        At any time, but not to cells that a MATMUL reads, while `walking` and in the three cycles after. A MATMUL
+        At any time, but not to cells that a MATMUL reads, while `walking` and in the three cycles after (without
+        "gather": four). A MATMUL
         started in the cycle after a write reads what was written.
     sum_write, program_write : In(MemoryWrite())
         Only when not `busy`. `word` is the column in SUMS.

@@ -8,11 +8,13 @@ from amaranth.lib.wiring import In, Out
 
 from .config import ArrayConfig
 from .contract.packets import (
+    KNOCK_SYNC,
     MAX_DATA_WORDS,
     MAX_PAYLOAD_WORDS,
     SYNC,
     WORD_BITS,
     Header,
+    Knock,
     Opcode,
     Response,
     Status,
@@ -58,7 +60,8 @@ class FrameReceiver(wiring.Component):
     A frame is accepted when its CRC-32 is right and its sequence number is `next_sequence`, or any with
     `restart`. Other frames are rolled back and answered: damaged ones with BAD_FRAME, others with BAD_SEQUENCE.
     After an answer, frames ahead of `next_sequence` are passed over in silence until a frame is accepted; frames
-    at or behind it are always answered. A word that should be a header but is none is dropped with `slide`.
+    at or behind it are always answered. A word that should be a header but is none is dropped with `slide`. With the
+    feature "trace", a `Knock` in its place is reported, whether the buffer has room or not.
 
     rx               in, stream of words
     slide            out, with `rx.valid` and `rx.ready`: only the first unit of `rx.payload` is dropped, not all of it
@@ -72,6 +75,10 @@ class FrameReceiver(wiring.Component):
     received         out(1)   high for one cycle per word taken, except words dropped with `slide`
     frame_error      out(1)   high for one cycle per damaged frame
     sequence_error   out(1)   high for one cycle per frame out of sequence
+    sequence         out(16)  number of the frame under way, or just judged
+    stuck            in(1)    wait for no room: a frame that finds none is damaged
+    knock            out(1)   high for one cycle per knock
+    token            out(16)  with `knock`
     idle             out(1)   buffer and answers are empty; the start of a frame may be in
 
     Takes one word a cycle while the buffer (`rx_words`) has room; a frame's first word comes out two cycles after
@@ -93,6 +100,10 @@ class FrameReceiver(wiring.Component):
                 "received": Out(1),
                 "frame_error": Out(1),
                 "sequence_error": Out(1),
+                "sequence": Out(16),
+                "stuck": In(1),
+                "knock": Out(1),
+                "token": Out(16),
                 "idle": Out(1),
             }
         )
@@ -106,12 +117,26 @@ class FrameReceiver(wiring.Component):
         m.d.comb += self.idle.eq((committed == self.credit) & ~self.frames.valid & ~self.answers.valid)
         return m
 
+    def _find_knock(self, m: Module) -> Value:
+        """Whether the word at hand is a knock, if it stands in the place of a header."""
+        if not self.config.traces:
+            return Const(0)
+        knock, found = Knock(self.rx.payload), Signal()
+        right = knock.check == header_check(self.rx.payload[: 8 * _CHECKED_BYTES])
+        m.d.comb += [
+            found.eq((knock.sync == KNOCK_SYNC) & (knock.reserved0 == 0) & right),
+            self.token.eq(knock.token),
+        ]
+        return found
+
     def _receive(self, m: Module, write_port, committed: Signal) -> None:
         m.submodules.crc = checker = Crc32()
         header, trailer, start = Header(self.rx.payload), Trailer(self.rx.payload), Signal(FrameStart)
         write, left, sequence, restart = Signal(POINTER_BITS), Signal(15), Signal(16), Signal()
         full, taken, header_right, crc_right = Signal(), Signal(), Signal(), Signal()
         in_sequence = restart | (sequence == self.next_sequence)
+        lacks_room, lacked_room = Signal(), Signal()  # the word at hand, one of the frame
+        knocks = self._find_knock(m)
         m.d.comb += [
             full.eq((write - self.credit)[:POINTER_BITS] == self.config.rx_words),
             taken.eq(self.rx.valid & self.rx.ready),
@@ -124,7 +149,9 @@ class FrameReceiver(wiring.Component):
                 & (header.length <= MAX_PAYLOAD_WORDS)
                 & (header.check == header_check(self.rx.payload[: 8 * _CHECKED_BYTES]))
             ),
-            crc_right.eq((trailer.crc == checker.crc) & (trailer.reserved == 0)),
+            lacks_room.eq(full & self.stuck),
+            crc_right.eq((trailer.crc == checker.crc) & (trailer.reserved == 0) & ~lacked_room),
+            self.sequence.eq(sequence),
             start.sequence.eq(header.sequence),
             start.length.eq(header.length),
             write_port.addr.eq(write),
@@ -134,19 +161,25 @@ class FrameReceiver(wiring.Component):
         with m.FSM():
             with m.State("HEADER"):
                 m.d.comb += [
-                    self.rx.ready.eq(~full),
-                    self.slide.eq(~header_right),
+                    self.rx.ready.eq(~full | lacks_room | knocks),
+                    self.slide.eq(~header_right & ~knocks),
+                    self.knock.eq(taken & knocks),
                     checker.start.eq(1),
                     write_port.data.eq(start),
-                    write_port.en.eq(taken & header_right),
+                    write_port.en.eq(taken & header_right & ~lacks_room),
                 ]
                 m.d.sync += [left.eq(header.length), sequence.eq(header.sequence), restart.eq(header.restart)]
-                with m.If(write_port.en):
+                m.d.sync += lacked_room.eq(lacks_room)
+                with m.If(taken & header_right):
                     m.next = "PAYLOAD"
             with m.State("PAYLOAD"):
-                m.d.comb += [self.rx.ready.eq(~full), write_port.data.eq(self.rx.payload), write_port.en.eq(taken)]
+                m.d.comb += [
+                    self.rx.ready.eq(~full | lacks_room),
+                    write_port.data.eq(self.rx.payload),
+                    write_port.en.eq(taken & ~lacks_room),
+                ]
                 with m.If(taken):
-                    m.d.sync += left.eq(left - 1)
+                    m.d.sync += [left.eq(left - 1), lacked_room.eq(lacked_room | lacks_room)]
                     with m.If(left == 1):
                         m.next = "TRAILER"
             with m.State("TRAILER"):
@@ -258,6 +291,8 @@ class FrameTransmitter(wiring.Component):
     next_sequence  in(16)  sampled for each `Response`
     credit         in(16)  sampled for each `Response`
     restart        in(1)   the next frame that starts has sequence number 0
+    abandon        in(1)   wait for no data: where there are none, the frame is filled up with zeros, and its CRC wrong
+    abandoned      out(1)  a frame was, since reset
     tx             out, stream of words
     idle           out(1)  no frame under way
 
@@ -273,6 +308,8 @@ class FrameTransmitter(wiring.Component):
                 "next_sequence": In(16),
                 "credit": In(16),
                 "restart": In(1),
+                "abandon": In(1),
+                "abandoned": Out(1),
                 "tx": Out(word_stream()),
                 "idle": Out(1),
             }
@@ -284,6 +321,7 @@ class FrameTransmitter(wiring.Component):
         word, load, free = Signal(WORD_BITS), Signal(), Signal()
         reply, left, sequence = Signal(Reply), Signal(range(MAX_DATA_WORDS + 1)), Signal(16)
         header, response, trailer = Signal(Header), Signal(Response), Signal(Trailer)
+        spoilt, has_word = Signal(), Signal()
         m.d.comb += [
             free.eq(~self.tx.valid | self.tx.ready),
             checker.data.eq(word),
@@ -297,7 +335,8 @@ class FrameTransmitter(wiring.Component):
             response.sequence.eq(reply.sequence),
             response.next_sequence.eq(self.next_sequence),
             response.credit.eq(self.credit),
-            trailer.crc.eq(checker.crc),
+            trailer.crc.eq(Mux(spoilt, ~checker.crc, checker.crc)),
+            has_word.eq(self.data.valid | spoilt),
         ]
         with m.If(free):
             m.d.sync += [self.tx.valid.eq(load), self.tx.payload.eq(word)]
@@ -310,7 +349,7 @@ class FrameTransmitter(wiring.Component):
                     self.replies.ready.eq(free),
                 ]
                 with m.If(load):
-                    m.d.sync += [reply.eq(self.replies.payload), sequence.eq(sequence + 1)]
+                    m.d.sync += [reply.eq(self.replies.payload), sequence.eq(sequence + 1), spoilt.eq(0)]
                     m.next = "RESPONSE"
             with m.State("RESPONSE"):
                 m.d.comb += [word.eq(response), load.eq(free)]
@@ -320,7 +359,13 @@ class FrameTransmitter(wiring.Component):
                     with m.If(reply.words == 0):
                         m.next = "TRAILER"
             with m.State("DATA"):
-                m.d.comb += [word.eq(self.data.payload), load.eq(free & self.data.valid), self.data.ready.eq(free)]
+                m.d.comb += [
+                    word.eq(Mux(self.data.valid, self.data.payload, 0)),
+                    load.eq(free & has_word),
+                    self.data.ready.eq(free),
+                ]
+                with m.If(self.abandon & ~self.data.valid):
+                    m.d.sync += [spoilt.eq(1), self.abandoned.eq(1)]
                 with m.If(load):
                     m.d.sync += left.eq(left - 1)
                     with m.If(left == 1):
@@ -341,9 +386,14 @@ class FrameLink(wiring.Component):
     rx, tx          streams of `config.link_bits` bits
     frames          out, stream of words, as of `FrameReceiver`
     replies, data   in, arrays of `sources` streams, as of `ReplyMerge`; the receiver's answers go before them
-    received, frame_error, sequence_error  out(1) each, as of `FrameReceiver`
+    received, frame_error, sequence_error, sequence, stuck, knock, token  as of `FrameReceiver`
     sent            out(1)  high for one cycle per word sent
+    abandoned       out(1)  as of `FrameTransmitter`
+    quiet           out(1)  nothing to send, no whole word from the host
     idle            out(1)  nothing buffered, nothing to send; the start of a frame may be in
+
+    With the feature "trace" the first source is the trace's. While it has a reply and `stuck` is high, the frame under
+    way is waited for no longer; once one was abandoned, no other source is heard until a reset.
     """
 
     def __init__(self, config: ArrayConfig, sources: int) -> None:
@@ -360,6 +410,12 @@ class FrameLink(wiring.Component):
                 "sent": Out(1),
                 "frame_error": Out(1),
                 "sequence_error": Out(1),
+                "sequence": Out(16),
+                "stuck": In(1),
+                "knock": Out(1),
+                "token": Out(16),
+                "abandoned": Out(1),
+                "quiet": Out(1),
                 "idle": Out(1),
             }
         )
@@ -375,8 +431,21 @@ class FrameLink(wiring.Component):
         wiring.connect(m, receiver.frames, wiring.flipped(self.frames))
         wiring.connect(m, receiver.answers, merge.replies_in[0])
         for number in range(self.sources):
-            wiring.connect(m, wiring.flipped(self.replies[number]), merge.replies_in[1 + number])
             wiring.connect(m, wiring.flipped(self.data[number]), merge.data_in[1 + number])
+            own, merged = self.replies[number], merge.replies_in[1 + number]
+            heard = ~transmitter.abandoned if self.config.traces and number > 0 else 1
+            m.d.comb += [
+                merged.payload.eq(own.payload),
+                merged.valid.eq(own.valid & heard),
+                own.ready.eq(merged.ready & heard),
+            ]
+        if self.config.traces:
+            m.d.comb += [
+                receiver.stuck.eq(self.stuck),
+                transmitter.abandon.eq(self.stuck & self.replies[0].valid),
+                self.knock.eq(receiver.knock),
+                self.token.eq(receiver.token),
+            ]
         wiring.connect(m, merge.replies, transmitter.replies)
         wiring.connect(m, merge.data, transmitter.data)
         wiring.connect(m, transmitter.tx, converter.tx_words)
@@ -389,7 +458,10 @@ class FrameLink(wiring.Component):
             self.received.eq(receiver.received),
             self.sent.eq(transmitter.tx.valid & transmitter.tx.ready),
             self.frame_error.eq(receiver.frame_error),
+            self.sequence.eq(receiver.sequence),
             self.sequence_error.eq(receiver.sequence_error),
+            self.abandoned.eq(transmitter.abandoned),
+            self.quiet.eq(transmitter.idle & converter.idle & ~receiver.answers.valid),
             self.idle.eq(receiver.idle & transmitter.idle & converter.idle),
         ]
         return m

@@ -582,7 +582,8 @@ class Sequencer(wiring.Component):
     A command takes 9 cycles from `FrameStart` to `Reply`, both included, plus one per product (see `CommandCheck`), 5
     for a snapshot, one per data word either way, and its waits; UPDATE and WEIGHTS `update_cycles` and one more,
     READ of STORE one more; a quiet one takes a cycle less. Replies that are not taken hold up later commands, never
-    gather unit, engine and readout. Reset drops the command at hand; the tensor table keeps what it holds.
+    gather unit and engine, nor a readout that requantises. Reset drops the command at hand; the tensor table keeps what
+    it holds.
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
@@ -716,6 +717,9 @@ class Sequencer(wiring.Component):
         by_load, by_matmul, by_read = Signal(), Signal(), Signal()
         loading_words, loading_cells = self._meets_load(m)
         walked_cells, unfinished_sums = self._meets_matmuls(m)
+        # rows of the last steps are still being read: B's first word comes three cycles behind this wait otherwise
+        walked_before, lately_walked = Signal(), Signal()
+        m.d.sync += [walked_before.eq(walked_cells), lately_walked.eq(walked_cells | walked_before)]
         read_sums = Signal()
         m.d.sync += read_sums.eq(_overlap(self._check.sums, self._read_sums))
         with m.Switch(opcode):
@@ -726,8 +730,8 @@ class Sequencer(wiring.Component):
                     m.d.comb += by_load.eq(self.gather_busy)
                 with m.Case(Space.PROGRAM):
                     m.d.comb += by_matmul.eq(self.engine_busy)
-                with m.Case(*_CELLS):
-                    m.d.comb += by_matmul.eq(walked_cells)
+                with m.Case(*([] if self.config.gathers else _CELLS)):
+                    m.d.comb += by_matmul.eq(walked_cells | lately_walked)
                 with m.Default():
                     m.d.comb += [by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]
             with m.Case(Opcode.LOAD), m.If(good):

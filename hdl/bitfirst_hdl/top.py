@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from amaranth.hdl import DomainRenamer, Module, Mux, Signal
+from amaranth.hdl import Cat, DomainRenamer, Module, Mux, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import ArrayConfig
-from .contract.packets import MAX_DATA_WORDS, WORD_BITS
+from .contract.packets import MAX_DATA_WORDS, WORD_BITS, Status
 from .counters import Counters
 from .crossing import cross
 from .engine import MatmulEngine
@@ -17,6 +17,7 @@ from .raw_readout import RawReadout
 from .readout import Readout
 from .sequencer import Sequencer
 from .store import TensorStore
+from .trace import Trace
 from .uart import UART, check_divisor
 from .update import Updater
 
@@ -30,10 +31,10 @@ class Core(wiring.Component):
 
     rx    in, stream of `config.link_bits` bits, least significant unit of each word first
     tx    out, likewise
-    idle  out(1)  nothing buffered, running or to be sent: nothing changes (but `cycles`, `starved_cycles`) until
-                  the next unit comes. The start of a frame may be in.
+    idle  out(1)  nothing buffered, running or to be sent, or stuck (see `Trace`): nothing changes (but `cycles`,
+                  `starved_cycles`) until the next unit comes. The start of a frame may be in.
 
-    Answers come in the order of the commands, except that those of READ of SUMS come when complete. `rx` is not
+    Answers come in the order of the commands, except that those of READ of SUMS come when their sums do. `rx` is not
     held up while the host keeps to its credit. Reset: as after switching on; memories keep what they hold.
     """
 
@@ -46,7 +47,7 @@ class Core(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config = self.config
-        m.submodules.link = link = FrameLink(config, sources=2)
+        m.submodules.link = link = FrameLink(config, sources=2 + config.traces)
         m.submodules.sequencer = sequencer = Sequencer(config, self.fingerprint)
         m.submodules.engine = engine = MatmulEngine(config)
         m.submodules.readout = readout = Readout(config) if config.requantises else RawReadout(config)
@@ -58,10 +59,10 @@ class Core(wiring.Component):
         wiring.connect(m, wiring.flipped(self.rx), link.rx)
         wiring.connect(m, link.tx, wiring.flipped(self.tx))
         wiring.connect(m, link.frames, sequencer.frames)
-        wiring.connect(m, sequencer.sum_replies, link.replies[0])
-        wiring.connect(m, sums.r_stream, link.data[0])
-        wiring.connect(m, replies.r_stream, link.replies[1])
-        wiring.connect(m, sequencer.data, link.data[1])
+        wiring.connect(m, sequencer.sum_replies, link.replies[-2])
+        wiring.connect(m, sums.r_stream, link.data[-2])
+        wiring.connect(m, replies.r_stream, link.replies[-1])
+        wiring.connect(m, sequencer.data, link.data[-1])
         wiring.connect(m, sequencer.start, engine.start)
         wiring.connect(m, sequencer.job, readout.start)
         wiring.connect(m, readout.sum_read, engine.sum_read)
@@ -72,7 +73,7 @@ class Core(wiring.Component):
         else:
             wiring.connect(m, sequencer.a_cells_write, engine.a_write)
             wiring.connect(m, sequencer.b_cells_write, engine.b_write)
-        working = Signal()
+        working, done, is_stuck = Signal(), Signal(), Signal()
         m.d.comb += [
             replies.w_data.eq(sequencer.replies.payload),
             replies.w_en.eq(sequencer.replies.valid),
@@ -85,9 +86,12 @@ class Core(wiring.Component):
             sequencer.engine_busy.eq(engine.busy),
             sequencer.readout_busy.eq(readout.busy),
             working.eq(sequencer.gather_busy | engine.busy | readout.busy),
-            self.idle.eq(link.idle & sequencer.idle & ~working & ~replies.r_rdy & (sums.level == 0)),
+            done.eq(link.idle & sequencer.idle & ~working & ~replies.r_rdy & (sums.level == 0)),
+            self.idle.eq(done | is_stuck),
         ]
-        self._count(m, counters, link, sequencer, engine, readout)
+        if config.traces:
+            self._trace(m, link, sequencer, engine, readout, done, is_stuck)
+        self._count(m, counters, link, sequencer, engine, readout, done)
         return m
 
     def _gather(self, m: Module, sequencer, engine, counters) -> None:
@@ -131,7 +135,42 @@ class Core(wiring.Component):
             writers = (getattr(writer, name) for writer in (updater.write, sequencer.store_write))
             m.d.comb += getattr(store.write, name).eq(Mux(updater.busy, *writers))
 
-    def _count(self, m: Module, counters, link, sequencer, engine, readout) -> None:
+    def _trace(self, m: Module, link, sequencer, engine, readout, done: Signal, is_stuck: Signal) -> None:
+        """Watchdog and memory of commands. Something advances with each word and command, and where a unit is done.
+
+        Frames of the link's own do not count, so that answers to knocks leave the watchdog alone.
+        """
+        asked = Signal()  # a knock waits for its answer
+        m.submodules.trace = trace = Trace(self.config)
+        wiring.connect(m, trace.replies, link.replies[0])
+        wiring.connect(m, trace.data, link.data[0])
+        before = Signal.like(trace.at_work)
+        working_units = sequencer.gather_busy, engine.walking, engine.storing, readout.busy, sequencer.updating
+        m.d.sync += before.eq(trace.at_work)
+        moves = [sequencer.frames, sequencer.replies, readout.words, *link.replies[1:], *link.data[1:]]
+        m.d.comb += [
+            trace.command.eq(sequencer.command),
+            trace.at_hand.eq(sequencer.replies.payload),
+            trace.fault.eq(link.frame_error | link.sequence_error),
+            trace.fault_status.eq(Mux(link.frame_error, Status.BAD_FRAME, Status.BAD_SEQUENCE)),
+            trace.fault_sequence.eq(link.sequence),
+            trace.at_work.eq(Cat(working_units)),
+            trace.advances.eq(
+                Cat(words.valid & words.ready for words in moves).any() | sequencer.command | (before != trace.at_work)
+            ),
+            trace.idle.eq(done),
+            trace.held.eq(self.tx.valid & ~self.tx.ready),
+            trace.knock.eq(link.knock),
+            trace.token.eq(link.token),
+            link.stuck.eq(trace.stuck),
+            trace.abandoned.eq(link.abandoned),
+            asked.eq(trace.replies.valid),
+            is_stuck.eq(trace.stuck & link.quiet & ~asked),
+        ]
+        with m.If(asked):
+            m.d.comb += done.eq(0)
+
+    def _count(self, m: Module, counters, link, sequencer, engine, readout, done: Signal) -> None:
         wiring.connect(m, counters.words, sequencer.counters)
         m.d.comb += [
             counters.snapshot.eq(sequencer.snapshot),
@@ -139,7 +178,7 @@ class Core(wiring.Component):
             counters.set_phase.eq(sequencer.set_phase),
             counters.phase.eq(sequencer.phase),
             counters.cycles.eq(1),
-            counters.starved_cycles.eq(self.idle & ~self.rx.valid),
+            counters.starved_cycles.eq(done & ~self.rx.valid),
             counters.rx_words.eq(link.received),
             counters.tx_words.eq(link.sent),
             counters.frame_errors.eq(link.frame_error),

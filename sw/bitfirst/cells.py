@@ -12,7 +12,7 @@ from .golden import loads
 from .lowering import Cut, octets_of
 from .quantised import Quantised
 
-MOST_WORDS = 256  #: data words of one WRITE: the next one is on its way while it is stored
+MOST_WRITE_WORDS = 256  #: data words of one WRITE: the sequencer does nothing else meanwhile
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def write_words(config: ArrayConfig, load: Mapping[str, int], octets: int) -> li
     """Data words of the WRITEs that stand for a LOAD, in order."""
     layout = Layout.of(config, Target(load["target"]))
     rows = loads.load_cells(config, load, octets) * layout.parts
-    most = MOST_WORDS // layout.words
+    most = MOST_WRITE_WORDS // layout.words
     return [min(most, rows - row) * layout.words for row in range(0, rows, most)]
 
 
-class Cells:
+class CellWrites:
     """The WRITEs that stand for an operation's LOADs; `tensors`: what these gather from, by their number."""
 
     def __init__(self, config: ArrayConfig, tensors: Sequence[tuple[Quantised, Cut]]) -> None:

@@ -106,7 +106,7 @@ def _flat(result: Result) -> Result:
 
 def _rows(rows: list[Result]) -> Table:
     """One column for each key of the first row."""
-    table = Table(*(key.replace("_", " ") for key in rows[0]))
+    table = Table(*(key.replace("_", " ") for key in rows[0])) if rows else Table()
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     return table
@@ -174,6 +174,31 @@ def _all_built(result: Result) -> Table:
     return table
 
 
+def _explored(result: Result) -> Group:
+    """One row for each array, as far as it was looked at; then how to build the best."""
+    table = _close(
+        "arrays, largest first; LUT and block RAM in per cent of the chip",
+        *("R x C", "L", "S", "bit-MACs", "LUT", "RAM", "DSP", "reached", "MHz", "peak/s", "used", ""),
+    )
+    for row in result["arrays"]:
+        share = {
+            kind: f"{'>' if row[kind] is None else ''}{100 * count / row[f'{kind}_total']:.0f}"
+            for kind in ("lut", "bram")
+            for count in [row[f"{kind}_at_least"] if row[kind] is None else row[kind]]
+        }
+        size = f"{row['rows']} x {row['columns']}", str(row["lanes"]), str(row["slice_bits"])
+        usage = f"{row['bit_macs_per_cycle']:,}", share["lut"], share["bram"], "" if row["dsp"] is None else row["dsp"]
+        clock = ["", "", "", ""]
+        if row["clock_mhz"] is not None:
+            clock = [f"{row['fmax_mhz']:.1f}", f"{row['clock_mhz']:g}", f"{row['peak_bit_macs_per_s']:.2e}"]
+            clock += [f"{100 * row['sustained']:.0f} %"]
+        table.add_row(*size, *map(str, usage), *clock, row["verdict"])
+    if result["chosen"] is None:
+        return Group(table, "[red]no array meets its clock[/]; try lower --clock-khz, or more with --most")
+    line = f"bitfirst build {result['board']} --config {result['toml']} --clock-khz {result['chosen']['clock_khz']}"
+    return Group(table, escape(line))
+
+
 def _close(title: str, *names: str) -> Table:
     """An empty table that leaves little between its columns, so that many fit in 80 characters."""
     table = Table(*(Column(name, no_wrap=True) for name in names), title=title, box=SIMPLE)
@@ -202,6 +227,26 @@ def _signs(result: Result) -> Group:
         met = "yes" if goal["met"] else "[red]no[/]"
         wanted.add_row(goal["name"].replace("_", " "), goal["tau"], f"{goal['value']:.3f}", f"{goal['goal']:g}", met)
     return Group(predictors, layers, wanted)
+
+
+def _arith(result: Result) -> Group:
+    """One row for each unit in each form, two columns for each part; then the goals."""
+    parts = list(dict.fromkeys(row["part"] for row in result["rows"]))
+    names = [name for part in parts for name in (part, "/bit")]
+    table = _close("LUT, and for each bit-MAC; ECP5: TRELLIS_COMB", "", "form", *names)
+    table.columns[0].no_wrap, table.columns[0].min_width = False, len("element (4, 32)")
+    found = {(row["unit"], row["form"], row["part"]): row for row in result["rows"]}
+    for unit, form in dict.fromkeys(key[:2] for key in found):
+        shown = []
+        for part in parts:
+            row = found.get((unit, form, part))
+            shown += [f"{row['lut']:,}", f"{row['lut_per_bit_mac']:.2f}"] if row else ["", ""]
+        table.add_row(unit, form, *shown)
+    wanted = _close("goals: most for each bit-MAC", "", "measured", "goal", "met")
+    for goal in result["goals"]:
+        met = "yes" if goal["met"] else "[red]no[/]"
+        wanted.add_row(goal["name"], f"{goal['value']:.3f}", f"{goal['goal']:g}", met)
+    return Group(table, wanted) if result["goals"] else Group(table)
 
 
 def _differences(result: Result) -> Table:
@@ -298,8 +343,17 @@ def train(
 
 
 @app.command()
-def info(url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl", as_json: Json = False) -> None:
+def info(
+    url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl",
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Its last commands and faults instead, also of a device that hangs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Who answers at a device URL, how it is built, and whether it was built from these sources."""
+    if trace:
+        _report(as_json, lambda: _read_trace(url), _trace_table)
+        return
 
     def work() -> Result:
         from bitfirst_hdl.config import MAX_BITS
@@ -319,7 +373,7 @@ def info(url: Annotated[str, typer.Argument(help="As for --device.")] = "rtl", a
             "fingerprint_matches": None if found is None else built_for is not None,
             "built_for": built_for,
             "operand_a_bits": list(range(config.slice_bits, MAX_BITS + 1, config.slice_bits)),
-            "operand_b_bits": list(range(1, MAX_BITS + 1)),
+            "operand_b_bits": list(range(config.digit_planes, MAX_BITS + 1, config.digit_planes)),
             "bit_macs_per_cycle": config.bit_macs_per_cycle,
             "parameters": config.as_dict(),
             "counters": counters,
@@ -346,6 +400,24 @@ def _built_for(config: Any, fingerprint: int) -> str | None:
     from bitfirst_boards import flow
 
     return flow.identify(config, fingerprint)
+
+
+def _trace_table(result: Result) -> Group:
+    """What the device was doing, then its records."""
+    return Group(_pairs({key: value for key, value in result.items() if key != "records"}), _rows(result["records"]))
+
+
+def _read_trace(url: str) -> Result:
+    from dataclasses import asdict
+
+    from .opening import connect
+    from .trace import read
+
+    transport = connect(url)
+    try:
+        return {"url": url, **asdict(read(transport))}
+    finally:
+        transport.close()
 
 
 @app.command()
@@ -532,6 +604,76 @@ def _build(board: Any, target: Path, config: str | None, clock_khz: int | None, 
 
 
 @app.command()
+def explore(
+    board: Annotated[str, typer.Argument(help="As listed by `bitfirst boards`.")],
+    rows: Annotated[str | None, typer.Option(help="Numbers with commas between; powers of two by default.")] = None,
+    columns: Annotated[str | None, typer.Option(help="As for rows.")] = None,
+    lanes: Annotated[str | None, typer.Option(help="As for rows.")] = None,
+    slice_bits: Annotated[str | None, typer.Option("--slice", help="Slice widths, 4,8 by default.")] = None,
+    clock_khz: Annotated[str | None, typer.Option(help="Clocks; usual ones by default.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="What all have besides: features, depths of memories; the board's own.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Arrays kept after packing, and placements tried.")] = 4,
+    jobs: Annotated[int, typer.Option(min=1, help="How many are synthesised and packed at a time.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of the builds: build/explore/BOARD by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the array with the most bit-MACs a second that fits a board and meets its clock.
+
+    What was built is kept: the same command again goes on. Fails when no array meets its clock.
+    """
+    asked = {"rows": rows, "columns": columns, "lanes": lanes, "slices": slice_bits, "clocks_khz": clock_khz}
+
+    def work() -> Result:
+        space = {key: _numbers(key, text) for key, text in asked.items() if text is not None}
+        target = out or Path("build", "explore", board)
+        try:
+            return _explore(_board(board), target, space, config, most, jobs)
+        except KeyboardInterrupt:
+            raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
+
+    if _report(as_json, work, _explored)["chosen"] is None:
+        raise typer.Exit(1)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise UsageError(f"{text!r} for {name.replace('_', ' ')} must be whole numbers with commas between") from None
+
+
+def _explore(
+    board: Any, target: Path, space: dict[str, tuple[int, ...]], config: str | None, most: int, jobs: int
+) -> Result:
+    from bitfirst_boards import explore
+    from bitfirst_hdl.config import load
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from .benches.utilisation import sustained
+
+    base = board.config if config is None else load(config)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    progress = Progress(*columns, console=Console(stderr=True))
+
+    def say(what: str) -> None:
+        for task in progress.task_ids[-1:]:
+            progress.stop_task(task)
+        progress.add_task(escape(f"{board.name}: {what}"))
+
+    search = explore.Search(board, target, base, explore.Space(**space), most, jobs, sustained, say)
+    with progress:
+        rows = search.run()
+    found = explore.told(search, rows)
+    if found["chosen"] is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        found["toml"] = target / "best.toml"
+        found["toml"].write_text(explore.as_toml(found["chosen"]))
+    return found | {"directory": target}
+
+
+@app.command()
 def program(
     board: Annotated[str, typer.Argument(help="As listed by `bitfirst boards`.")],
     build: Annotated[Path | None, typer.Option(help="Directory of `bitfirst build`; build/BOARD by default.")] = None,
@@ -642,6 +784,26 @@ def bench_psg(
 
     if _report(as_json, work, _signs)["failures"]:
         raise typer.Exit(1)
+
+
+@bench_app.command("arith")
+def bench_arith(
+    part: Annotated[list[str], typer.Option(help="ecp5, ice40, gowin, xilinx; may be repeated.")] = (),
+    as_json: Json = False,
+) -> None:
+    """Logic of the array's elements against fixed multipliers, fused bricks and popcount, by synthesis: minutes.
+
+    ECP5: TRELLIS_COMB after nextpnr's packing; the others: yosys' LUTs (Gowin's with ALUs). Goals that are not met are
+    shown.
+    """
+
+    def work() -> Result:
+        from bitfirst_boards import arith_cost
+        from bitfirst_boards.synthesis import PARTS
+
+        return arith_cost.run(part or list(PARTS), Console(stderr=True).print)
+
+    _report(as_json, work, _arith)
 
 
 @bench_app.command("gating")

@@ -264,13 +264,16 @@ class Device(ABC):
     @property
     def predicts(self) -> bool:
         """Whether it takes a rule for signs of dW."""
-        can = self.config.gathers and self.config.requantises and self.config.datapath == "serial"
-        return can and type(self)._decide is not Device._decide
+        return self._can_predict and type(self)._decide is not Device._decide
+
+    @property
+    def _can_predict(self) -> bool:
+        return self.config.gathers and self.config.requantises and self.config.datapath == "serial"
 
     @property
     def no_prediction(self) -> str:
         """What is said where `predicts` is False."""
-        mend = "use the device model, and a serial configuration with the features gather and requantise"
+        mend = "use the device model" if self._can_predict else "take a configuration such as psg, default or small"
         return f"{self.url} does not predict signs of dW (PSG): {mend}"
 
     @abstractmethod

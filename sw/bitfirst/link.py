@@ -435,6 +435,9 @@ class Link:
         if response["opcode"] == Opcode.LINK:
             self._take_link_answer(response)
             return progress
+        if response["opcode"] == Opcode.TRACE:  # somebody knocked
+            self.statistics.late_responses += 1
+            return progress
         request = self._pending.get(response["sequence"])
         if request is None or request.command.opcode != response["opcode"]:
             self.statistics.late_responses += 1
@@ -484,6 +487,13 @@ class Link:
         self._freed_words = freed
 
     def _take_link_answer(self, response: dict[str, int]) -> None:
+        if response["status"] == Status.STUCK:
+            request = self._pending.get(response["sequence"])
+            name = "a command" if request is None else request.command.opcode.name
+            raise LinkError(
+                f"{self.transport.name} is stuck in {name}; see what it did with `bitfirst info DEVICE --trace`, "
+                "then reset it"
+            )
         self.statistics.refused_frames += 1
         behind = (response["next_sequence"] - response["sequence"] - 1) & 0xFFFF
         repeated = response["status"] == Status.BAD_SEQUENCE and behind < 0x8000

@@ -255,10 +255,9 @@ class Width:
     def octets(self) -> int:
         return octets_of(self.bits)
 
-    @property
-    def negative_planes(self) -> int:
-        """Bit p: plane p (0 = most significant) counts negative: the top one of a signed part."""
-        return int(self.signed) | (1 << (self.bits - self.low) if self.low else 0)
+    def negative_planes(self, planes: int) -> int:
+        """Bit p: plane p (0 = most significant) of so many counts negative: the top one of a signed part."""
+        return int(self.signed) | (1 << (planes - self.low) if self.low else 0)
 
     def slices(self, slice_bits: int) -> int:
         return -(-self.bits // slice_bits)
@@ -598,9 +597,18 @@ class Task:
             return tuple(Variant(borders=pair) for pair in borders)
         return tuple(Variant(*chosen) for chosen in product(borders, (False, True), (False, True)))
 
+    def _sides(self, variant: Variant) -> tuple[Width, Width]:
+        return (self.b, self.a) if variant.swapped else (self.a, self.b)
+
+    @staticmethod
+    def _cut_within(config: ArrayConfig, a: Width, b: Width) -> tuple[int, int] | None:
+        """Low bits of an operand, and the digit that they end within; None where all splits lie between digits."""
+        digits = (a, config.slice_bits), (b, config.digit_planes)
+        return next(((operand.low, size) for operand, size in digits if not operand.sliceable(size)), None)
+
     def variants_on(self, config: ArrayConfig) -> tuple[Variant, ...]:
         """Those that cut slices as the operand is split; all, to be refused, if there is none."""
-        fitting = [one for one in self.variants if (self.b if one.swapped else self.a).sliceable(config.slice_bits)]
+        fitting = [one for one in self.variants if not self._cut_within(config, *self._sides(one))]
         return tuple(fitting) or self.variants
 
     def products(self, config: ArrayConfig, variant: Variant) -> tuple[MatrixProduct, ...]:
@@ -609,11 +617,10 @@ class Task:
         Raises `UsageError` where slices cannot be cut as the operand is split.
         """
         check_window(self.geometry)
-        a = self.b if variant.swapped else self.a
-        if not a.sliceable(config.slice_bits):
+        if cut := self._cut_within(config, *self._sides(variant)):
             raise UsageError(
-                f"numbers split with {a.low} low bits cannot be taken in slices of {config.slice_bits}: choose a "
-                "multiple of these"
+                f"numbers split with {cut[0]} low bits cannot be taken in slices of {cut[1]}: choose a multiple of "
+                "these"
             )
         build = {
             Phase.FORWARD: self._forward,

@@ -77,6 +77,18 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
     return BoardDevice(url, transport, config)
 
 
+def connect(url: str) -> Transport:
+    """The link to a device, with nothing said yet: for one that may hang. `url` as for `open`.
+
+    Raises `UsageError` for a URL that makes no sense, or that has no link.
+    """
+    kind, rest, options = _split(url)
+    if kind in ("model", "replay"):
+        raise UsageError(f"{url} has no trace; give rtl or a board")
+    wanted = rest or DEFAULT_CONFIG if kind == "rtl" else options.get("config")
+    return _transport(kind, url, rest, options, None if wanted is None else _config(wanted), None)
+
+
 def _split(url: str) -> tuple[str, str, dict[str, str]]:
     """Kind, what stands behind the colon, options."""
     address, _, query = str(url).partition("?")

@@ -12,6 +12,7 @@ from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import Opcode, Target
 
+from .cells import MOST_WRITE_WORDS
 from .lowering import Cut, Task, tensor_words
 from .plan import FRAME_WORDS
 from .steps import Step, overlap
@@ -22,7 +23,6 @@ READOUT_CYCLES = 16  # first and last sum of a READ through its pipeline
 COMMAND_FRAME_WORDS = packets.COMMAND_WORDS + FRAME_WORDS
 ANSWER_WORDS = 1 + FRAME_WORDS
 LEAST_WRITE_WORDS = 96
-MOST_WRITE_WORDS = 256  #: data words of one WRITE: the sequencer does nothing else meanwhile
 
 
 def write_cycles(words: int) -> int:

@@ -251,7 +251,7 @@ class Plan:
     def whole(self) -> Digits:
         """All of both operands."""
         a, b = self.shape.a, self.shape.b
-        signs = a.signed_slices(self.config.slice_bits), b.negative_planes
+        signs = a.signed_slices(self.config.slice_bits), b.negative_planes(self.planes)
         return Digits(self.slices, self.planes, self.a_first, self.b_first, *signs)
 
     @property
@@ -271,7 +271,7 @@ class Plan:
         slices, planes = self.slices - low, b.bits - b.low
         return (
             Digits(slices, b.low, self.a_first, self.b_first + planes, int(a.signed), 1, low),
-            Digits(low, b.bits, self.a_first + slices, self.b_first, 1, b.negative_planes),
+            Digits(low, b.bits, self.a_first + slices, self.b_first, 1, b.negative_planes(self.planes)),
         )
 
     @cached_property

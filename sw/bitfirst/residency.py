@@ -18,7 +18,7 @@ from bitfirst_hdl.contract import codec, packets
 from bitfirst_hdl.contract.packets import GROUP, OCTET_BITS, Opcode, Phase, Space
 
 from . import packing
-from .cells import Cells
+from .cells import CellWrites
 from .command import Command
 from .errors import UsageError
 from .lowering import Cut, Operation, octets_of
@@ -483,7 +483,7 @@ def issue(wanted: Schedule, store: Store, operation: Operation) -> Iterator[tupl
 
 
 def _issue_cells(wanted: Schedule, operation: Operation) -> Iterator[tuple[Command, Step | None]]:
-    cells = Cells(wanted.config, [(tensor.operand, tensor.cut) for tensor in tensors_of(wanted, operation)])
+    cells = CellWrites(wanted.config, [(tensor.operand, tensor.cut) for tensor in tensors_of(wanted, operation)])
     for step in wanted.steps:
         if isinstance(step, Hold):
             continue

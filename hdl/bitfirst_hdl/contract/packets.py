@@ -11,11 +11,12 @@ The structs here are the only definition: the gateware views its signals through
 
 from amaranth.lib import data, enum
 
-CONTRACT_VERSION = 7
+CONTRACT_VERSION = 8
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 
 SYNC = 0xB17F  #: first 16 bits of each frame, both directions
+KNOCK_SYNC = 0x7FB1  #: first 16 bits of a `Knock`
 COMMAND_WORDS = 4
 MAX_DATA_WORDS = 512  #: data words in one frame, both directions
 MAX_PAYLOAD_WORDS = COMMAND_WORDS + MAX_DATA_WORDS
@@ -28,6 +29,7 @@ LIST_ENTRIES = 512  #: images that the row list names
 STATE_WORDS = 6  #: store words of a group's masters and momenta
 PROGRAM_ROWS = 512  #: of the programs that packed MATMULs follow
 SIGN_BITS = 2  #: of a sum's sign, as a READ that compares sends it
+TRACE_RECORDS = 64  #: commands and faults that the trace remembers
 
 
 class Header(data.Struct):
@@ -51,6 +53,20 @@ class Trailer(data.Struct):
     reserved: 32
 
 
+class Knock(data.Struct):
+    """A word to the device that stands alone between frames: asks for the trace, whatever the device is doing.
+
+    The link answers it itself, also while a command is stuck, and without room in the receive buffer: `TRACE`, with
+    `token` as `sequence`. It has no part in sequence numbers and credit. `check` as in `Header`. Devices without the
+    feature "trace" pass over it.
+    """
+
+    sync: 16  # KNOCK_SYNC
+    reserved0: 16
+    token: 16
+    check: 16
+
+
 class Opcode(enum.IntEnum, shape=8):
     LINK = 0  # only in responses: the link's own word about a frame it did not accept
     WRITE = 1
@@ -65,6 +81,7 @@ class Opcode(enum.IntEnum, shape=8):
     LOAD = 10
     UPDATE = 11
     WEIGHTS = 12
+    TRACE = 13  # only in responses: the answer to a `Knock`
 
 
 class Status(enum.IntEnum, shape=8):
@@ -76,6 +93,7 @@ class Status(enum.IntEnum, shape=8):
     BAD_SPACE = 5  # space unknown, or not writable / readable
     BAD_RANGE = 6  # reaches outside the space, or a count is zero
     BAD_VALUE = 7  # a field's value is outside what this configuration can do
+    STUCK = 8  # the watchdog: the command `sequence` makes no progress
 
 
 class Space(enum.IntEnum, shape=8):
@@ -85,7 +103,7 @@ class Space(enum.IntEnum, shape=8):
     SUMS = 3  # partial sums; row = one array row of one tile, one 48-bit sum per column
     PROGRAM = 4  # which elements of a packed MATMUL multiply what, write only; row = one word of A for each array row
     CELLS_A = 5  # operand A as the array takes it, write only; row = one slice of one K chunk for all array rows
-    CELLS_B = 6  # operand B, likewise; row = one plane of one K chunk for all array columns
+    CELLS_B = 6  # operand B, likewise; row = one plane (datapath "fixed": all) of one K chunk for all array columns
 
 
 class Rounding(enum.IntEnum, shape=2):
@@ -130,7 +148,8 @@ class Write(data.Struct):
     cell + s is slice s of the cell's octet (0 = the most significant); bits (r * L + l) * S and behind are the digit of
     array row r on lane l, `config.ArrayConfig.lane_of_bit`(e) for element e of the chunk; what `Load` calls `flip` is
     done. CELLS_B: row 8 * cell + p is plane p (0 = the most significant); bit c * L + e is that of column c, element e.
-    Both wait while a MATMUL walks over the cells.
+    Datapath "fixed": row `cell` has all planes, bits (c * L + e) * 8 and behind the octet of column c, element e. Both
+    wait while a MATMUL walks over the cells.
 
     A device with the feature "gather" has STORE and LIST, any other CELLS_A and CELLS_B (BAD_SPACE).
     """
@@ -454,6 +473,40 @@ class Response(data.Struct):
     sequence: 16
     next_sequence: 16
     credit: 16
+
+
+class TraceState(data.Struct):
+    """First data word of TRACE: what the device is doing. The records that it has follow, the oldest one first.
+
+    The response's status is STUCK while the watchdog sees no progress. It counts cycles in which something is to be
+    done, nothing moves on and the host is not what is waited for; after `watchdog_cycles` of them it sends a `LINK`
+    response with STUCK, once, and writes a record. An answer that is waited for at that time is filled up with zeros
+    and gets a wrong CRC-32; from then on until a reset the device answers knocks and damaged frames alone. A frame
+    that finds no room is dropped meanwhile, as a damaged one, so that knocks come through.
+    """
+
+    cycle: 32  # modulo 2**32, since power-up; resets leave it alone, as they do the records
+    opcode: 8  # of the last command checked
+    loads: 1  # gather unit at work
+    multiplies: 1  # the engine reads its cells
+    stores: 1  # the engine stores sums
+    reads: 1  # readout at work
+    updates: 1  # updater at work
+    reserved0: 19
+
+
+class TraceRecord(data.Struct):
+    """One data word of TRACE: a command, when it has been checked, or a fault.
+
+    A frame that was not accepted has opcode LINK and status BAD_FRAME or BAD_SEQUENCE; what the watchdog found stuck
+    has status STUCK and names the last command checked. A record with a `cycle` behind that of `TraceState` was written
+    while the answer was sent, in the place of an older one.
+    """
+
+    cycle: 32
+    sequence: 16
+    opcode: 8
+    status: 8
 
 
 COMMANDS = {

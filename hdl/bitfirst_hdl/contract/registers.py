@@ -22,10 +22,10 @@ class Identity(data.Struct):
     b_cells: 16
     sum_tiles: 16
     rx_words: 16
-    features: 32  # bit 0: update, 1: packed, 2: gather, 3: requantise; see `config.ArrayConfig`
+    features: 32  # bit 0: update, 1: packed, 2: gather, 3: requantise, 4: trace; see `config.ArrayConfig`
     clock_khz: 32
     store_words: 32
-    reserved: 32
+    watchdog_cycles: 32  # of the feature "trace"
     fingerprint: 64
 
 
@@ -161,7 +161,7 @@ AXI_REGISTERS = (
         0x104,
         "What the device is doing.",
         (
-            Field("idle", 0, 1, Access.READ, "Nothing buffered, running or to be sent."),
+            Field("idle", 0, 1, Access.READ, "Nothing buffered, running or to be sent, or stuck (see TRACE)."),
             Field("rx_waits", 1, 1, Access.READ, "A beat waits at `s_axis`."),
             Field("tx_waits", 2, 1, Access.READ, "A beat waits at `m_axis`."),
         ),

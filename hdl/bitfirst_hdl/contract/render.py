@@ -17,7 +17,8 @@ from . import codec, numeric, packets, registers
 NOTE = "Rendered from bitfirst_hdl.contract by `python -m bitfirst_hdl.contract.render`; do not edit."
 ENUMS = (packets.Opcode, packets.Status, packets.Space, packets.Rounding, packets.Sign, packets.Target, packets.Phase)
 COMMAND_STRUCTS = tuple(dict.fromkeys(packets.COMMANDS.values()))
-STRUCTS = (packets.Header, packets.Trailer, *COMMAND_STRUCTS, packets.Response, registers.Identity)
+RESPONSE_STRUCTS = packets.Response, packets.TraceState, packets.TraceRecord
+STRUCTS = (packets.Header, packets.Trailer, packets.Knock, *COMMAND_STRUCTS, *RESPONSE_STRUCTS, registers.Identity)
 COUNTERS_NOTE = """COUNTERS and MARK respond with all of them, one 64-bit word each, in this order. Execution counters
 are a function of commands and data alone; arrival counters depend on when words arrived.
 """
@@ -29,6 +30,7 @@ CONSTANTS = {
     "CONTRACT_VERSION": packets.CONTRACT_VERSION,
     "MAGIC": registers.MAGIC,
     "SYNC": packets.SYNC,
+    "KNOCK_SYNC": packets.KNOCK_SYNC,
     "WORD_BITS": packets.WORD_BITS,
     "COMMAND_WORDS": packets.COMMAND_WORDS,
     "MAX_DATA_WORDS": packets.MAX_DATA_WORDS,
@@ -38,6 +40,7 @@ CONSTANTS = {
     "STORE_WORD_WORDS": packets.STORE_WORD_WORDS,
     "TENSOR_SLOTS": packets.TENSOR_SLOTS,
     "SIGN_BITS": packets.SIGN_BITS,
+    "TRACE_RECORDS": packets.TRACE_RECORDS,
     "SUM_BITS": numeric.SUM_BITS,
     "MULTIPLIER_BITS": numeric.MULTIPLIER_BITS,
     "MAX_SHIFT": numeric.MAX_SHIFT,
@@ -117,11 +120,11 @@ def document() -> str:
         f"# Packets and registers, contract version {packets.CONTRACT_VERSION}\n\n<!-- {NOTE} -->\n",
         _prose(packets) + "\n\nReserved bits are sent as 0.\n",
         "## Frames\n",
-        *(_struct_section(struct) for struct in (packets.Header, packets.Trailer)),
+        *(_struct_section(struct) for struct in (packets.Header, packets.Trailer, packets.Knock)),
         "## Commands\n",
         *(_struct_section(struct) for struct in COMMAND_STRUCTS),
         "## Responses\n",
-        _struct_section(packets.Response),
+        *(_struct_section(struct) for struct in RESPONSE_STRUCTS),
         "## Values\n",
         *(_enum_section(enum) for enum in ENUMS),
         "## Registers\n",

@@ -1,25 +1,32 @@
-"""Elements of carry cells are those of adders: ECP5's tree and accumulator against the portable ones, for all inputs.
+"""Units of carry cells are those of adders: ECP5's against the portable ones, for all inputs.
 
 What a carry cell does is said by yosys' own model of it.
 """
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Assert, Assume, Cover, Fragment, Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
-from bitfirst_hdl import ecp5, element
+from bitfirst_hdl import baselines, ecp5, element
 from bitfirst_hdl.config import ArrayConfig
 
 from .prove import Property, altered
 
+ECP5 = SimpleNamespace(family="ecp5")
 CARRY_CELLS = "ecp5/common_sim.vh", "ecp5/ccu2c_sim.vh"
 _PORTABLE_LEVEL = "        words = sums\n", "        words = sums\n        LEVELS.append((words, field_bits))\n"
 _CARRY_LEVEL = (
     "            size = len(pairs[0])\n",
     "            LEVELS.append(sums)\n            size = len(pairs[0])\n",
+)
+_REGISTERS = "    return registers\n", "    LEVELS.append(registers)\n    return registers\n"
+_PAIRS = "        shift, level = 2, 1\n", "        PAIRS.extend(sums)\n        shift, level = 2, 1\n"
+_ACCUMULATOR = (
+    "        m.submodules.accumulator = accumulator\n",
+    "        m.submodules.accumulator = accumulator\n        LEVELS.append([accumulator.total])\n",
 )
 
 
@@ -44,7 +51,7 @@ class _Same(Property):
 
     def state(self, m: Module) -> None:
         m.submodules.portable = Fragment.get(self.portable, None)
-        m.submodules.placed = Fragment.get(self.placed, None)
+        m.submodules.placed = Fragment.get(self.placed, ECP5)
         for name, (path, _) in self.inputs.items():
             m.d.comb += [_at(side, path).eq(getattr(self, name)) for side in (self.portable, self.placed)]
         self.compare(m)
@@ -95,3 +102,51 @@ class SameAccumulator(_Same):
             Assert(self.portable.chain_out == self.placed.chain_out, "shadow register"),
             Cover(total[-1] & total[0] & self.control__double & self.control__negative),
         ]
+
+
+class SameUnit(_Same):
+    """Any operands, any control: each register of a unit of `baselines` is the same.
+
+    `changes` are made in the source of the placed one; `make` makes a unit of such a module. `assume_pairs`: sums of
+    two rows, which are in no register, are taken to be the same, which `SamePairs` proves; the solver finds no way
+    through two levels of 16 bits.
+    """
+
+    assume_pairs = False
+
+    def __init__(self, make: Callable[[ModuleType], wiring.Component], *changes: tuple[str, str]) -> None:
+        notes = _REGISTERS, _ACCUMULATOR, _PAIRS
+        self.sides = [altered(baselines, *notes, *more, LEVELS=[], PAIRS=[]) for more in ((), changes)]
+        super().__init__(*map(make, self.sides))
+
+    def compare(self, m: Module) -> None:
+        plain, placed = self.sides
+        assert len(plain.LEVELS) > 1
+        for registers, others in zip(plain.LEVELS, placed.LEVELS, strict=True):
+            for register, other in zip(registers, others, strict=True):
+                m.d.comb += Assert(register == other, "register")
+        if self.assume_pairs:
+            assert plain.PAIRS
+            m.d.comb += [Assume(pair == other) for pair, other in zip(plain.PAIRS, placed.PAIRS, strict=True)]
+        total = plain.LEVELS[-1][0]
+        m.d.comb += [
+            Assume(~self.control__load | self.control__valid),
+            Assert(self.portable.chain_out == self.placed.chain_out, "shadow register"),
+            Cover(total[-1] & total[0]),
+        ]
+
+
+class SamePairs(SameUnit):
+    """Any operands: the sums of two rows of a `FixedMac` are the same."""
+
+    def compare(self, m: Module) -> None:
+        plain, placed = self.sides
+        assert plain.PAIRS
+        m.d.comb += [Assert(pair == other) for pair, other in zip(plain.PAIRS, placed.PAIRS, strict=True)]
+        m.d.comb += Cover(plain.PAIRS[-1][-1] & plain.PAIRS[-1][0])
+
+
+class SameBehindPairs(SameUnit):
+    """As `SameUnit`, where `SamePairs` is proved."""
+
+    assume_pairs = True

@@ -50,7 +50,8 @@ class Reception(Property):
     """
 
     def __init__(self, module: ModuleType, rx_words: int, fits: bool = False, inductive: bool = True) -> None:
-        self.receiver = module.FrameReceiver(SimpleNamespace(rx_words=rx_words))  # smaller than a device may have
+        config = SimpleNamespace(rx_words=rx_words, traces=False)  # smaller than a device may have
+        self.receiver = module.FrameReceiver(config)
         self.rx_words, self.fits, self.inductive = rx_words, fits, inductive
         members = {"rx_valid": In(1), "rx_data": In(WORD_BITS), "frames_ready": In(1)}
         if inductive:

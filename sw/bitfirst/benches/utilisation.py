@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract.numeric import limits
 from bitfirst_hdl.contract.packets import Phase
 
@@ -87,6 +88,38 @@ def bench_utilisation(device_url: str = "rtl", batch: int = BATCH, seed: int = 0
     }
 
 
+def sustained(config: ArrayConfig, batch: int = BATCH) -> float:
+    """About the share of `config`'s bit-MAC slots that ResNet-20 uses in forward, dX and dW at 8x8 and 8x16 bits.
+
+    By the planner's account of cycles, without a device: operands in the store, no result read, all layers weighted by
+    MACs. `bench_utilisation` measures it.
+    """
+    useful = slots = 0.0
+    for layer in RESNET20:
+        macs = layer.count * layer.geometry(batch).useful_macs
+        for phase, widths in _kinds(layer):
+            if widths != DEFAULT:
+                continue
+            used, taken = _planned(config, layer, (phase, widths), batch)
+            useful += macs
+            slots += macs * taken / used
+    return useful / slots
+
+
+def _planned(
+    config: ArrayConfig, layer: Layer, kind: tuple[Phase, tuple[int, int, int]], batch: int
+) -> tuple[int, int]:
+    """Bit-MACs of a layer that are useful, and slots of the cycles that it takes, in portions."""
+    phase, widths = kind
+    useful = cycles = 0
+    for images in _portions(config, layer, kind, batch):
+        operation = _operation(layer, phase, widths, images, torch.Generator())
+        made = schedule(config, replace(operation.task, sum_bits=0, fresh=""))
+        useful += made.waste["useful"]
+        cycles += made.cycles
+    return useful, cycles * config.bit_macs_per_cycle
+
+
 def _kinds(layer: Layer) -> Iterator[tuple[Phase, tuple[int, int, int]]]:
     """(phase, widths of x, w and g)"""
     phases = [Phase.FORWARD, Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT]
@@ -106,7 +139,7 @@ def _row(
 ) -> dict[str, Any]:
     phase, widths = kind
     totals: dict[str, float] = {}
-    for images in _portions(device, layer, kind, batch):
+    for images in _portions(device.config, layer, kind, batch):
         operation = _operation(layer, phase, widths, images, generator)
         for name, count in _measure(device, operation).items():
             totals[name] = totals.get(name, 0) + count
@@ -140,7 +173,7 @@ def _nominal_macs(geometry: Geometry) -> int:
     return int(np.prod(geometry.output_shape)) * int(np.prod(geometry.weight_shape[1:]))
 
 
-def _portions(device: BoardDevice, layer: Layer, kind: tuple[Phase, tuple[int, int, int]], batch: int) -> list[int]:
+def _portions(config: ArrayConfig, layer: Layer, kind: tuple[Phase, tuple[int, int, int]], batch: int) -> list[int]:
     """The batch in parts whose operands lie in the store together, equal but for the last."""
     phase, widths = kind
     images = batch
@@ -148,7 +181,7 @@ def _portions(device: BoardDevice, layer: Layer, kind: tuple[Phase, tuple[int, i
         generator = torch.Generator().manual_seed(0)
         operation = _operation(layer, phase, widths, images, generator)
         bytes_ = sum(-(-operand.bits // 8) * operand.values.numel() for _, operand in operation.operands)
-        if bytes_ <= SHARE * 16 * device.config.store_words:
+        if bytes_ <= SHARE * 16 * config.store_words:
             break
         images //= 2
     return [min(images, batch - first) for first in range(0, batch, images)]

@@ -1,6 +1,6 @@
 """The device, command by command: memories, results, statuses and execution counters, exactly as the gateware."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 import numpy as np
@@ -57,6 +57,7 @@ class GoldenDevice:
     rows   the row list
     sums   int64 [sum rows, columns]
     program  uint64 [PROGRAM_ROWS, words of a row]
+    trace    opcodes and statuses of the last commands
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
@@ -71,6 +72,7 @@ class GoldenDevice:
         self.program = np.zeros((PROGRAM_ROWS, config.program_words), dtype=np.uint64)
         self.rows: loads.Rows = (0,) * LIST_ENTRIES
         self.tensors: dict[int, loads.Place] = {}
+        self.trace: deque[tuple[int, Status]] = deque(maxlen=packets.TRACE_RECORDS)
         self._counters: Counter[str] = Counter()
         self._commands, self._writable = config.commands, config.writable
         self._checks: dict[Opcode, Callable[[Fields], Status]] = {
@@ -114,6 +116,7 @@ class GoldenDevice:
         status, fields = self._decode(opcode, payload)
         if status == Status.OK and opcode in self._checks:
             status = self._checks[Opcode(opcode)](fields)
+        self.trace.append((opcode, status))
         if status != Status.OK:
             self._counters["faults"] += 1
             return status, _words()

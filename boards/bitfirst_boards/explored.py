@@ -1,0 +1,109 @@
+"""Writes the document of what `bitfirst explore` found.
+
+    bitfirst explore BOARD --json > RESULT
+    python -m bitfirst_boards.explored [--found RESULT]... [DIRECTORY]
+
+DIRECTORY (default: docs) gets `explored.md`, and `measured/explored.json`, the results that it shows; a RESULT takes
+the place of an older one of the same board, the others stay as they are.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .catalogue import BOARDS
+from .explore import MEETS, TOO_LARGE
+
+FOUND, DOCUMENT = "measured/explored.json", "explored.md"
+COLUMNS = "R x C", "L", "S", "bit-MACs a cycle", "LUT", "block RAM", "DSP", "MHz", "reached", "peak", "sustained", ""
+HEAD = """# Arrays for boards
+
+Rendered by `python -m bitfirst_boards.explored` from [{found}]({found}), what `bitfirst explore BOARD --json` found; do
+not edit.
+
+    bitfirst explore ulx3s-85f --lanes 32 --slice 8 --clock-khz 50000,60000
+    bitfirst build ulx3s-85f --config build/explore/ulx3s-85f/best.toml --clock-khz 60000
+
+It looks for the array with the most bit-MACs a second (array x clock) that fits a board and meets its clock. Every
+array has the features and the depths of memories of one configuration, the board's own or `--config`; rows, columns,
+lanes and slice width change how wide they are.
+
+1. **Estimate**: the elements (one of them is synthesised) and the bits of the memories are a bound from below. Arrays
+   beyond the chip by that alone are left out; no array that fits is.
+2. **Packing**, of arrays near the chip's size first. One that does not fit rules out all larger ones of its lanes and
+   slice width, one that fits needs no packing of smaller ones: until the `--most` largest that fit are known.
+3. **Placing and routing**, from the highest peak down, until one meets its clock, `--most` times at most. A clock that
+   is above what an array has reached is not tried with it.
+
+All that was found stays in the folders of the builds: the same command again goes on after an interruption. *LUT* after
+packing, as in [boards](boards.md); *peak* in 10^12 bit-MACs a second; *sustained*: the share of it that a training step
+of ResNet-20 uses (forward, dX and dW at 8x8 and 8x16 bits, operands in the store), by the planner's account of cycles.
+"""
+NOTHING = """
+Nothing has been explored yet.
+"""
+
+
+def _line(array: Mapping[str, Any]) -> str:
+    """One row of a table."""
+
+    def of(kind: str) -> str:
+        used, has = array[kind], array[f"{kind}_total"]
+        return "" if used is None else f"{used:,} ({100 * used / has:.0f} %)"
+
+    words = [f"{array['rows']} x {array['columns']}", array["lanes"], array["slice_bits"]]
+    words += [f"{array['bit_macs_per_cycle']:,}", *map(of, ("lut", "bram", "dsp"))]
+    if array["clock_mhz"] is None:
+        words += [""] * 4
+    else:
+        words += [f"{array['clock_mhz']:g}", f"{array['fmax_mhz']:.1f}"]
+        words += [f"{array['peak_bit_macs_per_s'] / 1e12:.2f}", f"{100 * array['sustained']:.0f} %"]
+    verdict = f"**{MEETS}**" if array["verdict"] == MEETS else array["verdict"]
+    return f"| {' | '.join(map(str, [*words, verdict]))} |"
+
+
+def _board(found: Mapping[str, Any]) -> str:
+    """A table of the arrays that were packed or placed, and what is to be said of the rest."""
+    arrays = found["arrays"]
+    shown = [array for array in arrays if array["lut"] is not None]
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}", *map(_line, shown)]
+    rest = [array["verdict"] for array in arrays if array["lut"] is None]
+    large, small = rest.count(TOO_LARGE), len(rest) - rest.count(TOO_LARGE)
+    text = f"\n## {found['board']}\n\n" + "\n".join(lines) + "\n"
+    text += f"\nOf {len(arrays)} arrays {large} more are too large, {small} smaller ones were not needed.\n"
+    worst = [array for array in shown if array["path_from"] is not None]
+    paths = [
+        f"- {array['rows']} x {array['columns']} at {array['clock_mhz']:g} MHz: {array['path_ns']:.1f} ns from "
+        f"`{array['path_from']}` to `{array['path_to']}`\n"
+        for array in worst
+    ]
+    return text + ("\nSlowest paths:\n\n" + "".join(paths) if paths else "")
+
+
+def rendered(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The document; `found`: board -> what was found."""
+    parts = [_board(found[name]) for name in BOARDS if name in found]
+    return HEAD.format(found=FOUND) + ("".join(parts) or NOTHING)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes the document of explored arrays.")
+    parser.add_argument(
+        "--found", type=Path, action="append", default=[], help="what `bitfirst explore --json` printed"
+    )
+    parser.add_argument("directory", type=Path, nargs="?", default=Path("docs"))
+    given = parser.parse_args()
+    kept = given.directory / FOUND
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    for path in given.found:
+        result = json.loads(path.read_text())
+        found[result["board"]] = {key: result[key] for key in ("board", "base", "chosen", "arrays")}
+    if given.found:
+        kept.write_text(json.dumps(found, indent=1) + "\n")
+    (given.directory / DOCUMENT).write_text(rendered(found))
+
+
+if __name__ == "__main__":
+    main()
