@@ -333,7 +333,7 @@ def train(
             console.print(f"opening {device}: the first time it is generated and compiled, which takes some minutes")
         kept, started_ns = out / training.CHECKPOINT, time.time_ns()
         try:
-            return training.train(options, console=console)
+            return training.train_digits(options, console=console)
         except KeyboardInterrupt:
             if kept.exists() and (resume or kept.stat().st_mtime_ns >= started_ns):
                 raise Interrupted(f"{kept} is kept; go on with the same command and --resume") from None

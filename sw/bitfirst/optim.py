@@ -44,8 +44,10 @@ class SGD(torch.optim.Optimizer):
         for name in "lr", "weight_decay":
             if not 0 <= group[name] < float("inf"):
                 raise UsageError(f"{name} = {group[name]}: choose a finite number, 0 or more")
-        update.coefficient_of(group["momentum"])
+        if not 0 <= group["momentum"] < 1:
+            raise UsageError(f"momentum = {group['momentum']}: choose 0 or more, below 1")
         if group["signs"]:
+            update.coefficient_of(group["momentum"])
             update.step_rate(group["lr"])
             update.decay_rate(group["lr"], group["weight_decay"])
 

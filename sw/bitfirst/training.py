@@ -21,14 +21,15 @@ from torch.nn import functional
 
 import bitfirst
 
-from . import checkpoint, data, interrupts, models, optim
+from . import checkpoint, data, interrupts, loop, models, optim
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
-from .methods import E2TRAIN, HOST, PSG, SignSGD
+from .methods import E2TRAIN, HOST, PSG, Method, SignSGD
 from .nn import Bits, convert, layer_counters
 from .signs import Journal
 
 CHECKPOINT = "checkpoint.safetensors"
+STATES = {"momentum": optim.BUFFER, "master": optim.MASTER}  #: of the optimiser, by their names in a checkpoint
 MAX_THREADS = 256
 EVALUATION_BATCH = 60
 WARM_UP = 0.25  #: share of all steps in which the learning rate rises
@@ -95,20 +96,20 @@ class TrainOptions:
             raise UsageError(f"lr = {self.lr} must be positive")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum = {self.momentum} must be 0 or more and below 1")
-        method = self.training_method()
-        if method is None and self.update != HOST:
+        signs = self.training_method().signs
+        if signs is None and self.update != HOST:
             raise UsageError(f"update = {self.update!r} is for weights that learn by signs: choose signsgd or psg, too")
-        if method is not None:
-            method.check(self.bits.activation, self.bits.gradient)
+        if signs is not None:
+            signs.check(self.bits.activation, self.bits.gradient)
             if not 0 < self.lr_signs < MOST_LR_SIGNS:
                 raise UsageError(f"lr_signs = {self.lr_signs} must be positive and below {MOST_LR_SIGNS}")
 
-    def training_method(self) -> SignSGD | None:
+    def training_method(self) -> Method:
         """What `convert` is given."""
         if self.method not in METHODS:
             raise UsageError(f"method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
         if self.method != "psg":
-            return SignSGD(update=self.update) if self.method == "signsgd" else None
+            return SignSGD(update=self.update) if self.method == "signsgd" else Method()
         try:
             tau, constant = "constant", float(self.tau)
         except ValueError:
@@ -178,7 +179,8 @@ class Run:
 
     name: str
     net: nn.Module
-    optimizer: torch.optim.Optimizer
+    method: Method
+    optimizer: optim.SGD
     meter: Meter | None = None
     journal: Journal | None = None
     epoch: int = 0
@@ -190,19 +192,14 @@ def new_run(options: TrainOptions, device: Device | None) -> Run:
     torch.manual_seed(options.seed)
     net = models.digits_resnet()
     if device is None:
-        return Run("fp32", net, _ordinary_optimizer(net, options))
+        return Run("fp32", net, Method(), optimizer_of(net, Method(), options))
     method = options.training_method()
     convert(net, device, method, bits=options.bits, inplace=True)
-    if method is None:
-        return Run(device.url, net, _ordinary_optimizer(net, options), Meter(device))
-    return Run(device.url, net, sign_optimizer(net, method, options), Meter(device), Journal())
+    journal = None if method.signs is None else Journal()
+    return Run(device.url, net, method, optimizer_of(net, method, options), Meter(device), journal)
 
 
-def _ordinary_optimizer(net: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    return torch.optim.SGD(net.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=WEIGHT_DECAY)
-
-
-def sign_optimizer(net: nn.Module, method: SignSGD, options: TrainOptions) -> optim.SGD:
+def optimizer_of(net: nn.Module, method: Method, options: TrainOptions) -> optim.SGD:
     """Each group with its own `peak` of the learning rate."""
     groups = [
         group | {"peak": options.lr_signs if group["signs"] else options.lr, "lr": 0.0}
@@ -219,42 +216,21 @@ def fit(
     on_epoch: Callable[[Run], None] | None = None,
 ) -> None:
     """Trains `run` to its last epoch. Raises `UsageError`, naming the layer, when it diverges."""
-    net, optimizer = run.net, run.optimizer
     per_epoch = len(splits.train) // options.batch
-    steps = per_epoch * options.epochs
     while run.epoch < options.epochs:
         started = time.monotonic()
-        net.train()
-        losses, right = [], 0
-        for index, (images, labels) in enumerate(data.batches(splits.train, options.batch, options.seed, run.epoch)):
-            interrupts.check()
-            step = run.epoch * per_epoch + index
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, group.get("peak", options.lr))
-            if run.journal is not None:
-                run.journal.begin(net, step, steps, partial(_loss, images, labels), run.meter.device.bit_macs)
-            scores = net(images)
-            loss = _cross_entropy(scores, labels)
-            if not math.isfinite(loss.item()):
-                raise UsageError(diverged(net))
-            optimizer.zero_grad()
-            loss.backward()
-            if run.journal is not None:
-                run.journal.end(net, step, run.meter.device.bit_macs)
-            optimizer.step()
-            losses.append(loss.item())
-            right += int((scores.argmax(1) == labels).sum())
-            if on_step is not None:
-                on_step(run, step + 1, steps, losses[-1])
-        validation_accuracy = evaluate(net, splits.validation)
+        batches = data.batches(splits.train, options.batch, options.seed, run.epoch)
+        beside = _Beside(run, batches, per_epoch * options.epochs, on_step)
+        loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
+        validation_accuracy = evaluate(run.net, splits.validation)
         run.epoch += 1
         run.history.append(
             {
                 "epoch": run.epoch,
-                "loss": sum(losses) / len(losses),
-                "train_accuracy": right / (per_epoch * options.batch),
+                "loss": loss,
+                "train_accuracy": beside.right / max(beside.seen, 1),
                 "validation_accuracy": validation_accuracy,
-                "learning_rate": optimizer.param_groups[0]["lr"],
+                "learning_rate": run.optimizer.param_groups[0]["lr"],
                 "wall_s": time.monotonic() - started,
             }
         )
@@ -263,6 +239,44 @@ def fit(
             run.history[-1] |= {"cycles": total(counters, "cycles"), "bit_macs": counters["bit_macs"]}
         if on_epoch is not None:
             on_epoch(run)
+
+
+class _Beside(loop.Hooks):
+    """What one epoch of `fit` does beside the loop: learning rate, journal, accuracy (`right` of `seen`), progress."""
+
+    def __init__(
+        self,
+        run: Run,
+        batches: data.Batches,
+        steps: int,
+        on_step: Callable[[Run, int, int, float], None] | None,
+    ) -> None:
+        self.run, self.batches, self.steps, self.on_step = run, batches, steps, on_step
+        self.right = self.seen = 0
+
+    @property
+    def step(self) -> int:
+        """Number of the step, from 0: that of its batch, whether those before were trained on or not."""
+        return self.run.epoch * len(self.batches) + self.batches.latest
+
+    def before(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        interrupts.check()
+        run = self.run
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.steps, group["peak"])
+        if run.journal is not None:
+            run.journal.begin(run.net, self.step, self.steps, partial(_loss, x, y), run.meter.device.bit_macs)
+
+    def after_backward(self) -> None:
+        run = self.run
+        if run.journal is not None:
+            run.journal.end(run.net, self.step, run.meter.device.bit_macs)
+
+    def after(self, scores: torch.Tensor, y: torch.Tensor, loss: float) -> None:
+        self.right += int((scores.argmax(1) == y).sum())
+        self.seen += len(y)
+        if self.on_step is not None:
+            self.on_step(self.run, self.step + 1, self.steps, loss)
 
 
 def _cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -283,15 +297,6 @@ def evaluate(net: nn.Module, split: data.Split) -> float:
     return right / len(split)
 
 
-def diverged(net: nn.Module) -> str:
-    """One line that names the first parameter or statistic that is not finite."""
-    for name, tensor in net.state_dict().items():
-        if not tensor.isfinite().all():
-            return f"the loss is not finite, nor is {name}: training has diverged; lower the learning rate"
-    *_, last = (name for name, module in net.named_modules() if not list(module.children()))
-    return f"the loss is not finite after layer {last}: training has diverged; lower the learning rate"
-
-
 def weights_sha256(net: nn.Module) -> str:
     """Over names, types, shapes and bytes of parameters and statistics."""
     digest = hashlib.sha256()
@@ -302,15 +307,20 @@ def weights_sha256(net: nn.Module) -> str:
 
 
 def keep(run: Run, options: TrainOptions) -> None:
-    """Writes the checkpoint: network, momentum, random state, counters."""
+    """Writes the checkpoint: network, momentum, the method's state, random state, counters."""
     tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
     for name, parameter in run.net.named_parameters():
-        state = run.optimizer.state_of(parameter) if run.journal is not None else run.optimizer.state[parameter]
-        tensors[f"momentum.{name}"] = state[optim.BUFFER]
-        if optim.MASTER in state:
-            tensors[f"master.{name}"] = state[optim.MASTER]
+        kept = run.optimizer.state_of(parameter)
+        tensors |= {f"{short}.{name}": kept[full] for short, full in STATES.items() if full in kept}
     tensors["random"] = torch.get_rng_state()
     state = {"options": options.identity(), "epoch": run.epoch, "history": run.history, "counters": run.meter.latest()}
+    state["moved"] = sorted(name for name in tensors if name.split(".")[0] in STATES)
+    state["method"] = {}
+    for name, value in run.method.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            tensors[f"method.{name}"] = value
+        else:
+            state["method"][name] = value
     if run.journal is not None:
         state["journal"] = run.journal.state(run.net)
     checkpoint.save(options.out / CHECKPOINT, tensors, state)
@@ -329,10 +339,11 @@ def restore(run: Run, options: TrainOptions) -> None:
             if wanted[name] != found.get(name):
                 raise UsageError(f"{path} was made with {name} = {found.get(name)}, not {wanted[name]}: use the same")
         run.net.load_state_dict(checkpoint.strip(tensors, "net."))
-        for name, parameter in run.net.named_parameters():
-            run.optimizer.state[parameter][optim.BUFFER] = tensors[f"momentum.{name}"]
-        for group in run.optimizer.param_groups if run.journal is not None else ():
-            _restore_masters(run, group, tensors)
+        parameters = dict(run.net.named_parameters())
+        for moved in state["moved"]:
+            kind, _, name = moved.partition(".")
+            run.optimizer.state[parameters[name]][STATES[kind]] = tensors[moved]
+        run.method.load_state_dict(state["method"] | checkpoint.strip(tensors, "method."))
         torch.set_rng_state(tensors["random"])
         run.epoch, run.history, run.meter.earlier = state["epoch"], state["history"], state["counters"]
         if run.journal is not None:
@@ -340,12 +351,6 @@ def restore(run: Run, options: TrainOptions) -> None:
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"checkpoint {path} is not whole ({reason}): delete it and start without --resume") from None
-
-
-def _restore_masters(run: Run, group: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    names = {parameter: name for name, parameter in run.net.named_parameters()}
-    for parameter in group["params"] if group["signs"] else ():
-        run.optimizer.state[parameter][optim.MASTER] = tensors[f"master.{names[parameter]}"]
 
 
 def refuse_to_overwrite(path: Path) -> None:
@@ -486,7 +491,7 @@ def compare(
     return Comparison(run, fp32, test_accuracy, evaluate(fp32.net, splits.test), counters)
 
 
-def train(options: TrainOptions, device: Device | None = None, console: Console | None = None) -> dict[str, Any]:
+def train_digits(options: TrainOptions, device: Device | None = None, console: Console | None = None) -> dict[str, Any]:
     """Trains on `options.device` (or on `device`, which stays open) and in fp32; writes checkpoint, result and report.
 
     Returns the object that `bitfirst train --json` prints. Progress goes to `console`, standard error by default.
