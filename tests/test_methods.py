@@ -1,51 +1,16 @@
 """Methods: the loop, composing them, what they keep in checkpoints."""
 
 import copy
-import functools
-from dataclasses import replace
 
 import bitfirst
 import pytest
 import torch
-from bitfirst import data, loop, methods, models, report, training
-from bitfirst.errors import LinkError, UsageError
+from bitfirst import methods
+from bitfirst.errors import UsageError
 from bitfirst.methods import PSG, Compose, Method, SignSGD
-from bitfirst.nn import Bits, convert
-from bitfirst.training import TrainOptions
-from reference_device import ReferenceDevice
-from rich.console import Console
-from torch import nn
+from bitfirst.nn import Bits
+from method_runs import assert_same, digits, few, interrupted_and_not, network, optimizer_of, state
 from torch.nn import functional
-
-QUIET = Console(quiet=True)
-
-
-digits = functools.cache(data.digits)
-
-
-def few(count: int, size: int = 8) -> data.Batches:
-    split = digits().train
-    return data.batches(data.Split(split.images[: count * size], split.labels[: count * size]), size, 0, 0)
-
-
-def network(method: Method | None = None, device=None) -> nn.Module:
-    torch.manual_seed(0)
-    return convert(models.digits_resnet(), device or ReferenceDevice(), method)
-
-
-def state(net: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    momenta = [entry["momentum_buffer"] for entry in optimizer.state_dict()["state"].values()]
-    return [*net.state_dict().values(), *momenta]
-
-
-def optimizer_of(net: nn.Module, method: Method) -> bitfirst.optim.SGD:
-    return bitfirst.optim.SGD(method.param_groups(net), lr=0.01, momentum=0.9, weight_decay=1e-3)
-
-
-def assert_same(some: list[torch.Tensor], others: list[torch.Tensor]) -> None:
-    assert len(some) == len(others) > 0
-    assert all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
-
 
 # the loop
 
@@ -235,36 +200,6 @@ class Forgetful(Shaking):
 
     def load_state_dict(self, state):
         self.epochs, self.largest = state["epochs"], state["largest"]
-
-
-class Gone(LinkError):
-    pass
-
-
-def interrupted_and_not(make, monkeypatch, tmp_path, name="sgd"):
-    """Results of a run, and of one that was interrupted in its second epoch and went on."""
-    whole = digits()
-    splits = data.Splits(
-        *(data.Split(part.images[:40], part.labels[:40]) for part in (whole.train, whole.validation, whole.test))
-    )
-    monkeypatch.setattr(training.data, "digits", lambda: splits)
-    monkeypatch.setattr(report, "write", lambda result, out: None)
-    monkeypatch.setattr(TrainOptions, "training_method", lambda self: make())
-    options = TrainOptions(device="reference", epochs=2, batch=8, method=name, out=tmp_path / "whole")
-    uninterrupted = training.train_digits(options, ReferenceDevice(), QUIET)
-    options = replace(options, out=tmp_path / "parts")
-    epoch = loop.epoch
-
-    def once(net, batches, optimizer, method, loss, hooks):
-        if hooks.run.epoch == 1 and hooks.run.meter is not None:
-            raise Gone("the device does not answer")
-        return epoch(net, batches, optimizer, method, loss, hooks)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "epoch", once)
-        with pytest.raises(Gone, match="1 of 2 epochs are kept"):
-            training.train_digits(options, ReferenceDevice(), QUIET)
-    return uninterrupted, training.train_digits(replace(options, resume=True), ReferenceDevice(), QUIET)
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,10 @@ def train(
     bits_x: Annotated[int, typer.Option(help="Width of activations.")] = 8,
     bits_w: Annotated[int, typer.Option(help="Width of weights.")] = 8,
     bits_g: Annotated[int, typer.Option(help="Width of the output's gradient.")] = 16,
-    method: Annotated[str, typer.Option(help="sgd; signsgd or psg: convolutions learn by signs.")] = "sgd",
+    method: Annotated[
+        list[str],
+        typer.Option(help="sgd, signsgd, psg, smd, smb, swa, pfq, byhand, cpt; again for more: smd:p=0.3."),
+    ] = ["sgd"],  # noqa: B006 - Typer's way
     beta: Annotated[float, typer.Option(help="Of psg: the threshold over the largest prediction, 0 to 1.")] = 0.05,
     tau: Annotated[str, typer.Option(help="Of psg: exact, lagged, or a constant threshold in real units.")] = "exact",
     predictor: Annotated[str, typer.Option(help="Of psg: e2train, or such as '4x10 floor'.")] = "e2train",
@@ -318,7 +321,7 @@ def train(
             lr=lr,
             momentum=momentum,
             bits=Bits(activation=bits_x, weight=bits_w, gradient=bits_g),
-            method=method,
+            method="+".join(method),
             beta=beta,
             tau=tau,
             predictor=predictor,

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,10 @@ class Batches(Sequence[tuple[torch.Tensor, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: Any) -> Any:
+        """One batch; of a slice, so many of them, not fetched yet."""
+        if isinstance(index, slice):
+            return Batches(self.split, self.order[index])
         chosen = self.order[index]
         self.latest = index
         self.fetched += 1

@@ -471,7 +471,9 @@ def convert(
     method = Method() if method is None else method
     if not isinstance(method, Method):
         raise UsageError(f"method {method!r} is none: give methods.PSG(...), another of bitfirst.methods, or None")
-    _check_signs(method, bits, device)
+    method.check(bits)
+    if isinstance(method.signs, PSG) and not device.predicts:
+        raise UsageError(device.no_prediction)
     chosen = {
         name
         for name, layer in module.named_modules()
@@ -490,14 +492,6 @@ def convert(
         logger.info("%s stays on the host: %s", name, reason)
     method.prepare(converted)
     return converted
-
-
-def _check_signs(method: Method, bits: Bits, device: Device) -> None:
-    """Raises `UsageError` when weights cannot learn by signs in every width, or not on this device."""
-    for widths in method.widths(bits) if method.signs is not None else ():
-        method.signs.check(widths.activation, widths.gradient)
-    if isinstance(method.signs, PSG) and not device.predicts:
-        raise UsageError(device.no_prediction)
 
 
 def _signer(layer: _Layer, method: SignSGD | None) -> Signer | None:

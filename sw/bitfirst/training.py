@@ -24,7 +24,7 @@ import bitfirst
 from . import checkpoint, data, interrupts, loop, models, optim
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
-from .methods import E2TRAIN, HOST, PSG, Method, SignSGD
+from .methods import E2TRAIN, HOST, NAMES, PSG, Compose, Method, Plan, SignSGD, named
 from .nn import Bits, convert, layer_counters
 from .signs import Journal
 
@@ -35,7 +35,7 @@ EVALUATION_BATCH = 60
 WARM_UP = 0.25  #: share of all steps in which the learning rate rises
 WEIGHT_DECAY = 1e-3
 LABEL_SMOOTHING = 0.1
-METHODS = ("sgd", "signsgd", "psg")
+METHODS = tuple(dict.fromkeys(("sgd", "signsgd", "psg", *NAMES)))
 PSG_OPTIONS = ("beta", "tau", "predictor")
 MOST_LR_SIGNS = 0.5  #: what a step of `optim.SGD` by signs can hold
 NO_ENERGY = {
@@ -53,7 +53,8 @@ class TrainOptions:
     seed     initial weights and order of the images
     lr       peak of the one-cycle learning rate
     bits     widths of x, w and of the output's gradient
-    method   "sgd"; "signsgd" or "psg": the convolutions' weights learn by the signs of their gradients
+    method   one of `METHODS`, or several with "+" between them, such as "smd:p=0.3+psg"; "sgd" is ordinary training,
+             by "signsgd" and "psg" the convolutions' weights learn by the signs of their gradients
     beta, tau, predictor
              of `methods.PSG`; tau may be a number, a constant threshold in real units
     lr_signs peak of the rate for weights that learn by signs
@@ -96,20 +97,30 @@ class TrainOptions:
             raise UsageError(f"lr = {self.lr} must be positive")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum = {self.momentum} must be 0 or more and below 1")
-        signs = self.training_method().signs
+        method = self.training_method()
+        signs = method.signs
         if signs is None and self.update != HOST:
             raise UsageError(f"update = {self.update!r} is for weights that learn by signs: choose signsgd or psg, too")
         if signs is not None:
-            signs.check(self.bits.activation, self.bits.gradient)
+            method.check(self.bits)
             if not 0 < self.lr_signs < MOST_LR_SIGNS:
                 raise UsageError(f"lr_signs = {self.lr_signs} must be positive and below {MOST_LR_SIGNS}")
 
     def training_method(self) -> Method:
-        """What `convert` is given."""
-        if self.method not in METHODS:
-            raise UsageError(f"method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
-        if self.method != "psg":
-            return SignSGD(update=self.update) if self.method == "signsgd" else Method()
+        """What `convert` is given: a new one."""
+        parts = [self._method(text) for text in self.method.split("+")]
+        return parts[0] if len(parts) == 1 else Compose(parts)
+
+    def _method(self, text: str) -> Method:
+        name = text.partition(":")[0]
+        if name not in METHODS:
+            raise UsageError(f"method {name!r} is unknown; choose from {', '.join(METHODS)}")
+        if name in NAMES:
+            return named(text, seed=self.seed)
+        if text != name:
+            raise UsageError(f"method {text!r}: settings of {name} are options, such as beta, tau and update")
+        if name == "signsgd":
+            return SignSGD(update=self.update)
         try:
             tau, constant = "constant", float(self.tau)
         except ValueError:
@@ -119,7 +130,10 @@ class TrainOptions:
     def identity(self) -> dict[str, Any]:
         """What must be the same in a checkpoint to continue from it."""
         names = ["seed", "epochs", "batch", "lr", "momentum", "threads"]
-        names += {"sgd": (), "signsgd": ("method", "lr_signs")}.get(self.method, ("method", "lr_signs", *PSG_OPTIONS))
+        signs = self.training_method().signs
+        names += ("method",) if self.method != "sgd" else ()
+        names += () if signs is None else ("lr_signs",)
+        names += PSG_OPTIONS if isinstance(signs, PSG) else ()
         return {name: getattr(self, name) for name in names} | {"bits": asdict(self.bits)}
 
 
@@ -183,6 +197,7 @@ class Run:
     optimizer: optim.SGD
     meter: Meter | None = None
     journal: Journal | None = None
+    epochs: int = 0
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -192,11 +207,12 @@ def new_run(options: TrainOptions, device: Device | None) -> Run:
     torch.manual_seed(options.seed)
     net = models.digits_resnet()
     if device is None:
-        return Run("fp32", net, Method(), optimizer_of(net, Method(), options))
+        return Run("fp32", net, Method(), optimizer_of(net, Method(), options), epochs=options.epochs)
     method = options.training_method()
     convert(net, device, method, bits=options.bits, inplace=True)
     journal = None if method.signs is None else Journal()
-    return Run(device.url, net, method, optimizer_of(net, method, options), Meter(device), journal)
+    optimizer = optimizer_of(net, method, options)
+    return Run(device.url, net, method, optimizer, Meter(device), journal, options.epochs)
 
 
 def optimizer_of(net: nn.Module, method: Method, options: TrainOptions) -> optim.SGD:
@@ -217,10 +233,13 @@ def fit(
 ) -> None:
     """Trains `run` to its last epoch. Raises `UsageError`, naming the layer, when it diverges."""
     per_epoch = len(splits.train) // options.batch
-    while run.epoch < options.epochs:
+    plan = run.method.plan(Plan.of(per_epoch * options.epochs))
+    run.epochs = math.ceil(plan.steps / per_epoch)
+    while run.epoch < run.epochs:
         started = time.monotonic()
-        batches = data.batches(splits.train, options.batch, options.seed, run.epoch)
-        beside = _Beside(run, batches, per_epoch * options.epochs, on_step)
+        first = run.epoch * per_epoch
+        batches = data.batches(splits.train, options.batch, options.seed, run.epoch)[: plan.steps - first]
+        beside = _Beside(run, batches, first, plan, on_step)
         loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
         validation_accuracy = evaluate(run.net, splits.validation)
         run.epoch += 1
@@ -248,24 +267,25 @@ class _Beside(loop.Hooks):
         self,
         run: Run,
         batches: data.Batches,
-        steps: int,
+        first: int,
+        plan: Plan,
         on_step: Callable[[Run, int, int, float], None] | None,
     ) -> None:
-        self.run, self.batches, self.steps, self.on_step = run, batches, steps, on_step
+        self.run, self.batches, self.first, self.plan, self.on_step = run, batches, first, plan, on_step
         self.right = self.seen = 0
 
     @property
     def step(self) -> int:
         """Number of the step, from 0: that of its batch, whether those before were trained on or not."""
-        return self.run.epoch * len(self.batches) + self.batches.latest
+        return self.first + self.batches.latest
 
     def before(self, x: torch.Tensor, y: torch.Tensor) -> None:
         interrupts.check()
         run = self.run
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, group["peak"])
+            group["lr"] = self.plan.rate(self.step, group["peak"], learning_rate)
         if run.journal is not None:
-            run.journal.begin(run.net, self.step, self.steps, partial(_loss, x, y), run.meter.device.bit_macs)
+            run.journal.begin(run.net, self.step, self.plan.steps, partial(_loss, x, y), run.meter.device.bit_macs)
 
     def after_backward(self) -> None:
         run = self.run
@@ -276,7 +296,7 @@ class _Beside(loop.Hooks):
         self.right += int((scores.argmax(1) == y).sum())
         self.seen += len(y)
         if self.on_step is not None:
-            self.on_step(self.run, self.step + 1, self.steps, loss)
+            self.on_step(self.run, self.step + 1, self.plan.steps, loss)
 
 
 def _cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -313,7 +333,13 @@ def keep(run: Run, options: TrainOptions) -> None:
         kept = run.optimizer.state_of(parameter)
         tensors |= {f"{short}.{name}": kept[full] for short, full in STATES.items() if full in kept}
     tensors["random"] = torch.get_rng_state()
-    state = {"options": options.identity(), "epoch": run.epoch, "history": run.history, "counters": run.meter.latest()}
+    state = {
+        "options": options.identity(),
+        "epoch": run.epoch,
+        "epochs": run.epochs,
+        "history": run.history,
+        "counters": run.meter.latest(),
+    }
     state["moved"] = sorted(name for name in tensors if name.split(".")[0] in STATES)
     state["method"] = {}
     for name, value in run.method.state_dict().items():
@@ -359,7 +385,7 @@ def refuse_to_overwrite(path: Path) -> None:
         return
     _, state = checkpoint.load(path)
     try:
-        epoch, epochs = state["epoch"], state["options"]["epochs"]
+        epoch, epochs = state["epoch"], state["epochs"]
         unfinished = epoch < epochs
     except (KeyError, TypeError):
         raise UsageError(f"checkpoint {path} is not whole: delete it, or choose another --out") from None
@@ -428,18 +454,26 @@ class Watch:
 
     def epoch(self, run: Run) -> None:
         row = run.history[-1]
-        line = f"{run.name}: epoch {row['epoch']}, loss {row['loss']:.4f}"
+        line = f"{run.name}: epoch {row['epoch']}, loss {_loss_text(row['loss'])}"
         line += f", validation accuracy {row['validation_accuracy']:.2%}, {row['wall_s']:.1f} s"
         if row.get("cycles"):
             line += f", {row['cycles']:,} cycles"
         self.console.print(line, highlight=False, soft_wrap=True)
 
 
+def _loss_text(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
+
+
 @dataclass
 class Comparison:
-    """One network trained on a device and in fp32, from the same weights, on the same batches."""
+    """One network trained on a device and in fp32, from the same weights, on the same batches.
+
+    `net` is what came of `run`: its network, or such as the mean of its weights.
+    """
 
     run: Run
+    net: nn.Module
     fp32: Run
     test_accuracy: float
     fp32_test_accuracy: float
@@ -455,7 +489,7 @@ def saying_what_is_kept(run: Run, options: TrainOptions, checkpoints: bool = Tru
         if not (checkpoints and run.epoch):
             raise
         raise type(error)(
-            f"{error}; {run.epoch} of {options.epochs} epochs are kept in {options.out / CHECKPOINT}: "
+            f"{error}; {run.epoch} of {run.epochs} epochs are kept in {options.out / CHECKPOINT}: "
             "continue with the same command and --resume"
         ) from error
 
@@ -484,11 +518,12 @@ def compare(
     on_step = watch.step if watch is not None else None
     with saying_what_is_kept(run, options, checkpoints):
         fit(run, splits, options, on_step, on_epoch)
-        test_accuracy = evaluate(run.net, splits.test)
+        net = run.method.result(run.net, data.batches(splits.train, options.batch, options.seed, 0))
+        test_accuracy = evaluate(net, splits.test)
         counters = run.meter.read()
     fp32 = new_run(options, None)
     fit(fp32, splits, options, on_step, on_epoch)
-    return Comparison(run, fp32, test_accuracy, evaluate(fp32.net, splits.test), counters)
+    return Comparison(run, net, fp32, test_accuracy, evaluate(fp32.net, splits.test), counters)
 
 
 def train_digits(options: TrainOptions, device: Device | None = None, console: Console | None = None) -> dict[str, Any]:
@@ -556,9 +591,10 @@ def summary(
             phases.setdefault(phase, {})[name] = count
     signs = {} if comparison.run.journal is None else {"signs": comparison.run.journal.summary(comparison.run.net)}
     return signs | {
+        "method": {part.name: part.summary() for part in comparison.run.method.parts},
         "test_accuracy": comparison.test_accuracy,
         "fp32_test_accuracy": comparison.fp32_test_accuracy,
-        "weights_sha256": weights_sha256(comparison.run.net),
+        "weights_sha256": weights_sha256(comparison.net),
         "device": options.device,
         "cycles": total(counters, "cycles"),
         "bit_macs": counters["bit_macs"],
@@ -593,8 +629,8 @@ def comparison_table(result: dict[str, Any]) -> Table:
     table.add_column("fp32 on the host", justify="right")
     table.add_row("test accuracy", f"{result['test_accuracy']:.2%}", f"{result['fp32_test_accuracy']:.2%}")
     for name, key in ("validation accuracy", "validation_accuracy"), ("last training loss", "loss"):
-        pattern = "{:.2%}" if key == "validation_accuracy" else "{:.4f}"
-        table.add_row(name, *(pattern.format(result[runs][-1][key]) for runs in ("history", "fp32_history")))
+        show = "{:.2%}".format if key == "validation_accuracy" else _loss_text
+        table.add_row(name, *(show(result[runs][-1][key]) for runs in ("history", "fp32_history")))
     table.add_row("bits of x, w, g", f"{bits['activation']}, {bits['weight']}, {bits['gradient']}", "32, 32, 32")
     table.add_row("device cycles", f"{result['cycles']:,}" if result["cycles"] else "-", "-")
     table.add_row("utilisation", f"{result['utilisation']:.1%}" if result["utilisation"] else "-", "-")
@@ -680,7 +716,7 @@ def train_many(
                         "test_accuracy": comparison.test_accuracy,
                         "fp32_test_accuracy": comparison.fp32_test_accuracy,
                         "difference": comparison.test_accuracy - comparison.fp32_test_accuracy,
-                        "weights_sha256": weights_sha256(comparison.run.net),
+                        "weights_sha256": weights_sha256(comparison.net),
                     }
                 )
     finally:

@@ -9,11 +9,15 @@ from torch import nn
 from ..bits import Bits
 from ..errors import UsageError
 from .method import Method
+from .plan import Plan
 from .sign_sgd import SignSGD
 
 #: What two methods must not both decide, and why.
 ROLES = {
     "signs": "a weight has one gradient, by one rule",
+    "batches": "each says which batches are trained on, and how many",
+    "average": "a training has one result",
+    "precision": "each sets the widths of all layers",
 }
 
 
@@ -55,8 +59,17 @@ class Compose(Method):
         for part in self._parts:
             part.prepare(net)
 
+    def plan(self, plan: Plan) -> Plan:
+        for part in sorted(self._parts, key=lambda part: part.role != "batches"):  # the length first
+            plan = part.plan(plan)
+        return plan
+
     def param_groups(self, net: nn.Module) -> list[dict[str, Any]]:
-        return super().param_groups(net) if self.signs is None else self.signs.param_groups(net)
+        groups = super().param_groups(net)
+        for part in self._parts:
+            own = part.param_groups(net)
+            groups = own if part.signs is not None else groups
+        return groups
 
     def loader(self, data: Iterable[Any]) -> Iterable[Any]:
         for part in self._parts:
@@ -73,6 +86,11 @@ class Compose(Method):
     def epoch_end(self, loss: float | None) -> None:
         for part in self._parts:
             part.epoch_end(loss)
+
+    def result(self, net: nn.Module, data: Iterable[Any]) -> nn.Module:
+        for part in self._parts:
+            net = part.result(net, data)
+        return net
 
     def state_dict(self) -> dict[str, Any]:
         """Those of the methods, each name behind that of its method and a point."""

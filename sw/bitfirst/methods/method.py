@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..bits import Bits
+from .plan import Plan
 
 if TYPE_CHECKING:
     from .sign_sgd import SignSGD
@@ -40,8 +41,18 @@ class Method:
         """All that layers converted with `bits` may have while they train."""
         return [bits]
 
+    def check(self, bits: Bits) -> None:
+        """Raises `UsageError` when weights cannot learn by signs in some width that layers may have."""
+        for widths in self.widths(bits) if self.signs is not None else ():
+            self.signs.check_widths(widths.activation, widths.gradient)
+
     def prepare(self, net: nn.Module) -> None:
         """`convert` has just converted `net`. Raises `UsageError` when the method is not for such a network."""
+
+    # before the training
+    def plan(self, plan: Plan) -> Plan:
+        """How long to train, and by which learning rate, where `plan` is how it would be done otherwise."""
+        return plan
 
     # the loop
     def param_groups(self, net: nn.Module) -> list[dict[str, Any]]:
@@ -61,6 +72,15 @@ class Method:
 
     def epoch_end(self, loss: float | None) -> None:
         """`loss`: mean of the epoch's batches; None where none was trained on."""
+
+    # after it
+    def result(self, net: nn.Module, data: Iterable[Any]) -> nn.Module:
+        """The network that the training was for; `data`: an epoch's training batches."""
+        return net
+
+    def summary(self) -> dict[str, Any]:
+        """What came of it, in what JSON holds."""
+        return {}
 
     # checkpoints
     def state_dict(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class SignSGD(Method):
         """How a layer with these widths is decided; None: by the whole product."""
         return None
 
-    def check(self, x_bits: int, g_bits: int) -> None:
+    def check_widths(self, x_bits: int, g_bits: int) -> None:
         """Raises `UsageError` when layers of these widths cannot have this method."""
         for signed in (False, True):
             self.rule(x_bits, signed, g_bits)
