@@ -1,7 +1,7 @@
 """The datapath "fixed", 8 x 8 bit multipliers behind the same ports: whole devices against the golden model."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -49,8 +49,11 @@ def test_random_commands(tmp_path: Path) -> None:
     assert_covered(found.as_dict(), board.config)
 
 
-def at_their_extremes(board: BoardDevice) -> cycles.Findings:
-    """All digits alike, the largest and smallest there are, signed and not, over the longest passes there are."""
+def at_their_extremes(board: BoardDevice, sizes: Sequence[tuple[int, int]] = ((1, 8), (2, 16))) -> cycles.Findings:
+    """All digits alike, the largest and smallest there are, signed and not, over the longest passes there are.
+
+    `sizes`: slices and planes.
+    """
     found, config = cycles.Findings(), board.config
     wire = cycles.Wire(board.transport, config.rx_words)
     comparison = cycles.Comparison(wire, config, board.fingerprint, found)
@@ -58,9 +61,11 @@ def at_their_extremes(board: BoardDevice) -> cycles.Findings:
     read = {"space": Space.SUMS, "bits": 64, "rows": config.rows, "cols": config.columns, "count": 1}
     for a, b in product((0xFF, 0x80, 0x00), (0xFF, 0x80, 0x7F)):
         comparison.run([*filled(config, Space.CELLS_A, a), *filled(config, Space.CELLS_B, b)])
-        for octets, a_offset, b_negative in product((1, 2), (0, 1), (0, 1)):
-            walk = {"slices": octets, "planes": 8 * octets, "a_octets": octets, "b_octets": octets}
-            walk |= {"chunks": min(config.a_cells, config.b_cells) // octets, "row_tiles": 1, "col_tiles": 1}
+        for (slices, planes), a_offset, b_negative in product(sizes, (0, 1), (0, 1)):
+            a_octets, b_octets = -(-slices // config.slices_per_octet), -(-planes // 8)
+            walk = {"slices": slices, "planes": planes, "a_octets": a_octets, "b_octets": b_octets}
+            chunks = min(config.a_cells // a_octets, config.b_cells // b_octets)
+            walk |= {"chunks": chunks, "row_tiles": 1, "col_tiles": 1}
             walk |= {"a_offset": a_offset, "b_negative": b_negative}
             comparison.run([Command(Opcode.MATMUL, walk).payload(), Command(Opcode.READ, read).payload()])
     return found
@@ -113,7 +118,7 @@ def test_a_sign_that_is_dropped_is_found(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ({"slice_bits": 4}, "slice_bits = 4 must be one of 8"),
         ({"features": [*STANDARD, "packed"]}, "datapath fixed has no packed; leave it out"),
-        ({"datapath": "fused"}, "choose from serial, fixed"),
+        ({"datapath": "fused"}, "choose from serial, fixed, fusion"),
     ],
     ids=str,
 )

@@ -19,6 +19,24 @@ class StepControl(data.Struct):
     last: 1
 
 
+class Digits(data.Struct):
+    """Which digits of the operands' octets a step of `fusion.FusionArray` takes.
+
+    a_width, b_width  width of an operand, as `baselines.Width`
+    a_place, b_place  where in an octet narrow operands lie: the digit of those of 2 bits, the half (bit 1) of 4
+    a_turn, b_turn    which of the lanes that have turns; as many turns as the operand has digits
+    a_signed          A is in offset binary, and so signed
+    """
+
+    a_width: 2
+    b_width: 2
+    a_place: 2
+    b_place: 2
+    a_turn: 2
+    b_turn: 2
+    a_signed: 1
+
+
 class Array(wiring.Component):
     """The array: each step multiplies C words of B bits with the words of A digits that the elements hold.
 
@@ -37,16 +55,18 @@ class Array(wiring.Component):
     taken : Out(C) x R
         Elements that have taken something since the last move, as in `OwnWord`; only with packed MATMULs.
     b : In(64) x b_row_words
-        One row of the B memory: L bits for each array column, of this step (of `fixed.FixedArray` L octets).
+        One row of the B memory, of this step: L bits for each array column, or L octets where multipliers take them.
     control : In(StepControl)
         Of this step; `last` steps are at least `config.drain_cycles` cycles apart.
+    digits : In(Digits)
+        Likewise, of the datapath "fusion" alone; widths change no sooner than two cycles behind a step.
     drain_valid : Out(1)
         High in the R cycles in which a pass shifts out, array row 0 first.
     sums : Out(accumulator_bits) x C
         The drained row's dot products, two's complement.
     column_sums : Out(column_sum_bits) x C
         Sums of B of the same pass (planes weighted and signed alike), in each of these R cycles.
-    ones : Out(range(C * L * digit_planes + 1))
+    ones : Out(range(b_row_bits + 1))
         One bits in one step's B words, `ones_latency` cycles after the step; 0 otherwise.
 
     Latency: the first row of sums comes `latency` cycles after the last step of the pass. No back-pressure.
@@ -67,6 +87,7 @@ class Array(wiring.Component):
                 "column_sums": Out(config.column_sum_bits).array(config.columns),
                 "ones": Out(range(config.b_row_bits + 1)),
             }
+            | ({"digits": In(Digits)} if config.fuses else {})
         )
 
     @property
@@ -82,7 +103,7 @@ class Array(wiring.Component):
     @property
     def ones_tree_cycles(self) -> int:
         """Cycles from a step to the counts of its columns' ones."""
-        return (self.config.lanes * self.config.digit_planes).bit_length() // 2
+        return (self.config.lanes * self.config.b_digit_planes).bit_length() // 2
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -135,7 +156,7 @@ class Array(wiring.Component):
         config = self.config
         m.submodules[f"own_{row}_{column}"] = own = OwnWord(config)
         m.d.comb += [own.take.eq(self.take[row][column]), own.move.eq(self.move)]
-        place, size = row * config.lanes * config.slice_bits, segment_bits(config)
+        place, size = row * config.lanes * config.a_digit_bits, segment_bits(config)
         for index, word in enumerate(own.a):
             m.d.comb += word.eq(self._cut(self.a, place + index * size, size))
         return own

@@ -345,7 +345,7 @@ class Builder:
             return cells, None
         fields = gather.fields(*area) | {"target": int(target), "cell": cells.start} | self._load_fields(target)
         if is_a:
-            fields["flip"] = width.signed_slices(self.config.slice_bits) << planned.a_first
+            fields["flip"] = width.signed_slices(planned.slices, self.config.slice_bits) << planned.a_first
         step = Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, block=len(self.work))
         if self.config.gathers:
             cost = load_cost(self.config, fields, gather.shape, width.octets)
