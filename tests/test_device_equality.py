@@ -69,7 +69,7 @@ def same(model: ModelDevice, board: Device, operation: str, *arguments: object) 
     return got
 
 
-@pytest.mark.parametrize("name", ["tiny", "default", "slice1", "slice8", "least", "fixed", "fusion"])
+@pytest.mark.parametrize("name", ["tiny", "default", "slice1", "slice8", "least", "fixed", "fixed16", "fusion"])
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 def test_convolutions(name: str, precision: tuple[int, bool, int, int]) -> None:
     x_bits, x_signed, w_bits, g_bits = precision
@@ -87,14 +87,14 @@ def test_convolutions(name: str, precision: tuple[int, bool, int, int]) -> None:
     assert_same_books(model, board)
 
 
-@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8", "least", "fixed", "fusion"])
+@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8", "least", "fixed", "fixed16", "fusion"])
 @pytest.mark.parametrize("x_signed", [False, True])
 def test_split_operands_are_read_whole(name: str, x_signed: bool) -> None:
     """Forward, dX and dW of tensors that are stored cut in two: the same integers, on both sides."""
     generator = np.random.default_rng(7)
     config = CONFIGS[name]
     model, board = ModelDevice(config), command_board(config)
-    g_lows = (6, 1, 10) if config.b_digit_planes == 1 else (8, 8, 8)
+    g_lows = (6, 1, 10) if config.datapath == "serial" else (8, 8, 8)
     for (batch, inputs, outputs, height, width, kernel, stride, padding), g_low in zip(LAYERS, g_lows, strict=False):
         taps = (kernel, kernel) if isinstance(kernel, int) else kernel
         x = quantised(generator, (batch, inputs, height, width), 16, x_signed, low=8)

@@ -64,7 +64,7 @@ class BufferedArray(wiring.Component):
         writes = {"a_write": In(CellWrite(config)), "b_write": In(CellWrite(config, config.b_chunks))}
         reads = {"enable": In(1), "clear": In(1), "a_row": In(range(config.a_rows)), "b_row": In(range(config.b_rows))}
         control = {"take": In(1), "move": In(1), "control": In(StepControl)}
-        control |= {"digits": In(Digits)} if config.fuses else {}
+        control |= {"digits": In(Digits)} if config.takes_turns else {}
         sums = {name: array[name] for name in ("drain_valid", "sums", "column_sums", "ones")}
         super().__init__(writes | reads | control | sums)
 
@@ -83,7 +83,7 @@ class BufferedArray(wiring.Component):
         else:
             m.d.sync += [b_memory.clear.eq(self.clear), b_memory.row.eq(self.b_row)]
             m.d.comb += [choice.eq(column % config.group_columns) for column, choice in enumerate(b_memory.choice)]
-        if config.fuses:
+        if config.takes_turns:
             m.d.comb += array.digits.eq(self.digits)
         m.d.comb += [take.eq(self.take.replicate(config.columns)) for take in array.take]
         m.d.comb += [array.move.eq(self.move), array.control.eq(self.control)]

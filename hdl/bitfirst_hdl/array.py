@@ -20,12 +20,15 @@ class StepControl(data.Struct):
 
 
 class Digits(data.Struct):
-    """Which digits of the operands' octets a step of `fusion.FusionArray` takes.
+    """Which digits of the operands' octets a step of `fusion.FusionArray` takes, or of `wide.WideArray`.
 
     a_width, b_width  width of an operand, as `baselines.Width`
     a_place, b_place  where in an octet narrow operands lie: the digit of those of 2 bits, the half (bit 1) of 4
     a_turn, b_turn    which of the lanes that have turns; as many turns as the operand has digits
     a_signed          A is in offset binary, and so signed
+
+    `wide.WideArray`: bit 0 of `a_width`, `b_width` says that the operand has two octets, of `b_turn` that this is the
+    second one; the other fields but `a_signed` mean nothing.
     """
 
     a_width: 2
@@ -59,7 +62,7 @@ class Array(wiring.Component):
     control : In(StepControl)
         Of this step; `last` steps are at least `config.drain_cycles` cycles apart.
     digits : In(Digits)
-        Likewise, of the datapath "fusion" alone; widths change no sooner than two cycles behind a step.
+        Likewise, of "fusion" and "fixed16" alone; widths change no sooner than two cycles behind a step.
     drain_valid : Out(1)
         High in the R cycles in which a pass shifts out, array row 0 first.
     sums : Out(accumulator_bits) x C
@@ -87,7 +90,7 @@ class Array(wiring.Component):
                 "column_sums": Out(config.column_sum_bits).array(config.columns),
                 "ones": Out(range(config.b_row_bits + 1)),
             }
-            | ({"digits": In(Digits)} if config.fuses else {})
+            | ({"digits": In(Digits)} if config.takes_turns else {})
         )
 
     @property
@@ -103,7 +106,7 @@ class Array(wiring.Component):
     @property
     def ones_tree_cycles(self) -> int:
         """Cycles from a step to the counts of its columns' ones."""
-        return (self.config.lanes * self.config.b_digit_planes).bit_length() // 2
+        return (self.config.lanes * self.config.b_row_planes).bit_length() // 2
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -156,7 +159,7 @@ class Array(wiring.Component):
         config = self.config
         m.submodules[f"own_{row}_{column}"] = own = OwnWord(config)
         m.d.comb += [own.take.eq(self.take[row][column]), own.move.eq(self.move)]
-        place, size = row * config.lanes * config.a_digit_bits, segment_bits(config)
+        place, size = row * config.lanes * config.a_row_slice_bits, segment_bits(config)
         for index, word in enumerate(own.a):
             m.d.comb += word.eq(self._cut(self.a, place + index * size, size))
         return own
@@ -168,10 +171,15 @@ class Array(wiring.Component):
             return Cat(words[place // WORD_BITS : (place + width) // WORD_BITS])
         return words[place // WORD_BITS][place % WORD_BITS :][:width]
 
+    def _terms(self, m: Module) -> tuple[data.View, int]:
+        """What a term means, and in how many cycles it reaches the accumulators."""
+        return self.control, self.config.tree_cycles
+
     def _delayed_control(self, m: Module) -> tuple[wiring.PureInterface, Signal]:
         """What the terms that reach the accumulators now mean, and `load` of it."""
-        coming = step = self.control
-        for index in range(self.config.tree_cycles):
+        step, cycles = self._terms(m)
+        coming = step
+        for index in range(cycles):
             coming, step = step, Signal(StepControl, name=f"control_{index}")
             m.d.sync += step.eq(coming)
         control, load = Control().create(path=("control",)), Signal()

@@ -23,10 +23,8 @@ from .contract.packets import (
 )
 
 MAX_BITS = 16  #: widest operand, both sides
-TOP_PLANES = 0x0101  #: bits of `b_negative`: those of an octet's top plane
-TOP_SLICES = 0x11  #: bits of `a_offset`: those of an octet's top slice of two bits
-DATAPATHS = {"serial": 1, "fixed": 2, "fusion": 3}
-SLICE_BITS = {"serial": (1, 2, 4, 8), "fixed": (8,), "fusion": (2,)}  #: that each may have
+DATAPATHS = {"serial": 1, "fixed": 2, "fusion": 3, "fixed16": 4}
+SLICE_BITS = {"serial": (1, 2, 4, 8), "fixed": (8,), "fusion": (2,), "fixed16": (8,)}  #: that each may have
 BRICKS, BRICK_PLANES = 16, 2  #: of a fused unit; planes of B that each multiplies, as many as slices of A have bits
 #: Parts that a device may be without; bit i of the identity's `features` is the i-th.
 FEATURES = ("update", "packed", "gather", "requantise", "trace")
@@ -41,6 +39,7 @@ LOAD_TAIL_CYCLES = 8  #: last step of a LOAD to its last cell written
 UPDATE_SETUP_CYCLES = 2  #: an UPDATE's fields to its first words of the store
 UPDATE_TAIL_CYCLES = 9  #: a weight's old master to its new one
 FUSED_CYCLES = 3  #: digits of a fused unit's operands to its bricks, and the sum of its products
+WIDE_CYCLES = 3  #: octets to numbers of two, half the lanes a cycle later than the others, and products
 SUM_CYCLES = 4  #: drained row to partial sum stored: correct, shift, add, write
 
 
@@ -54,7 +53,8 @@ class ArrayConfig:
 
     datapath    "serial": elements take operand B bit by bit, of any width; "fixed": they multiply 8 x 8 bits, and
                 wider operands in parts (S = 8, planes by eights; without "packed"); "fusion": bricks of 2 x 2 bits that
-                make up products of 2, 4 or 8 bits on each side, and wider ones in parts of 8 (S = 2; without "packed")
+                make up products of 2, 4 or 8 bits on each side, and wider ones in parts of 8 (S = 2; without "packed");
+                "fixed16": L / 2 multipliers of 16 x 16 bits (S = 8, planes by eights; without "packed")
     slice_bits  S, bits of operand A taken in parallel (1, 2, 4 or 8)
     lanes       L, products per element and cycle (a power of two)
     rows        R, array rows (operand A)
@@ -148,14 +148,34 @@ class ArrayConfig:
         return self.datapath == "fusion"
 
     @property
-    def a_digit_bits(self) -> int:
-        """Bits of A in one row of its memory, for each lane: the widest digit that a pass multiplies."""
+    def is_wide(self) -> bool:
+        """Whether its elements multiply two octets of each side at once."""
+        return self.datapath == "fixed16"
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the lanes of a chunk have turns, so that it takes several steps in a pass."""
+        return self.fuses or self.is_wide
+
+    @property
+    def a_row_slice_bits(self) -> int:
+        """Bits of A in one row of its memory, for each lane."""
         return OCTET_BITS if self.fuses else self.slice_bits
 
     @property
-    def b_digit_planes(self) -> int:
-        """Planes of B in one row of its memory: the widest digit that a step multiplies."""
+    def b_row_planes(self) -> int:
+        """Planes of B in one row of its memory."""
         return 1 if self.datapath == "serial" else OCTET_BITS
+
+    @property
+    def a_digit_bits(self) -> int:
+        """The widest digit of A that a pass multiplies."""
+        return MAX_BITS if self.is_wide else self.a_row_slice_bits
+
+    @property
+    def b_digit_planes(self) -> int:
+        """The widest digit of B that a pass multiplies at once."""
+        return MAX_BITS if self.is_wide else self.b_row_planes
 
     @property
     def slice_counts(self) -> tuple[int, ...]:
@@ -165,7 +185,17 @@ class ArrayConfig:
     @property
     def plane_counts(self) -> tuple[int, ...]:
         """How many planes of B a MATMUL can take."""
-        return (2, 4, 8, 16) if self.fuses else tuple(range(self.b_digit_planes, MAX_BITS + 1, self.b_digit_planes))
+        return (2, 4, 8, 16) if self.fuses else tuple(range(self.b_row_planes, MAX_BITS + 1, self.b_row_planes))
+
+    @property
+    def a_tops(self) -> int:
+        """Bits of `a_offset` that may be set: those of each digit's top slice."""
+        return sum(1 << top for top in range(0, self.max_slices, self.a_digit_bits // self.slice_bits))
+
+    @property
+    def b_tops(self) -> int:
+        """Bits of `b_negative` that may be set: those of each digit's top plane."""
+        return sum(1 << top for top in range(0, MAX_BITS, self.b_digit_planes))
 
     def slices_of(self, bits: int) -> int:
         """Slices that MATMULs take of an operand A of so many bits: the fewest that hold it."""
@@ -180,21 +210,28 @@ class ArrayConfig:
         return min(slices, self.a_digit_bits // self.slice_bits)
 
     def chunk_steps(self, slices: int, planes: int) -> int:
-        """Array steps of one K chunk in a pass: planes, or digits; where bricks are fused, as many as 2 x 2 bits take.
+        """Array steps of one K chunk in a pass: planes, or digits.
 
-        A multiplier of 8 x 8 bits has as many bricks as there are lanes to a unit.
+        Where bricks are fused, as many as digits of 2 x 2 bits: a unit has a brick for each of its lanes. Where two
+        octets are multiplied at once, one for each.
         """
+        if self.is_wide:
+            return MAX_BITS // OCTET_BITS
         if self.fuses:
             return self.pass_slices(slices) * planes // BRICK_PLANES
         return planes // self.b_digit_planes
 
+    def feeds(self, slices: int) -> int:
+        """How often each bit of B is fed to an array row's elements, for so many slices of A."""
+        return 1 if self.is_wide else slices
+
     @property
     def a_row_bits(self) -> int:
-        return self.rows * self.lanes * self.a_digit_bits
+        return self.rows * self.lanes * self.a_row_slice_bits
 
     @property
     def b_row_bits(self) -> int:
-        return self.columns * self.lanes * self.b_digit_planes
+        return self.columns * self.lanes * self.b_row_planes
 
     @property
     def a_row_words(self) -> int:
@@ -211,7 +248,7 @@ class ArrayConfig:
     @property
     def a_cell_rows(self) -> int:
         """Rows of the A memory in one cell."""
-        return OCTET_BITS // self.a_digit_bits
+        return OCTET_BITS // self.a_row_slice_bits
 
     @property
     def a_rows(self) -> int:
@@ -220,7 +257,7 @@ class ArrayConfig:
     @property
     def b_cell_rows(self) -> int:
         """Rows of the B memory in one cell."""
-        return OCTET_BITS // self.b_digit_planes
+        return OCTET_BITS // self.b_row_planes
 
     @property
     def b_rows(self) -> int:
@@ -279,9 +316,9 @@ class ArrayConfig:
 
     @property
     def bit_macs_per_cycle(self) -> int:
-        """1 x 1 bit multiply-accumulates in one array step: R * C * L * S, by the planes that it takes."""
-        planes = BRICK_PLANES if self.fuses else self.b_digit_planes
-        return self.rows * self.columns * self.lanes * self.slice_bits * planes
+        """1 x 1 bit multiply-accumulates in one array step: those of its multipliers, or R * C * L * S."""
+        in_lane = {"serial": 1, "fixed": OCTET_BITS, "fusion": BRICK_PLANES, "fixed16": MAX_BITS}[self.datapath]
+        return self.rows * self.columns * self.lanes * self.slice_bits * in_lane
 
     def max_chunks(self, planes: int) -> int:
         """Most K chunks that one MATMUL can take: what both operand memories can hold."""
@@ -369,8 +406,11 @@ class ArrayConfig:
     def tree_cycles(self) -> int:
         """Latency of an element's tree: log2(L) levels, a register after every two.
 
-        "fixed": products first; "fusion": digits to their bricks, a unit's products, the units' sum.
+        "fixed": products first; "fusion": digits to their bricks, a unit's products, the units' sum; "fixed16": octets
+        to L / 2 pairs of numbers, products, their sum.
         """
+        if self.is_wide:
+            return WIDE_CYCLES + (self.lanes // 2).bit_length() // 2
         if self.fuses:
             return FUSED_CYCLES + (self.lanes // BRICKS).bit_length() // 2
         return self.lanes.bit_length() // 2 + (self.datapath == "fixed")
@@ -463,7 +503,7 @@ class ArrayConfig:
 
 #: Named configurations. `psg` is `default` with all features: what learning by signs takes makes the simulated board
 #: a third slower. `tiny` and `small` compile in seconds; `least` is for small chips; `slice1` and `slice8` compare S;
-#: `fixed` and `fusion` multiply 8 x 8 bits as often in a cycle as `default`.
+#: `fixed`, `fixed16` and `fusion` multiply 8 x 8 bits as often in a cycle as `default`.
 CONFIGS = {
     "default": ArrayConfig(features=STANDARD),
     "psg": ArrayConfig(),
@@ -472,6 +512,7 @@ CONFIGS = {
     "least": ArrayConfig(lanes=16, rows=1, columns=4, b_cells=64, sum_tiles=512, rx_words=1024, features=()),
     "square": ArrayConfig(lanes=32, columns=8),
     "fixed": ArrayConfig("fixed", slice_bits=8, rows=4, columns=2, features=STANDARD),
+    "fixed16": ArrayConfig("fixed16", slice_bits=8, rows=4, columns=4, features=STANDARD),
     "fusion": ArrayConfig("fusion", slice_bits=2, features=STANDARD),
     "slice1": ArrayConfig(slice_bits=1, lanes=64),
     "slice8": ArrayConfig(slice_bits=8, columns=8),

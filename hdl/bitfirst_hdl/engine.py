@@ -15,8 +15,9 @@ from .packed import GatedCount, PackedWalk, take_cycles
 from .ports import CellWrite, EngineEvents, MemoryWrite, SumRead
 from .sums import PartialSums
 from .walking import Cells, Countdown, pass_layout
+from .wide import WideArray
 
-ARRAYS = {"serial": Array, "fixed": FixedArray, "fusion": FusionArray}
+ARRAYS = {"serial": Array, "fixed": FixedArray, "fusion": FusionArray, "fixed16": WideArray}
 PASSES_UNDER_WAY = 8  # ended and not yet drained, at most
 
 
@@ -59,7 +60,7 @@ class Walk(wiring.Component):
     sums : Out(pass_layout(config))
         With `control.last`: where the sums of the pass go.
     digits : Out(Digits)
-        With `control`, of "fusion" alone: which digits of the row pair are fed. It takes several steps to a chunk.
+        With `control`, of "fusion" and "fixed16" alone, where a chunk takes several steps: which digits are fed.
 
     A step decides in one cycle what the next one is; what follows from it alone comes a cycle later.
 
@@ -86,7 +87,7 @@ class Walk(wiring.Component):
                 "control": Out(StepControl),
                 "sums": Out(pass_layout(config)),
             }
-            | ({"digits": Out(Digits)} if config.fuses else {})
+            | ({"digits": Out(Digits)} if config.takes_turns else {})
         )
         self._set_up = Signal()  # the counters start
         self._running, self._doubles = Signal(), Signal()
@@ -155,31 +156,36 @@ class Walk(wiring.Component):
     def _a_digits(self) -> Value:
         """How many passes a tile takes."""
         slices = self.command.slices
+        if self.config.is_wide:
+            return Const(1)
         return Cat(~slices[3], slices[3]) if self.config.fuses else slices
 
     @property
     def _b_digits(self) -> Value:
         """How often a pass goes through the chunks."""
         planes = self.command.planes
+        if self.config.is_wide:
+            return Const(1)
         if self.config.fuses:
             return Cat(~planes[4], planes[4])
-        return planes[exact_log2(self.config.b_digit_planes) :]
+        return planes[exact_log2(self.config.b_row_planes) :]
 
     def _parts(self, m: Module) -> Value:
         """Counts the steps of a chunk, where there are several: whether this is the last."""
-        if not self.config.fuses:
+        if not self.config.takes_turns:
             return Const(1)
         command, digits = self.command, self.digits
+        planes, slices = command.planes, command.slices
+        widths = Cat(~planes[1], planes[3:].any(), ~slices[0], slices[2:].any())
+        if self.config.is_wide:
+            widths = Cat(planes[4], Const(0), slices[1], Const(0))
         used, part, following, last = Signal(4), Signal(4), Signal(4), Signal()  # bits of B's turn, then of A's
         m.d.comb += following.eq(((part | ~used) + 1) & used)
-        m.d.sync += [
-            used.eq(Cat(~command.planes[1], command.planes[3:].any(), ~command.slices[0], command.slices[2:].any())),
-            Cat(digits.b_turn, digits.a_turn).eq(part),
-        ]
+        m.d.sync += [used.eq(1 if self.config.is_wide else widths), Cat(digits.b_turn, digits.a_turn).eq(part)]
         with m.If(self._set_up):
             m.d.sync += [
                 last.eq(used == 0),
-                Cat(digits.b_width, digits.a_width).eq(used),
+                Cat(digits.b_width, digits.a_width).eq(widths),
                 digits.a_place.eq(~command.a_first),
                 digits.b_place.eq(~command.b_first[1:]),
             ]
@@ -233,10 +239,15 @@ class Walk(wiring.Component):
         """Row addresses: both memories are walked in order, but for going back over what is used again."""
         config = self.config
         a = Cells(
-            m, "a", config.a_cells, config.a_cell_rows, self.command, "a", config.a_digit_bits // config.slice_bits
+            m, "a", config.a_cells, config.a_cell_rows, self.command, "a", config.a_row_slice_bits // config.slice_bits
         )
-        b = Cells(m, "b", config.b_cells, config.b_cell_rows, self.command, "b", config.b_digit_planes)
-        m.d.comb += [self.a_row.eq(a.row), self.b_row.eq(b.row)]
+        b = Cells(m, "b", config.b_cells, config.b_cell_rows, self.command, "b", config.b_row_planes)
+        a_row, b_row = a.row, b.row
+        if config.is_wide:
+            second = self.digits.b_turn[0]
+            a_row = a_row + Mux(second & self.digits.a_width[0], self.command.chunks, 0)
+            b_row = b_row + Mux(second & self.digits.b_width[0], self.command.chunks, 0)
+        m.d.comb += [self.a_row.eq(a_row), self.b_row.eq(b_row)]
         with m.If(self._set_up):
             a.first_tile()
             b.first_tile()
@@ -269,7 +280,7 @@ class Walk(wiring.Component):
             with m.If(self._pass_ended):
                 m.d.sync += negative.eq(self.command.b_negative)
             with m.Elif(self._plane_ended):
-                m.d.sync += negative.eq(negative >> self.config.b_digit_planes)
+                m.d.sync += negative.eq(negative >> self.config.b_row_planes)
         m.d.comb += [
             self.control.valid.eq(self.reads | self.clears),
             self.control.first.eq(first),
@@ -284,7 +295,7 @@ class Walk(wiring.Component):
         offsets = Signal.like(command.a_offset)
         at_once = self.config.a_digit_bits // self.config.slice_bits  # slices of a wide operand that a pass takes
         m.d.comb += sums.slices_left.eq(slices_left * at_once + command.a_below)
-        m.d.comb += self.digits.a_signed.eq(offsets[0]) if self.config.fuses else sums.offset.eq(offsets[0])
+        m.d.comb += self.digits.a_signed.eq(offsets[0]) if self.config.takes_turns else sums.offset.eq(offsets[0])
         with m.If(self._set_up | self._tile_ended):
             m.d.sync += [offsets.eq(command.a_offset), sums.replace.eq(~command.accumulate)]
         with m.Elif(self._pass_ended):
@@ -396,7 +407,7 @@ class MatmulEngine(wiring.Component):
         ]
         ends_pass = control.last
         m.d.comb += array.control.eq(self._with_operands(m, "control", control))
-        if config.fuses:
+        if config.takes_turns:
             m.d.comb += array.digits.eq(self._with_operands(m, "digits", walk.digits))
 
         self._drain(m, ends_pass, sums, array, partial_sums, config.operand_cycles - 1 + array.latency)

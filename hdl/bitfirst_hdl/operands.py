@@ -62,7 +62,7 @@ def _side_by_side(words: Sequence[Value]) -> list[Value]:
 
 
 class AMemory(wiring.Component):
-    """Operand A: for each array row a bank of `config.a_rows` rows, each of L digits of `config.a_digit_bits` bits (S).
+    """Operand A: for each array row a bank of `config.a_rows` rows, each of L digits of S bits (`a_row_slice_bits`).
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class AMemory(wiring.Component):
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
         self.vectors, self.cells = self._size()
-        words = self.vectors * config.lanes * config.a_digit_bits // WORD_BITS
+        words = self.vectors * config.lanes * config.a_row_slice_bits // WORD_BITS
         super().__init__(
             {
                 "write": In(CellWrite(config)),
@@ -114,7 +114,7 @@ class AMemory(wiring.Component):
         cell, slices, parts = self._arrange(m)
         words = []
         for number in range(self.vectors):
-            width, depth = config.lanes * config.a_digit_bits, self.cells * config.a_cell_rows
+            width, depth = config.lanes * config.a_row_slice_bits, self.cells * config.a_cell_rows
             bank = _Bank(m, f"bank_{number}", width, depth, together=config.a_cell_rows)
             wanted = self.write.valid & (self.write.vector == number)
             m.d.comb += [bank.enable.eq(enable), bank.row.eq(rows[number]), bank.write_row.eq(cell)]
@@ -129,7 +129,7 @@ class AMemory(wiring.Component):
     def _arrange(self, m: Module) -> tuple[Signal, list[Signal], Value]:
         """The cell and the words to write, registered, and which parts of 16 bits of these, not registered."""
         config, write = self.config, self.write
-        size, elements = config.a_digit_bits, [0] * config.lanes
+        size, elements = config.a_row_slice_bits, [0] * config.lanes
         for element in range(config.lanes):
             elements[config.lane_of_bit(element)] = element
         cell, slices = Signal(range(self.cells)), []

@@ -348,7 +348,8 @@ class Plan:
         "dense": numbers of the operands, zeros of the halo among them; else what fills up digits, lanes, columns, rows.
         """
         shape, config = self.shape, self.config
-        digits = self.slices * config.slice_bits * self.planes
+        steps = config.array_steps(self.slices, self.planes, 1, 1, 1)
+        digits = steps * config.bit_macs_per_cycle // (config.rows * config.columns * config.lanes)
         rows, columns = self.total_row_tiles * config.rows, self.total_col_tiles * config.columns
         lanes = self.total_chunks * config.lanes
         dense = shape.rows * shape.columns * shape.depth

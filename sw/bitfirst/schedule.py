@@ -164,7 +164,7 @@ class Schedule:
                 first = cut.n[0] + gather.first_image
                 part = total[first : first + gather.images, slice(*cut.rows), slice(*cut.cols)]
                 once = np.outer(gather.down.uses(cut.shape[1]), gather.right.uses(cut.shape[2]))
-                part += once * (planned.total_row_tiles * planned.slices)
+                part += once * (planned.total_row_tiles * self.config.feeds(planned.slices))
         return tuple(
             (role, channels, (first, behind), total[first])
             for (role, channels), total in uses.items()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bitfirst_hdl.config import MAX_BITS, TOP_PLANES, TOP_SLICES, ArrayConfig
+from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.numeric import DECAY_SHIFT, MAX_SHIFT, MAX_THRESHOLD, STEP_SHIFT, container_bits, limits
 from bitfirst_hdl.contract.packets import (
@@ -409,10 +409,9 @@ class Program:
         b_negative = rng.choice((0, 1, rng.getrandbits(planes)))
         b_first = rng.randrange(0, b_octets * OCTET_BITS - planes + 1, 1 if serial else min(planes, OCTET_BITS))
         b_below = rng.choice((0, rng.randint(0, b_octets * OCTET_BITS - planes)))
+        a_offset, b_negative = a_offset & config.a_tops, b_negative & config.b_tops
         if not serial:
-            b_negative, b_below = b_negative & TOP_PLANES, 0
-        if config.fuses:
-            a_offset &= TOP_SLICES
+            b_below = 0
         self.splits += a_offset > 1 or b_negative > 1
         fields = {
             "accumulate": rng.getrandbits(1),
@@ -759,6 +758,9 @@ class Program:
                 (matmul, {"b_below": 1, "planes": OCTET_BITS, "b_octets": 2, "b_first": 0}),
                 (matmul, {"b_negative": 2}),
             ]
+        if config.is_wide:
+            changes.append((matmul, {"slices": 2, "a_octets": 2, "a_first": 0, "a_offset": 2}))
+            changes.append((matmul, {"planes": MAX_BITS, "b_octets": 2, "b_first": 0, "b_negative": 1 << OCTET_BITS}))
         if config.fuses:
             changes += [
                 (matmul, {"slices": 3}),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from bitfirst_hdl.config import MAX_BITS, TOP_PLANES, TOP_SLICES, ArrayConfig
+from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.numeric import (
     DECAY_SHIFT,
@@ -369,7 +369,7 @@ class GoldenDevice:
         self._counters["matmul_cycles"] += config.matmul_cycles(*size, fields["b_below"])
         self._counters["array_steps"] += config.array_steps(*size)
         self._counters["stall_cycles"] += config.stall_cycles(*size, fields["b_below"])
-        self._counters["serial_ones"] += int(bits.sum()) * row_tiles * slices
+        self._counters["serial_ones"] += int(bits.sum()) * row_tiles * config.feeds(slices)
         return _words()
 
     def _packed(self, fields: Fields) -> np.ndarray:
@@ -524,7 +524,7 @@ def _cuts_digits(config: ArrayConfig, fields: Fields) -> bool:
     if slices not in config.slice_counts or planes not in config.plane_counts:
         return True
     cut = fields["a_first"] % config.pass_slices(slices) or fields["b_first"] % min(planes, OCTET_BITS)
-    signs = fields["b_negative"] & ~TOP_PLANES or (config.fuses and fields["a_offset"] & ~TOP_SLICES)
+    signs = fields["a_offset"] & ~config.a_tops or fields["b_negative"] & ~config.b_tops
     return bool(cut or signs or fields["b_below"])
 
 
