@@ -300,9 +300,11 @@ def check_serial_project(board: Board, built: flow.Build, ran: Vivado) -> None:
     assert ran.of("write_bitstream")[0][-1] == "top.bit"
     constraints = (built.directory / "top.xdc").read_text()
     (period_ns,) = re.findall(r"create_clock -name \S+ -period (\S+) ", constraints)
-    assert float(period_ns) == 1e6 / board.clock_khz
+    platform = board.platform()
+    assert float(period_ns) == 1e9 / platform.default_clk_frequency  # Vivado derives that of the MMCM's output
     text = (built.directory / "top.v").read_text()
-    for pin in board.platform().lookup("uart", 0).ios[:2]:
+    assert ("MMCME2_BASE #(" in text) == (tops.clock_setting(board, platform) is not None)
+    for pin in platform.lookup("uart", 0).ios[:2]:
         (name,) = pin.ios[0].names
         assert f'set_property LOC {name} [get_ports "uart_0__{pin.name}__io"]' in constraints
         assert f"uart_0__{pin.name}__io;" in text

@@ -192,7 +192,11 @@ def test_fusion_multiplies_more_of_narrow_operands() -> None:
 
 
 def test_fixed_multiplies_as_much_as_default() -> None:
-    """8 x 8 bits in one step; 3 x 5 bits are not less."""
+    """8 x 8 bits in one step; 3 x 5 bits are not less. 16 x 16 bits: all in two steps of half the lanes."""
+    wide = CONFIGS["fixed16"]
+    assert wide.bit_macs_per_cycle == 4 * 8192
+    for slices, planes in product(wide.slice_counts, wide.plane_counts):
+        assert wide.array_steps(slices, planes, 3, 1, 1) == 6
     fixed, default = CONFIGS["fixed"], CONFIGS["default"]
     assert fixed.bit_macs_per_cycle == default.bit_macs_per_cycle == 8192
     assert fixed.array_steps(1, 8, 1, 1, 1) == 1 and fixed.array_steps(2, 16, 3, 1, 1) == 12

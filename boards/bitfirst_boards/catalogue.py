@@ -103,7 +103,7 @@ BOARDS = {
         Board(
             name="ulx3s-12f",
             platform=ULX3S_12F_Platform,
-            clock_khz=25_000,
+            clock_khz=50_000,
             link=_USB,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
@@ -112,7 +112,7 @@ BOARDS = {
         Board(
             name="ulx3s-25f",
             platform=ULX3S_25F_Platform,
-            clock_khz=25_000,
+            clock_khz=50_000,
             link=_USB,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
@@ -121,7 +121,7 @@ BOARDS = {
         Board(
             name="ulx3s-45f",
             platform=ULX3S_45F_Platform,
-            clock_khz=25_000,
+            clock_khz=40_000,
             link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
@@ -130,7 +130,7 @@ BOARDS = {
         Board(
             name="ulx3s-85f",
             platform=ULX3S_85F_Platform,
-            clock_khz=25_000,
+            clock_khz=40_000,
             link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
@@ -155,7 +155,7 @@ BOARDS = {
         Board(
             name="ecpix5-45f",
             platform=ECPIX545Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
@@ -164,7 +164,7 @@ BOARDS = {
         Board(
             name="ecpix5-85f",
             platform=ECPIX585Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
@@ -173,7 +173,7 @@ BOARDS = {
         Board(
             name="versa-5g",
             platform=VersaECP55GPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_USB,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--cable", "ft2232"),
@@ -182,7 +182,7 @@ BOARDS = {
         Board(
             name="butterstick",
             platform=ButterStickPlatform,
-            clock_khz=30_000,
+            clock_khz=50_000,
             link="microSD: CMD rx, CLK tx",
             config=CONFIGS["small"],
             programmer=_DFU_BUTTER,
@@ -216,7 +216,7 @@ BOARDS = {
         Board(
             name="arty-a7-35",
             platform=ArtyA7_35Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_USB,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "arty_a7_35t"),
@@ -225,7 +225,7 @@ BOARDS = {
         Board(
             name="arty-a7-100",
             platform=ArtyA7_100Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_USB,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "arty_a7_100t"),
@@ -234,7 +234,7 @@ BOARDS = {
         Board(
             name="nexys4-ddr",
             platform=Nexys4DDRPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_USB,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "nexys_a7_100"),
@@ -243,7 +243,7 @@ BOARDS = {
         Board(
             name="genesys2",
             platform=Genesys2Platform,
-            clock_khz=200_000,
+            clock_khz=100_000,
             link=_USB,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "genesys2"),
@@ -252,7 +252,7 @@ BOARDS = {
         Board(
             name="kc705",
             platform=KC705Platform,
-            clock_khz=200_000,
+            clock_khz=100_000,
             link=_USB,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "kc705"),
@@ -261,7 +261,7 @@ BOARDS = {
         Board(
             name="zedboard",
             platform=ZedBoardPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["default"],
             programmer=(),
@@ -271,7 +271,7 @@ BOARDS = {
         Board(
             name="arty-z7-20",
             platform=ArtyZ720Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["default"],
             programmer=(),
@@ -281,7 +281,7 @@ BOARDS = {
         Board(
             name="microzed-7020",
             platform=MicroZedZ020Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["default"],
             programmer=(),
@@ -291,7 +291,7 @@ BOARDS = {
         Board(
             name="microzed-7010",
             platform=MicroZedZ010Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -301,7 +301,7 @@ BOARDS = {
         Board(
             name="cora-z7-10",
             platform=CoraZ7_10Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -311,7 +311,7 @@ BOARDS = {
         Board(
             name="cora-z7-07s",
             platform=CoraZ7_07SPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -321,7 +321,7 @@ BOARDS = {
         Board(
             name="red-pitaya",
             platform=RedPitaya14Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -331,7 +331,7 @@ BOARDS = {
         Board(
             name="zturn-lite-7010",
             platform=ZTurnLiteZ010Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -340,7 +340,7 @@ BOARDS = {
         Board(
             name="zturn-lite-7007s",
             platform=ZTurnLiteZ007SPlatform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["least"],
             programmer=(),
@@ -349,7 +349,7 @@ BOARDS = {
         Board(
             name="ebaz4205",
             platform=EBAZ4205Platform,
-            clock_khz=100_000,
+            clock_khz=50_000,
             link=_AXI,
             config=CONFIGS["least"],
             programmer=(),

@@ -99,7 +99,8 @@ APICULA = Toolchain(
     ff="DFF",
     bram="BSRAM",
     dsp="MULT18X18",
-    options={"synth_opts": "-nodsp"},  # gowin_pack ends in an error at multipliers of GW2A
+    # gowin_pack ends in an error at multipliers of GW2A; LUTs joined by multiplexers take a sixth more of the chip
+    options={"synth_opts": "-nodsp -nowidelut"},
     renamed={"--family": "family", "--cst": "cst"},
     clocked=True,
 )

@@ -91,23 +91,21 @@ class FusionElement(wiring.Component):
         Of these operands; widths constant as long as products are under way.
     control : In(Control())
         For the operands given `latency` cycles earlier.
-    chain_in, chain_out
-        As in `element.Accumulator`; `config.accumulator_bits` wide.
+    shadow : Out(config.accumulator_bits)
+        As in `element.Accumulator`.
 
     `latency` cycles from operands to the accumulator's input, one more to the sum. No back-pressure.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        chain = config.accumulator_bits
         super().__init__(
             {
                 "a": In(DIGIT_BITS).array(config.lanes),
                 "b": In(DIGIT_BITS).array(config.lanes),
                 "flags": In(Flags()),
                 "control": In(Control()),
-                "chain_in": In(chain),
-                "chain_out": Out(chain),
+                "shadow": Out(config.accumulator_bits),
             }
         )
 
@@ -125,11 +123,7 @@ class FusionElement(wiring.Component):
         term = add_signed(m, sums, "sum")
         m.submodules.accumulator = accumulator = Accumulator(len(term), self.config.accumulator_bits)
         wiring.connect(m, wiring.flipped(self.control), accumulator.control)
-        m.d.comb += [
-            accumulator.term.eq(term),
-            accumulator.chain_in.eq(self.chain_in),
-            self.chain_out.eq(accumulator.chain_out),
-        ]
+        m.d.comb += [accumulator.term.eq(term), self.shadow.eq(accumulator.shadow)]
         return m
 
 
@@ -185,7 +179,9 @@ class FusionArray(Array):
         for member, digits in (element.a, own), (element.b, operand):
             m.d.comb += [part.eq(digit) for part, digit in zip(member, digits, strict=True)]
 
-    def _column(self, m: Module, column: int, operand: list[Signal], control: wiring.PureInterface) -> Value:
+    def _column(
+        self, m: Module, column: int, operand: list[Signal], control: wiring.PureInterface, platform: object
+    ) -> Value:
         """The count of ones, `ones_tree_cycles` after the step."""
         bits = Cat(operand)
         words = [bits[place : place + WORD_BITS] for place in range(0, len(bits), WORD_BITS)]

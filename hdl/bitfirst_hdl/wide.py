@@ -28,19 +28,17 @@ class WideElement(wiring.Component):
         Numbers with their sign, two's complement; a new pair each cycle.
     control : In(Control())
         For the numbers given `latency` cycles earlier.
-    chain_in, chain_out
-        As in `element.Accumulator`; `config.accumulator_bits` wide.
+    shadow : Out(config.accumulator_bits)
+        As in `element.Accumulator`.
 
     `latency` cycles from numbers to the accumulator's input, one more to the sum. No back-pressure.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        chain = config.accumulator_bits
         numbers = In(NUMBER).array(config.lanes // 2)
-        super().__init__(
-            {"a": numbers, "b": numbers, "control": In(Control()), "chain_in": In(chain), "chain_out": Out(chain)}
-        )
+        shadow = Out(config.accumulator_bits)
+        super().__init__({"a": numbers, "b": numbers, "control": In(Control()), "shadow": shadow})
 
     @property
     def latency(self) -> int:
@@ -53,11 +51,7 @@ class WideElement(wiring.Component):
         term = add_signed(m, registered(m, products, "product"), "sum")
         m.submodules.accumulator = accumulator = Accumulator(len(term), self.config.accumulator_bits)
         wiring.connect(m, wiring.flipped(self.control), accumulator.control)
-        m.d.comb += [
-            accumulator.term.eq(term),
-            accumulator.chain_in.eq(self.chain_in),
-            self.chain_out.eq(accumulator.chain_out),
-        ]
+        m.d.comb += [accumulator.term.eq(term), self.shadow.eq(accumulator.shadow)]
         return m
 
 
@@ -131,7 +125,9 @@ class WideArray(Array):
         for member, numbers in (element.a, own), (element.b, operand):
             m.d.comb += [part.eq(number) for part, number in zip(member, numbers, strict=True)]
 
-    def _column(self, m: Module, column: int, operand: list[Signal], control: wiring.PureInterface) -> Value:
+    def _column(
+        self, m: Module, column: int, operand: list[Signal], control: wiring.PureInterface, platform: object
+    ) -> Value:
         """The count of ones, `ones_tree_cycles` after a chunk's second step."""
         two = self.digits.b_width[0].replicate(OCTET_BITS)
         octets = [Cat(number[:OCTET_BITS], number[OCTET_BITS:MAX_BITS] & two) for number in operand]
