@@ -199,6 +199,9 @@ def test_throughputs() -> None:
     assert made["element (4, 32)"] == (16, 8, 4, 2, 1, 0.5)
     assert made["element (8, 32)"] == (16, 8, 8, 4, 2, 1)
     assert made["array 4 x 4 of (4, 32)"] == (256, 128, 64, 32, 16, 8)
+    assert made["array 8 x 8 of (4, 32) with operand memories"] == (1024, 512, 256, 128, 64, 32)
+    assert made["array 2 x 2 of 16 fixed 8 x 8 with operand memories"] == (64, 64, 64, 64, 32, 16)
+    assert made["array 4 x 4 of fused 2 / 4 / 8 with operand memories"] == (256, 64, 32, 16, 8, 4)
     assert made["fixed 8 x 8"] == (1, 1, 1, 1, None, None)
     assert made["fixed 16 x 16"] == (1,) * 6
     assert made["fused 2 / 4 / 8"] == (16, 4, 2, 1, None, None)

@@ -1,6 +1,7 @@
 """Array configurations: bad ones give one line that names the mend; what follows from good ones."""
 
 from dataclasses import replace
+from itertools import product
 from math import ceil
 
 import pytest
@@ -160,7 +161,7 @@ def test_accumulators_hold_the_longest_pass(name) -> None:
     for planes in range(1, MAX_BITS + 1):
         chunks = config.max_chunks(planes)
         assert chunks * ceil(planes / OCTET_BITS) <= config.b_cells and chunks <= config.a_cells
-        largest = (2**config.slice_bits - 1) * (2**planes - 1) * config.lanes * chunks
+        largest = (2**config.a_digit_bits - 1) * (2**planes - 1) * config.lanes * chunks
         assert largest < 2 ** (config.accumulator_bits - 1)
 
 
@@ -179,8 +180,24 @@ def test_cycles_of_a_matmul() -> None:
     assert config.matmul_cycles(slices=2, planes=3, chunks=1, row_tiles=1, col_tiles=4) == 2 + 8 * 3 + 7 * 5
 
 
+def test_fusion_multiplies_more_of_narrow_operands() -> None:
+    """As often 8 x 8 bits as `default`; 16 times as often 2 x 2 bits. Passes of wide operands are those of 8 bits."""
+    fusion, default = CONFIGS["fusion"], CONFIGS["default"]
+    assert fusion.bit_macs_per_cycle == default.bit_macs_per_cycle == 8192
+    for a, b in product((2, 4, 8, 16), repeat=2):
+        assert fusion.array_steps(fusion.slices_of(a), fusion.planes_of(b), 1, 1, 1) == a * b // 4
+    assert [fusion.slices_of(bits) for bits in range(1, 17)] == [1, 1, 2, 2, *[4] * 4, *[8] * 8]
+    assert [fusion.planes_of(bits) for bits in range(1, 17)] == [2, 2, 4, 4, *[8] * 4, *[16] * 8]
+    stalls = [fusion.stall_cycles(slices, planes, 1, 1, 2) for slices, planes in ((1, 2), (2, 4), (4, 8), (8, 2))]
+    assert stalls == [7, 4, 0, 3 * 4]  # between passes of 1, 4, 16, and 4 steps
+
+
 def test_fixed_multiplies_as_much_as_default() -> None:
-    """8 x 8 bits in one step; 3 x 5 bits are not less."""
+    """8 x 8 bits in one step; 3 x 5 bits are not less. 16 x 16 bits: all in two steps of half the lanes."""
+    wide = CONFIGS["fixed16"]
+    assert wide.bit_macs_per_cycle == 4 * 8192
+    for slices, planes in product(wide.slice_counts, wide.plane_counts):
+        assert wide.array_steps(slices, planes, 3, 1, 1) == 6
     fixed, default = CONFIGS["fixed"], CONFIGS["default"]
     assert fixed.bit_macs_per_cycle == default.bit_macs_per_cycle == 8192
     assert fixed.array_steps(1, 8, 1, 1, 1) == 1 and fixed.array_steps(2, 16, 3, 1, 1) == 12

@@ -10,6 +10,7 @@ from bitfirst.nn import convert
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
 
 STEPS, BATCH = 2, 32
+SOAK, OTHERS = pytest.mark.soak, ("micro", "fixed", "fixed16", "fusion")
 #: what may pass, and what the whole training takes over its steps: it evaluates after every epoch
 MAX_TRAINING = {"cycles": (43_100_000, 1.06), "bytes": (161_000_000, 1.095)}
 
@@ -46,14 +47,12 @@ def test_training_steps_equal_the_golden_model(on_rtl: tuple[str, dict[str, int]
     assert counters["array_steps"] > 0
 
 
-@pytest.mark.parametrize(
-    "name", ["least", *(pytest.param(name, marks=pytest.mark.soak) for name in ("micro", "fixed"))]
-)
+@pytest.mark.parametrize("name", ["least", *(pytest.param(name, marks=SOAK) for name in OTHERS)])
 def test_other_devices_train_to_the_same_weights(name: str, on_rtl: tuple[str, dict[str, int]]) -> None:
-    """Without a gather unit; with multipliers."""
+    """Without a gather unit; with multipliers, of one width and of bricks."""
     weights, counters = steps(f"rtl:{name}")
     assert on_rtl[0] == weights
-    assert (counters["loads"] == 0) == (name != "fixed") and counters["matmuls"] > 0
+    assert (counters["loads"] == 0) == (name in ("least", "micro")) and counters["matmuls"] > 0
     assert counters["array_steps"] != on_rtl[1]["array_steps"]
 
 

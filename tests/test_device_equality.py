@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import bitfirst
@@ -68,7 +69,9 @@ def same(model: ModelDevice, board: Device, operation: str, *arguments: object) 
     return got
 
 
-@pytest.mark.parametrize("name", ["tiny", "default", "slice1", "slice8", "least", "micro", "fixed"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "default", "slice1", "slice8", "least", "micro", "fixed", "fixed16", "fusion"]
+)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 def test_convolutions(name: str, precision: tuple[int, bool, int, int]) -> None:
     x_bits, x_signed, w_bits, g_bits = precision
@@ -86,14 +89,14 @@ def test_convolutions(name: str, precision: tuple[int, bool, int, int]) -> None:
     assert_same_books(model, board)
 
 
-@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8", "least", "fixed"])
+@pytest.mark.parametrize("name", ["tiny", "slice1", "slice8", "least", "fixed", "fusion"])
 @pytest.mark.parametrize("x_signed", [False, True])
 def test_split_operands_are_read_whole(name: str, x_signed: bool) -> None:
     """Forward, dX and dW of tensors that are stored cut in two: the same integers, on both sides."""
     generator = np.random.default_rng(7)
     config = CONFIGS[name]
     model, board = ModelDevice(config), command_board(config)
-    g_lows = (6, 1, 10) if config.digit_planes == 1 else (8, 8, 8)
+    g_lows = (6, 1, 10) if config.datapath == "serial" else (8, 8, 8)
     for (batch, inputs, outputs, height, width, kernel, stride, padding), g_low in zip(LAYERS, g_lows, strict=False):
         taps = (kernel, kernel) if isinstance(kernel, int) else kernel
         x = quantised(generator, (batch, inputs, height, width), 16, x_signed, low=8)
@@ -116,8 +119,10 @@ def test_slices_that_a_split_does_not_meet_are_refused() -> None:
     with pytest.raises(UsageError, match="3 low bits cannot be taken in slices of 4: choose a multiple"):
         command_board(CONFIGS["tiny"]).conv2d(x, w)
     split = quantised(np.random.default_rng(1), (1, 2, 2, 2), 12, False, low=4)
-    for device in (command_board(CONFIGS["fixed"]), ModelDevice(CONFIGS["fixed"])):
-        with pytest.raises(UsageError, match="4 low bits cannot be taken in slices of 8: choose a multiple"):
+    digits = {"fixed": 8, "fusion": 8, "fixed16": 16}
+    for name, make in product(digits, (command_board, ModelDevice)):
+        device = make(CONFIGS[name])
+        with pytest.raises(UsageError, match=f"4 low bits cannot be taken in slices of {digits[name]}: choose a mul"):
             device.conv2d(split, replace(w, low=0))
 
 
@@ -205,12 +210,12 @@ def assert_covered(found: dict, config: ArrayConfig) -> None:
     assert found["commands"] > 200
     assert found["counter_comparisons"] > 20
     coverage = found["coverage"]
-    pairs = (16 // config.slice_bits) * (16 // config.digit_planes)
+    pairs = len(config.slice_counts) * len(config.plane_counts)
     assert coverage["possible_precision_pairs"] == pairs
     assert coverage["precision_pairs"] >= min(pairs, 200)  # where S = 1, more than the commands reach
     assert {opcode.name for opcode in config.commands} <= set(coverage["opcodes"])
     assert set(coverage["statuses"]) == {"OK", "BAD_OPCODE", "BAD_LENGTH", "BAD_SPACE", "BAD_RANGE", "BAD_VALUE"}
-    assert coverage["splits"] > 0
+    assert (coverage["splits"] > 0) == (not config.is_wide)  # no sign within a digit
     assert (coverage["spills"] > 0) == config.gathers  # without a store nothing is kept
 
 

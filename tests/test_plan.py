@@ -151,6 +151,12 @@ def check_waste(made: Schedule) -> None:
     assert made.counters["elements_read"] == sum(product.rows * product.columns for product in made.products)
 
 
+@pytest.mark.parametrize("name", ["fixed", "fixed16", "fusion"])
+def test_waste_where_digits_are_wider(name: str) -> None:
+    for operation in operations(*LAYERS[1]):
+        check_waste(schedule(CONFIGS[name], operation.task))
+
+
 def test_waste_by_hand() -> None:
     """5 outputs in 3 row tiles of 2, 2 x 9 pixels in 5 column tiles of 4, 3 x 3 taps in one chunk of 16."""
     x, w, g, window = tensors((2, 1, 3, 3), 5, 3, (3, 6, 8), padding=1)

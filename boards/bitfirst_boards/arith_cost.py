@@ -11,11 +11,12 @@ from typing import Any
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
-from bitfirst_hdl.array import Array, StepControl
-from bitfirst_hdl.baselines import BRICKS, DIGIT_BITS, FixedMac, FusedUnit, PopcountElement
-from bitfirst_hdl.config import STANDARD, ArrayConfig
+from bitfirst_hdl.array import Array, Digits, StepControl
+from bitfirst_hdl.baselines import DIGIT_BITS, FixedMac, FusedUnit, PopcountElement
+from bitfirst_hdl.config import BRICKS, STANDARD, ArrayConfig
 from bitfirst_hdl.element import Element
-from bitfirst_hdl.operands import AMemory, BMemory
+from bitfirst_hdl.engine import ARRAYS
+from bitfirst_hdl.operands import AMemory, BMemory, DigitMemory
 from bitfirst_hdl.ports import CellWrite
 
 from .errors import FlowError
@@ -66,11 +67,12 @@ class BufferedArray(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        self._array = Array(config)
+        self._array = ARRAYS[config.datapath](config)
         array = self._array.signature.members
         writes = {"a_write": In(CellWrite(config)), "b_write": In(CellWrite(config, config.b_chunks))}
         reads = {"enable": In(1), "clear": In(1), "a_row": In(range(config.a_rows)), "b_row": In(range(config.b_rows))}
         control = {"take": In(1), "move": In(1), "control": In(StepControl)}
+        control |= {"digits": In(Digits)} if config.takes_turns else {}
         sums = {name: array[name] for name in ("drain_valid", "sums", "column_sums", "ones")}
         super().__init__(writes | reads | control | sums)
 
@@ -78,12 +80,18 @@ class BufferedArray(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.a_memory = a_memory = AMemory(config)
-        m.submodules.b_memory = b_memory = BMemory(config)
+        m.submodules.b_memory = b_memory = (BMemory if config.datapath == "serial" else DigitMemory)(config)
         m.submodules.array = array = self._array
         wiring.connect(m, wiring.flipped(self.a_write), a_memory.write)
         wiring.connect(m, wiring.flipped(self.b_write), b_memory.write)
-        m.d.sync += [a_memory.enable.eq(self.enable), b_memory.enable.eq(self.enable), b_memory.clear.eq(self.clear)]
-        m.d.sync += [row.eq(self.a_row) for row in a_memory.rows] + [b_memory.row.eq(self.b_row)]
+        m.d.sync += [a_memory.enable.eq(self.enable), b_memory.enable.eq(self.enable)]
+        m.d.sync += [row.eq(self.a_row) for row in a_memory.rows]
+        if isinstance(b_memory, DigitMemory):
+            m.d.sync += [row.eq(self.b_row) for row in b_memory.rows]
+        else:
+            m.d.sync += [b_memory.clear.eq(self.clear), b_memory.row.eq(self.b_row)]
+        if config.takes_turns:
+            m.d.comb += array.digits.eq(self.digits)
         m.d.comb += [take.eq(self.take.replicate(config.columns)) for take in array.take]
         m.d.comb += [array.move.eq(self.move), array.control.eq(self.control)]
         for name in "a", "b":
@@ -99,9 +107,9 @@ def _config(slice_bits: int, lanes: int, rows: int = 8, columns: int = 8, **cell
     return ArrayConfig(slice_bits=slice_bits, lanes=lanes, rows=rows, columns=columns, features=STANDARD, **cells)
 
 
-def _of_slices(slice_bits: int, lanes: int, count: int = 1) -> tuple[float, ...]:
-    """Products a cycle of `count` elements: A in whole slices, one bit of B at a time."""
-    return tuple(count * lanes / (ceil(a / slice_bits) * b) for a, b in PRECISIONS)
+def _of_slices(slice_bits: int, lanes: int) -> tuple[float, ...]:
+    """Products a cycle of an element: A in whole slices, one bit of B at a time."""
+    return tuple(lanes / (ceil(a / slice_bits) * b) for a, b in PRECISIONS)
 
 
 def _element(slice_bits: int, lanes: int) -> Unit:
@@ -155,25 +163,51 @@ def _popcount(lanes: int) -> Unit:
     )
 
 
-def _array(rows: int, columns: int, slice_bits: int, lanes: int, buffered: bool = False) -> Unit:
-    config = _config(slice_bits, lanes, rows, columns, **DEEP if buffered else {})
-    kind, name = (BufferedArray, " with operand memories") if buffered else (Array, "")
+def _array(rows: int, columns: int, slice_bits: int, lanes: int) -> Unit:
+    config = _config(slice_bits, lanes, rows, columns)
+    return _array_of(
+        config, f"({slice_bits}, {lanes})", lambda form: Array(config), (CARRY_CELLS, ADDERS), tuple(PARTS)
+    )
+
+
+def _buffered(config: ArrayConfig, element: str, *forms: str) -> Unit:
+    """An array with its operand memories, on ECP5."""
+    name = f"{element} with operand memories"
+    return _array_of(config, name, lambda form: BufferedArray(config), forms, ("ecp5",))
+
+
+def _array_of(
+    config: ArrayConfig,
+    element: str,
+    make: Callable[[str], wiring.Component],
+    forms: Sequence[str],
+    parts: Sequence[str],
+) -> Unit:
+    made = config.rows * config.columns * config.lanes
+    steps = [config.array_steps(config.slices_of(a), config.planes_of(b), 1, 1, 1) for a, b in PRECISIONS]
     return Unit(
-        name=f"array {rows} x {columns} of ({slice_bits}, {lanes}){name}",
-        make=lambda form: kind(config),
+        name=f"array {config.rows} x {config.columns} of {element}",
+        make=make,
         bit_macs=config.bit_macs_per_cycle,
-        products=_of_slices(slice_bits, lanes, rows * columns),
+        products=tuple(made / count for count in steps),
         a_bits=(config.a_row_bits,) * len(PRECISIONS),
         b_bits=(config.b_row_bits,) * len(PRECISIONS),
-        forms=(CARRY_CELLS,) if buffered else (CARRY_CELLS, ADDERS),
-        parts=("ecp5",) if buffered else tuple(PARTS),
+        forms=forms,
+        parts=parts,
         placed=PLACED,
     )
 
 
 def units() -> list[Unit]:
     """What is measured, in the order in which it is shown."""
-    arrays = [_array(4, 4, 4, 32), _array(8, 8, 4, 32, buffered=True)]
+    fixed = ArrayConfig("fixed", slice_bits=8, rows=2, columns=2, features=STANDARD)
+    fusion = ArrayConfig("fusion", slice_bits=2, rows=4, columns=4, features=STANDARD)
+    arrays = [
+        _array(4, 4, 4, 32),
+        _buffered(_config(4, 32, **DEEP), "(4, 32)", CARRY_CELLS),
+        _buffered(fixed, f"{fixed.lanes} fixed 8 x 8", ADDERS, MULTIPLIER),
+        _buffered(fusion, "fused 2 / 4 / 8", CARRY_CELLS),
+    ]
     elements = [_element(*shape) for shape in ELEMENTS]
     return [*elements, *arrays, _fixed(8), _fixed(16), _fused(), _popcount(POPCOUNT_LANES)]
 

@@ -28,6 +28,8 @@ from bitfirst_hdl.config import ArrayConfig, ConfigError
 from bitfirst_hdl.contract.packets import STORE_WORD_WORDS, WORD_BITS
 from bitfirst_hdl.element import Element
 from bitfirst_hdl.fixed import FixedElement
+from bitfirst_hdl.fusion import FusionElement
+from bitfirst_hdl.wide import WideElement
 
 from . import flow, folder, toolchains
 from .catalogue import Board
@@ -147,7 +149,8 @@ def bound(board: Board, config: ArrayConfig, element_luts: int) -> tuple[int, in
 
 
 def element(config: ArrayConfig) -> wiring.Component:
-    return FixedElement(config) if config.datapath == "fixed" else Element(config)
+    kinds = {"serial": Element, "fixed": FixedElement, "fusion": FusionElement, "fixed16": WideElement}
+    return kinds[config.datapath](config)
 
 
 def synthesise_part(board: Board, component: wiring.Component, directory: Path) -> dict[str, Any]:

@@ -31,6 +31,27 @@ class StepControl(data.Struct):
     last: 1
 
 
+class Digits(data.Struct):
+    """Which digits of the operands' octets a step of `fusion.FusionArray` takes, or of `wide.WideArray`.
+
+    a_width, b_width  width of an operand, as `baselines.Width`
+    a_place, b_place  where in an octet narrow operands lie: the digit of those of 2 bits, the half (bit 1) of 4
+    a_turn, b_turn    which of the lanes that have turns; as many turns as the operand has digits
+    a_signed          A is in offset binary, and so signed
+
+    `wide.WideArray`: bit 0 of `a_width`, `b_width` says that the operand has two octets, of `b_turn` that this is the
+    second one; the other fields but `a_signed` mean nothing.
+    """
+
+    a_width: 2
+    b_width: 2
+    a_place: 2
+    b_place: 2
+    a_turn: 2
+    b_turn: 2
+    a_signed: 1
+
+
 class Array(wiring.Component):
     """The array: each step multiplies C words of B bits with the words of A digits that the elements hold.
 
@@ -49,16 +70,18 @@ class Array(wiring.Component):
     taken : Out(C) x R
         Elements that have taken something since the last move, as in `OwnWord`; only with packed MATMULs.
     b : In(64) x b_row_words
-        One row of the B memory: L bits for each array column, of this step (of `fixed.FixedArray` L octets).
+        One row of the B memory, of this step: L bits for each array column, or L octets where multipliers take them.
     control : In(StepControl)
         Of this step; `last` steps are at least `config.drain_cycles` cycles apart.
+    digits : In(Digits)
+        Likewise, of "fusion" and "fixed16" alone; widths change no sooner than two cycles behind a step.
     drain_valid : Out(1)
         High in the R cycles in which a pass leaves, array row 0 first.
     sums : Out(accumulator_bits) x C
         The drained row's dot products, two's complement.
     column_sums : Out(column_sum_bits) x C
         Sums of B of the same pass (planes weighted and signed alike), in each of these R cycles.
-    ones : Out(range(C * L * digit_planes + 1))
+    ones : Out(range(b_row_bits + 1))
         One bits in one step's B words, `ones_latency` cycles after the step; 0 otherwise.
 
     Latency: the first row of sums comes `latency` cycles after the last step of the pass. No back-pressure.
@@ -79,6 +102,7 @@ class Array(wiring.Component):
                 "column_sums": Out(config.column_sum_bits).array(config.columns),
                 "ones": Out(range(config.b_row_bits + 1)),
             }
+            | ({"digits": In(Digits)} if config.takes_turns else {})
         )
 
     @property
@@ -94,7 +118,7 @@ class Array(wiring.Component):
     @property
     def ones_tree_cycles(self) -> int:
         """Cycles from a step to the counts of its columns' ones."""
-        return (self.config.lanes * self.config.digit_planes).bit_length() // 2
+        return (self.config.lanes * self.config.b_row_planes).bit_length() // 2
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -147,7 +171,7 @@ class Array(wiring.Component):
         config = self.config
         m.submodules[f"own_{row}_{column}"] = own = OwnWord(config) if config.gathers else HeldWord(config)
         m.d.comb += [own.take.eq(self.take[row][column]), own.move.eq(self.move)]
-        place, size = row * config.lanes * config.slice_bits, segment_bits(config)
+        place, size = row * config.lanes * config.a_row_slice_bits, segment_bits(config)
         for index, word in enumerate(own.a):
             m.d.comb += word.eq(self._cut(self.a, place + index * size, size))
         return own
@@ -159,10 +183,15 @@ class Array(wiring.Component):
             return Cat(words[place // WORD_BITS : (place + width) // WORD_BITS])
         return words[place // WORD_BITS][place % WORD_BITS :][:width]
 
+    def _terms(self, m: Module) -> tuple[data.View, int]:
+        """What a term means, and in how many cycles it reaches the accumulators."""
+        return self.control, self.config.tree_cycles
+
     def _delayed_control(self, m: Module) -> tuple[wiring.PureInterface, Signal]:
         """What the terms that reach the accumulators now mean, and `load` of it."""
-        coming = step = self.control
-        for index in range(self.config.tree_cycles):
+        step, cycles = self._terms(m)
+        coming = step
+        for index in range(cycles):
             coming, step = step, Signal(StepControl, name=f"control_{index}")
             m.d.sync += step.eq(coming)
         control, load = Control().create(path=("control",)), Signal()

@@ -14,10 +14,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from . import ecp5, element
+from .config import BRICK_PLANES, BRICKS
 from .element import Control
 
-BRICKS = 16
-DIGIT_BITS = 2  #: of an operand, in one brick
+DIGIT_BITS = BRICK_PLANES  #: of an operand, in one brick
 PRODUCT_BITS = 5  #: of a brick: -6 .. 9
 
 
@@ -210,7 +210,7 @@ class FusedUnit(_Unit):
     a_width, b_width : In(2)
         As `Width`; constant as long as products are under way.
     a_signed, b_signed : In(1)
-        Whether operands are two's complement; constant likewise.
+        Whether operands are two's complement, in their cycle.
     control : In(Control())
         For the operands given `latency` cycles earlier, as in `SignedAccumulator`.
     shadow : Out(accumulator_bits)
@@ -228,21 +228,31 @@ class FusedUnit(_Unit):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        a_negative = _top_digits(self.a_width, self.a_signed)
-        b_negative = _top_digits(self.b_width, self.b_signed)
-        sums = []
-        for n, (high_a, high_b, low_a, low_b) in enumerate(_places()):
-            inputs = Cat(self.a[n], a_negative[high_a][low_a], self.b[n], b_negative[high_b][low_b])
-            sums.append(_brick(m, f"brick_{n}", inputs))
-        wides = self.b_width[0], self.a_width[0], self.b_width[1], self.a_width[1]
-        for level, (shift, wide) in enumerate(zip((2, 2, 4, 4), wides, strict=True)):
-            pairs = list(zip(sums[::2], sums[1::2], strict=True))
-            sums = _shifted_sums(m, platform, f"level_{level}", pairs, shift, wide)
-            if level % 2:
-                sums = _kept(m, sums, f"kept_{level}")
-        (total,) = sums
+        total = fused_sum(m, platform, "", self, self.a, self.b)
         self.accumulate(m, SignedAccumulator(len(total), len(self.shadow)), total)
         return m
+
+
+def fused_sum(
+    m: Module, platform: object, name: str, flags: wiring.PureInterface, a: Sequence[Value], b: Sequence[Value]
+) -> Value:
+    """Sum of the products of `BRICKS` pairs of digits, `FusedUnit.latency` cycles later.
+
+    `flags` has `a_width`, `b_width`, `a_signed` and `b_signed`, as in `FusedUnit`.
+    """
+    a_negative = top_digits(flags.a_width, flags.a_signed)
+    b_negative = top_digits(flags.b_width, flags.b_signed)
+    sums = []
+    for n, (high_a, high_b, low_a, low_b) in enumerate(places()):
+        inputs = Cat(a[n], a_negative[high_a][low_a], b[n], b_negative[high_b][low_b])
+        sums.append(_brick(m, f"{name}brick_{n}", inputs))
+    wides = flags.b_width[0], flags.a_width[0], flags.b_width[1], flags.a_width[1]
+    for level, (shift, wide) in enumerate(zip((2, 2, 4, 4), wides, strict=True)):
+        pairs = list(zip(sums[::2], sums[1::2], strict=True))
+        sums = _shifted_sums(m, platform, f"{name}level_{level}", pairs, shift, wide)
+        if level % 2:
+            sums = _kept(m, sums, f"{name}kept_{level}")
+    return sums[0]
 
 
 def _brick(m: Module, name: str, inputs: Value) -> Value:
@@ -260,12 +270,12 @@ def _digit(number: int) -> int:
     return number - 8 if number in (6, 7) else number & 3
 
 
-def _places() -> list[tuple[int, ...]]:
+def places() -> list[tuple[int, ...]]:
     """For each brick the bits of its digits' numbers: (higher of A's, higher of B's, lower of A's, lower of B's)."""
     return list(product((0, 1), repeat=4))
 
 
-def _top_digits(width: Value, is_signed: Value) -> list[list[Value]]:
+def top_digits(width: Value, is_signed: Value) -> list[list[Value]]:
     """Whether digit [higher bit][lower bit] has its operand's sign."""
     lower = is_signed & ~width[0]  # of two bits each
     return [[lower, is_signed & ~width[1]], [lower, is_signed]]
@@ -275,7 +285,7 @@ def arrange(a_width: Width, b_width: Width, pairs: Sequence[tuple[int, int]]) ->
     """Digits of A and of B for the bricks of `FusedUnit`, from 8 / a * 8 / b pairs of numbers."""
     a_count, b_count = (width.bits // DIGIT_BITS for width in (a_width, b_width))  # digits of one operand
     a_digits, b_digits = [], []
-    for high_a, high_b, low_a, low_b in _places():
+    for high_a, high_b, low_a, low_b in places():
         a_place, b_place = 2 * high_a + low_a, 2 * high_b + low_b
         a, b = pairs[a_place // a_count * (8 // b_width.bits) + b_place // b_count]
         a_digits.append(a >> DIGIT_BITS * (a_place % a_count) & 3)

@@ -25,8 +25,9 @@ from .contract.packets import (
 )
 
 MAX_BITS = 16  #: widest operand, both sides
-TOP_PLANES = 0x0101  #: bits of `b_negative`: those of an octet's top plane
-DATAPATHS = {"serial": 1, "fixed": 2}
+DATAPATHS = {"serial": 1, "fixed": 2, "fusion": 3, "fixed16": 4}
+SLICE_BITS = {"serial": (1, 2, 4, 8), "fixed": (8,), "fusion": (2,), "fixed16": (8,)}  #: that each may have
+BRICKS, BRICK_PLANES = 16, 2  #: of a fused unit; planes of B that each multiplies, as many as slices of A have bits
 #: Parts that a device may be without; bit i of the identity's `features` is the i-th.
 FEATURES = ("update", "packed", "gather", "requantise", "trace")
 STANDARD = ("gather", "requantise")  #: what a device for training by ordinary gradients has
@@ -39,6 +40,8 @@ LOAD_SETUP_CYCLES = 11  #: a LOAD's fields to its first fetch
 LOAD_TAIL_CYCLES = 8  #: last step of a LOAD to its last cell written
 UPDATE_SETUP_CYCLES = 2  #: an UPDATE's fields to its first words of the store
 UPDATE_TAIL_CYCLES = 9  #: a weight's old master to its new one
+FUSED_CYCLES = 3  #: digits of a fused unit's operands to its bricks, and the sum of its products
+WIDE_CYCLES = 3  #: octets to numbers of two, half the lanes a cycle later than the others, and products
 SUM_CYCLES = 4  #: drained row to partial sum stored: correct, shift, add, write
 
 
@@ -51,7 +54,9 @@ class ArrayConfig:
     """One array and its buffers.
 
     datapath    "serial": elements take operand B bit by bit, of any width; "fixed": they multiply 8 x 8 bits, and
-                wider operands in parts (S = 8, planes by eights; without "packed")
+                wider operands in parts (S = 8, planes by eights; without "packed"); "fusion": bricks of 2 x 2 bits that
+                make up products of 2, 4 or 8 bits on each side, and wider ones in parts of 8 (S = 2; without "packed");
+                "fixed16": L / 2 multipliers of 16 x 16 bits (S = 8, planes by eights; without "packed")
     slice_bits  S, bits of operand A taken in parallel (1, 2, 4 or 8)
     lanes       L, products per element and cycle (a power of two)
     rows        R, array rows (operand A)
@@ -94,7 +99,7 @@ class ArrayConfig:
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{field.name} = {value!r} must be a positive integer")
-        self.one_of("slice_bits", (1, 2, 4, 8) if self.datapath == "serial" else (OCTET_BITS,))
+        self.one_of("slice_bits", SLICE_BITS[self.datapath])
         if self.datapath != "serial" and self.packs:
             raise ConfigError(f"features = {list(self.features)}: datapath {self.datapath} has no packed; leave it out")
         self.one_of("link_bits", (8, 16, 32, 64))
@@ -106,8 +111,9 @@ class ArrayConfig:
         self._power_of_two("store_words", 64, 65536)
         self._power_of_two("sum_tiles", 2, 4096)
         self._power_of_two("rx_words", 1024 if self.gathers else 512, 32768)  # 512: WRITEs to cells have half of it
-        b_name = "columns * lanes" + (" * 8" if self.digit_planes > 1 else "")
-        for name, bits in ("rows * lanes * slice_bits", self.a_row_bits), (b_name, self.b_row_bits):
+        a_name = "rows * lanes * " + ("8" if self.fuses else "slice_bits")
+        b_name = "columns * lanes" + ("" if self.datapath == "serial" else " * 8")
+        for name, bits in (a_name, self.a_row_bits), (b_name, self.b_row_bits):
             if bits % WORD_BITS and (self.gathers or bits > WORD_BITS):
                 raise ConfigError(f"{name} = {bits} must be a multiple of {WORD_BITS}; raise lanes or the count")
             if bits > 256 * WORD_BITS:
@@ -139,17 +145,95 @@ class ArrayConfig:
 
     # widths
     @property
-    def a_row_bits(self) -> int:
-        return self.rows * self.lanes * self.slice_bits
+    def fuses(self) -> bool:
+        """Whether its elements are bricks that are put together to the operands' widths."""
+        return self.datapath == "fusion"
 
     @property
-    def digit_planes(self) -> int:
-        """Planes of operand B that a step takes."""
+    def is_wide(self) -> bool:
+        """Whether its elements multiply two octets of each side at once."""
+        return self.datapath == "fixed16"
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the lanes of a chunk have turns, so that it takes several steps in a pass."""
+        return self.fuses or self.is_wide
+
+    @property
+    def a_row_slice_bits(self) -> int:
+        """Bits of A in one row of its memory, for each lane."""
+        return OCTET_BITS if self.fuses else self.slice_bits
+
+    @property
+    def b_row_planes(self) -> int:
+        """Planes of B in one row of its memory."""
         return 1 if self.datapath == "serial" else OCTET_BITS
 
     @property
+    def a_digit_bits(self) -> int:
+        """The widest digit of A that a pass multiplies."""
+        return MAX_BITS if self.is_wide else self.a_row_slice_bits
+
+    @property
+    def b_digit_planes(self) -> int:
+        """The widest digit of B that a pass multiplies at once."""
+        return MAX_BITS if self.is_wide else self.b_row_planes
+
+    @property
+    def slice_counts(self) -> tuple[int, ...]:
+        """How many slices of A a MATMUL can take."""
+        return (1, 2, 4, 8) if self.fuses else tuple(range(1, self.max_slices + 1))
+
+    @property
+    def plane_counts(self) -> tuple[int, ...]:
+        """How many planes of B a MATMUL can take."""
+        return (2, 4, 8, 16) if self.fuses else tuple(range(self.b_row_planes, MAX_BITS + 1, self.b_row_planes))
+
+    @property
+    def a_tops(self) -> int:
+        """Bits of `a_offset` that may be set: those of each digit's top slice."""
+        return sum(1 << top for top in range(0, self.max_slices, self.a_digit_bits // self.slice_bits))
+
+    @property
+    def b_tops(self) -> int:
+        """Bits of `b_negative` that may be set: those of each digit's top plane."""
+        return sum(1 << top for top in range(0, MAX_BITS, self.b_digit_planes))
+
+    def slices_of(self, bits: int) -> int:
+        """Slices that MATMULs take of an operand A of so many bits: the fewest that hold it."""
+        return next(count for count in self.slice_counts if count * self.slice_bits >= bits)
+
+    def planes_of(self, bits: int) -> int:
+        """Planes that MATMULs take of an operand B of so many bits: the fewest that hold it."""
+        return next(count for count in self.plane_counts if count >= bits)
+
+    def pass_slices(self, slices: int) -> int:
+        """Of so many slices, those that a pass multiplies at once."""
+        return min(slices, self.a_digit_bits // self.slice_bits)
+
+    def chunk_steps(self, slices: int, planes: int) -> int:
+        """Array steps of one K chunk in a pass: planes, or digits.
+
+        Where bricks are fused, as many as digits of 2 x 2 bits: a unit has a brick for each of its lanes. Where two
+        octets are multiplied at once, one for each.
+        """
+        if self.is_wide:
+            return MAX_BITS // OCTET_BITS
+        if self.fuses:
+            return self.pass_slices(slices) * planes // BRICK_PLANES
+        return planes // self.b_digit_planes
+
+    def feeds(self, slices: int) -> int:
+        """How often each bit of B is fed to an array row's elements, for so many slices of A."""
+        return 1 if self.is_wide else slices
+
+    @property
+    def a_row_bits(self) -> int:
+        return self.rows * self.lanes * self.a_row_slice_bits
+
+    @property
     def b_row_bits(self) -> int:
-        return self.columns * self.lanes * self.digit_planes
+        return self.columns * self.lanes * self.b_row_planes
 
     @property
     def a_row_words(self) -> int:
@@ -161,21 +245,25 @@ class ArrayConfig:
 
     @property
     def slices_per_octet(self) -> int:
-        """Rows of the A memory in one cell."""
         return OCTET_BITS // self.slice_bits
 
     @property
-    def a_rows(self) -> int:
-        return self.a_cells * self.slices_per_octet
+    def a_cell_rows(self) -> int:
+        """Rows of the A memory in one cell."""
+        return OCTET_BITS // self.a_row_slice_bits
 
     @property
-    def digits_per_octet(self) -> int:
+    def a_rows(self) -> int:
+        return self.a_cells * self.a_cell_rows
+
+    @property
+    def b_cell_rows(self) -> int:
         """Rows of the B memory in one cell."""
-        return OCTET_BITS // self.digit_planes
+        return OCTET_BITS // self.b_row_planes
 
     @property
     def b_rows(self) -> int:
-        return self.b_cells * self.digits_per_octet
+        return self.b_cells * self.b_cell_rows
 
     @property
     def lane_groups(self) -> int:
@@ -185,7 +273,7 @@ class ArrayConfig:
     @property
     def b_chunks(self) -> int:
         """Chunks of one vector that the B memory takes in a cycle: as many lanes as one read of the store has."""
-        if self.datapath == "fixed":
+        if self.datapath != "serial":
             return 1
         return max(1, 2 * GROUP // self.lanes)
 
@@ -230,8 +318,9 @@ class ArrayConfig:
 
     @property
     def bit_macs_per_cycle(self) -> int:
-        """1 x 1 bit multiply-accumulates in one array step: R * C * L * S, by the planes that it takes."""
-        return self.rows * self.columns * self.lanes * self.slice_bits * self.digit_planes
+        """1 x 1 bit multiply-accumulates in one array step: those of its multipliers, or R * C * L * S."""
+        in_lane = {"serial": 1, "fixed": OCTET_BITS, "fusion": BRICK_PLANES, "fixed16": MAX_BITS}[self.datapath]
+        return self.rows * self.columns * self.lanes * self.slice_bits * in_lane
 
     @property
     def max_payload_words(self) -> int:
@@ -251,10 +340,10 @@ class ArrayConfig:
     def accumulator_bits(self) -> int:
         """Signed width of an element's sum over the longest pass; it cannot overflow.
 
-        Largest magnitude: (2**S - 1) * (2**planes - 1) * lanes * chunks.
+        Largest magnitude: (2**S - 1) * (2**planes - 1) * lanes * chunks (S: `a_digit_bits`).
         """
         widest = max(
-            (2**self.slice_bits - 1) * (2**planes - 1) * self.lanes * self.max_chunks(planes)
+            (2**self.a_digit_bits - 1) * (2**planes - 1) * self.lanes * self.max_chunks(planes)
             for planes in range(1, MAX_BITS + 1)
         )
         return widest.bit_length() + 1
@@ -267,7 +356,7 @@ class ArrayConfig:
 
     def lane_of_bit(self, bit: int) -> int:
         """Lane of A that meets bit `bit` of a B plane word (see `bitfirst_hdl.element`)."""
-        if self.datapath == "fixed":
+        if self.datapath != "serial":
             return bit
         return (bit % self.slice_bits) * (self.lanes // self.slice_bits) + bit // self.slice_bits
 
@@ -281,12 +370,14 @@ class ArrayConfig:
         self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int, b_below: int = 0
     ) -> int:
         """Cycles in which the array waits for its shadow registers, in one MATMUL."""
-        steps = planes // self.digit_planes * chunks + b_below
-        return (row_tiles * col_tiles * slices - 1) * max(0, self.drain_cycles - steps)
+        steps = self.chunk_steps(slices, planes) * chunks + b_below
+        passes = row_tiles * col_tiles * slices // self.pass_slices(slices)
+        return (passes - 1) * max(0, self.drain_cycles - steps)
 
     def array_steps(self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int) -> int:
         """Cycles in which the array works, in one MATMUL."""
-        return row_tiles * col_tiles * slices * (planes // self.digit_planes) * chunks
+        passes = row_tiles * col_tiles * slices // self.pass_slices(slices)
+        return passes * self.chunk_steps(slices, planes) * chunks
 
     def matmul_cycles(
         self, slices: int, planes: int, chunks: int, row_tiles: int, col_tiles: int, b_below: int = 0
@@ -319,13 +410,21 @@ class ArrayConfig:
         step of the rotation, choice of columns. For A: block RAM, a register, and two words in the element; it waits
         for B. Where rows are read as they were written, there is no rotation and no choice, and A sets the pace.
         """
-        if not self.gathers or self.datapath == "fixed":
+        if not self.gathers or self.datapath != "serial":
             return 6
         return self.b_written_rows.bit_length() + 3
 
     @property
     def tree_cycles(self) -> int:
-        """Latency of an element's tree: products (fixed datapath), log2(L) levels, a register after every two."""
+        """Latency of an element's tree: log2(L) levels, a register after every two.
+
+        "fixed": products first; "fusion": digits to their bricks, a unit's products, the units' sum; "fixed16": octets
+        to L / 2 pairs of numbers, products, their sum.
+        """
+        if self.is_wide:
+            return WIDE_CYCLES + (self.lanes // 2).bit_length() // 2
+        if self.fuses:
+            return FUSED_CYCLES + (self.lanes // BRICKS).bit_length() // 2
         return self.lanes.bit_length() // 2 + (self.datapath == "fixed")
 
     @property
@@ -416,8 +515,7 @@ class ArrayConfig:
 
 #: Named configurations. `psg` is `default` with all features: what learning by signs takes makes the simulated board
 #: a third slower. `tiny` and `small` compile in seconds; `least` is for small chips, `micro` for the smallest; `slice1`
-#: and `slice8` compare S;
-#: `fixed` multiplies 8 x 8 bits as often in a cycle as `default`.
+#: and `slice8` compare S; `fixed`, `fixed16` and `fusion` multiply 8 x 8 bits as often in a cycle as `default`.
 CONFIGS = {
     "default": ArrayConfig(features=STANDARD),
     "psg": ArrayConfig(),
@@ -436,6 +534,8 @@ CONFIGS = {
     ),
     "square": ArrayConfig(lanes=32, columns=8),
     "fixed": ArrayConfig("fixed", slice_bits=8, rows=4, columns=2, features=STANDARD),
+    "fixed16": ArrayConfig("fixed16", slice_bits=8, rows=4, columns=4, features=STANDARD),
+    "fusion": ArrayConfig("fusion", slice_bits=2, features=STANDARD),
     "slice1": ArrayConfig(slice_bits=1, lanes=64),
     "slice8": ArrayConfig(slice_bits=8, columns=8),
 }

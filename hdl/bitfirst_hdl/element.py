@@ -24,12 +24,12 @@ def repeated(pattern: int, period: int, width: int) -> int:
 
 def segment_bits(config: ArrayConfig) -> int:
     """Width of the segments in which an element's operand word travels: at most one 64-bit word."""
-    return min(WORD_BITS, config.lanes * config.slice_bits)
+    return min(WORD_BITS, config.lanes * config.a_row_slice_bits)
 
 
 def segment_count(config: ArrayConfig) -> int:
-    """Number of segments in an element's operand word of L * S bits."""
-    return config.lanes * config.slice_bits // segment_bits(config)
+    """Number of segments in an element's operand word of L * `config.a_row_slice_bits` bits."""
+    return config.lanes * config.a_row_slice_bits // segment_bits(config)
 
 
 def spread(config: ArrayConfig, plane: Value) -> list[Value]:

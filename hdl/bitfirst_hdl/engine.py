@@ -1,19 +1,23 @@
 """The matrix-product engine: operand memories, array, partial sums, and the loops over them."""
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value
-from amaranth.lib import memory, stream, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from .array import Array, StepControl
+from .array import Array, Digits, StepControl
 from .config import MAX_BITS, ArrayConfig
 from .contract import packets
 from .fixed import FixedArray
+from .fusion import FusionArray
 from .operands import AMemory, BMemory, DigitMemory, RowMemory
 from .packed import GatedCount, PackedWalk, take_cycles
 from .ports import CellWrite, EngineEvents, MemoryWrite, SumRead
 from .sums import PartialSums
 from .walking import Cells, Countdown, pass_layout
+from .wide import WideArray
+
+ARRAYS = {"serial": Array, "fixed": FixedArray, "fusion": FusionArray, "fixed16": WideArray}
 
 
 class Walk(wiring.Component):
@@ -54,6 +58,8 @@ class Walk(wiring.Component):
         A cycle behind a step, or doubling: what it means.
     sums : Out(pass_layout(config))
         With `control.last`: where the sums of the pass go.
+    digits : Out(Digits)
+        With `control`, of "fusion" and "fixed16" alone, where a chunk takes several steps: which digits are fed.
 
     A step decides in one cycle what the next one is; what follows from it alone comes a cycle later.
 
@@ -80,13 +86,16 @@ class Walk(wiring.Component):
                 "control": Out(StepControl),
                 "sums": Out(pass_layout(config)),
             }
+            | ({"digits": Out(Digits)} if config.takes_turns else {})
         )
         self._set_up = Signal()  # the counters start
         self._running, self._doubles = Signal(), Signal()
         self._behind, self._go_behind = Signal(), Signal()  # behind the steps of a pass; this step leads there
         # end_pass: this step, if it is taken, ends its pass; turn_x: it is taken, and ends its x
-        self._end_pass, self._turn_plane, self._turn_pass = Signal(), Signal(), Signal()
+        self._end_pass, self._turn_pass = Signal(), Signal()
+        self._turn_chunk, self._turn_plane = Signal(), Signal()
         # a cycle later: it ended its x, or led behind the steps of its pass
+        self._chunk_ended = Signal()
         self._plane_ended, self._pass_ended, self._went_behind = Signal(), Signal(), Signal()
         self._tile_ended, self._columns_ended = Signal(), Signal()
 
@@ -95,21 +104,22 @@ class Walk(wiring.Component):
         config, command = self.config, self.command
         a_bits, b_bits = config.a_cells.bit_length(), config.b_cells.bit_length()  # no count is larger than its cells
         chunk = Countdown(m, command.chunks[: min(a_bits, b_bits)], "chunk")
-        planes = command.planes[: MAX_BITS.bit_length()]
-        plane = Countdown(m, planes[exact_log2(config.digit_planes) :], "plane")
-        slice_ = Countdown(m, command.slices[: config.max_slices.bit_length()], "slice")
+        plane = Countdown(m, self._b_digits, "plane")
+        slice_ = Countdown(m, self._a_digits, "slice")
         column = Countdown(m, command.col_tiles[:b_bits], "column")
         row = Countdown(m, command.row_tiles[:a_bits], "row")
 
         may_end = self._pass_spacing(m)
         below, last_doubling = self._double(m)
-        last_step, goes = chunk.last & plane.last, self._running & (may_end | ~self._end_pass)
+        last_part = self._parts(m)
+        last_step, goes = last_part & chunk.last & plane.last, self._running & (may_end | ~self._end_pass)
         m.d.comb += [
             self._end_pass.eq(Mux(self._behind, last_doubling, last_step & ~below)),
             self.step.eq(goes & ~self._behind),
             self._doubles.eq(goes & self._behind),
             self._go_behind.eq(self.step & last_step & below),
-            self._turn_plane.eq(self.step & chunk.last),
+            self._turn_chunk.eq(self.step & last_part),
+            self._turn_plane.eq(self._turn_chunk & chunk.last),
             self._turn_pass.eq(self._running & may_end & self._end_pass),
             self.ends.eq(self._turn_pass & slice_.last & column.last & row.last),
             self._tile_ended.eq(self._pass_ended & slice_.last),
@@ -118,6 +128,7 @@ class Walk(wiring.Component):
         m.d.sync += [
             self.reads.eq(self.step),
             self.clears.eq(self._doubles),
+            self._chunk_ended.eq(self._turn_chunk),
             self._plane_ended.eq(self._turn_plane),
             self._pass_ended.eq(self._turn_pass),
             self._went_behind.eq(self._go_behind),
@@ -128,7 +139,7 @@ class Walk(wiring.Component):
         self._sums(m, slice_.left)
 
         turns = (
-            (chunk, self.step),
+            (chunk, self._turn_chunk),
             (plane, self._turn_plane),
             (slice_, self._pass_ended),  # passes end more than a cycle apart
             (column, self._tile_ended),
@@ -140,6 +151,47 @@ class Walk(wiring.Component):
             with m.Elif(turn):
                 loop.advance()
         return m
+
+    @property
+    def _a_digits(self) -> Value:
+        """How many passes a tile takes."""
+        slices = self.command.slices[: self.config.max_slices.bit_length()]
+        if self.config.is_wide:
+            return Const(1)
+        return Cat(~slices[3], slices[3]) if self.config.fuses else slices
+
+    @property
+    def _b_digits(self) -> Value:
+        """How often a pass goes through the chunks."""
+        planes = self.command.planes[: MAX_BITS.bit_length()]
+        if self.config.is_wide:
+            return Const(1)
+        if self.config.fuses:
+            return Cat(~planes[4], planes[4])
+        return planes[exact_log2(self.config.b_row_planes) :]
+
+    def _parts(self, m: Module) -> Value:
+        """Counts the steps of a chunk, where there are several: whether this is the last."""
+        if not self.config.takes_turns:
+            return Const(1)
+        command, digits = self.command, self.digits
+        planes, slices = command.planes, command.slices
+        widths = Cat(~planes[1], planes[3:].any(), ~slices[0], slices[2:].any())
+        if self.config.is_wide:
+            widths = Cat(planes[4], Const(0), slices[1], Const(0))
+        used, part, following, last = Signal(4), Signal(4), Signal(4), Signal()  # bits of B's turn, then of A's
+        m.d.comb += following.eq(((part | ~used) + 1) & used)
+        m.d.sync += [used.eq(1 if self.config.is_wide else widths), Cat(digits.b_turn, digits.a_turn).eq(part)]
+        with m.If(self._set_up):
+            m.d.sync += [
+                last.eq(used == 0),
+                Cat(digits.b_width, digits.a_width).eq(widths),
+                digits.a_place.eq(~command.a_first),
+                digits.b_place.eq(~command.b_first[1:]),
+            ]
+        with m.Elif(self.step):
+            m.d.sync += [part.eq(following), last.eq(following == used)]
+        return last
 
     def _double(self, m: Module) -> tuple[Signal, Signal]:
         """Counts the doublings behind a pass: whether there are some, and whether this one is the last."""
@@ -186,9 +238,16 @@ class Walk(wiring.Component):
     def _rows(self, m: Module) -> None:
         """Row addresses: both memories are walked in order, but for going back over what is used again."""
         config = self.config
-        a = Cells(m, "a", config.a_cells, config.slices_per_octet, self.command, "a")
-        b = Cells(m, "b", config.b_cells, config.digits_per_octet, self.command, "b", config.digit_planes)
-        m.d.comb += [self.a_row.eq(a.row), self.b_row.eq(b.row)]
+        a = Cells(
+            m, "a", config.a_cells, config.a_cell_rows, self.command, "a", config.a_row_slice_bits // config.slice_bits
+        )
+        b = Cells(m, "b", config.b_cells, config.b_cell_rows, self.command, "b", config.b_row_planes)
+        a_row, b_row = a.row, b.row
+        if config.is_wide:
+            second = self.digits.b_turn[0]
+            a_row = a_row + Mux(second & self.digits.a_width[0], self.command.chunks, 0)
+            b_row = b_row + Mux(second & self.digits.b_width[0], self.command.chunks, 0)
+        m.d.comb += [self.a_row.eq(a_row), self.b_row.eq(b_row)]
         with m.If(self._set_up):
             a.first_tile()
             b.first_tile()
@@ -206,7 +265,7 @@ class Walk(wiring.Component):
         with m.Elif(self._plane_ended):
             a.same_part()
             b.next_part()
-        with m.Elif(self.reads):
+        with m.Elif(self._chunk_ended):
             a.next_chunk()
             b.next_chunk()
 
@@ -221,7 +280,7 @@ class Walk(wiring.Component):
             with m.If(self._pass_ended):
                 m.d.sync += negative.eq(self.command.b_negative)
             with m.Elif(self._plane_ended):
-                m.d.sync += negative.eq(negative >> self.config.digit_planes)
+                m.d.sync += negative.eq(negative >> self.config.b_row_planes)
         m.d.comb += [
             self.control.valid.eq(self.reads | self.clears),
             self.control.first.eq(first),
@@ -234,11 +293,13 @@ class Walk(wiring.Component):
         """Sums of the pass at hand: tiles in order, `a_offset` shifted slice by slice, replaced by the first slice."""
         command, sums = self.command, self.sums
         offsets = Signal(self.config.max_slices)
-        m.d.comb += [sums.offset.eq(offsets[0]), sums.slices_left.eq(slices_left + command.a_below)]
+        at_once = self.config.a_digit_bits // self.config.slice_bits  # slices of a wide operand that a pass takes
+        m.d.comb += sums.slices_left.eq(slices_left * at_once + command.a_below)
+        m.d.comb += self.digits.a_signed.eq(offsets[0]) if self.config.takes_turns else sums.offset.eq(offsets[0])
         with m.If(self._set_up | self._tile_ended):
             m.d.sync += [offsets.eq(command.a_offset), sums.replace.eq(~command.accumulate)]
         with m.Elif(self._pass_ended):
-            m.d.sync += [offsets.eq(offsets >> 1), sums.replace.eq(0)]
+            m.d.sync += [offsets.eq(offsets >> at_once), sums.replace.eq(0)]
         with m.If(self._set_up):
             m.d.sync += sums.row.eq(command.sum_tile * self.config.rows)
         with m.Elif(self._tile_ended):
@@ -307,7 +368,7 @@ class MatmulEngine(wiring.Component):
         m.submodules.packed = packed = PackedWalk(config)
         m.submodules.a_memory = a_memory = AMemory(config) if config.gathers else RowMemory.of_a(config)
         m.submodules.b_memory = b_memory = self._b_memory()
-        m.submodules.array = array = Array(config) if config.datapath == "serial" else FixedArray(config)
+        m.submodules.array = array = ARRAYS[config.datapath](config)
         m.submodules.partial_sums = partial_sums = PartialSums(config)
         assert a_memory.latency + 3 + config.gathers == b_memory.latency + 2 == config.operand_cycles
         assert config.operand_cycles == take_cycles(config) + 1
@@ -346,11 +407,9 @@ class MatmulEngine(wiring.Component):
             sums.eq(Mux(is_packed, packed.sums, walk.sums)),
         ]
         ends_pass = control.last
-        for index in range(config.operand_cycles - 1):
-            later = Signal(StepControl, name=f"control_{index}")
-            m.d.sync += later.eq(control)
-            control = later
-        m.d.comb += array.control.eq(control)
+        m.d.comb += array.control.eq(self._with_operands(m, "control", control))
+        if config.takes_turns:
+            m.d.comb += array.digits.eq(self._with_operands(m, "digits", walk.digits))
 
         self._drain(m, ends_pass, sums, array, partial_sums, config.operand_cycles - 1 + array.latency)
         m.d.comb += [
@@ -363,6 +422,14 @@ class MatmulEngine(wiring.Component):
         if config.packs:
             self._count_gated(m, packed, array)
         return m
+
+    def _with_operands(self, m: Module, name: str, value: data.View) -> data.View:
+        """What belongs to a step, when its operands are at the elements."""
+        for index in range(self.config.operand_cycles - 1):
+            later = Signal(value.shape(), name=f"{name}_{index}")
+            m.d.sync += later.eq(value)
+            value = later
+        return value
 
     def _b_memory(self) -> "BMemory | DigitMemory | RowMemory":
         if not self.config.gathers:

@@ -63,7 +63,7 @@ def _side_by_side(words: Sequence[Value]) -> list[Value]:
 
 
 class AMemory(wiring.Component):
-    """Operand A: for each array row a bank of `config.a_rows` rows, each of L digits of S bits.
+    """Operand A: for each array row a bank of `config.a_rows` rows, each of L digits of S bits (`a_row_slice_bits`).
 
     Parameters
     ----------
@@ -86,12 +86,12 @@ class AMemory(wiring.Component):
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
         self.vectors, self.cells = self._size()
-        words = self.vectors * config.lanes * config.slice_bits // WORD_BITS
+        words = self.vectors * config.lanes * config.a_row_slice_bits // WORD_BITS
         super().__init__(
             {
                 "write": In(CellWrite(config)),
                 "enable": In(1),
-                "rows": In(range(self.cells * config.slices_per_octet)).array(self.vectors),
+                "rows": In(range(self.cells * config.a_cell_rows)).array(self.vectors),
                 "data": Out(WORD_BITS).array(words),
             }
         )
@@ -115,8 +115,8 @@ class AMemory(wiring.Component):
         cell, slices, parts = self._arrange(m)
         words = []
         for number in range(self.vectors):
-            width, depth = config.lanes * config.slice_bits, self.cells * config.slices_per_octet
-            bank = _Bank(m, f"bank_{number}", width, depth, together=config.slices_per_octet)
+            width, depth = config.lanes * config.a_row_slice_bits, self.cells * config.a_cell_rows
+            bank = _Bank(m, f"bank_{number}", width, depth, together=config.a_cell_rows)
             wanted = self.write.valid & (self.write.vector == number)
             m.d.comb += [bank.enable.eq(enable), bank.row.eq(rows[number]), bank.write_row.eq(cell)]
             for digits, row in zip(slices, bank.write_data, strict=True):
@@ -130,12 +130,12 @@ class AMemory(wiring.Component):
     def _arrange(self, m: Module) -> tuple[Signal, list[Signal], Value]:
         """The cell and the words to write, registered, and which parts of 16 bits of these, not registered."""
         config, write = self.config, self.write
-        size, elements = config.slice_bits, [0] * config.lanes
+        size, elements = config.a_row_slice_bits, [0] * config.lanes
         for element in range(config.lanes):
             elements[config.lane_of_bit(element)] = element
         cell, slices = Signal(range(self.cells)), []
         m.d.sync += cell.eq(write.cell)
-        for part in range(config.slices_per_octet):
+        for part in range(config.a_cell_rows):
             lowest, digits = OCTET_BITS - size * (part + 1), Signal(config.lanes * size, reset_less=True)
             m.d.sync += digits.eq(Cat(write.data[lowest + bit][element] for element in elements for bit in range(size)))
             slices.append(digits)
@@ -144,7 +144,7 @@ class AMemory(wiring.Component):
 
 
 class DigitMemory(AMemory):
-    """Operand B of the datapath "fixed", whose digits are octets: for each array column a bank, as in `AMemory`."""
+    """Operand B of "fixed" and "fusion", whose digits are octets: for each array column a bank, as in `AMemory`."""
 
     def _size(self) -> tuple[int, int]:
         return self.config.columns, self.config.b_cells

@@ -15,9 +15,11 @@ The first that fails gives the status; the golden model does the same.
    slices or planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or
    above `planes`, a_octets or b_octets other than 1, 2, a_first + slices > a_octets * 8 / S, b_first + planes >
    b_octets * 8, (slices + a_below) * S > 16, planes + b_below > b_octets * 8, `packed` with `b_below`, or without the
-   feature "packed"; datapath "fixed": planes or b_first no multiple of 8, b_below not 0, bits of `b_negative` but 0 and
-   8. READ of SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` =
-   64), or than 64 without the feature "requantise"; `compare` with `bits` other than 2 or a threshold above 2**47.
+   feature "packed"; datapaths but "serial": b_below not 0, bits of `a_offset` and `b_negative` outside
+   `config.ArrayConfig.a_tops` and `b_tops`; "fixed", "fixed16": planes or b_first no multiple of 8; "fusion": slices or
+   planes / 2 other than 1, 2, 4, 8, a_first no multiple of min(slices, 4), b_first none of min(planes, 8). READ of
+   SUMS: `bits` other than 2 .. 32 or 64, `rounding` > 1, `shift` > 63 (also where `bits` = 64), or than 64 without the
+   feature "requantise"; `compare` with `bits` other than 2 or a threshold above 2**47.
    MARK: `phase` not in `packets.Phase`. READ of REGISTERS and STORE looks at no field but `first`, `count`. UPDATE,
    WEIGHTS: an odd `state`, a shift above 63; decay_shift < 16, rate_shift < 17; octets other than 1, 2.
 6. `BAD_RANGE`   a count (rows, words, cols, count, chunks, row_tiles, col_tiles; n, h, w, c; positions, taps, run,
@@ -41,7 +43,7 @@ from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from .config import MAX_BITS, TOP_PLANES, ArrayConfig
+from .config import MAX_BITS, ArrayConfig
 from .contract import codec, packets
 from .contract.numeric import DECAY_SHIFT, MAX_SHIFT, MAX_THRESHOLD, STEP_SHIFT
 from .contract.packets import (
@@ -268,8 +270,8 @@ class CommandCheck(wiring.Component):
         m.d.sync += [self.store.first.eq(write.row), self.store.end.eq(self._end)]
         if not self.config.gathers:
             for space, cells, parts in (
-                (Space.CELLS_A, self.a, self.config.slices_per_octet),
-                (Space.CELLS_B, self.b, self.config.digits_per_octet),
+                (Space.CELLS_A, self.a, self.config.a_cell_rows),
+                (Space.CELLS_B, self.b, self.config.b_cell_rows),
             ):
                 m.d.sync += [
                     cells.first.eq(write.row >> exact_log2(parts)),
@@ -383,7 +385,7 @@ class CommandCheck(wiring.Component):
                 | (matmul.slices + matmul.a_below > config.max_slices)
                 | (matmul.planes + matmul.b_below > matmul.b_octets * OCTET_BITS)
                 | (matmul.packed & (matmul.b_below != 0 if config.packs else 1))
-                | self._bad_octets(matmul)
+                | self._cuts_digits(matmul)
             ),
         ]
         with m.Switch(self._step):  # a product of 0 is a count of 0
@@ -402,13 +404,21 @@ class CommandCheck(wiring.Component):
                 m.d.sync += [self.sums.first.eq(matmul.sum_tile), self.sums.end.eq(self._end)]
                 m.d.comb += self._bad_range.eq(matmul.packed & (matmul.program >= PROGRAM_ROWS))
 
-    def _bad_octets(self, matmul: packets.Matmul) -> Value:
-        """Whether B is not in whole octets, where it must be."""
-        if self.config.digit_planes == 1:
+    def _cuts_digits(self, matmul: packets.Matmul) -> Value:
+        """Whether operands are not in whole digits, or signed within them, where they must be."""
+        if self.config.datapath == "serial":
             return Const(0)
-        low = exact_log2(OCTET_BITS)
-        parts = matmul.planes[:low].any() | matmul.b_first[:low].any() | (matmul.b_below != 0)
-        return parts | (matmul.b_negative & ~TOP_PLANES).any()
+        config = self.config
+        signs = (matmul.a_offset & ~config.a_tops).any() | (matmul.b_negative & ~config.b_tops).any()
+        signs |= matmul.b_below != 0
+        slices, planes, a_first, b_first = matmul.slices, matmul.planes, matmul.a_first, matmul.b_first
+        if not config.fuses:
+            low = exact_log2(OCTET_BITS)
+            return signs | planes[:low].any() | b_first[:low].any()
+        widths = (slices & (slices - 1)).any() | (planes & (planes - 1)).any() | planes[0]
+        a_cut = (a_first[0] & ~slices[0]) | (a_first[1] & slices[2:].any())
+        b_cut = b_first[0] | (b_first[1] & ~planes[1]) | (b_first[2] & planes[3:].any())
+        return signs | widths | a_cut | b_cut
 
     def _tensor(self, m: Module, tensor: packets.Tensor) -> None:
         product, place = self._product, self.described.place

@@ -33,8 +33,8 @@ class Layout:
         """As `packets.Write` describes it."""
         if target == Target.A:
             lanes = tuple(config.lane_of_bit(element) for element in range(config.lanes))
-            return cls(Space.CELLS_A, config.rows, config.lanes, config.slice_bits, lanes)
-        return cls(Space.CELLS_B, config.columns, config.lanes, config.digit_planes, tuple(range(config.lanes)))
+            return cls(Space.CELLS_A, config.rows, config.lanes, config.a_row_slice_bits, lanes)
+        return cls(Space.CELLS_B, config.columns, config.lanes, config.b_row_planes, tuple(range(config.lanes)))
 
     @property
     def parts(self) -> int:

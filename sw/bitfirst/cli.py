@@ -362,7 +362,6 @@ def info(
         return
 
     def work() -> Result:
-        from bitfirst_hdl.config import MAX_BITS
         from bitfirst_hdl.contract.packets import CONTRACT_VERSION
 
         from .opening import open as open_device
@@ -378,8 +377,8 @@ def info(
             "fingerprint": None if found is None else f"{found:016x}",
             "fingerprint_matches": None if found is None else built_for is not None,
             "built_for": built_for,
-            "operand_a_bits": list(range(config.slice_bits, MAX_BITS + 1, config.slice_bits)),
-            "operand_b_bits": list(range(config.digit_planes, MAX_BITS + 1, config.digit_planes)),
+            "operand_a_bits": [count * config.slice_bits for count in config.slice_counts],
+            "operand_b_bits": list(config.plane_counts),
             "bit_macs_per_cycle": config.bit_macs_per_cycle,
             "parameters": config.as_dict(),
             "counters": counters,

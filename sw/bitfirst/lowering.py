@@ -259,13 +259,10 @@ class Width:
         """Bit p: plane p (0 = most significant) of so many counts negative: the top one of a signed part."""
         return int(self.signed) | (1 << (planes - self.low) if self.low else 0)
 
-    def slices(self, slice_bits: int) -> int:
-        return -(-self.bits // slice_bits)
-
-    def signed_slices(self, slice_bits: int) -> int:
-        """Bit s: slice s (0 = most significant) is signed: the top one of a signed part, which ends with a slice."""
+    def signed_slices(self, slices: int, slice_bits: int) -> int:
+        """Bit s: slice s (0 = most significant) of so many is signed: the top one of a signed part, which ends so."""
         low = self.low // slice_bits
-        return int(self.signed) | (1 << (self.slices(slice_bits) - low) if low else 0)
+        return int(self.signed) | (1 << (slices - low) if low else 0)
 
     def sliceable(self, slice_bits: int) -> bool:
         """Whether the split lies between slices."""
@@ -603,7 +600,7 @@ class Task:
     @staticmethod
     def _cut_within(config: ArrayConfig, a: Width, b: Width) -> tuple[int, int] | None:
         """Low bits of an operand, and the digit that they end within; None where all splits lie between digits."""
-        digits = (a, config.slice_bits), (b, config.digit_planes)
+        digits = (a, config.a_digit_bits), (b, config.b_digit_planes)
         return next(((operand.low, size) for operand, size in digits if not operand.sliceable(size)), None)
 
     def variants_on(self, config: ArrayConfig) -> tuple[Variant, ...]:

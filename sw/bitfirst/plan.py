@@ -232,11 +232,11 @@ class Plan:
     # sizes
     @property
     def slices(self) -> int:
-        return self.shape.a.slices(self.config.slice_bits)
+        return self.config.slices_of(self.shape.a.bits)
 
     @property
     def planes(self) -> int:
-        return planes_of(self.config, self.shape.b.bits)
+        return self.config.planes_of(self.shape.b.bits)
 
     @property
     def a_first(self) -> int:
@@ -251,7 +251,7 @@ class Plan:
     def whole(self) -> Digits:
         """All of both operands."""
         a, b = self.shape.a, self.shape.b
-        signs = a.signed_slices(self.config.slice_bits), b.negative_planes(self.planes)
+        signs = a.signed_slices(self.slices, self.config.slice_bits), b.negative_planes(self.planes)
         return Digits(self.slices, self.planes, self.a_first, self.b_first, *signs)
 
     @property
@@ -348,7 +348,8 @@ class Plan:
         "dense": numbers of the operands, zeros of the halo among them; else what fills up digits, lanes, columns, rows.
         """
         shape, config = self.shape, self.config
-        digits = self.slices * config.slice_bits * self.planes
+        steps = config.array_steps(self.slices, self.planes, 1, 1, 1)
+        digits = steps * config.bit_macs_per_cycle // (config.rows * config.columns * config.lanes)
         rows, columns = self.total_row_tiles * config.rows, self.total_col_tiles * config.columns
         lanes = self.total_chunks * config.lanes
         dense = shape.rows * shape.columns * shape.depth
@@ -455,11 +456,6 @@ def sums_per_answer(bits: int) -> int:
     return words * packets.WORD_BITS // bits
 
 
-def planes_of(config: ArrayConfig, bits: int) -> int:
-    """Planes that MATMULs take of an operand B of so many bits: its own, or whole digits."""
-    return tiles_of(bits, config.digit_planes) * config.digit_planes
-
-
 def usual_sum_bits(config: ArrayConfig) -> int:
     """The width in which sums are read, as plans take it."""
     return USUAL_SUM_BITS if config.requantises else RAW_BITS
@@ -504,7 +500,7 @@ class _Options:
         self.shape = shape
         self.rows, self.columns = tiles_of(shape.rows, config.rows), tiles_of(shape.columns, config.columns)
         self.depths = [tiles_of(depth, config.lanes) for depth in shape.depths]
-        self.digits = tiles_of(shape.a.bits, config.slice_bits), planes_of(config, shape.b.bits)
+        self.digits = config.slices_of(shape.a.bits), config.planes_of(shape.b.bits)
         self.sum_bits = usual_sum_bits(config)
         self.depth, self.elements = sum(self.depths), shape.rows * shape.columns
         self.steps = config.array_steps(*self.digits, self.depth, self.rows, self.columns)

@@ -72,7 +72,8 @@ class Tensor:
 
     def pieces(self, config: ArrayConfig) -> tuple[tuple[Piece, ...], int]:
         """Its WRITEs, and the 64-bit words that travel."""
-        return _pieces(self.octet_words, self.operand.bits, config.slice_bits)
+        bits = self.operand.bits
+        return _pieces(self.octet_words, bits, max(config.slices_of(bits) * config.slice_bits, config.planes_of(bits)))
 
     @property
     def made_there(self) -> bool:
@@ -138,15 +139,14 @@ class Move:
 
 
 @lru_cache(maxsize=4096)
-def _pieces(octet_words: int, bits: int, slice_bits: int) -> tuple[tuple[Piece, ...], int]:
+def _pieces(octet_words: int, bits: int, taken: int) -> tuple[tuple[Piece, ...], int]:
     """(octet, first row, rows, 64-bit words of each row) of a tensor's WRITEs, and all their words.
 
-    Four bits need the lower word alone.
+    Four bits need the lower word alone; `taken`: of those that MATMULs take.
     """
     pieces, octets = [], octets_of(bits)
     for octet in range(octets):
-        low_bits = bits - (octets - 1 - octet) * OCTET_BITS
-        words = 1 if low_bits <= 4 and slice_bits <= 4 else packets.STORE_WORD_WORDS
+        words = 1 if taken - (octets - 1 - octet) * OCTET_BITS <= 4 else packets.STORE_WORD_WORDS
         rows = most_write_words(octets * octet_words * packets.STORE_WORD_WORDS) // words
         for row in range(0, octet_words, rows):
             pieces.append((octet, row, min(rows, octet_words - row), words))

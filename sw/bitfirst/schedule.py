@@ -164,7 +164,7 @@ class Schedule:
                 first = cut.n[0] + gather.first_image
                 part = total[first : first + gather.images, slice(*cut.rows), slice(*cut.cols)]
                 once = np.outer(gather.down.uses(cut.shape[1]), gather.right.uses(cut.shape[2]))
-                part += once * (planned.total_row_tiles * planned.slices)
+                part += once * (planned.total_row_tiles * self.config.feeds(planned.slices))
         return tuple(
             (role, channels, (first, behind), total[first])
             for (role, channels), total in uses.items()
@@ -345,7 +345,7 @@ class Builder:
             return cells, None
         fields = gather.fields(*area) | {"target": int(target), "cell": cells.start} | self._load_fields(target)
         if is_a:
-            fields["flip"] = width.signed_slices(self.config.slice_bits) << planned.a_first
+            fields["flip"] = width.signed_slices(planned.slices, self.config.slice_bits) << planned.a_first
         step = Step(Opcode.LOAD, fields, tensor=tensor, cells=cells, block=len(self.work))
         if self.config.gathers:
             cost = load_cost(self.config, fields, gather.shape, width.octets)

@@ -103,7 +103,7 @@ class Space(enum.IntEnum, shape=8):
     SUMS = 3  # partial sums; row = one array row of one tile, one 48-bit sum per column
     PROGRAM = 4  # which elements of a packed MATMUL multiply what, write only; row = one word of A for each array row
     CELLS_A = 5  # operand A as the array takes it, write only; row = one slice of one K chunk for all array rows
-    CELLS_B = 6  # operand B, likewise; row = one plane (datapath "fixed": all) of one K chunk for all array columns
+    CELLS_B = 6  # operand B, likewise; row = one plane (but for "serial": all) of one K chunk for all array columns
 
 
 class Rounding(enum.IntEnum, shape=2):
@@ -148,7 +148,8 @@ class Write(data.Struct):
     cell + s is slice s of the cell's octet (0 = the most significant); bits (r * L + l) * S and behind are the digit of
     array row r on lane l, `config.ArrayConfig.lane_of_bit`(e) for element e of the chunk; what `Load` calls `flip` is
     done. CELLS_B: row 8 * cell + p is plane p (0 = the most significant); bit c * L + e is that of column c, element e.
-    Datapath "fixed": row `cell` has all planes, bits (c * L + e) * 8 and behind the octet of column c, element e. What
+    Datapaths but "serial": row `cell` has all planes, bits (c * L + e) * 8 and behind the octet of column c,
+    element e; "fusion" has all slices in row `cell` of CELLS_A likewise. What
     a word has more than a row means nothing. Both wait while a MATMUL walks over the cells.
 
     A device with the feature "gather" has STORE and LIST, any other CELLS_A and CELLS_B (BAD_SPACE).
@@ -277,7 +278,11 @@ class Matmul(data.Struct):
     tile takes as many cycles more.
 
     The datapath "fixed" takes whole octets of B alone: `planes` and `b_first` are multiples of 8, only bits 0 and 8 of
-    `b_negative` may be set, `b_below` is 0 (BAD_VALUE).
+    `b_negative` may be set, `b_below` is 0 (BAD_VALUE). So does "fixed16", with bit 0 alone of both `b_negative` and
+    `a_offset`. The datapath "fusion" takes operands of 2, 4, 8 and 16 bits
+    that lie aligned: `slices` (S = 2) is 1, 2, 4 or 8, `planes` 2, 4, 8 or 16, `a_first` a multiple of min(slices, 4),
+    `b_first` of min(planes, 8); only bits 0 and 4 of `a_offset`, 0 and 8 of `b_negative` may be set, `b_below` is 0
+    (BAD_VALUE).
 
     `packed`: `tiles` sum tiles from `sum_tile` on, whose elements each have a row of A and a column of B of their own;
     PROGRAM says which, in as many rows for each tile as it needs, from row `program` on, round the end. A row gives

@@ -4,11 +4,12 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from bitfirst_hdl.config import MAX_BITS, TOP_PLANES, ArrayConfig
+from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.numeric import DECAY_SHIFT, MAX_SHIFT, MAX_THRESHOLD, STEP_SHIFT, container_bits, limits
 from bitfirst_hdl.contract.packets import (
@@ -89,7 +90,7 @@ def compare(device: BoardDevice, commands: int, seed: int, found: "Findings") ->
         comparison.run(payloads[:size])
         payloads = payloads[size:]
     found.pairs_seen |= program.pairs_seen
-    found.possible_pairs = device.config.max_slices * len(planes_in(device.config))
+    found.possible_pairs = len(device.config.slice_counts) * len(device.config.plane_counts)
     found.splits += program.splits
 
 
@@ -348,11 +349,6 @@ def random_words(rng: random.Random, count: int) -> np.ndarray:
     return words
 
 
-def planes_in(config: ArrayConfig) -> range:
-    """How many planes a MATMUL can take."""
-    return range(config.digit_planes, MAX_BITS + 1, config.digit_planes)
-
-
 class Program:
     """Makes random commands: each precision pair once, then all kinds, refused ones too."""
 
@@ -366,7 +362,7 @@ class Program:
 
     def payloads(self, count: int) -> list[Payload]:
         """`count` commands; if there are fewer than precision pairs, only so many pairs. Few pairs come again."""
-        pairs = [(s, p) for s in range(1, self.config.max_slices + 1) for p in planes_in(self.config)]
+        pairs = list(product(self.config.slice_counts, self.config.plane_counts))
         pairs *= -(-LEAST_MATMULS // len(pairs))
         self.rng.shuffle(pairs)
         others = max(count - len(pairs), count // 3)
@@ -400,7 +396,7 @@ class Program:
         return self.matmul(slices, planes).payload()
 
     def matmul(self, slices: int, planes: int) -> Command:
-        config, rng = self.config, self.rng
+        config, rng, serial = self.config, self.rng, self.config.datapath == "serial"
         steps = max(1, SIZES["matmul_steps"] // (slices * planes))
         a_octets = rng.randint(-(-slices // config.slices_per_octet), 2)
         b_octets = rng.randint(-(-planes // OCTET_BITS), 2)
@@ -411,10 +407,11 @@ class Program:
         col_tiles = rng.randint(1, max(1, min(b_most // chunks, config.sum_tiles // row_tiles, steps // row_tiles)))
         a_offset = rng.choice((0, 1, rng.getrandbits(slices)))
         b_negative = rng.choice((0, 1, rng.getrandbits(planes)))
-        b_first = rng.randrange(0, b_octets * OCTET_BITS - planes + 1, config.digit_planes)
+        b_first = rng.randrange(0, b_octets * OCTET_BITS - planes + 1, 1 if serial else min(planes, OCTET_BITS))
         b_below = rng.choice((0, rng.randint(0, b_octets * OCTET_BITS - planes)))
-        if config.digit_planes > 1:
-            b_negative, b_below = b_negative & TOP_PLANES, 0
+        a_offset, b_negative = a_offset & config.a_tops, b_negative & config.b_tops
+        if not serial:
+            b_below = 0
         self.splits += a_offset > 1 or b_negative > 1
         fields = {
             "accumulate": rng.getrandbits(1),
@@ -431,7 +428,7 @@ class Program:
             "b_cell": rng.randint(0, config.b_cells - col_tiles * b_octets * chunks),
             "a_octets": a_octets,
             "b_octets": b_octets,
-            "a_first": rng.randint(0, a_octets * config.slices_per_octet - slices),
+            "a_first": rng.randrange(0, a_octets * config.slices_per_octet - slices + 1, config.pass_slices(slices)),
             "b_first": b_first,
             "a_below": rng.choice((0, rng.randint(0, config.max_slices - slices))),
             "b_below": b_below,
@@ -735,7 +732,7 @@ class Program:
 
     def _wrong_matmuls(self) -> list[tuple[Command, Fields]]:
         config, rng = self.config, self.rng
-        slices, planes = rng.randint(1, config.max_slices), rng.choice(planes_in(config))
+        slices, planes = rng.choice(config.slice_counts), rng.choice(config.plane_counts)
         matmul = self.matmul(slices, planes)
         b_left = matmul.fields["b_octets"] * OCTET_BITS - planes
         changes = [
@@ -754,12 +751,25 @@ class Program:
             (matmul, {"packed": 1, "b_below": 0, "program": rng.randint(PROGRAM_ROWS, 2**16 - 1)}),
             (matmul, {"packed": 1, "planes": 1, "b_below": 1}),
         ]
-        if config.digit_planes > 1:
+        if config.datapath != "serial":
             changes += [
                 (matmul, {"planes": planes - 1}),
                 (matmul, {"b_first": 1, "planes": OCTET_BITS, "b_octets": 2}),
                 (matmul, {"b_below": 1, "planes": OCTET_BITS, "b_octets": 2, "b_first": 0}),
                 (matmul, {"b_negative": 2}),
+            ]
+        if config.is_wide:
+            changes.append((matmul, {"slices": 2, "a_octets": 2, "a_first": 0, "a_offset": 2}))
+            changes.append((matmul, {"planes": MAX_BITS, "b_octets": 2, "b_first": 0, "b_negative": 1 << OCTET_BITS}))
+        if config.fuses:
+            changes += [
+                (matmul, {"slices": 3}),
+                (matmul, {"slices": 6, "a_octets": 2, "a_first": 0}),
+                (matmul, {"slices": rng.choice((2, 4)), "a_octets": 2, "a_first": rng.choice((1, 3))}),
+                (matmul, {"slices": 4, "a_octets": 2, "a_first": 2}),
+                (matmul, {"slices": 8, "a_octets": 2, "a_first": 0, "a_offset": 2}),
+                (matmul, {"planes": 4, "b_first": 2}),
+                (matmul, {"planes": 12, "b_octets": 2, "b_first": 0}),
             ]
         if slices < 16:
             changes.append((matmul, {"a_offset": 1 << rng.randint(slices, 15)}))

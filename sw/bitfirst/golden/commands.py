@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from bitfirst_hdl.config import MAX_BITS, TOP_PLANES, ArrayConfig
+from bitfirst_hdl.config import MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets, registers
 from bitfirst_hdl.contract.numeric import (
     DECAY_SHIFT,
@@ -219,7 +219,7 @@ class GoldenDevice:
             return Status.BAD_VALUE
         if slices + fields["a_below"] > config.max_slices or planes + fields["b_below"] > b_octets * OCTET_BITS:
             return Status.BAD_VALUE
-        if config.digit_planes > 1 and _parts_octets(fields):
+        if config.datapath != "serial" and _cuts_digits(config, fields):
             return Status.BAD_VALUE
         packed = fields["packed"]
         if packed and (fields["b_below"] or not config.packs):
@@ -353,11 +353,11 @@ class GoldenDevice:
         tiles = slice(fields["sum_tile"], fields["sum_tile"] + row_tiles * col_tiles)
         all_sums = self.sums.reshape(config.sum_tiles, config.rows, config.columns)
         sums = all_sums[tiles] if fields["accumulate"] else np.zeros_like(all_sums[tiles])
-        for index in range(slices):
-            offset = 2 ** (config.slice_bits - 1) if fields["a_offset"] >> index & 1 else 0
-            products = (digits[index] - offset) @ b.T  # every partial sum is far below 2**53
+        at_once = config.pass_slices(slices)
+        for index in range(0, slices, at_once):
+            products = _joined(digits[index : index + at_once], config.slice_bits) @ b.T  # all sums far below 2**53
             by_tile = products.reshape(row_tiles, config.rows, col_tiles, config.columns).swapaxes(1, 2)
-            weight = config.slice_bits * (slices - 1 - index + fields["a_below"]) + fields["b_below"]
+            weight = config.slice_bits * (slices - at_once - index + fields["a_below"]) + fields["b_below"]
             term = by_tile.astype(np.int64).reshape(sums.shape) << weight
             total = sums + term
             sums = _wrap(total)
@@ -369,7 +369,7 @@ class GoldenDevice:
         self._counters["matmul_cycles"] += config.matmul_cycles(*size, fields["b_below"])
         self._counters["array_steps"] += config.array_steps(*size)
         self._counters["stall_cycles"] += config.stall_cycles(*size, fields["b_below"])
-        self._counters["serial_ones"] += int(bits.sum()) * row_tiles * slices
+        self._counters["serial_ones"] += int(bits.sum()) * row_tiles * config.feeds(slices)
         return _words()
 
     def _packed(self, fields: Fields) -> np.ndarray:
@@ -417,13 +417,15 @@ class GoldenDevice:
         return (octets >> (OCTET_BITS - 1 - plane)[:, None, None] & 1).astype(np.int64)
 
     def _digits(self, fields: Fields) -> np.ndarray:
-        """float64 [slices, array rows of all tiles, k]: the digits in A, offsets included."""
+        """float64 [slices, array rows of all tiles, k]: the digits in A, less their offsets."""
         size, slices = self.config.slice_bits, fields["slices"]
         octets = self._octets(Target.A, fields["a_cell"], fields["row_tiles"], fields["a_octets"], fields["chunks"])
         digits = np.empty((slices, *octets.shape[1:]))
         for index in range(slices):
             octet, part = divmod(fields["a_first"] + index, self.config.slices_per_octet)
             digits[index] = octets[octet] >> OCTET_BITS - size * (part + 1) & 2**size - 1
+            if fields["a_offset"] >> index & 1:
+                digits[index] -= 2 ** (size - 1)
         return digits
 
     def _bits(self, fields: Fields) -> np.ndarray:
@@ -516,10 +518,20 @@ def store_of_states(master: np.ndarray, momentum: np.ndarray) -> np.ndarray:
     return np.stack(octets, axis=1).astype(np.uint8).reshape(-1, GROUP)
 
 
-def _parts_octets(fields: Fields) -> bool:
-    """Whether a MATMUL takes less than whole octets of B."""
-    parts = fields["planes"] % OCTET_BITS or fields["b_first"] % OCTET_BITS
-    return bool(parts or fields["b_below"] or fields["b_negative"] & ~TOP_PLANES)
+def _cuts_digits(config: ArrayConfig, fields: Fields) -> bool:
+    """Whether a MATMUL takes less than whole digits of either side, or signs within them."""
+    slices, planes = fields["slices"], fields["planes"]
+    if slices not in config.slice_counts or planes not in config.plane_counts:
+        return True
+    cut = fields["a_first"] % config.pass_slices(slices) or fields["b_first"] % min(planes, OCTET_BITS)
+    signs = fields["a_offset"] & ~config.a_tops or fields["b_negative"] & ~config.b_tops
+    return bool(cut or signs or fields["b_below"])
+
+
+def _joined(slices: np.ndarray, slice_bits: int) -> np.ndarray:
+    """One digit of several slices [slices, ...], the most significant first."""
+    weights = 2.0 ** (slice_bits * np.arange(len(slices))[::-1])
+    return np.tensordot(weights, slices, axes=(0, 0))
 
 
 def threshold_of(fields: Fields) -> int:

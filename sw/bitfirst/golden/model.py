@@ -16,7 +16,7 @@ from ..device import Device
 from ..errors import DeviceError, LinkError
 from ..lowering import Forward, InputGradient, Operation, Range, WeightGradient
 from ..masters import Masters, MasterWeights
-from ..plan import FRAME_WORDS, planes_of
+from ..plan import FRAME_WORDS
 from ..quantised import Quantised
 from ..residency import Supplies
 from ..schedule import Schedule, schedule
@@ -138,7 +138,7 @@ class ModelDevice(Device):
 
     def _ones(self, operand: Quantised, channels: Range, images: Range) -> np.ndarray:
         """One bits of its pixels among the planes that the array is fed."""
-        return operand.ones_of_pixels(channels, images, planes_of(self.config, operand.bits))
+        return operand.ones_of_pixels(channels, images, self.config.planes_of(operand.bits))
 
     def _count_schedule(self, planned: Schedule, operation: Operation, ones: int) -> None:
         """`ones`: those that the array is fed."""
