@@ -1,6 +1,7 @@
 """Training methods: what `convert` is given to change how a network learns. One file for each."""
 
 from .compose import Compose
+from .e2train import E2Train
 from .method import Method
 from .named import NAMES, named
 from .pfq import PFQ
@@ -9,8 +10,10 @@ from .precision import SCHEDULES
 from .psg import E2TRAIN, PSG, Leading
 from .schedules import CPT, ByHand
 from .sign_sgd import DEVICE, HOST, UPDATES, SignSGD
+from .slu import SLU
 from .smb import SMB
 from .smd import SMD
+from .stochastic_depth import StochasticDepth
 from .swa import SWA
 
 __all__ = [
@@ -22,15 +25,18 @@ __all__ = [
     "PFQ",
     "PSG",
     "SCHEDULES",
+    "SLU",
     "SMB",
     "SMD",
     "SWA",
     "UPDATES",
     "ByHand",
     "Compose",
+    "E2Train",
     "Leading",
     "Method",
     "Plan",
     "SignSGD",
+    "StochasticDepth",
     "named",
 ]
