@@ -59,6 +59,7 @@ docs: $(STAMP)
 	$(BIN)/python -m bitfirst_hdl.contract.render docs
 	$(BIN)/python -m bitfirst_boards.document docs
 	$(BIN)/python -m bitfirst_boards.explored docs
+	$(BIN)/python -m bitfirst_boards.arith_docs docs
 
 bench: $(BENCH_STAMP)
 	$(BIN)/bitfirst bench sim

@@ -6,16 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bitfirst_boards import arith_cost, flow, synthesis
-from bitfirst_boards.synthesis import NETLIST, OPEN, PARTS, Chip, cells, open_chains, run_tool
-from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_boards import arith_cost, arith_docs, flow, synthesis
+from bitfirst_boards.synthesis import NETLIST, OPEN, PARTS, Chip, cells, count, open_chains, run_tool
+from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 from bitfirst_hdl.ecp5 import DotTree
 from bitfirst_hdl.element import Element
+from bitfirst_hdl.operands import BMemory
 from bitfirst_hdl.packed import GatedCount
 
+ROOT = Path(__file__).parents[1]
 ECP5 = Chip("ecp5")
 #: TRELLIS_COMB of an element, accumulator and shadow register included, for (slice_bits, lanes).
-MOST = {(4, 32): 268, (8, 32): 396, (4, 16): 170}
+MOST = {(4, 32): 228, (8, 32): 358, (4, 16): 130}
 
 
 #: Both netlists in yosys' models of the cells, each net against its namesake. What nothing drives is anything.
@@ -56,6 +58,30 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(("slice_bits", "lanes"), MOST)
 def test_element_in_carry_cells_is_small(here: Path, slice_bits: int, lanes: int) -> None:
     check_size(slice_bits, lanes, ECP5)
+
+
+def memory_of_b(**changes: int) -> tuple[int, int]:
+    """Cells of B's memory for two columns of 32 lanes, without packed MATMULs."""
+    return cells(BMemory(ArrayConfig(lanes=32, rows=8, columns=2, features=STANDARD, **changes)), ECP5)
+
+
+def test_deep_memory_of_b_needs_no_rotation(here: Path) -> None:
+    """Block RAM that is written in wide words and read in narrow ones turns B round; shallow, it takes a rotation."""
+    comb, ff = memory_of_b(b_cells=512)
+    assert comb <= 16 and ff >= 2 * 32
+    assert memory_of_b(b_cells=64)[0] > 300
+
+
+def check_size_on_gowin(placed: bool) -> None:
+    found = count(element(4, 32), "gowin", placed)
+    assert found.lut <= 325 and found.carry > 180
+
+
+def test_element_with_half_of_its_products_in_adders_is_small(here: Path) -> None:
+    """On Gowin; without, the ANDs of 64 more bits are LUTs."""
+    check_size_on_gowin(placed=True)
+    with pytest.raises(AssertionError):
+        check_size_on_gowin(placed=False)
 
 
 @pytest.mark.parametrize("broken", ["portable", "chains with both ends fed"])
@@ -133,7 +159,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[arith_cost.Unit]:
 def test_bench_of_every_part(here: Path, small: list[arith_cost.Unit]) -> None:
     result = arith_cost.run(list(PARTS), lambda line: None)
     rows = {(row["part"], row["unit"], row["form"]): row for row in result["rows"]}
-    assert len(rows) == len(result["rows"]) == 9  # the element in carry cells too, on one part
+    assert len(rows) == len(result["rows"]) == 10  # the element in carry cells too, on two parts
     for (_, name, form), row in rows.items():
         unit = next(unit for unit in small if unit.name == name)
         assert row["lut"] > 50 and row["dsp"] == 0
@@ -143,6 +169,13 @@ def test_bench_of_every_part(here: Path, small: list[arith_cost.Unit]) -> None:
     ecp5 = [rows["ecp5", "element (1, 16)", form]["lut"] for form in arith_cost.FORMS[:2]]
     assert ecp5[0] < ecp5[1]
     assert not list(here.iterdir())
+
+
+def test_bench_places_and_routes(here: Path, small: list[arith_cost.Unit], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arith_cost, "WHOLE", small[1].name)
+    result = arith_cost.run([], lambda line: None, [1])
+    assert result["rows"] == result["goals"] == []
+    assert 50 < result["routed"]["1"] < 1000
 
 
 def test_multipliers_are_found_where_they_are_asked_for(here: Path) -> None:
@@ -177,3 +210,42 @@ def test_goals() -> None:
     worse = row | {"unit": "element (8, 32)", "lut_per_bit_mac": 1.56}
     met = {goal["name"]: goal["met"] for goal in arith_cost._goals([row, worse, row | {"part": "xilinx"}])}
     assert met == {"element (4, 32)": True, "element (8, 32)": False}
+
+
+# its document
+@pytest.fixture
+def measured() -> dict:
+    return json.loads((ROOT / "docs" / arith_docs.MEASURED).read_text())
+
+
+def test_the_document_is_current(measured: dict) -> None:
+    assert (ROOT / "docs" / arith_docs.DOCUMENT).read_text() == arith_docs.rendered(measured)
+    assert {row["part"] for row in measured["rows"]} == set(PARTS)
+    assert all(goal["met"] for goal in measured["goals"]) and len(measured["goals"]) == len(arith_cost.GOALS)
+
+
+def test_the_document_tells_where_the_array_loses(measured: dict) -> None:
+    def told() -> list[str]:
+        (line,) = [
+            line for line in losses(arith_docs.rendered(measured)) if line.startswith("| ECP5 | element (4, 32)")
+        ]
+        return [cell.strip() for cell in line.split("|")[3:-1]]
+
+    before = told()
+    for row in measured["rows"]:
+        if (row["part"], row["unit"]) == ("ecp5", "element (4, 32)"):
+            row["lut"] *= 10
+    after = told()
+    assert "**" not in before[arith_docs.EIGHT] and float(before[arith_docs.EIGHT]) > 1
+    assert float(after[arith_docs.EIGHT].strip("*")) == pytest.approx(float(before[arith_docs.EIGHT]) / 10, abs=0.01)
+    assert all(cell.startswith("**") for cell in after)
+
+
+def losses(text: str) -> list[str]:
+    _, _, found = text.partition("## Where the array wins and where it loses")
+    return found.partition("\n## ")[0].splitlines()
+
+
+def test_the_document_has_a_picture(measured: dict, tmp_path: Path) -> None:
+    arith_docs.plot(measured, tmp_path / "arith.png")
+    assert (tmp_path / "arith.png").stat().st_size > 10_000

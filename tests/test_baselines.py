@@ -56,10 +56,9 @@ def shadows(unit, steps: Iterable[Step], constant: dict[str, int], idle: float, 
             ctx.set(unit.control.load, bool(arrived and arrived.last))
             ctx.set(unit.control.next_first, bool(coming and coming.first))
             ctx.set(unit.control.next_negative, bool(coming and coming.negative))
-            ctx.set(unit.chain_in, int(rng.integers(2**BITS)))
             await ctx.tick()
             if arrived and arrived.last:
-                value = ctx.get(unit.chain_out)
+                value = ctx.get(unit.shadow)
                 found.append(value - (value >> (BITS - 1) << BITS))
 
     found: list[int] = []

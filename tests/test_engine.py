@@ -11,11 +11,13 @@ from bitfirst_hdl.engine import MatmulEngine
 from bitfirst_sim.bench import BenchError, run_bench
 
 SMALL = {"a_cells": 32, "b_cells": 32, "sum_tiles": 16, "store_words": 64}
+#: Of these B's memory takes two, and eight rows at once.
+TWO, EIGHT = SMALL | {"b_cells": 128}, SMALL | {"b_cells": 512}
 CONFIGURATIONS = {
     "tiny": CONFIGS["tiny"],
-    "one_bit": ArrayConfig(slice_bits=1, lanes=16, rows=4, columns=4, **SMALL),
-    "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=16, **SMALL),
-    "tall_one_column": ArrayConfig(slice_bits=2, lanes=64, rows=8, columns=1, **SMALL),
+    "one_bit": ArrayConfig(slice_bits=1, lanes=16, rows=4, columns=4, **TWO),
+    "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=16, **TWO),
+    "tall_one_column": ArrayConfig(slice_bits=2, lanes=64, rows=8, columns=1, **EIGHT),
     "wide_one_row": ArrayConfig(slice_bits=2, lanes=32, rows=1, columns=16, **SMALL),
 }
 #: A single row is in `byte_one_row` too.
@@ -56,7 +58,7 @@ def test_tree_latency_is_half_its_levels() -> None:
 def test_a_wrong_lane_order_is_found(monkeypatch) -> None:
     """The element's bench fails when the tree pairs lanes otherwise than the configuration says."""
     monkeypatch.setattr("bitfirst_hdl.element.repeated", lambda pattern, period, width: pattern)
-    with pytest.raises(BenchError, match="chain_out"):
+    with pytest.raises(BenchError, match="shadow"):
         run(Element(CONFIGURATIONS["tiny"]), "tiny", "element")
 
 

@@ -9,7 +9,7 @@ from bitfirst_hdl import frames, update
 from bitfirst_hdl.frames import Reply
 from bitfirst_hdl.readout import ABREAST
 from bitfirst_hdl.top import REPLY_QUEUE
-from bitfirst_sim.formal.adding import SameAccumulator, SameTree, carry_cells
+from bitfirst_sim.formal.adding import SameAccumulator, SameFirstLevel, SameTree, carry_cells
 from bitfirst_sim.formal.comparing import Comparison, compare_seen_through
 from bitfirst_sim.formal.convert import UnitOrder, link_seen_through
 from bitfirst_sim.formal.crossings import (
@@ -55,6 +55,8 @@ PROVED: dict[str, tuple[Make, int]] = {
     "carry cells, 16 lanes of 8 bits": (lambda: SameTree(carry_cells(), 8, 16), 6),
     "carry cells, 32 lanes of 4 bits": (lambda: SameTree(carry_cells(), 4, 32), 6),
     "carry cells, 64 lanes of 1 bit": (lambda: SameTree(carry_cells(), 1, 64), 6),
+    "first level of Gowin's cells, 16 lanes of 4 bits": (lambda: SameFirstLevel(4, 16), 2),
+    "first level of Gowin's cells, 32 lanes of 2 bits": (lambda: SameFirstLevel(2, 32), 2),
     "accumulator of carry cells": (lambda: SameAccumulator(carry_cells(), 9, 33), 6),
     "words of elements": (lambda: OwnWords(element_seen_through()), 8),
     "packing": (lambda: Passes(packed_seen_through()), 40),
@@ -99,6 +101,10 @@ def arithmetic_mutant(old: str, new: str) -> Property:
 
 def tree_mutant(old: str, new: str) -> Property:
     return SameTree(carry_cells((old, new)), 4, 16)
+
+
+def first_level_mutant(old: str, new: str) -> Property:
+    return SameFirstLevel(4, 16, (old, new))
 
 
 def accumulator_mutant(old: str, new: str) -> Property:
@@ -157,6 +163,8 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     "complement without its 1": (tree_mutant, "self.negative if done else None", "None", 6),
     "complement of one part alone": (tree_mutant, "a ^ b ^ c ^ d", "a ^ b ^ c", 6),
     "a register too many": (tree_mutant, "if done or level %", "if not done or level %", 6),
+    "one pair's carry goes into the next": (first_level_mutant, "(Const(0),) * 3", "Const(1), Const(0), Const(1)", 2),
+    "a lane with its neighbour's mask": (first_level_mutant, "mask[place + size]", "mask[place]", 2),
     "negative term without its 1": (accumulator_mutant, "start(step.negative)", "start()", 4),
     "doubling shifts in what it shifts out": (accumulator_mutant, "a ^ (c & ~b)", "a ^ c", 4),
     "term against the sum's own carry": (accumulator_mutant, "a ^ (d if b else c)", "a ^ (c if b else d)", 4),

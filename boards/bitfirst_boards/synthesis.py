@@ -110,6 +110,7 @@ PARTS = {
         carry="ALU",
         ff="DFF.*",
         dsp="MULT.*",
+        family="GW2A-18",
     ),
     "xilinx": Part(
         command="synth_xilinx -family xc7 -flatten -noiopad -noclkbuf",
@@ -157,6 +158,16 @@ def packed(folder: Path) -> dict[str, int]:
     """Cells of the netlist in `folder` in an LFE5U-85F, by nextpnr's packing alone."""
     said = run_tool([*PART, "--pack-only"], folder)
     return {kind: int(used) for kind, used in re.findall(r"(\w+): +(\d+)/ *\d+ +\d+%", said)}
+
+
+def routed_mhz(folder: Path, wanted_mhz: int, seed: int) -> float:
+    """Clock that the netlist in `folder` reaches in an LFE5U-85F of speed grade 6, placed and routed out of context for
+    `wanted_mhz`. Raises `FlowError` where it cannot be routed.
+    """
+    wanted = ["--freq", str(wanted_mhz), "--timing-allow-fail", "--report", "report.json", "--seed", str(seed)]
+    run_tool([*PART, *wanted], folder)
+    (clock,) = json.loads((folder / "report.json").read_text())["fmax"].values()
+    return clock["achieved"]
 
 
 def cells(component: wiring.Component, platform: Chip | None = None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""R x C elements, the columns' sums of B, and the chains that drain them."""
+"""R x C elements, the columns' sums of B, and what drains them."""
 
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, wiring
@@ -6,7 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from .config import ArrayConfig
 from .contract.packets import WORD_BITS
-from .element import Accumulator, Control, Element, OwnWord, add_fields, segment_bits, segment_count, spread
+from .element import Accumulator, Control, Element, OwnWord, add_fields, parts, segment_bits, segment_count, spread
+from .operands import one_in_turn
 
 
 class StepControl(data.Struct):
@@ -41,7 +42,7 @@ class Array(wiring.Component):
     control : In(StepControl)
         Of this step; `last` steps are at least `config.drain_cycles` cycles apart.
     drain_valid : Out(1)
-        High in the R cycles in which a pass shifts out, array row 0 first.
+        High in the R cycles in which a pass leaves, array row 0 first.
     sums : Out(accumulator_bits) x C
         The drained row's dot products, two's complement.
     column_sums : Out(column_sum_bits) x C
@@ -88,6 +89,7 @@ class Array(wiring.Component):
         m = Module()
         config = self.config
         control, load = self._delayed_control(m)
+        turn = self._time_drain(m, load)
 
         own = self._own_words(m)
         if config.packs:
@@ -100,12 +102,9 @@ class Array(wiring.Component):
                 m.submodules[f"element_{row}_{column}"] = element = elements[row][column]
                 self._multiply(m, element, own[row][column], operand)
                 wiring.connect(m, control, element.control)
-                if row + 1 < config.rows:
-                    m.d.comb += element.chain_in.eq(elements[row + 1][column].chain_out)
-            m.d.sync += self.sums[column].eq(elements[0][column].chain_out)
-            counts.append(self._column(m, column, operand, control))
+            m.d.sync += self.sums[column].eq(one_in_turn(turn, [row[column].shadow for row in elements]))
+            counts.append(self._column(m, column, operand, control, platform))
         self._count_ones(m, counts, control.valid)
-        self._time_drain(m, load)
         return m
 
     def _make_element(self) -> Element:
@@ -165,17 +164,21 @@ class Array(wiring.Component):
         ]
         return control, load
 
-    def _column(self, m: Module, column: int, operand, control: wiring.PureInterface) -> Value:
+    def _column(self, m: Module, column: int, operand, control: wiring.PureInterface, platform: object) -> Value:
         """Sum of one column's B; returns the count of ones of a step, `ones_tree_cycles` after it."""
-        ones, column_sum = self._sum_column(m, column, operand, control)
+        ones, column_sum = self._sum_column(m, column, operand, control, platform)
         m.submodules[f"column_sum_{column}"] = column_sum
         wiring.connect(m, control, column_sum.control)
-        m.d.comb += column_sum.chain_in.eq(column_sum.chain_out)  # no chain: it holds until the next pass
-        m.d.sync += self.column_sums[column].eq(column_sum.chain_out)
+        m.d.sync += self.column_sums[column].eq(column_sum.shadow)
         return ones
 
     def _sum_column(
-        self, m: Module, column: int, operand: tuple[Signal, list[Signal]], control: wiring.PureInterface
+        self,
+        m: Module,
+        column: int,
+        operand: tuple[Signal, list[Signal]],
+        control: wiring.PureInterface,
+        platform: object,
     ) -> tuple[Value, Accumulator]:
         """The count of ones, which a plane adds to the sum, and the accumulator with its term."""
         (plane, _), lanes = operand, self.config.lanes
@@ -183,7 +186,7 @@ class Array(wiring.Component):
         words = [plane[place : place + width] for place in range(0, lanes, width)]
         ones, latency = add_fields(m, words, 1, 1, f"ones_{column}")
         assert latency == self.config.tree_cycles == self.ones_tree_cycles
-        column_sum = Accumulator(len(ones), self.config.column_sum_bits)
+        column_sum = parts(platform)[1](len(ones), self.config.column_sum_bits)
         m.d.comb += column_sum.term.eq(ones ^ control.negative.replicate(len(ones)))
         return ones, column_sum
 
@@ -209,12 +212,8 @@ class Array(wiring.Component):
         assert self.ones_latency == self.ones_tree_cycles + 1 + stage
         m.d.comb += self.ones.eq(masked[0])
 
-    def _time_drain(self, m: Module, load: Signal) -> None:
-        """High for R cycles, when the sums have come to the foot of their columns."""
-        rows_left, loaded = Signal(range(self.config.rows + 1)), Signal()
-        m.d.sync += loaded.eq(load)
-        m.d.comb += self.drain_valid.eq(rows_left != 0)
-        with m.If(loaded):
-            m.d.sync += rows_left.eq(self.config.rows)
-        with m.Elif(self.drain_valid):
-            m.d.sync += rows_left.eq(rows_left - 1)
+    def _time_drain(self, m: Module, load: Signal) -> Signal:
+        """The row whose sums go to the foot of their columns has its bit high, for R cycles from behind `load` on."""
+        turn = Signal(self.config.rows)
+        m.d.sync += [turn.eq(Cat(load, turn)), self.drain_valid.eq(turn.any())]
+        return turn

@@ -1,6 +1,6 @@
 """What the array is measured against: units of fixed precision, of fused bricks, and a bit-serial one of adders.
 
-Each ends, as `element.Element` does, in an accumulator with a shadow register that shifts along a chain. For a platform
+Each ends, as `element.Element` does, in an accumulator with a shadow register. For a platform
 of the family "ecp5" the first two are made of carry cells (`ecp5`) as the element is, else of adders for any synthesis;
 both do the same, cycle by cycle.
 """
@@ -27,7 +27,7 @@ def carries(platform: object) -> bool:
 
 
 class SignedAccumulator(element.Accumulator):
-    """Accumulator of signed terms, with a shadow register that shifts along a chain.
+    """Accumulator of signed terms, with a shadow register.
 
     sum = (0 if first else total) + term, when `control.valid`. Parameters, members and latency as
     `element.Accumulator`, but that `term` is two's complement, and that `double`, `negative` and `next_negative` mean
@@ -96,17 +96,12 @@ class _Unit(wiring.Component):
     """Base: operands to a sum of products, and an accumulator behind it."""
 
     def __init__(self, operands: dict, accumulator_bits: int) -> None:
-        chain = {"chain_in": In(accumulator_bits), "chain_out": Out(accumulator_bits)}
-        super().__init__(operands | {"control": In(Control())} | chain)
+        super().__init__(operands | {"control": In(Control()), "shadow": Out(accumulator_bits)})
 
     def accumulate(self, m: Module, accumulator: element.Accumulator, term: Value) -> None:
         m.submodules.accumulator = accumulator
         wiring.connect(m, wiring.flipped(self.control), accumulator.control)
-        m.d.comb += [
-            accumulator.term.eq(term),
-            accumulator.chain_in.eq(self.chain_in),
-            self.chain_out.eq(accumulator.chain_out),
-        ]
+        m.d.comb += [accumulator.term.eq(term), self.shadow.eq(accumulator.shadow)]
 
 
 class FixedMac(_Unit):
@@ -127,7 +122,7 @@ class FixedMac(_Unit):
         A new pair each cycle.
     control : In(Control())
         For the operands given `latency` cycles earlier, as in `SignedAccumulator`.
-    chain_in, chain_out
+    shadow : Out(accumulator_bits)
         As in `element.Accumulator`.
 
     `latency` cycles from operands to the accumulator's input, one more to the sum. No back-pressure, no reset.
@@ -146,7 +141,7 @@ class FixedMac(_Unit):
             (total,) = _kept(m, [a * b], "product")
         else:
             total = self._tree(m, platform)
-        self.accumulate(m, SignedAccumulator(2 * self.bits, len(self.chain_out)), total)
+        self.accumulate(m, SignedAccumulator(2 * self.bits, len(self.shadow)), total)
         return m
 
     def _tree(self, m: Module, platform: object) -> Value:
@@ -218,7 +213,7 @@ class FusedUnit(_Unit):
         Whether operands are two's complement; constant likewise.
     control : In(Control())
         For the operands given `latency` cycles earlier, as in `SignedAccumulator`.
-    chain_in, chain_out
+    shadow : Out(accumulator_bits)
         As in `element.Accumulator`.
 
     `latency` cycles from operands to the accumulator's input, one more to the sum. No back-pressure, no reset.
@@ -246,7 +241,7 @@ class FusedUnit(_Unit):
             if level % 2:
                 sums = _kept(m, sums, f"kept_{level}")
         (total,) = sums
-        self.accumulate(m, SignedAccumulator(len(total), len(self.chain_out)), total)
+        self.accumulate(m, SignedAccumulator(len(total), len(self.shadow)), total)
         return m
 
 
@@ -307,7 +302,7 @@ class PopcountElement(_Unit):
         A new pair each cycle.
     control : In(Control())
         For the operands given `latency` cycles earlier.
-    chain_in, chain_out
+    shadow : Out(accumulator_bits)
         As in `element.Accumulator`.
 
     `latency` cycles from operands to the accumulator's input, one more to the sum. No back-pressure, no reset.
@@ -324,5 +319,5 @@ class PopcountElement(_Unit):
         both, count = self.a & self.b, Signal(range(self.lanes + 1), reset_less=True)
         total = sum(both[1:], both[0])
         m.d.sync += count.eq(total ^ self.control.next_negative.replicate(len(count)))
-        self.accumulate(m, element.Accumulator(len(count), len(self.chain_out)), count)
+        self.accumulate(m, element.Accumulator(len(count), len(self.shadow)), count)
         return m

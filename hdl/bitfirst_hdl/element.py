@@ -4,7 +4,8 @@ Everything works on whole words with several fields side by side ("SIMD within a
 simulator (native 64-bit operations) and gives carry chains that many small adders share in an FPGA.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -70,20 +71,26 @@ def has_room(field_bits: int, largest: int) -> bool:
 
 
 def add_fields(
-    m: Module, words: Sequence[Value], field_bits: int, largest: int, name: str, flips: Value | None = None
+    m: Module,
+    words: Sequence[Value],
+    field_bits: int,
+    largest: int,
+    name: str,
+    flips: Value | None = None,
+    first: Callable[[Sequence[Value], int], list[Value]] = _widen,
 ) -> tuple[Value, int]:
     """Sum of all unsigned fields of `words`, with a register after every two levels of adders.
 
     `words` have one width, a power of two times `field_bits`; each field holds at most `largest`. Returns the
-    sum and its latency in cycles: the sum's complement where `flips` was high in the cycle before. No enable, no reset:
-    it computes in each cycle.
+    sum and its latency in cycles: the sum's complement where `flips` was high in the cycle before. `first` widens the
+    first time, if fields have no room at first. No enable, no reset: it computes in each cycle.
     """
-    level = 0
+    level, widen = 0, first
     while len(words) > 1 or len(words[0]) > field_bits:
         if has_room(field_bits, largest):
             words = _halve(words)
         else:
-            words, field_bits = _widen(words, field_bits), 2 * field_bits
+            words, field_bits, widen = widen(words, field_bits), 2 * field_bits, _widen
         largest, level = 2 * largest, level + 1
         done = len(words) == 1 and len(words[0]) == field_bits
         registered = done or level % LEVELS_PER_REGISTER == 0
@@ -134,10 +141,15 @@ class DotTree(wiring.Component):
         size = self.config.slice_bits
         products = [Signal.like(a, name=f"product_{index}") for index, a in enumerate(self.a)]
         m.d.comb += [p.eq(a & mask) for p, a, mask in zip(products, self.a, self.mask, strict=True)]
-        total, latency = add_fields(m, products, size, 2**size - 1, "sum", self.negative)
+        sum_pairs = partial(self._sum_pairs, m)
+        total, latency = add_fields(m, products, size, 2**size - 1, "sum", self.negative, sum_pairs)
         assert latency == self.latency
         m.d.comb += self.total.eq(total)
         return m
+
+    def _sum_pairs(self, m: Module, products: Sequence[Value], size: int) -> list[Value]:
+        """The first level: products of neighbouring lanes added, in fields of twice the width."""
+        return _widen(products, size)
 
 
 class Control(wiring.Signature):
@@ -146,7 +158,7 @@ class Control(wiring.Signature):
     valid          out(1)  there is a term
     double         out(1)  it starts a plane: the sum before is doubled
     negative       out(1)  its plane counts negative
-    load           out(1)  it ends a pass: the sum goes to the shadow register, to shift out; only with `valid`
+    load           out(1)  it ends a pass: the sum goes to the shadow register; only with `valid`
     next_first     out(1)  the next cycle's term starts a pass: the sum before counts as 0
     next_negative  out(1)  `negative` of the next cycle
     """
@@ -157,7 +169,7 @@ class Control(wiring.Signature):
 
 
 class Accumulator(wiring.Component):
-    """Horner accumulator with a shadow register that shifts along a chain.
+    """Horner accumulator with a shadow register, which holds a pass's sum while the next one is made.
 
     sum = (0 if first else 2 * total if double else total) +- term, when `control.valid`. The width is that
     of the longest pass, so it cannot overflow. Two's complement.
@@ -175,19 +187,15 @@ class Accumulator(wiring.Component):
         Its complement where `control.negative`.
     control : In(Control())
         Aligned with `term`.
-    chain_in : In(bits)
-        Neighbour's `chain_out`; taken in each cycle without `load`.
-    chain_out : Out(bits)
-        The shadow register: in the cycle after `load` the sum with that term, then what the chain brings.
+    shadow : Out(bits)
+        From the cycle after `load` on the sum with that term, until the next `load`.
 
-    Latency: one cycle from term to `chain_out`. No back-pressure. `next_first` clears, so the sum needs no reset.
+    Latency: one cycle from term to `shadow`. No back-pressure, no reset: `next_first` clears the sum.
     """
 
     def __init__(self, term_bits: int, bits: int) -> None:
-        super().__init__(
-            {"term": In(term_bits), "control": In(Control()), "chain_in": In(bits), "chain_out": Out(bits)}
-        )
-        self.total = Signal(bits, reset_less=True)
+        super().__init__({"term": In(term_bits), "control": In(Control()), "shadow": Out(bits)})
+        self.total, self.kept = (Signal(bits, name=name, reset_less=True) for name in ("total", "kept"))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -196,7 +204,9 @@ class Accumulator(wiring.Component):
             m.d.sync += self.total.eq(0)
         with m.Elif(step.valid):
             m.d.sync += self.total.eq(new)
-        m.d.sync += self.chain_out.eq(Mux(step.load, new, self.chain_in))
+        with m.If(step.load):
+            m.d.sync += self.kept.eq(new)
+        m.d.comb += self.shadow.eq(self.kept)
         return m
 
     def _add(self, m: Module) -> Value:
@@ -260,13 +270,14 @@ class OwnWord(wiring.Component):
         return m
 
 
-def _parts(platform: object) -> tuple[type["DotTree"], type["Accumulator"]]:
+def parts(platform: object) -> tuple[type["DotTree"], type["Accumulator"]]:
     """Tree and accumulator for the platform's family."""
-    if getattr(platform, "family", None) == "ecp5":
-        from . import ecp5
+    from . import ecp5, gowin
 
+    family = getattr(platform, "family", "")
+    if family == "ecp5":
         return ecp5.DotTree, ecp5.Accumulator
-    return DotTree, Accumulator
+    return (gowin.DotTree if family.startswith("GW") else DotTree), Accumulator
 
 
 class Element(wiring.Component):
@@ -278,22 +289,20 @@ class Element(wiring.Component):
         As in `DotTree`; a new pair each cycle.
     control : In(Control())
         For the operands given `latency` cycles earlier.
-    chain_in, chain_out
-        As in `Accumulator`; `config.accumulator_bits` wide.
+    shadow : Out(config.accumulator_bits)
+        As in `Accumulator`.
 
     `latency` cycles from operands to the accumulator's input, one more to the sum. No back-pressure.
 
-    For a platform of the family "ecp5" it is made of carry cells (`ecp5`), else of adders for any synthesis; both do
-    the same, cycle by cycle.
+    For ECP5 and Gowin it is made of carry cells (`ecp5`, `gowin`), else of adders for any synthesis; all do the same,
+    cycle by cycle.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
         segments = In(segment_bits(config)).array(segment_count(config))
-        chain = config.accumulator_bits
-        super().__init__(
-            {"a": segments, "mask": segments, "control": In(Control()), "chain_in": In(chain), "chain_out": Out(chain)}
-        )
+        shadow = Out(config.accumulator_bits)
+        super().__init__({"a": segments, "mask": segments, "control": In(Control()), "shadow": shadow})
 
     @property
     def latency(self) -> int:
@@ -302,7 +311,7 @@ class Element(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        make_tree, make_accumulator = _parts(platform)
+        make_tree, make_accumulator = parts(platform)
         m.submodules.tree = tree = make_tree(self.config)
         m.submodules.accumulator = accumulator = make_accumulator(len(tree.total), self.config.accumulator_bits)
         for index in range(segment_count(self.config)):
@@ -311,8 +320,7 @@ class Element(wiring.Component):
         m.d.comb += [
             tree.negative.eq(self.control.next_negative),
             accumulator.term.eq(tree.total),
-            accumulator.chain_in.eq(self.chain_in),
-            self.chain_out.eq(accumulator.chain_out),
+            self.shadow.eq(accumulator.shadow),
         ]
         return m
 

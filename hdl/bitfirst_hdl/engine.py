@@ -400,7 +400,7 @@ class MatmulEngine(wiring.Component):
             return
         for row in range(config.rows):
             m.d.sync += a.rows[row].eq(Mux(is_packed, packed.a_rows[row], walk.a_row))
-        for column in range(config.columns if isinstance(b, BMemory) else 0):
+        for column in range(config.columns if config.packs else 0):
             m.d.sync += b.choice[column].eq(Mux(is_packed, packed.choice[column], column % config.group_columns))
 
     def _count_gated(self, m: Module, packed: PackedWalk, array: Array) -> None:

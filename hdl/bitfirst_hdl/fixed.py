@@ -59,22 +59,20 @@ class FixedElement(wiring.Component):
         Octets of B with their sign, two's complement.
     control : In(Control())
         For the operands given `latency` cycles earlier.
-    chain_in, chain_out
-        As in `element.Accumulator`; `config.accumulator_bits` wide.
+    shadow : Out(config.accumulator_bits)
+        As in `element.Accumulator`.
 
     `latency` cycles from operands to the accumulator's input, one more to the sum. No back-pressure.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        chain = config.accumulator_bits
         super().__init__(
             {
                 "a": In(segment_bits(config)).array(segment_count(config)),
                 "b": In(signed(OCTET_BITS + 1)).array(config.lanes),
                 "control": In(Control()),
-                "chain_in": In(chain),
-                "chain_out": Out(chain),
+                "shadow": Out(config.accumulator_bits),
             }
         )
 
@@ -90,11 +88,7 @@ class FixedElement(wiring.Component):
         term = add_signed(m, registered(m, products, "product"), "sum")
         m.submodules.accumulator = accumulator = Accumulator(len(term), self.config.accumulator_bits)
         wiring.connect(m, wiring.flipped(self.control), accumulator.control)
-        m.d.comb += [
-            accumulator.term.eq(term),
-            accumulator.chain_in.eq(self.chain_in),
-            self.chain_out.eq(accumulator.chain_out),
-        ]
+        m.d.comb += [accumulator.term.eq(term), self.shadow.eq(accumulator.shadow)]
         return m
 
 
@@ -120,7 +114,7 @@ class FixedArray(Array):
         m.d.comb += [part.eq(digit) for part, digit in zip(element.b, operand, strict=True)]
 
     def _sum_column(
-        self, m: Module, column: int, operand: list[Signal], control: wiring.PureInterface
+        self, m: Module, column: int, operand: list[Signal], control: wiring.PureInterface, platform: object
     ) -> tuple[Value, Accumulator]:
         term = add_signed(m, registered(m, operand, f"column_digit_{column}"), f"column_total_{column}")
         column_sum = Accumulator(len(term), self.config.column_sum_bits)

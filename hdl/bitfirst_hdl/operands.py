@@ -18,6 +18,7 @@ from .ports import CellWrite, MemoryWrite
 NO_COLLISIONS = {"no_rw_check": True}
 
 PLANE_BITS = exact_log2(OCTET_BITS)
+BLOCK_RAM_WORDS = 512  #: of ECP5 and of Gowin, each of 32 bits, where the write port is as wide as it can be
 
 
 class _Bank:
@@ -158,12 +159,15 @@ class BMemory(wiring.Component):
     """Operand B: `config.b_rows` rows, each a plane of L bits for every array column.
 
     N rows of a column, eight planes of each chunk, are written at once although one row of all columns is read at once;
-    N is `config.b_written_rows`, 16 (L = 16) or 8. So the columns stand in groups of N, and each group has N banks: row
-    r of column c lies in bank (c + r) % N. Any N rows in a row are in N banks, so chunks are written in pairs wherever
-    they begin. A row is read from all banks at one address, then rotated by r; then each column of the array takes the
+    N is `config.b_written_rows`, 16 (L = 16) or 8. A write port of block RAM takes `together` rows at once, in a word
+    of 32 bits of which the read port gives a part: one row, of as many lanes as are left. That alone turns the corner
+    where memories are deep enough to fill block RAMs of 512 such words. Else the columns stand in groups of
+    T = N / `together`, and each group has T banks: block q of `together` rows, of column c, lies in bank (c + q) % T.
+    Any T blocks in a row are in T banks, so chunks are written in pairs wherever they begin. A row is read from all
+    banks at one address, then rotated by its block's q; then, with packed MATMULs, each column of the array takes the
     word of its choice, out of those of `config.group_columns`.
 
-    A group of W columns, W < N, has only W of N rows in a bank: they are found by r % W and r // N.
+    A group of W columns, W < T, has only W of T blocks in a bank: they are found by q % W and q // T.
 
     Parameters
     ----------
@@ -173,13 +177,13 @@ class BMemory(wiring.Component):
     -------
     write : In(CellWrite(config, config.b_chunks))
         Stores all planes of `data` in rows cell * 8 (weight 2**7) to cell * 8 + 7 of column `vector`, those of a second
-        chunk in the eight rows behind them. Readable four cycles later.
+        chunk in the eight rows behind them. Readable two to four cycles later.
     enable, row : In
         Reads a row; as in `AMemory`.
     clear : In(1)
         In place of a row zeros; not together with `enable`.
     choice : In(range(config.group_columns)) x C
-        Which column of its group each column of the array takes; with `enable`.
+        Which column of its group each column of the array takes; with `enable`. Only with packed MATMULs.
     data : Out(64) x b_row_words
         The columns' planes side by side, `latency` cycles after `enable` or `clear`; they stay until the next ones.
 
@@ -188,92 +192,111 @@ class BMemory(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        self._turn_bits = exact_log2(config.b_written_rows)
+        self.together = min(OCTET_BITS, max(1, config.b_rows // BLOCK_RAM_WORDS))
+        self._turn_bits = exact_log2(config.b_written_rows // self.together)
+        choice = {"choice": In(range(config.group_columns)).array(config.columns)} if config.packs else {}
         super().__init__(
             {
                 "write": In(CellWrite(config, config.b_chunks)),
                 "enable": In(1),
                 "clear": In(1),
-                "choice": In(range(config.group_columns)).array(config.columns),
                 "row": In(range(config.b_rows)),
                 "data": Out(WORD_BITS).array(config.b_row_words),
             }
+            | choice
         )
 
     @property
     def latency(self) -> int:
-        """Cycles from `enable` to `data`: block RAM, rotation, choice."""
+        """Cycles from `enable` to `data`: those without work, block RAM, rotation, choice."""
         return self.config.operand_cycles - 2
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, count = self.config, self.config.b_written_rows
+        config, count, bits = self.config, 1 << self._turn_bits, self._turn_bits
         groups = range(-(-config.columns // count))
         depth = config.b_rows * min(config.columns, count) // count
         banks = [
-            [_Bank(m, f"bank_{group}_{number}", config.lanes, depth) for number in range(count)] for group in groups
+            [_Bank(m, f"bank_{group}_{number}", config.lanes, depth, self.together) for number in range(count)]
+            for group in groups
         ]
         self._write(m, banks)
-        (fetched, turn), columns = _registered(m, "fetched", self.enable, self.row[: self._turn_bits]), []
+        enable, row = self.enable, self.row
+        for stage in range(self.latency - bits - 2):
+            enable, row = _registered(m, f"wait_{stage}", enable, row)
+        within, block = row[: exact_log2(self.together)], row[exact_log2(self.together) :]
+        (fetched, turn), columns = _registered(m, "fetched", enable, block[:bits]), []
         for group in groups:
             for bank in banks[group]:
-                m.d.comb += bank.enable.eq(self.enable)
-                m.d.comb += bank.row.eq(self._place(self.row[: self._turn_bits], self.row[self._turn_bits :]))
+                m.d.comb += bank.enable.eq(enable)
+                m.d.comb += bank.row.eq(Cat(within, self._place(block)))
             rows = [bank.words for bank in banks[group]]
             columns += _rotate(m, f"columns_{group}", rows, turn, fetched)[: config.columns]
         self._choose(m, columns)
         return m
 
     def _choose(self, m: Module, columns: list[list[Value]]) -> None:
-        """Each column's word, out of its group's."""
+        """Each column's word, out of its group's; without a choice its own."""
         config, words = self.config, []
-        enable, clear, choice = self.enable, self.clear, list(self.choice)
+        enable, clear, choice = self.enable, self.clear, list(self.choice) if config.packs else []
         for stage in range(self.latency - 1):
             enable, clear, *choice = _registered(m, f"later_{stage}", enable, clear, *choice)
         for column, place in enumerate(choice):
             group = columns[column - column % config.group_columns :][: config.group_columns]
             words += [one_of(place, alike) for alike in zip(*group, strict=True)]
+        if not config.packs:
+            words = [word for column in columns for word in column]
         with m.If(enable):
             m.d.sync += [data.eq(word) for data, word in zip(self.data, _side_by_side(words), strict=True)]
         with m.If(clear):
             m.d.sync += [data.eq(0) for data in self.data]
 
-    def _place(self, low: Value, high: Value) -> Value:
-        """Where a bank has row N * high + low."""
-        return Cat(low[: exact_log2(min(self.config.columns, self.config.b_written_rows))], high)
+    def _place(self, block: Value) -> Value:
+        """Where a bank has it."""
+        bits = self._turn_bits
+        return Cat(block[: min(bits, exact_log2(self.config.columns))], block[bits:])
 
     def _write(self, m: Module, banks: list[list[_Bank]]) -> None:
-        """Rotates the rows by the place of the first, and stores them in one group of banks."""
+        """Rotates the blocks by the place of the first, and stores them in one group of banks."""
         config, write, bits = self.config, self.write, self._turn_bits
+        block_bits = exact_log2(OCTET_BITS // self.together)  # of those in a cell
         size = len(banks[0][0].words[0])
         rows = [
             [write.data[plane][first + place :][:size] for place in range(0, config.lanes, size)]
             for first in range(0, config.b_chunks * config.lanes, config.lanes)
             for plane in reversed(range(OCTET_BITS))
         ]
+        together = range(self.together)
+        blocks = [
+            [word for row in together for word in rows[place + row]] for place in range(0, len(rows), self.together)
+        ]
         column, turn = Signal(max(bits, len(write.vector))), Signal(bits)
         cells = [Signal(range(config.b_cells), name=f"cell_{chunk}") for chunk in range(config.b_chunks)]
-        m.d.comb += [column.eq(write.vector), turn.eq(-(column + (write.cell << PLANE_BITS)))]
+        m.d.comb += [column.eq(write.vector), turn.eq(-(column + (write.cell << block_bits)))]
         m.d.comb += [cell.eq(write.cell + chunk) for chunk, cell in enumerate(cells)]
-        turned = _rotate(m, "planes", rows, turn[:PLANE_BITS], write.valid)
+        stages = min(bits, PLANE_BITS)
         fields = write.valid, write.groups, column[bits:], *cells, turn
-        for stage in range(PLANE_BITS - 1):
+        if stages:
+            blocks = _rotate(m, "planes", blocks, turn[:stages], write.valid)
+        else:
+            blocks = _kept(m, "planes", blocks, write.valid)
+        for stage in range(stages - 1):
             fields = _registered(m, f"write_{stage}", *fields)
         *_, turn = fields
-        taken = [(turn + number)[:bits] for number in range(len(banks[0]))]  # which of the rows a bank takes
+        taken = [(turn + number)[:bits] for number in range(len(banks[0]))]  # which of the blocks a bank takes
         valid, groups, column_group, *cells, turn = _registered(m, "write", *fields)
         taken = _registered(m, "taken", *taken)
-        if bits > PLANE_BITS:  # without a register, so that no write takes longer than a MATMUL's first read
-            turned = _turned(turned, 1 << PLANE_BITS, turn[PLANE_BITS])
+        if bits > stages:  # without a register, so that no write takes longer than a MATMUL's first read
+            blocks = _turned(blocks, 1 << stages, turn[stages])
         chunk_groups = [groups.word_select(chunk, config.lane_groups) for chunk in range(config.b_chunks)]
         for group, members in enumerate(banks):
             here = valid & (column_group == group)
-            for number, (bank, row) in enumerate(zip(members, taken, strict=True)):
-                cell, enable = (_chosen(row[PLANE_BITS:], values) for values in (cells, chunk_groups))
-                place = Cat(row[:PLANE_BITS], cell)
-                m.d.comb += bank.write_row.eq(self._place(place[:bits], place[bits:]))
+            for number, (bank, block) in enumerate(zip(members, taken, strict=True)):
+                cell, enable = (_chosen(block[block_bits:], values) for values in (cells, chunk_groups))
+                m.d.comb += bank.write_row.eq(self._place(Cat(block[:block_bits], cell)))
                 m.d.comb += bank.write_enable.eq(enable & here.replicate(config.lane_groups))
-                m.d.comb += [word.eq(new) for word, new in zip(bank.write_data[0], turned[number], strict=True)]
+                words = [word for row in bank.write_data for word in row]
+                m.d.comb += [word.eq(new) for word, new in zip(words, blocks[number], strict=True)]
 
 
 class RowMemory(wiring.Component):
@@ -392,15 +415,17 @@ def _rotate(m: Module, name: str, rows: list[list[Value]], turn: Value, enable: 
     large multiplexer for each bit.
     """
     for stage in range(len(turn)):
-        turned = []
-        for number, row in enumerate(_turned(rows, 2**stage, turn[stage])):
-            words = [
-                Signal(len(word), name=f"{name}_{stage}_{number}_{index}", reset_less=True)
-                for index, word in enumerate(row)
-            ]
-            with m.If(enable):
-                m.d.sync += [later.eq(word) for later, word in zip(words, row, strict=True)]
-            turned.append(words)
-        rows = turned
+        rows = _kept(m, f"{name}_{stage}", _turned(rows, 2**stage, turn[stage]), enable)
         turn, enable = _registered(m, f"{name}_turn_{stage}", turn, enable)
     return rows
+
+
+def _kept(m: Module, name: str, rows: Sequence[Sequence[Value]], enable: Value) -> list[list[Value]]:
+    """The rows, a cycle later; they hold until the next `enable`."""
+    kept = []
+    for number, row in enumerate(rows):
+        words = [Signal(len(word), name=f"{name}_{number}_{index}", reset_less=True) for index, word in enumerate(row)]
+        with m.If(enable):
+            m.d.sync += [later.eq(word) for later, word in zip(words, row, strict=True)]
+        kept.append(words)
+    return kept

@@ -18,7 +18,7 @@ from vcd.reader import Token, TokenKind, tokenize
 from .bench import run_bench
 
 #: Of an element itself: not what others bring it.
-_PART = re.compile(r"\.element_(\d+)_(\d+)\.(tree|accumulator)\.(?!a__|mask__|port_|control_|term|chain_in|clk|rst)")
+_PART = re.compile(r"\.element_(\d+)_(\d+)\.(tree|accumulator)\.(?!a__|mask__|port_|control_|term|clk|rst)")
 _OWN = re.compile(r"\.own_(\d+)_(\d+)\.(take|move)$")
 Place = tuple[int, int]  #: row and column
 
@@ -32,7 +32,7 @@ def run(name: str = "tiny") -> dict[str, Any]:
                      cycles of all elements in it
     tree_toggles_STATE, accumulator_toggles_STATE
                      bits of registers and wires that change in such a cycle: in an element's adder tree, and in its
-                     accumulator, with the shadow register through which the sums of its column leave
+                     accumulator, with its shadow register
     tree_ratio, accumulator_ratio
                      gated over working; the cycles in which a tree runs empty are counted as gated
     """

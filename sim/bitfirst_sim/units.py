@@ -82,12 +82,12 @@ UNITS = (
         # places, groups and turns; `write_0`, `write_N_0` and `planes_turn_N_1` are the `valid` that goes with them
         loose=r"planes_turn_\d+_0|taken_\d+|write_\d+_[1-9]\d*|write_[1-9]\d*|slices|\$signal.*",
     ),
-    # Shadow registers and those at the columns' feet: `load` fills the first, R cycles later zeros have come in behind
-    # the last sum, and a cycle later to the feet.
+    # Shadow registers and those at the columns' feet: `load` fills the first, a cycle later the rows are in turn, and
+    # behind the last one's sums come zeros.
     Unit(
-        "chains",
+        "drain",
         r"engine\.array(\..*)?",
-        r"chain_out|rows_left|loaded|(column_)?sums__\d+",
+        r"kept|turn|drain_valid|(column_)?sums__\d+",
         "core.engine.array.load | core.engine.array.drain_valid",
         settles=1,
     ),

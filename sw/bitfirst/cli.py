@@ -28,7 +28,9 @@ from .errors import BitfirstError, UsageError
 
 Result = dict[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Device = Annotated[str, typer.Option(help="model, rtl, rtl:CONFIG, serial:///PATH?baud=.., tcp://HOST:PORT.")]
+Device = Annotated[
+    str, typer.Option(help="model, rtl, rtl:CONFIG, serial:///PATH?baud=.., tcp://HOST:PORT, udp://HOST.")
+]
 Config = Annotated[str, typer.Argument(help="A named configuration, or a .toml file.")]
 
 _PHASES = {"forward": "fwd", "input_gradient": "dX", "weight_gradient": "dW"}
@@ -134,6 +136,7 @@ def _built(result: Result) -> Group:
     """What a build takes of the chip, its clock, and the rest; or where a project is, and that Vivado must make it."""
     head = {
         "board": result["board"] + (", built before" if result["reused"] else ""),
+        "link": result["link"],
         "configuration": f"{result['config']}, {result['bit_macs_per_cycle']:,} bit-MACs a cycle",
         "fingerprint": result["fingerprint"],
     }
@@ -243,7 +246,10 @@ def _arith(result: Result) -> Group:
     for goal in result["goals"]:
         met = "yes" if goal["met"] else "[red]no[/]"
         wanted.add_row(goal["name"], f"{goal['value']:.3f}", f"{goal['goal']:g}", met)
-    return Group(table, wanted) if result["goals"] else Group(table)
+    for seed, reached in result["routed"].items():
+        met = "yes" if reached >= result["wanted_mhz"] else "[red]no[/]"
+        wanted.add_row(f"array 8 x 8, MHz, seed {seed}", f"{reached:.1f}", f"{result['wanted_mhz']}", met)
+    return Group(table, wanted) if wanted.rows else Group(table)
 
 
 def _differences(result: Result) -> Table:
@@ -497,7 +503,7 @@ def boards(as_json: Json = False) -> None:
                 "name": board.name,
                 "device": device(board.platform),
                 "clock_mhz": board.clock_khz / 1000,
-                "link": board.link,
+                "links": ", ".join(f"{name} ({place})" for name, place in board.links.items()),
                 "bit_macs": board.config.bit_macs_per_cycle,
             }
             for board in BOARDS.values()
@@ -520,6 +526,15 @@ def _board(name: str) -> Any:
     return BOARDS[name]
 
 
+def _linked(board: Any, link: str | None) -> Any:
+    """The board with that link of its links, or with its own."""
+    if link is None:
+        return board
+    if link not in board.links:
+        raise UsageError(f"{board.name} has no link {link!r}; choose from {', '.join(board.links)}")
+    return board.linked(link)
+
+
 @app.command()
 def build(
     board: Annotated[str | None, typer.Argument(help="As listed by `bitfirst boards`.")] = None,
@@ -529,6 +544,7 @@ def build(
     config: Annotated[str | None, typer.Option(help="A named configuration, or a .toml file; the board's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder: build/BOARD by default; with --all, build.")] = None,
     clock_khz: Annotated[int | None, typer.Option(min=1, help="Of the array, by a PLL; the board's own.")] = None,
+    link: Annotated[str | None, typer.Option(help="One of the board's, see `bitfirst boards`; its first.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the placement; the board's own by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -541,7 +557,9 @@ def build(
         if every == (board is not None):
             raise UsageError("name one board, or give --all; `bitfirst boards` lists them")
         if board is not None:
-            return _build(_board(board), out or Path("build", board), config, clock_khz, seed)
+            return _build(_linked(_board(board), link), out or Path("build", board), config, clock_khz, seed)
+        if link is not None:
+            raise UsageError("--link is for one board; with --all each gets its own")
         return _build_all(out or Path("build"), config, clock_khz, seed)
 
     if _report(as_json, work, _all_built if every else _built).get("failed"):
@@ -559,7 +577,8 @@ def _build_all(target: Path, config: str | None, clock_khz: int | None, seed: in
             rows.append(_build(board, target / name, config, clock_khz, seed) | {"error": None})
         except FlowError as error:
             console.print(escape(f"{name}: {error}"))
-            rows.append({"board": name, "parameters": _asked(board, config, clock_khz), "error": str(error)})
+            asked = {"board": name, "link": board.link, "parameters": _asked(board, config, clock_khz)}
+            rows.append(asked | {"error": str(error)})
         except KeyboardInterrupt:
             raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
     return {"boards": rows, "failed": [row["board"] for row in rows if row["error"]]}
@@ -776,19 +795,20 @@ def bench_psg(
 @bench_app.command("arith")
 def bench_arith(
     part: Annotated[list[str], typer.Option(help="ecp5, ice40, gowin, xilinx; may be repeated.")] = (),
+    seed: Annotated[list[int], typer.Option(help="Place and route ECP5's array of 8 x 8 too; may be repeated.")] = (),
     as_json: Json = False,
 ) -> None:
     """Logic of the array's elements against fixed multipliers, fused bricks and popcount, by synthesis: minutes.
 
     ECP5: TRELLIS_COMB after nextpnr's packing; the others: yosys' LUTs (Gowin's with ALUs). Goals that are not met are
-    shown.
+    shown. Each --seed takes some ten minutes more.
     """
 
     def work() -> Result:
         from bitfirst_boards import arith_cost
         from bitfirst_boards.synthesis import PARTS
 
-        return arith_cost.run(part or list(PARTS), Console(stderr=True).print)
+        return arith_cost.run(part or list(PARTS), Console(stderr=True).print, seed)
 
     _report(as_json, work, _arith)
 

@@ -10,7 +10,7 @@ from typing import Any
 from amaranth.hdl import Assert, Assume, Cover, Fragment, Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
-from bitfirst_hdl import baselines, ecp5, element
+from bitfirst_hdl import baselines, ecp5, element, gowin
 from bitfirst_hdl.config import ArrayConfig
 
 from .prove import Property, altered
@@ -22,6 +22,7 @@ _CARRY_LEVEL = (
     "            size = len(pairs[0])\n",
     "            LEVELS.append(sums)\n            size = len(pairs[0])\n",
 )
+_FIRST_LEVEL = "        return sums\n", "        FIRST.extend(sums)\n        return sums\n"
 _REGISTERS = "    return registers\n", "    LEVELS.append(registers)\n    return registers\n"
 _PAIRS = "        shift, level = 2, 1\n", "        PAIRS.extend(sums)\n        shift, level = 2, 1\n"
 _ACCUMULATOR = (
@@ -88,6 +89,28 @@ class SameTree(_Same):
         ]
 
 
+class SameFirstLevel(_Same):
+    """Any digits, any masks: the sums of the first level of Gowin's tree are the portable one's; the others are made by
+    the same code. `changes` are made in its source.
+    """
+
+    models = ("gowin/cells_sim.v",)
+
+    def __init__(self, slice_bits: int, lanes: int, *changes: tuple[str, str]) -> None:
+        config = ArrayConfig(slice_bits=slice_bits, lanes=lanes, rows=16, columns=16)
+        self.noted = altered(element, _PORTABLE_LEVEL, LEVELS=[])
+        self.module = altered(gowin, _FIRST_LEVEL, *changes, FIRST=[])
+        super().__init__(self.noted.DotTree(config), self.module.DotTree(config))
+
+    def compare(self, m: Module) -> None:
+        sums, bits = self.noted.LEVELS[0]
+        assert self.module.FIRST
+        for word, other in zip(sums, self.module.FIRST, strict=True):
+            for place in range(0, len(word), bits):
+                m.d.comb += Assert(word[place:][:bits] == other[place:][:bits], "sum of a pair")
+        m.d.comb += Cover(sums[0][:bits] == 2 * (2 ** (bits // 2) - 1))
+
+
 class SameAccumulator(_Same):
     """Any terms, any control: sum and shadow register are the same."""
 
@@ -99,7 +122,7 @@ class SameAccumulator(_Same):
         m.d.comb += [
             Assume(~self.control__load | self.control__valid),
             Assert(total == self.placed.total, "sum"),
-            Assert(self.portable.chain_out == self.placed.chain_out, "shadow register"),
+            Assert(self.portable.kept == self.placed.kept, "shadow register"),
             Cover(total[-1] & total[0] & self.control__double & self.control__negative),
         ]
 
@@ -131,7 +154,7 @@ class SameUnit(_Same):
         total = plain.LEVELS[-1][0]
         m.d.comb += [
             Assume(~self.control__load | self.control__valid),
-            Assert(self.portable.chain_out == self.placed.chain_out, "shadow register"),
+            Assert(self.portable.shadow == self.placed.shadow, "shadow register"),
             Cover(total[-1] & total[0]),
         ]
 
