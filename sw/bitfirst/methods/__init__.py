@@ -1,6 +1,7 @@
 """Training methods: what `convert` is given to change how a network learns. One file for each."""
 
 from .compose import Compose
+from .dfq import DFQ, FracTrain
 from .e2train import E2Train
 from .method import Method
 from .named import NAMES, named
@@ -19,6 +20,7 @@ from .swa import SWA
 __all__ = [
     "CPT",
     "DEVICE",
+    "DFQ",
     "E2TRAIN",
     "HOST",
     "NAMES",
@@ -33,6 +35,7 @@ __all__ = [
     "ByHand",
     "Compose",
     "E2Train",
+    "FracTrain",
     "Leading",
     "Method",
     "Plan",

@@ -68,7 +68,7 @@ class Compose(Method):
     @property
     def _batches_first(self) -> list[Method]:
         """What chooses batches says how many there are, and fetches them, before others see them."""
-        return sorted(self._parts, key=lambda part: part.role != "batches")
+        return sorted(self._parts, key=lambda part: "batches" not in part.roles)
 
     def param_groups(self, net: nn.Module) -> list[dict[str, Any]]:
         groups = super().param_groups(net)
@@ -112,6 +112,7 @@ def conflict(one: Method, other: Method) -> str | None:
     """Why these two cannot be composed; None where they can."""
     if type(one) is type(other):
         return "it is there twice; give one, with all it should do"
-    if one.role is not None and one.role == other.role:
-        return f"{ROLES[one.role]}; give one of them"
-    return None
+    for role in one.roles:
+        if role in other.roles:
+            return f"{ROLES[role]}; give one of them"
+    return one.refuses(other) or other.refuses(one)

@@ -1,13 +1,9 @@
 """E2-Train: fewer batches, fewer blocks, fewer bits."""
 
-from collections.abc import Callable
-
-import torch
-
 from .compose import Compose
 from .method import Method
 from .psg import PSG
-from .slu import SLU, cross_entropies
+from .slu import SLU, SampleLoss, cross_entropies
 from .smd import SMD
 from .swa import SWA
 
@@ -29,7 +25,7 @@ class E2Train(Compose):
         work: float | None = 2 / 3,
         swa: bool = False,
         update: str = "host",
-        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropies,
+        loss: SampleLoss = cross_entropies,
         seed: int = 0,
     ) -> None:
         methods: list[Method] = [SMD(p, work, seed=seed), SLU(skip, loss=loss, seed=seed)]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import UsageError
+from .dfq import DFQ, FracTrain
 from .e2train import E2Train
 from .method import Method
 from .pfq import PFQ
@@ -27,6 +28,8 @@ NAMES: dict[str, Callable[..., Method]] = {
     "slu": SLU,
     "sd": StochasticDepth,
     "e2train": E2Train,
+    "dfq": DFQ,
+    "fractrain": FracTrain,
 }
 
 

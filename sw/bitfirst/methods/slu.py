@@ -17,8 +17,32 @@ NORMS = EXECUTED, ALL = "executed", "all"
 EVALUATIONS = THRESHOLD, STOCHASTIC = "threshold", "stochastic"
 
 
+SampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  #: of scores [n, classes] and labels: [n]
+
+
 def cross_entropies(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(scores, y, reduction="none")
+
+
+def score(
+    loss: SampleLoss,
+    scores: torch.Tensor,
+    labels: torch.Tensor | None,
+    costs: torch.Tensor,
+    log_probability: torch.Tensor,
+) -> torch.Tensor:
+    """The mean of `costs` (of each sample), with the gradient of the expectation of `costs` and losses.
+
+    By the score function: what a sample's choices were worth, less the mean of all other samples, times the gradient
+    of the choices' `log_probability` (of each sample).
+    """
+    if labels is None or len(labels) != len(costs):
+        raise UsageError("the gates' gradient by score needs the labels: take the batches from method.loader(data)")
+    with torch.no_grad():
+        losses = loss(scores, labels) + costs
+        others = (losses.sum() - losses) / max(len(losses) - 1, 1)
+    expected = ((losses - others) * log_probability).mean()
+    return costs.mean() + expected - expected.detach()
 
 
 class SLU(Method):
@@ -45,7 +69,7 @@ class SLU(Method):
     The gates, a submodule of the second block, run on the host. The alpha of 0.1 is not from the paper.
     """
 
-    role = "blocks"
+    roles = ("blocks",)
 
     def __init__(
         self,
@@ -56,7 +80,7 @@ class SLU(Method):
         bn: str = EXECUTED,
         min_bn_samples: int = 2,
         evaluation: str = THRESHOLD,
-        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropies,
+        loss: SampleLoss = cross_entropies,
         seed: int = 0,
     ) -> None:
         for name, value, known in (
@@ -123,13 +147,7 @@ class SLU(Method):
 
     def _score(self, costs: torch.Tensor, log_probability: torch.Tensor) -> torch.Tensor:
         """The mean of `costs` (of each sample), with the gradient of their mean and of the loss's expectation."""
-        if self._labels is None or len(self._labels) != len(costs):
-            raise UsageError("gate_gradient='score' needs the labels: take the batches from method.loader(data)")
-        with torch.no_grad():
-            losses = self.loss(self.gates.scores, self._labels) + costs
-            others = (losses.sum() - losses) / max(len(losses) - 1, 1)
-        expected = ((losses - others) * log_probability).mean()
-        return costs.mean() + expected - expected.detach()
+        return score(self.loss, self.gates.scores, self._labels, costs, log_probability)
 
     def state_dict(self) -> dict[str, Any]:
         return {"random": self.gates.random.state, "counts": self.counts}

@@ -21,7 +21,7 @@ class StochasticDepth(Method):
     `counts` are the batches seen and executed by each block, in training.
     """
 
-    role = "blocks"
+    roles = ("blocks",)
 
     def __init__(self, last: float = 0.5, seed: int = 0) -> None:
         if not 0 <= last <= 1:
