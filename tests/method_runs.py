@@ -72,7 +72,10 @@ def small_digits(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Method]) ->
 
 
 def interrupted_and_not(
-    make: Callable[[], Method], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str = "sgd"
+    make: Callable[[], Method],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str = "sgd",
 ) -> tuple[dict, dict]:
     """Results of a run, and of one that was interrupted in its second epoch and went on."""
     small_digits(monkeypatch, make)

@@ -215,8 +215,8 @@ def test_two_that_set_precision_conflict(other):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: PFQ("3-4/6"), "2 stages forward and 1 backward"),
-        (lambda: PFQ("3,4/6,6"), "give bits by stage"),
+        (lambda: PFQ("3-4/6"), "2 widths forward and 1 backward"),
+        (lambda: PFQ("3,4/6,6"), "give bits forward/backward"),
         (lambda: PFQ("1-4/6-6"), "weight: 1 bits"),
         (lambda: PFQ(epsilon=0), "epsilon = 0"),
         (lambda: PFQ(every=0), "every = 0"),

@@ -294,7 +294,7 @@ def train(
     bits_g: Annotated[int, typer.Option(help="Width of the output's gradient.")] = 16,
     method: Annotated[
         list[str],
-        typer.Option(help="sgd, signsgd, psg, smd, smb, swa, pfq, byhand, cpt; again for more: smd:p=0.3."),
+        typer.Option(help="sgd, signsgd, psg, smd, slu, ..., with settings such as smd:p=0.3; again for more."),
     ] = ["sgd"],  # noqa: B006 - Typer's way
     beta: Annotated[float, typer.Option(help="Of psg: the threshold over the largest prediction, 0 to 1.")] = 0.05,
     tau: Annotated[str, typer.Option(help="Of psg: exact, lagged, or a constant threshold in real units.")] = "exact",

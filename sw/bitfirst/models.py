@@ -4,8 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .blocks import Residual
 
-class Block(nn.Module):
+
+class Block(Residual):
     """Two 3 x 3 convolutions with batch norm, and a shortcut: a 1 x 1 convolution where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -18,9 +20,8 @@ class Block(nn.Module):
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = functional.relu(self.norm1(self.conv1(x)))
-        return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
 
 
 class ResNet(nn.Module):

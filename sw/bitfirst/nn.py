@@ -13,7 +13,7 @@ import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from bitfirst_hdl.contract.packets import Phase
 from torch import nn
 
 from .bits import Bits
+from .connection import Connection, compute, measured
 from .device import Device
 from .errors import UsageError
 from .golden.psg import Decision, State
@@ -30,33 +31,13 @@ from .methods import PSG, Method, SignSGD
 from .quantised import CONTENT_BYTES, Quantised
 from .quantiser import quantise
 
+if TYPE_CHECKING:
+    from .buckets import Buckets
+
 logger = logging.getLogger(__name__)
 
 
-# The operators take a number in place of the device, so that a compiled graph holds no object.
-_numbers = itertools.count(1)
-_connections: "weakref.WeakValueDictionary[int, Connection]" = weakref.WeakValueDictionary()
-
-
-class Connection:
-    """A layer's way to its device: shared by copies, empty after unpickling."""
-
-    def __init__(self, device: Device | None = None) -> None:
-        self.device = device
-        self.measured: list[dict[str, Any]] | None = None  # rows of `layer_counters`, while it runs
-        self.number = next(_numbers)
-        _connections[self.number] = self
-
-    def __copy__(self) -> "Connection":
-        return self
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Connection":
-        return self
-
-    def __reduce__(self) -> tuple[type["Connection"], tuple[()]]:
-        return Connection, ()
-
-
+_numbers = itertools.count(1)  # the operators take a number in place of the signer, too
 _signers: "weakref.WeakValueDictionary[int, Signer]" = weakref.WeakValueDictionary()
 NO_SIGNER = 0
 
@@ -112,29 +93,6 @@ class Signer:
         return Signer, (self.method, self.state)
 
 
-def _measured(number: int) -> bool:
-    """Whether `layer_counters` is at work: it tells dX and dW apart."""
-    connection = _connections.get(number)
-    return connection is not None and connection.measured is not None
-
-
-def _compute(number: int, name: str, phase: Phase, operation: str, *arguments: Any, **more: Any) -> Any:
-    """What the device's `operation` returns."""
-    connection = _connections.get(number)
-    if connection is None or connection.device is None:
-        raise UsageError(f"layer {name} has no device: give the loaded module to bitfirst.convert(module, device)")
-    device, rows = connection.device, connection.measured
-    if rows is None:
-        return getattr(device, operation)(*arguments, **more)
-    device.mark(Phase.OTHER)
-    counters, bit_macs = dict(device.phase_counters.get(phase, {})), device.bit_macs
-    result = getattr(device, operation)(*arguments, **more)
-    device.mark(Phase.OTHER)
-    grown = {key: count - counters.get(key, 0) for key, count in device.phase_counters[phase].items()}
-    rows.append({"layer": name, "phase": phase.name.lower(), "bit_macs": device.bit_macs - bit_macs, **grown})
-    return result
-
-
 # Operators: a linear layer is kernel_dims 0, a convolution 2. `meta` is what makes integers `Quantised` again.
 _ABOUT = 5 + CONTENT_BYTES // 8  # int64 words about an operand: signed, the device's, exponent, low bits, peak, content
 
@@ -187,7 +145,7 @@ def _product(
     if _is_empty(x, w, stride, padding):
         return _empty_output(x, w, stride, padding), xq.values, wq.values, meta
     operation, window = ("conv2d", (tuple(stride), tuple(padding))) if w.ndim == 4 else ("linear", ())
-    y = _compute(connection, name, Phase.FORWARD, operation, xq, wq, *window, real=True)
+    y = compute(connection, name, Phase.FORWARD, operation, xq, wq, *window, real=True)
     return y, xq.values, wq.values, meta
 
 
@@ -245,22 +203,22 @@ def _product_backward(
     _, low = _low_bits(signer, bits)
     gq = quantise(g, bits[2], signed=True, name=f"layer {name}: output gradient", low=low)
     window = (tuple(stride), tuple(padding))
-    if all(needs) and signer == NO_SIGNER and not _measured(connection):
+    if all(needs) and signer == NO_SIGNER and not measured(connection):
         operation, more = ("conv2d_gradients", window) if w.ndim == 4 else ("linear_gradients", ())
-        return _compute(connection, name, Phase.BACKWARD, operation, gq, xq, wq, *more, real=True)
+        return compute(connection, name, Phase.BACKWARD, operation, gq, xq, wq, *more, real=True)
     dx, dw = x.new_empty(0), w.new_empty(0)
     if needs[0]:
         operation, more = (
             ("conv2d_input_gradient", (tuple(x.shape), *window)) if w.ndim == 4 else ("linear_input_gradient", ())
         )
-        dx = _compute(connection, name, Phase.INPUT_GRADIENT, operation, gq, wq, *more, real=True)
+        dx = compute(connection, name, Phase.INPUT_GRADIENT, operation, gq, wq, *more, real=True)
     if needs[1] and signer != NO_SIGNER:
         dw = _signs(_signers[signer], connection, name, gq, xq, tuple(w.shape), window)
     elif needs[1]:
         operation, more = (
             ("conv2d_weight_gradient", (tuple(w.shape), *window)) if w.ndim == 4 else ("linear_weight_gradient", ())
         )
-        dw = _compute(connection, name, Phase.WEIGHT_GRADIENT, operation, gq, xq, *more, real=True)
+        dw = compute(connection, name, Phase.WEIGHT_GRADIENT, operation, gq, xq, *more, real=True)
     return dx, dw
 
 
@@ -280,7 +238,7 @@ def _signs(
         if len(weight_shape) == 4
         else ("linear_weight_signs", (g, x, rule, signer.state))
     )
-    decision = _compute(connection, name, Phase.WEIGHT_GRADIENT, operation, *arguments)
+    decision = compute(connection, name, Phase.WEIGHT_GRADIENT, operation, *arguments)
     signer.take(Watched(g, x, window, decision))
     return decision.signs.to(torch.float32)
 
@@ -320,12 +278,13 @@ STATE = "threshold_state"  #: what a layer with a lagged threshold adds to its s
 
 class _Layer:
     """What both layers have: `bits` (settable for each layer), `connection`, `fqn`, its name in messages, and `signer`,
-    None where the weight has ordinary gradients."""
+    None where the weight has ordinary gradients; `buckets`, while the samples of a batch have widths of their own."""
 
     bits: Bits
     connection: Connection
     fqn: str
     signer: Signer | None = None
+    buckets: "Buckets | None" = None
 
     @property
     def _lagged(self) -> bool:
@@ -381,6 +340,8 @@ class _Layer:
             self.signer.state = None if saved is None else State(*saved.tolist())
 
     def _product(self, x: torch.Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> torch.Tensor:
+        if self.buckets is not None:
+            return self.buckets.product(self, x, stride, padding)
         bits = [self.bits.activation, self.bits.weight, self.bits.gradient]
         number = self.connection.number
         signer = NO_SIGNER if self.signer is None else self.signer.number

@@ -60,6 +60,12 @@ def quantise(
     return Quantised((tensor * 2.0**-exponent).round_(), bits, signed, exponent, known_peak=peak, low=low)
 
 
+def quantise_at(tensor: torch.Tensor, bits: int, signed: bool, exponent: int) -> Quantised:
+    """`tensor` (float32, finite, not empty) in units of 2**exponent, which must be such that nothing is clipped."""
+    values = (tensor * 2.0**-exponent).round_()
+    return Quantised(values, bits, signed, exponent, known_peak=int(values.abs().max()))
+
+
 def dequantise(quantised: Quantised) -> torch.Tensor:
     """The real numbers, float32."""
     return quantised.values * 2.0**quantised.exponent

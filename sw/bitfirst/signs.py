@@ -59,7 +59,7 @@ class Journal:
         self.step["done"] += bit_macs - macs
         self.step["saved"] += sum(signer.saved for signer in signers(net).values()) - saved
         for name, signer in signers(net).items():
-            if signer.watched is not None:
+            if signer.watched is not None and self._float.get(name) is not None:  # None: skipped there
                 self.rows.append({"step": step, "layer": name, **sample(signer, self._float[name])})
                 signer.watched = None
 

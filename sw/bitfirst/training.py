@@ -116,7 +116,7 @@ class TrainOptions:
         if name not in METHODS:
             raise UsageError(f"method {name!r} is unknown; choose from {', '.join(METHODS)}")
         if name in NAMES:
-            return named(text, seed=self.seed)
+            return named(text, seed=self.seed, loss=_cross_entropies)
         if text != name:
             raise UsageError(f"method {text!r}: settings of {name} are options, such as beta, tau and update")
         if name == "signsgd":
@@ -301,6 +301,10 @@ class _Beside(loop.Hooks):
 
 def _cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(scores, labels, label_smoothing=LABEL_SMOOTHING)
+
+
+def _cross_entropies(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(scores, labels, label_smoothing=LABEL_SMOOTHING, reduction="none")
 
 
 def _loss(images: torch.Tensor, labels: torch.Tensor, net: nn.Module) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """Training methods: what `convert` is given to change how a network learns. One file for each."""
 
 from .compose import Compose
+from .dfq import DFQ, FracTrain
+from .e2train import E2Train
 from .method import Method
 from .named import NAMES, named
 from .pfq import PFQ
@@ -9,28 +11,35 @@ from .precision import SCHEDULES
 from .psg import E2TRAIN, PSG, Leading
 from .schedules import CPT, ByHand
 from .sign_sgd import DEVICE, HOST, UPDATES, SignSGD
+from .slu import SLU
 from .smb import SMB
 from .smd import SMD
+from .stochastic_depth import StochasticDepth
 from .swa import SWA
 
 __all__ = [
     "CPT",
     "DEVICE",
+    "DFQ",
     "E2TRAIN",
     "HOST",
     "NAMES",
     "PFQ",
     "PSG",
     "SCHEDULES",
+    "SLU",
     "SMB",
     "SMD",
     "SWA",
     "UPDATES",
     "ByHand",
     "Compose",
+    "E2Train",
+    "FracTrain",
     "Leading",
     "Method",
     "Plan",
     "SignSGD",
+    "StochasticDepth",
     "named",
 ]

@@ -16,6 +16,7 @@ from .sign_sgd import SignSGD
 ROLES = {
     "signs": "a weight has one gradient, by one rule",
     "batches": "each says which batches are trained on, and how many",
+    "blocks": "each says which blocks are computed, for which samples",
     "average": "a training has one result",
     "precision": "each sets the widths of all layers",
 }
@@ -60,9 +61,14 @@ class Compose(Method):
             part.prepare(net)
 
     def plan(self, plan: Plan) -> Plan:
-        for part in sorted(self._parts, key=lambda part: part.role != "batches"):  # the length first
+        for part in self._batches_first:
             plan = part.plan(plan)
         return plan
+
+    @property
+    def _batches_first(self) -> list[Method]:
+        """What chooses batches says how many there are, and fetches them, before others see them."""
+        return sorted(self._parts, key=lambda part: "batches" not in part.roles)
 
     def param_groups(self, net: nn.Module) -> list[dict[str, Any]]:
         groups = super().param_groups(net)
@@ -72,7 +78,7 @@ class Compose(Method):
         return groups
 
     def loader(self, data: Iterable[Any]) -> Iterable[Any]:
-        for part in self._parts:
+        for part in self._batches_first:
             data = part.loader(data)
         return data
 
@@ -106,6 +112,7 @@ def conflict(one: Method, other: Method) -> str | None:
     """Why these two cannot be composed; None where they can."""
     if type(one) is type(other):
         return "it is there twice; give one, with all it should do"
-    if one.role is not None and one.role == other.role:
-        return f"{ROLES[one.role]}; give one of them"
-    return None
+    for role in one.roles:
+        if role in other.roles:
+            return f"{ROLES[role]}; give one of them"
+    return one.refuses(other) or other.refuses(one)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class Method:
     """Ordinary training: every hook leaves things as they are. Methods are made by overriding some of them.
 
-    role  what a method decides; `Compose` refuses two that decide the same. None: nothing that another one could
+    roles  what a method decides; `Compose` refuses two that decide the same
     """
 
-    role: str | None = None
+    roles: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -30,6 +30,10 @@ class Method:
     def parts(self) -> "tuple[Method, ...]":
         """The methods that this one is composed of."""
         return (self,)
+
+    def refuses(self, other: "Method") -> str | None:
+        """Why it cannot be composed with `other`, besides their roles; None where it can."""
+        return None
 
     # conversion
     @property

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import UsageError
+from .dfq import DFQ, FracTrain
+from .e2train import E2Train
 from .method import Method
 from .pfq import PFQ
 from .schedules import CPT, ByHand
+from .slu import SLU
 from .smb import SMB
 from .smd import SMD
+from .stochastic_depth import StochasticDepth
 from .swa import SWA
 
 NAMES: dict[str, Callable[..., Method]] = {
@@ -21,6 +25,11 @@ NAMES: dict[str, Callable[..., Method]] = {
     "pfq": PFQ,
     "byhand": ByHand,
     "cpt": CPT,
+    "slu": SLU,
+    "sd": StochasticDepth,
+    "e2train": E2Train,
+    "dfq": DFQ,
+    "fractrain": FracTrain,
 }
 
 

@@ -27,15 +27,20 @@ class Pair:
         return Bits(self.forward, self.forward, self.backward)
 
 
-def stages_of(schedule: str) -> tuple[Pair, ...]:
-    """Of such as "3-4-6-8/6-6-8-8": stage 0 is 3 bits forward, 6 backward."""
-    match = _SCHEDULE.fullmatch(schedule)
+def pairs_of(text: str) -> tuple[Pair, ...]:
+    """Of such as "3-4-6-8/6-6-8-8": the first one is 3 bits forward, 6 backward."""
+    match = _SCHEDULE.fullmatch(text)
     if match is None:
-        raise UsageError(f"schedule {schedule!r}: give bits by stage, forward/backward, such as {SCHEDULES[0]!r}")
+        raise UsageError(f"{text!r} says no widths: give bits forward/backward, such as {SCHEDULES[0]!r}")
     forward, backward = ([int(bits) for bits in part.split("-")] for part in match.groups())
     if len(forward) != len(backward):
-        raise UsageError(f"schedule {schedule!r} has {len(forward)} stages forward and {len(backward)} backward")
-    stages = tuple(Pair(*pair) for pair in zip(forward, backward, strict=True))
+        raise UsageError(f"{text!r} has {len(forward)} widths forward and {len(backward)} backward")
+    return tuple(Pair(*pair) for pair in zip(forward, backward, strict=True))
+
+
+def stages_of(schedule: str) -> tuple[Pair, ...]:
+    """Of a schedule: `pairs_of`, stage by stage, each with at least one bit."""
+    stages = pairs_of(schedule)
     for stage in stages:
         _ = stage.bits
     return stages
@@ -47,7 +52,7 @@ class Precision(Method):
     `changes` are the widths so far: (steps trained before, bits forward, bits backward).
     """
 
-    role = "precision"
+    roles = ("precision",)
 
     def __init__(self, first: Pair) -> None:
         self.steps = 0

@@ -27,7 +27,7 @@ class SignSGD(Method):
     linear: bool = field(default=False, kw_only=True)
     update: str = field(default=HOST, kw_only=True)
 
-    role = "signs"
+    roles = ("signs",)
 
     def __post_init__(self) -> None:
         if self.update not in UPDATES:

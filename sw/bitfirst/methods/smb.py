@@ -20,7 +20,7 @@ class SMB(Method):
     factor    None: 1 / `work`
     """
 
-    role = "batches"
+    roles = ("batches",)
 
     def __init__(self, work: float = 2 / 3, schedule: str = SCALED, factor: float | None = None) -> None:
         if not 0 < work <= 1:

@@ -27,7 +27,7 @@ class SMD(Method):
     `kept` says of each iteration so far whether it was trained on.
     """
 
-    role = "batches"
+    roles = ("batches",)
 
     def __init__(self, p: float = 0.5, work: float | None = None, coast: bool = False, seed: int = 0) -> None:
         if not 0 <= p < 1:

@@ -24,7 +24,7 @@ class SWA(Method):
     all of them, on the device, and counted there. Momentum, masters and the network itself stay as they are.
     """
 
-    role = "average"
+    roles = ("average",)
 
     def __init__(self, start: float = 2 / 3, rate: float | None = 0.1) -> None:
         if not 0 <= start < 1:

@@ -1,0 +1,301 @@
+"""Dynamic fractional quantization: gates choose the widths of each sample in each block; and FracTrain."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..bits import Bits
+from ..blocks import Residual, channels_of, for_some, macs_of, residual_blocks
+from ..buckets import Bucket, Buckets
+from ..errors import UsageError
+from .gates import NAME, HostLinear
+from .method import Method
+from .pfq import Indicator, Means
+from .precision import Pair, pairs_of
+from .psg import PSG
+from .random import Random
+from .sign_sgd import DEVICE
+from .slu import SampleLoss, cross_entropies, score
+
+CIFAR, IMAGENET = "3-4-4-6-6/6-6-8-8-12", "3-4-6-8/6-8-12-16"  #: FracTrain's options, with weights of 4 and of 6 bits
+HIDDEN, WIDTH = 32, 16  #: of the gates
+FULL_BITS = 32  #: of what costs are compared to
+
+
+def cost_of(pair: Pair, weights: int) -> float:
+    """Per cent of a product of 32 x 32 bits, mean of forward, dX and dW; 0 for a skipped block."""
+    x, g = pair.forward, pair.backward
+    return 100 * (x * weights + g * weights + x * g) / (3 * FULL_BITS**2)
+
+
+@dataclass
+class Choice:
+    """What one block did in the latest pass: logits [n, options], option int64 [n]."""
+
+    logits: torch.Tensor
+    option: torch.Tensor
+
+    @property
+    def log_probability(self) -> torch.Tensor:
+        """Of having chosen so, [n]."""
+        return functional.log_softmax(self.logits, 1).gather(1, self.option[:, None]).squeeze(1)
+
+
+class PrecisionGates(nn.Module):
+    """Gates of a network's blocks: mean over the pixels, C -> 32, ReLU, 32 -> 16, an LSTM cell along the depth, one
+    logit for each option. On the host, in float32.
+
+    choices, scores, costs  as of `gates.Gates`
+    """
+
+    def __init__(self, blocks: list[Residual], options: tuple[Pair, ...], weights: int, seed: int) -> None:
+        super().__init__()
+        self.inputs = nn.ModuleList(
+            nn.Sequential(HostLinear(channels_of(block), HIDDEN), nn.ReLU(), HostLinear(HIDDEN, WIDTH))
+            for block in blocks
+        )
+        self.lstm = nn.LSTMCell(WIDTH, WIDTH)
+        self.output = HostLinear(WIDTH, len(options))
+        self.options, self.weights, self.random = options, weights, Random(seed)
+        self.choices: list[Choice] = []
+        self.scores: torch.Tensor | None = None
+        self.costs: dict[int, int] = {}
+        self._state: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without what belongs to one pass."""
+        return self.__dict__ | {"choices": [], "scores": None, "_state": None}
+
+    # hooks of the network
+    def begin(self, *_: object) -> None:
+        self.choices, self._state = [], None
+
+    def end(self, net: nn.Module, inputs: object, scores: torch.Tensor) -> None:
+        self.scores = scores.detach()
+
+    # a block
+    def block(self, number: int, block: Residual, x: torch.Tensor) -> torch.Tensor:
+        if number not in self.costs:
+            self.costs[number] = macs_of(block, x.shape[1:])
+        pooled = x.mean((2, 3)) if x.ndim == 4 else x
+        self._state = self.lstm(self.inputs[number](pooled), self._state)
+        logits = self.output(self._state[0])
+        option = self._choose(functional.softmax(logits.detach(), 1))
+        self.choices.append(Choice(logits, option))
+        computed = torch.tensor([pair.forward > 0 for pair in self.options])[option]
+        with _in_buckets(block, self.buckets(option[computed])):
+            return for_some(block, x, block.shortcut(x), computed, 2)
+
+    def _choose(self, probability: torch.Tensor) -> torch.Tensor:
+        """By chance in training; the likeliest in evaluation."""
+        if not self.training:
+            return probability.argmax(1)
+        drawn = self.random.uniform(len(probability))[:, None]
+        return (drawn >= probability.cumsum(1)).sum(1).clamp(max=len(self.options) - 1)
+
+    def buckets(self, option: torch.Tensor) -> list[Bucket]:
+        """Of samples that are computed; options of equal widths are one bucket."""
+        found: dict[Pair, list[int]] = {}
+        for place, number in enumerate(option.tolist()):
+            found.setdefault(self.options[number], []).append(place)
+        return [
+            Bucket(torch.tensor(places), Bits(pair.forward, self.weights, pair.backward))
+            for pair, places in sorted(found.items(), key=lambda item: (item[0].forward, item[0].backward))
+        ]
+
+
+def _residual_layers(block: Residual) -> list[nn.Module]:
+    """The converted layers of the block but for its shortcut's."""
+    others = {id(layer) for layer in block.shortcut.modules()}
+    return [layer for layer in block.modules() if hasattr(layer, "connection") and id(layer) not in others]
+
+
+@contextmanager
+def _in_buckets(block: Residual, buckets: list[Bucket]) -> Iterator[None]:
+    layers = _residual_layers(block)
+    for layer in layers:
+        layer.buckets = Buckets(buckets)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.buckets = None
+
+
+class DFQ(Method):
+    """Dynamic fractional quantization (FracTrain): gates choose for each sample and each residual block how many bits
+    activations and output gradients have there.
+
+    Samples of equal widths are given to the device together, each bucket once, at its own widths; batch norm sees the
+    batch as a whole. Shortcuts, and layers outside blocks, have the widths of `convert`.
+
+    options  bits by option, activations/gradients; `CIFAR` and `IMAGENET` are FracTrain's. 0/0 skips the block
+    weights  bits of the blocks' weights
+    target   cost that is aimed at, in per cent of 32-bit products (`cost_of`), by the blocks' MACs
+    beta     of the penalty: beta times the cost, negative where it is below the target
+    cap      no width of an option is above it; None: as they are
+    loss     of each sample: of scores [n, classes] and labels [n]
+    seed     of the gates' choices
+
+    In training the gates choose by chance and learn by the score function, with the mean of the batch's other samples
+    as the baseline, which needs no result of what is not chosen; the released code computes all options. In evaluation
+    they take the likeliest.
+    """
+
+    roles = ("precision", "blocks")
+
+    def __init__(
+        self,
+        options: str = CIFAR,
+        weights: int = 4,
+        target: float = 3.0,
+        beta: float = 1e-3,
+        cap: int | None = None,
+        loss: SampleLoss = cross_entropies,
+        seed: int = 0,
+    ) -> None:
+        if not (target > 0 and beta >= 0 and (cap is None or cap >= 2)):
+            raise UsageError(
+                f"target = {target}, beta = {beta}, cap = {cap}: choose above 0, 0 or more, 2 bits or more"
+            )
+        most = FULL_BITS if cap is None else cap
+        self.options = tuple(Pair(min(one.forward, most), min(one.backward, most)) for one in pairs_of(options))
+        for pair in self.options:
+            if (pair.forward == 0) != (pair.backward == 0):
+                raise UsageError(f"option {pair.forward}/{pair.backward}: 0 on both sides skips the block")
+            _ = Bits(pair.forward or 1, weights, pair.backward or 2)
+        self.weights, self.target, self.beta, self.loss, self.seed = weights, target, beta, loss, seed
+        self.gates: PrecisionGates | None = None
+        self.counts: list[list[int]] = []
+        self.passes = self.dispatched = 0
+        self._labels: torch.Tensor | None = None
+
+    def refuses(self, other: Method) -> str | None:
+        if isinstance(other, PSG):
+            return "a prediction is made of the first bits of one width, and here samples differ; take SignSGD"
+        if other.signs is not None and other.signs.update == DEVICE:
+            return "weights that the device makes have one width; let the host move them (update='host')"
+        return None
+
+    def prepare(self, net: nn.Module) -> None:
+        blocks = list(residual_blocks(net).values())
+        if not blocks:
+            raise UsageError(
+                f"{type(net).__name__} has no block with a shortcut, for which widths could be chosen: take a residual "
+                "network, or put shortcuts around parts of it with bitfirst.blocks.Skip"
+            )
+        self.gates = next((one for one in net.modules() if isinstance(one, PrecisionGates)), None)
+        if self.gates is None:
+            self.gates = PrecisionGates(blocks, self.options, self.weights, self.seed)
+            blocks[0].add_module(NAME, self.gates)
+            net.register_forward_pre_hook(self.gates.begin)
+            net.register_forward_hook(self.gates.end)
+        if len(self.gates.options) != len(self.options):
+            raise UsageError(f"the network's gates have {len(self.gates.options)} options, not {len(self.options)}")
+        self.gates.options, self.gates.weights = self.options, self.weights
+        for number, block in enumerate(blocks):
+            block.dispatch = self.gates, number
+            for layer in _residual_layers(block):
+                layer.bits = replace(layer.bits, weight=self.weights)
+        self.counts = [[0] * len(self.options) for _ in blocks]
+
+    def loader(self, data: Iterable[Any]) -> Iterator[Any]:
+        for batch in data:
+            self._labels = batch[1]
+            yield batch
+
+    def penalty(self, net: nn.Module) -> torch.Tensor:
+        """Its value is that of the penalty of the cost; its gradient that of both losses for the gates."""
+        choices = self.gates.choices
+        for choice, counts in zip(choices, self.counts, strict=True):
+            counts[:] = [count + int((choice.option == number).sum()) for number, count in enumerate(counts)]
+            self.passes += 1
+            self.dispatched += len(self.gates.buckets(choice.option[self._costs()[choice.option] > 0]))
+        costs = self.batch_costs()
+        beta = self.beta if costs.mean() > self.target else -self.beta
+        log_probability = sum(choice.log_probability for choice in choices)
+        return score(self.loss, self.gates.scores, self._labels, beta * costs, log_probability)
+
+    def _costs(self) -> torch.Tensor:
+        """Of each option, in per cent."""
+        return torch.tensor([cost_of(pair, self.weights) if pair.forward else 0.0 for pair in self.options])
+
+    def batch_costs(self) -> torch.Tensor:
+        """Of each sample in the latest pass, in per cent: the mean over the blocks, by their MACs."""
+        macs = [self.gates.costs[number] for number in range(len(self.counts))]
+        costs = [self._costs()[choice.option] * own for choice, own in zip(self.gates.choices, macs, strict=True)]
+        return sum(costs) / sum(macs)
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"counts": self.counts, "passes": self.passes, "dispatched": self.dispatched}
+        return {"random": self.gates.random.state, **own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.gates.random.state = state["random"]
+        self.counts = [list(counts) for counts in state["counts"]]
+        self.passes, self.dispatched = state["passes"], state["dispatched"]
+
+    def summary(self) -> dict[str, Any]:
+        """Samples by block and option, the largest bits that options have, buckets in a block's pass on average."""
+        options = [[pair.forward, pair.backward] for pair in self.options]
+        most = max(max(pair) for pair in options)
+        buckets = self.dispatched / self.passes if self.passes else None
+        return {"options": options, "counts": self.counts, "largest_bits": most, "buckets": buckets}
+
+
+class FracTrain(DFQ):
+    """DFQ whose target rises when the loss stalls (FracTrain): PFQ's indicator, targets of its own.
+
+    targets                stage by stage, in per cent
+    epsilon, alpha, every  of `pfq.PFQ`
+    options, weights, beta, cap, loss, seed  of `DFQ`
+    """
+
+    def __init__(
+        self,
+        targets: tuple[float, ...] = (1.5, 2.0, 2.5, 3.0),
+        epsilon: float = 0.05,
+        alpha: float = 0.3,
+        every: int | None = None,
+        options: str = CIFAR,
+        weights: int = 4,
+        beta: float = 1e-3,
+        cap: int | None = None,
+        loss: SampleLoss = cross_entropies,
+        seed: int = 0,
+    ) -> None:
+        if not targets or list(targets) != sorted(targets):
+            raise UsageError(f"targets = {targets}: give rising costs in per cent, such as 1.5, 2, 2.5, 3")
+        super().__init__(options, weights, targets[0], beta, cap, loss, seed)
+        self.targets, self.stage = tuple(targets), 0
+        self.indicator, self._means = Indicator(epsilon, alpha), Means(every)
+
+    def step(self, loss: torch.Tensor) -> None:
+        self._see(self._means.of_step(loss))
+
+    def epoch_end(self, loss: float | None) -> None:
+        self._see(self._means.of_epoch(loss))
+
+    def _see(self, losses: list[float]) -> None:
+        for loss in losses:
+            if self.stage + 1 < len(self.targets) and self.indicator.fires(loss):
+                self.stage += 1
+                self.target = self.targets[self.stage]
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"stage": self.stage, "pending": self._means.pending, "indicator": self.indicator.state()}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.stage, self._means.pending = state["stage"], list(state["pending"])
+        self.target = self.targets[self.stage]
+        self.indicator.restore(state["indicator"])
+
+    def summary(self) -> dict[str, Any]:
+        return super().summary() | {"stages": len(self.targets), "stages_visited": self.stage + 1}
