@@ -17,16 +17,15 @@ import pytest
 from amaranth.build import ResourceError
 from amaranth.build.run import BuildPlan
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst.cli import run as bitfirst
-from bitfirst_boards import document, flow, folder, program, toolchains, tops
+from bitfirst_boards import document, flow, folder, program, toolchains, tops, usb
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
-from bitfirst_hdl import ipxact, verilog
+from bitfirst_hdl import ipxact, top, verilog
 from bitfirst_hdl.config import CONFIGS
-from bitfirst_hdl.uart import UART
 
 ROOT = Path(__file__).parents[1]
 FASTEST = BOARDS["icebreaker"]
@@ -45,24 +44,21 @@ PINS = (
 )
 
 
-class Small(wiring.Component):
-    """A device that answers each byte with the next one of its fingerprint."""
+class SmallCore(wiring.Component):
+    """A core that answers each byte with the next one of its fingerprint."""
 
-    rx_pin: In(1)
-    tx_pin: Out(1)
+    rx: In(stream.Signature(8))
+    tx: Out(stream.Signature(8))
 
-    def __init__(self, config: object, fingerprint: int, divisor: int) -> None:
+    def __init__(self, config: object, fingerprint: int) -> None:
         self.fingerprint = fingerprint
-        self.divisor = divisor
         super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.uart = uart = UART(self.divisor)
         answer = Signal(64, init=self.fingerprint)
-        m.d.comb += [uart.rx_pin.eq(self.rx_pin), self.tx_pin.eq(uart.tx_pin)]
-        m.d.comb += [uart.rx.valid.eq(uart.tx.valid), uart.tx.ready.eq(uart.rx.ready), uart.rx.payload.eq(answer)]
-        with m.If(uart.rx.valid & uart.rx.ready):
+        m.d.comb += [self.tx.valid.eq(self.rx.valid), self.rx.ready.eq(self.tx.ready), self.tx.payload.eq(answer)]
+        with m.If(self.tx.valid & self.tx.ready):
             m.d.sync += answer.eq(answer.rotate_right(8))
         return m
 
@@ -87,7 +83,8 @@ class Rings(wiring.Component):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tops, "UartTop", Small)
+    for module in top, usb:
+        monkeypatch.setattr(module, "Core", SmallCore)
 
 
 @pytest.fixture
@@ -113,19 +110,23 @@ def test_data(board: Board) -> None:
     platform = board.platform()
     assert toolchains.chip(board).lut > 0
     assert flow.fitted(board).clock_khz == board.clock_khz
-    if board.top == "axi":
+    if board.link == "axi":
         assert not board.programmer
         return
     assert board.programmer[0] in program.TOOLS
-    setting = tops.clock_setting(board, platform)
-    made_hz = platform.default_clk_frequency if setting is None else setting.output_hz
-    assert made_hz == board.clock_khz * 1000
-    assert tops.divisor(board) * board.baud == board.clock_khz * 1000
-    uart = platform.lookup("uart", 0)
-    platform.request("uart", 0, dir={pin.name: "-" for pin in uart.ios})
     platform.request(platform.default_clk, dir="-")
-    with pytest.raises(ResourceError):
-        platform.request("uart", 0)
+    for link in board.links:
+        settings = tops.clock_settings(board.linked(link), platform)
+        made_hz = settings["sync"].output_hz if settings else platform.default_clk_frequency
+        assert made_hz == board.clock_khz * 1000
+        if link == "uart":
+            assert tops.divisor(board) * board.baud == made_hz
+        else:
+            assert settings["usb_io"].output_hz == pytest.approx(48e6, rel=2e-3)
+        pins = platform.lookup(link, 0)
+        platform.request(link, 0, dir={pin.name: "-" for pin in pins.ios})
+        with pytest.raises(ResourceError):
+            platform.request(link, 0)
 
 
 def test_fingerprints_differ() -> None:
@@ -142,7 +143,7 @@ def test_devices_are_recognised() -> None:
     for name in "icebreaker", "zedboard":
         board = BOARDS[name]
         found = flow.fingerprint(
-            board, flow.fitted(board, config), toolchains.versions(toolchains.toolchain(board.platform))
+            board, flow.fitted(board, config), toolchains.versions(toolchains.toolchain(board.platform), board.link)
         )
         told = replace(config, clock_khz=board.clock_khz)
         assert flow.identify(told, found) == name
@@ -155,15 +156,15 @@ def test_the_document_is_current() -> None:
 
 
 def test_the_document_shows_results_of_the_same_array_alone() -> None:
-    row = dict.fromkeys(document.KEPT, 1) | {"path_from": "here", "path_to": "there", "error": None}
+    row = dict.fromkeys(document.KEPT, 1) | {"link": "uart", "path_from": "here", "path_to": "there", "error": None}
     rows = {
         "icebreaker": row | {"parameters": flow.fitted(FASTEST).as_dict(), "lut": 1234, "fmax_mhz": 17.25},
         "ulx3s-12f": row | {"parameters": {}, "lut": 4321},
         "ulx3s-25f": row | {"parameters": flow.fitted(BOARDS["ulx3s-25f"]).as_dict(), "error": "it does not fit"},
     }
-    lines = {line.split("`")[1]: line for line in document.rendered(rows).splitlines() if line.startswith("| `")}
-    assert lines.keys() == BOARDS.keys()
     text = document.rendered(rows)
+    lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert lines.keys() == BOARDS.keys()
     assert "1,234 of 5,280 (23 %)" in text and "| 17.2 |" in text and "| `icebreaker` | here | there | 1 | 1 |" in text
     assert "4,321" not in text and "- `ulx3s-25f`: it does not fit" in text
 
@@ -180,16 +181,19 @@ def test_oldest_versions_are_those_that_are_asked_for() -> None:
 
 @pytest.mark.parametrize("name", PINS)
 def test_bitstream(name: str, tmp_path: Path) -> None:
-    built = flow.build(BOARDS[name], tmp_path / "build")
+    board = BOARDS[name]
+    built = flow.build(board, tmp_path / "build")
     assert built.bitstream.stat().st_size > 50_000
     figures = built.figures
-    assert 0 < figures.usage.lut < 500 and 64 <= figures.usage.ff < 500
-    assert figures.clock_mhz == pytest.approx(BOARDS[name].clock_khz / 1000, rel=1e-4)
+    most = 500 if board.link == "uart" else 3_000
+    assert 0 < figures.usage.lut < most and 64 <= figures.usage.ff < most
+    clocks_mhz = [board.clock_khz / 1000] + [48] * (board.link == "usb")
+    assert any(figures.clock_mhz == pytest.approx(clock_mhz, rel=2e-3) for clock_mhz in clocks_mhz)
     assert figures.fmax_mhz > figures.clock_mhz
     assert 0 < figures.path_ns < 1000 / figures.clock_mhz
     assert figures.synthesis_s > 0 and figures.placement_s > 0
-    command = program.command(BOARDS[name], tmp_path / "build", flash=True)
-    assert command[0] == BOARDS[name].programmer[0] and command[-1] == str(built.bitstream)
+    command = program.command(board, tmp_path / "build", flash=True)
+    assert command[0] == board.programmer[0] and command[-1] == str(built.bitstream)
 
 
 @pytest.mark.soak
@@ -206,6 +210,21 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest
     other = flow.build(FASTEST, tmp_path / "other", CONFIGS["tiny"])
     assert other.fingerprint != first.fingerprint
     assert other.bitstream.read_bytes() != first.bitstream.read_bytes()
+
+
+def test_another_link(here: Path, capsys: pytest.CaptureFixture) -> None:
+    """USB where it is not the default: what is built, programmed and told is that."""
+    assert bitfirst(["build", "ulx3s-12f", "--link", "usb", "--clock-khz", "30000", "--json"]) == 0
+    built = json.loads(capsys.readouterr().out)
+    assert built["link"] == "usb" and built["tools"]["luna-usb"] == metadata.version("luna-usb")
+    report = json.loads((here / built["bitstream"]).with_name(toolchains.REPORT).read_text())
+    wanted = sorted(clock["constraint"] for clock in report["fmax"].values())
+    assert wanted == [pytest.approx(30, rel=1e-4), pytest.approx(48, rel=2e-3)]
+    assert bitfirst(["program", "ulx3s-12f", "--dry-run"]) == 0
+    assert "ulx3s-12f has no link 'axi'; choose from uart, usb" in refused(
+        capsys, "build", "ulx3s-12f", "--link", "axi"
+    )
+    assert "--link is for one board" in refused(capsys, "build", "--all", "--link", "usb")
 
 
 def test_another_clock(here: Path, capsys: pytest.CaptureFixture) -> None:
@@ -290,7 +309,7 @@ def test_project(name: str, tmp_path: Path, ports: None) -> None:
     assert os.access(directory / "build_top.sh", os.X_OK)
     assert flow.build(board, directory).reused
     ran = Vivado(directory, slack="0.1")
-    (check_block_design if board.top == "axi" else check_serial_project)(board, built, ran)
+    (check_block_design if board.link == "axi" else check_serial_project)(board, built, ran)
     assert ran.calls[-1] == ("quit",)
 
 
@@ -303,7 +322,7 @@ def check_serial_project(board: Board, built: flow.Build, ran: Vivado) -> None:
     platform = board.platform()
     assert float(period_ns) == 1e9 / platform.default_clk_frequency  # Vivado derives that of the MMCM's output
     text = (built.directory / "top.v").read_text()
-    assert ("MMCME2_BASE #(" in text) == (tops.clock_setting(board, platform) is not None)
+    assert ("MMCME2_BASE #(" in text) == bool(tops.clock_settings(board, platform))
     for pin in platform.lookup("uart", 0).ios[:2]:
         (name,) = pin.ios[0].names
         assert f'set_property LOC {name} [get_ports "uart_0__{pin.name}__io"]' in constraints
@@ -434,8 +453,8 @@ def test_all_boards(
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from test_boards import FASTEST, Small, flow, tops
-tops.UartTop = Small
+from test_boards import FASTEST, SmallCore, flow, top
+top.Core = SmallCore
 flow.build(FASTEST, Path(sys.argv[1]))
 """
 

@@ -350,7 +350,8 @@ def test_defaults_are_those_of_the_library():
         theirs.bits.gradient,
     )
     assert ours.pop("as_json") is False
-    assert ours == {name: value for name, value in vars(theirs).items() if name != "bits"}
+    assert "+".join(ours.pop("method")) == theirs.method
+    assert ours == {name: value for name, value in vars(theirs).items() if name not in ("bits", "method")}
 
 
 # studies

@@ -131,7 +131,7 @@ def rings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         ran.append((Path(words[0]).name + (" --pack-only" if "--pack-only" in words else ""), directory.name))
 
     monkeypatch.setattr(toolchains, "run", noted)
-    monkeypatch.setattr(explore, "serial_device", lambda board, config, number: Rings(config))
+    monkeypatch.setattr(explore, "make_device", lambda board, config, number: Rings(config))
     return ran
 
 

@@ -2,26 +2,41 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import bitfirst
 import pytest
+from bitfirst.benches import cycles
+from bitfirst_boards import flow
 from bitfirst_boards.catalogue import BOARDS
+from bitfirst_boards.tops import divisor, serial_device
+from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.element import Element
+from bitfirst_hdl.engine import MatmulEngine
 from bitfirst_hdl.frames import FrameLink
-from bitfirst_sim import netlist
+from bitfirst_hdl.top import Core
+from bitfirst_sim import build, netlist
 from bitfirst_sim.bench import BenchError, BenchResult, run_bench
+from test_default_rtl import steps
 
-ULX3S = BOARDS["ulx3s-85f"]
-SMALLEST = ["icebreaker", "tang-nano-9k"]  #: of iCE40 and Gowin
+ULX3S = BOARDS["ulx3s-12f"]
+OTHERS = ["icebreaker", "tang-nano-9k"]
+SMALLEST = [ULX3S.name, *OTHERS]  #: of ECP5, iCE40 and Gowin
 TINY = CONFIGS["tiny"]
+ONE_ELEMENT = ArrayConfig(
+    slice_bits=1, lanes=64, rows=1, columns=1, sum_tiles=512, features=("gather", "requantise", "packed")
+)
+FINGERPRINT = 0x0123_4567_89AB_CDEF
 
 
 def run(text: str, name: str, bench: str, config: ArrayConfig) -> BenchResult:
-    return run_bench(text, name, f"bitfirst_sim.benches.bench_{bench}", parameters={"config": config.as_dict()})
+    parameters = {"config": config.as_dict(), "fingerprint": FINGERPRINT}
+    return run_bench(text, name, f"bitfirst_sim.benches.bench_{bench}", parameters=parameters)
 
 
-@pytest.mark.parametrize("board", [ULX3S.name, *SMALLEST])
+@pytest.mark.parametrize("board", SMALLEST)
 def test_element(board: str, tmp_path: Path) -> None:
     text = netlist.after_synthesis(Element(TINY), "element", BOARDS[board], tmp_path)
     assert set(run(text, "element", "element", TINY).tests) == {"every_cycle", "idle_cycles"}
@@ -56,7 +71,7 @@ def test_frame_link(frame_link: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("board", SMALLEST)
+@pytest.mark.parametrize("board", OTHERS)
 def test_frame_link_of_other_chips(board: str, tmp_path: Path) -> None:
     text = netlist.after_synthesis(FrameLink(TINY, sources=1), "frame_link", BOARDS[board], tmp_path)
     assert len(run(text, "frame_link", "frames", TINY).tests) == 7
@@ -86,3 +101,60 @@ def test_a_cell_without_a_model_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"modules": {"top": {"ports": {}, "cells": {"flash": cell}, "netnames": {}}}}))
     with pytest.raises(netlist.NetlistError, match=r"USRMCLK.* is not part of the design"):
         netlist.to_verilog(path, "top", ULX3S)
+
+
+@pytest.mark.soak
+def test_engine(tmp_path: Path) -> None:
+    text = netlist.after_synthesis(MatmulEngine(ONE_ELEMENT), "engine", ULX3S, tmp_path)
+    assert len(run(text, "engine", "engine", ONE_ELEMENT).tests) == 11
+
+
+@pytest.mark.soak
+def test_device(tmp_path: Path) -> None:
+    """With all features."""
+    text = netlist.after_synthesis(Core(TINY, FINGERPRINT), "core", ULX3S, tmp_path)
+    assert len(run(text, "core", "device", TINY).tests) == 9
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, ArrayConfig], str]:
+    """The address of a simulated board made of other Verilog."""
+
+    def simulated(text: str, config: ArrayConfig) -> str:
+        monkeypatch.setattr(build, "core_verilog", lambda config: text)
+        path = tmp_path / "board.toml"
+        path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in config.as_dict().items()))
+        return f"rtl:{path}"
+
+    return simulated
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("board", SMALLEST)
+def test_least_device(board: str, tmp_path: Path, url: Callable[[str, ArrayConfig], str]) -> None:
+    """The smallest whole device, under the driver: random commands, and two steps of a training."""
+    config = flow.fitted(BOARDS[board], CONFIGS["least"])
+    device = verilog.make(config, "core", verilog.fingerprint(config))
+    address = url(netlist.after_synthesis(device, verilog.module_name("core"), BOARDS[board], tmp_path), config)
+    found = cycles.bench_cycles(address, commands=200, seed=1)
+    assert (found["result_mismatches"], found["counter_mismatches"]) == (0, 0), found["first_mismatch"]
+    assert found["commands"] > 600
+    assert steps(address)[0] == steps("model:least")[0]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("board", SMALLEST)
+def test_whole_board(board: str, tmp_path: Path, url: Callable[[str, ArrayConfig], str]) -> None:
+    """All that a bitstream is made of, from the pins on, at the board's baud rate: random commands."""
+    oscillator_khz = int(BOARDS[board].platform().default_clk_frequency) // 1000  # PLLs have no model
+    chosen, top = replace(BOARDS[board], clock_khz=oscillator_khz), verilog.module_name("core")
+    config = flow.fitted(chosen, CONFIGS["least"])
+    device = serial_device(chosen, config, verilog.fingerprint(config))
+    path = netlist.synthesise_whole(device, chosen, tmp_path / "build")
+    whole = netlist.to_verilog(path, f"{top}.board", chosen, netlist.pins(chosen))
+    text = verilog.convert(netlist.SerialBoard(f"{top}.board", divisor(chosen)), top) + whole
+    found = cycles.Findings()
+    with bitfirst.open(url(text, config)) as opened:
+        cycles.compare(opened, 100, 1, found)
+    assert (found.result_mismatches, found.counter_mismatches) == (0, 0), found.first_mismatch
+    assert found.commands > 100

@@ -143,7 +143,7 @@ def test_frozen_convolutions_keep_their_weights_and_the_rest_learns(task):
     net = network()
     studies.freeze(net, 0)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    optimizer = training.sign_optimizer(net, VARIANTS["frozen"].method, replace(task.options, lr=0.1))
+    optimizer = training.optimizer_of(net, VARIANTS["frozen"].method, replace(task.options, lr=0.1))
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     net(torch.rand(4, 1, 8, 8)).square().sum().backward()

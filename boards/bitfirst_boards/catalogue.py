@@ -1,6 +1,7 @@
 """The boards: pins, clock, link and default array of each. Data, no logic."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from amaranth.build import Platform
 from amaranth_boards.arty_a7 import ArtyA7_35Platform, ArtyA7_100Platform
@@ -36,13 +37,13 @@ class Board:
     """One board.
 
     name       as in `bitfirst build NAME`
-    platform   its pins, for Amaranth; the link is its `uart`
+    platform   its pins, for Amaranth
     clock_khz  of the array
-    link       where the link comes out
+    links      those it can be built with, the default first: `uart` and `usb`, the platform's resources of these names,
+               or `axi`, a peripheral of the processing system (Zynq); and where each comes out
     config     the array built by default
     programmer tool and options of `bitfirst program`; the bitstream's path follows. None: the processor does it
     to_flash   options more, for the board's flash memory; none where the tool writes nothing else
-    top        "uart", or "axi": a peripheral of the processing system (Zynq)
     baud       of the serial link; divides the clock exactly
     seed       of the placement: one that meets the clock
     board_files  Vivado's board files, a pattern of their names (Zynq: settings of its memory)
@@ -51,14 +52,22 @@ class Board:
     name: str
     platform: type[Platform]
     clock_khz: int
-    link: str
+    links: Mapping[str, str]
     config: ArrayConfig
     programmer: tuple[str, ...]
     to_flash: tuple[str, ...] = ()
-    top: str = "uart"
     baud: int = 1_000_000
     seed: int = 1
     board_files: str = ""
+
+    @property
+    def link(self) -> str:
+        """Name of the link that it is built with."""
+        return next(iter(self.links))
+
+    def linked(self, name: str) -> "Board":
+        """The board with that link, one of `links`, alone."""
+        return replace(self, links={name: self.links[name]})
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,10 @@ CHIPS = {
     "xc7z020": Chip(53_200, 106_400, 140, 36, 220),
 }
 
-_USB = "USB"
-_AXI = "AXI, to the processor"
+UART = {"uart": "USB bridge"}
+AXI = {"axi": "AXI, to the processor"}
+_ULX3S = UART | {"usb": "USB, US2"}
+_CRAB = {"usb": "USB", "uart": "header: 0 rx, 1 tx"}
 _DFU_CRAB = ("dfu-util", "-d", "1209:5af0", "-a", "0", "-D")
 _DFU_BUTTER = ("dfu-util", "-d", "1209:5af1", "-a", "0", "-D")
 
@@ -104,7 +115,7 @@ BOARDS = {
             name="ulx3s-12f",
             platform=ULX3S_12F_Platform,
             clock_khz=50_000,
-            link=_USB,
+            links=_ULX3S,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
@@ -113,7 +124,7 @@ BOARDS = {
             name="ulx3s-25f",
             platform=ULX3S_25F_Platform,
             clock_khz=50_000,
-            link=_USB,
+            links=_ULX3S,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
@@ -122,7 +133,7 @@ BOARDS = {
             name="ulx3s-45f",
             platform=ULX3S_45F_Platform,
             clock_khz=40_000,
-            link=_USB,
+            links=_ULX3S,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
@@ -131,7 +142,7 @@ BOARDS = {
             name="ulx3s-85f",
             platform=ULX3S_85F_Platform,
             clock_khz=40_000,
-            link=_USB,
+            links=_ULX3S,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
@@ -140,7 +151,7 @@ BOARDS = {
             name="orangecrab-25f",
             platform=OrangeCrab25FPlatform,
             clock_khz=48_000,
-            link="header: 0 rx, 1 tx",
+            links=_CRAB,
             config=CONFIGS["least"],
             programmer=_DFU_CRAB,
         ),
@@ -148,7 +159,7 @@ BOARDS = {
             name="orangecrab-85f",
             platform=OrangeCrab85FPlatform,
             clock_khz=48_000,
-            link="header: 0 rx, 1 tx",
+            links=_CRAB,
             config=CONFIGS["small"],
             programmer=_DFU_CRAB,
         ),
@@ -156,7 +167,7 @@ BOARDS = {
             name="ecpix5-45f",
             platform=ECPIX545Platform,
             clock_khz=50_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
@@ -165,7 +176,7 @@ BOARDS = {
             name="ecpix5-85f",
             platform=ECPIX585Platform,
             clock_khz=50_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
@@ -174,7 +185,7 @@ BOARDS = {
             name="versa-5g",
             platform=VersaECP55GPlatform,
             clock_khz=50_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--cable", "ft2232"),
             to_flash=("--write-flash",),
@@ -183,7 +194,7 @@ BOARDS = {
             name="butterstick",
             platform=ButterStickPlatform,
             clock_khz=50_000,
-            link="microSD: CMD rx, CLK tx",
+            links={"uart": "microSD: CMD rx, CLK tx"},
             config=CONFIGS["small"],
             programmer=_DFU_BUTTER,
         ),
@@ -191,7 +202,7 @@ BOARDS = {
             name="icebreaker",
             platform=ICEBreakerPlatform,
             clock_khz=12_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ice40_generic"),
         ),
@@ -199,7 +210,7 @@ BOARDS = {
             name="tang-nano-9k",
             platform=TangNano9kPlatform,
             clock_khz=27_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "tangnano9k"),
             to_flash=("--write-flash",),
@@ -208,7 +219,7 @@ BOARDS = {
             name="tang-primer-20k",
             platform=TangPrimer20kDockPlatform,
             clock_khz=27_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "tangprimer20k"),
             to_flash=("--write-flash",),
@@ -217,7 +228,7 @@ BOARDS = {
             name="arty-a7-35",
             platform=ArtyA7_35Platform,
             clock_khz=50_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "arty_a7_35t"),
             to_flash=("--write-flash",),
@@ -226,7 +237,7 @@ BOARDS = {
             name="arty-a7-100",
             platform=ArtyA7_100Platform,
             clock_khz=50_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "arty_a7_100t"),
             to_flash=("--write-flash",),
@@ -235,7 +246,7 @@ BOARDS = {
             name="nexys4-ddr",
             platform=Nexys4DDRPlatform,
             clock_khz=50_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "nexys_a7_100"),
             to_flash=("--write-flash",),
@@ -244,7 +255,7 @@ BOARDS = {
             name="genesys2",
             platform=Genesys2Platform,
             clock_khz=100_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "genesys2"),
             to_flash=("--write-flash",),
@@ -253,7 +264,7 @@ BOARDS = {
             name="kc705",
             platform=KC705Platform,
             clock_khz=100_000,
-            link=_USB,
+            links=UART,
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "kc705"),
             to_flash=("--write-flash",),
@@ -262,98 +273,88 @@ BOARDS = {
             name="zedboard",
             platform=ZedBoardPlatform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["default"],
             programmer=(),
-            top="axi",
             board_files="*:zed*:part0:*",
         ),
         Board(
             name="arty-z7-20",
             platform=ArtyZ720Platform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["default"],
             programmer=(),
-            top="axi",
             board_files="*:arty-z7-20:part0:*",
         ),
         Board(
             name="microzed-7020",
             platform=MicroZedZ020Platform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["default"],
             programmer=(),
-            top="axi",
             board_files="*:microzed_7020:part0:*",
         ),
         Board(
             name="microzed-7010",
             platform=MicroZedZ010Platform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["least"],
             programmer=(),
-            top="axi",
             board_files="*:microzed_7010:part0:*",
         ),
         Board(
             name="cora-z7-10",
             platform=CoraZ7_10Platform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["least"],
             programmer=(),
-            top="axi",
             board_files="*:cora-z7-10:part0:*",
         ),
         Board(
             name="cora-z7-07s",
             platform=CoraZ7_07SPlatform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["least"],
             programmer=(),
-            top="axi",
             board_files="*:cora-z7-07s:part0:*",
         ),
         Board(
             name="red-pitaya",
             platform=RedPitaya14Platform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["least"],
             programmer=(),
-            top="axi",
             board_files="*:redpitaya*:part0:*",
         ),
         Board(
             name="zturn-lite-7010",
             platform=ZTurnLiteZ010Platform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["least"],
             programmer=(),
-            top="axi",
         ),
         Board(
             name="zturn-lite-7007s",
             platform=ZTurnLiteZ007SPlatform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["least"],
             programmer=(),
-            top="axi",
         ),
         Board(
             name="ebaz4205",
             platform=EBAZ4205Platform,
             clock_khz=50_000,
-            link=_AXI,
+            links=AXI,
             config=CONFIGS["least"],
             programmer=(),
-            top="axi",
         ),
     )
 }

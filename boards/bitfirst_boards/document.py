@@ -16,11 +16,11 @@ from typing import Any
 from bitfirst_hdl.config import FEATURES, ArrayConfig
 
 from . import flow, toolchains, vivado
-from .catalogue import BOARDS, Board
+from .catalogue import AXI, BOARDS, UART, Board
 
 MEASURED, DOCUMENT = "measured/boards.json", "boards.md"
 KEPT = (
-    *("board", "parameters", "lut", "ff", "bram", "dsp", "fmax_mhz", "clock_mhz", "path_from", "path_to"),
+    *("board", "link", "parameters", "lut", "ff", "bram", "dsp", "fmax_mhz", "clock_mhz", "path_from", "path_to"),
     *("synthesis_s", "placement_s", "seed", "tools", "error"),
 )
 HEAD = """# Boards
@@ -62,10 +62,11 @@ files of a board, memory and peripherals of its processing system have to be con
 """
 LINKS = """## Links
 
-`USB` is the serial port of the board's own USB bridge, at {baud:,} baud. Boards without one have its pins elsewhere:
-OrangeCrab on the Feather header, 0 (rx) and 1 (tx), ButterStick in the microSD socket, CMD (rx) and CLK (tx), 3.3 V
-both.
-"""
+A board is built with the first of its links, or with another: `bitfirst build ulx3s-85f --link usb`. `uart`, at
+{baud:,} baud, is the board's own USB bridge, `axi` the processor's bus, but for those that the table names; pins have
+3.3 V. More in [Links](links.md).
+
+{table}"""
 
 
 def size(config: ArrayConfig) -> str:
@@ -75,10 +76,19 @@ def size(config: ArrayConfig) -> str:
     return f"{config.rows} x {config.columns}, L {config.lanes}, S {config.slice_bits}; {features}"
 
 
+def _links(board: Board) -> str:
+    """Names; what is measured is of the first."""
+    return ", ".join(board.links)
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
+
+
+def _is_current(board: Board, row: Mapping[str, Any]) -> bool:
+    return row["link"] == board.link and row["parameters"] == flow.fitted(board).as_dict()
 
 
 def _open(board: Board, row: Mapping[str, Any] | None) -> list[object]:
@@ -87,22 +97,30 @@ def _open(board: Board, row: Mapping[str, Any] | None) -> list[object]:
     if row and row["error"] is None:
         share = f"{row['lut']:,} of {chip.lut:,} ({100 * row['lut'] / chip.lut:.0f} %)"
         found = [share, f"{row['bram']} of {chip.bram}", f"{row['dsp']} of {chip.dsp}", f"{row['fmax_mhz']:.1f}"]
-    about = [toolchains.device(board.platform), board.link, size(board.config), board.config.bit_macs_per_cycle]
+    about = [toolchains.device(board.platform), _links(board), size(board.config), board.config.bit_macs_per_cycle]
     return [f"`{board.name}`", *about, *found[:3], f"{board.clock_khz / 1000:g}", found[3]]
 
 
 def _project(board: Board) -> list[object]:
     chip = toolchains.chip(board)
-    about = [vivado.part(board), f"{chip.lut:,}", chip.bram, chip.dsp, board.link, f"{board.clock_khz / 1000:g}"]
+    about = [vivado.part(board), f"{chip.lut:,}", chip.bram, chip.dsp, _links(board), f"{board.clock_khz / 1000:g}"]
     return [f"`{board.name}`", *about, size(board.config), board.config.bit_macs_per_cycle]
+
+
+def _places() -> Iterable[list[object]]:
+    """Of links that are not where most boards have them."""
+    for board in BOARDS.values():
+        for name, place in board.links.items():
+            if {name: place} not in (UART, AXI):
+                yield [f"`{board.name}`", name, place]
 
 
 def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """The document.
 
-    measured  board -> its result; results of other arrays or clocks than the catalogue's are left out
+    measured  board -> its result; results of other links, arrays or clocks than the catalogue's are left out
     """
-    built = {name: row for name, row in measured.items() if row["parameters"] == flow.fitted(BOARDS[name]).as_dict()}
+    built = {name: row for name, row in measured.items() if _is_current(BOARDS[name], row)}
     is_open = {name: toolchains.toolchain(board.platform) is not None for name, board in BOARDS.items()}
     parts = [
         HEAD.format(measured=MEASURED),
@@ -127,7 +145,7 @@ def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
             ["board", "part", "LUT", "block RAM", "DSP", "link", "MHz", "array", "bit-MACs a cycle"],
             (_project(board) for name, board in BOARDS.items() if not is_open[name]),
         ),
-        LINKS.format(baud=Board.baud),
+        LINKS.format(baud=Board.baud, table=_table(["board", "link", "where"], _places())),
     ]
     return "\n".join(parts)
 

@@ -33,7 +33,7 @@ from . import flow, folder, toolchains
 from .catalogue import Board
 from .errors import FlowError
 from .toolchains import Figures, Usage
-from .tops import Pinned, clock_setting, divisor, serial_device
+from .tops import Pinned, check, make_device
 
 Say = Callable[[str], None]
 NOT_TRIED, TOO_LARGE, FITS, FAILS = "not tried", "too large", "fits", "is not placed and routed"
@@ -99,8 +99,7 @@ def clocks(board: Board, space: Space) -> list[int]:
         try:
             if khz < 1:
                 raise FlowError(f"{khz} kHz is none")
-            divisor(timed)
-            clock_setting(timed, board.platform())
+            check(timed)
         except FlowError as error:
             reason = str(error)
         else:
@@ -224,9 +223,10 @@ class Candidate:
 
     def wanted(self) -> dict[str, Any]:
         """What its folder is to hold."""
-        tools = toolchains.versions(toolchains.toolchain(self.board.platform))
+        tools = toolchains.versions(toolchains.toolchain(self.board.platform), self.board.link)
         return {
             "board": self.board.name,
+            "link": self.board.link,
             "fingerprint": f"{flow.fingerprint(self.board, self.config, tools):016x}",
             "config": self.config.as_dict(),
             "seed": self.board.seed,
@@ -288,7 +288,7 @@ def _packed(one: Candidate) -> dict[str, Any]:
     if "usage" in record:
         return record
     board, tools = one.board, toolchains.toolchain(one.board.platform)
-    device = serial_device(board, one.config, int(record["fingerprint"], 16))
+    device = make_device(board, one.config, int(record["fingerprint"], 16))
     start = time.monotonic()
     with verilog.use_yosys():
         options = toolchains.overrides(board, tools, board.seed)

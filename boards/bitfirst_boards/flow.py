@@ -17,10 +17,10 @@ from . import folder, toolchains, vivado
 from .catalogue import BOARDS, Board
 from .errors import FlowError
 from .toolchains import Figures, Usage
-from .tops import Pinned, clock_setting, divisor, serial_device
+from .tops import Pinned, check, make_device
 
 Say = Callable[[str], None]
-LINK_BITS = {"uart": 8, "axi": 32}  # by `Board.top`
+LINK_BITS = {"uart": 8, "usb": 8, "axi": 32}
 
 
 def silent(step: str) -> None:
@@ -31,6 +31,7 @@ def silent(step: str) -> None:
 class Build:
     """What was built: a bitstream, or a project for Vivado.
 
+    link         name of its link
     fingerprint  burnt into the device
     seed         of the placement
     tools        package -> version
@@ -40,6 +41,7 @@ class Build:
     """
 
     board: str
+    link: str
     config: ArrayConfig
     fingerprint: int
     seed: int
@@ -60,7 +62,7 @@ class Build:
 
 def fitted(board: Board, config: ArrayConfig | None = None) -> ArrayConfig:
     """A configuration (the board's own by default) with the board's link and clock."""
-    return replace(config or board.config, link_bits=LINK_BITS[board.top], clock_khz=board.clock_khz)
+    return replace(config or board.config, link_bits=LINK_BITS[board.link], clock_khz=board.clock_khz)
 
 
 @cache
@@ -73,6 +75,7 @@ def fingerprint(board: Board, config: ArrayConfig, tools: dict[str, str]) -> int
     parts = {
         "device": f"{verilog.fingerprint(config):016x}",
         "board": board.name,
+        "link": board.link,
         "source": _sources(),
         "tools": tools | {"amaranth-boards": metadata.version("amaranth-boards")},
     }
@@ -82,18 +85,18 @@ def fingerprint(board: Board, config: ArrayConfig, tools: dict[str, str]) -> int
 
 def identify(config: ArrayConfig, found: int) -> str | None:
     """The board for which these sources and tools build a device with this configuration and fingerprint, if any."""
-    for board in BOARDS.values():
+    for board in (each.linked(link) for each in BOARDS.values() for link in each.links):
         try:
-            versions = toolchains.versions(toolchains.toolchain(board.platform))
+            versions = toolchains.versions(toolchains.toolchain(board.platform), board.link)
         except FlowError:
             continue
-        if fingerprint(board, replace(config, link_bits=LINK_BITS[board.top]), versions) == found:
+        if fingerprint(board, replace(config, link_bits=LINK_BITS[board.link]), versions) == found:
             return board.name
     return None
 
 
 def run_tools(board: Board, device: Elaboratable, directory: Path, seed: int = 1, say: Say = silent) -> Figures:
-    """Makes the bitstream of one device with pins `rx_pin` and `tx_pin`, in a folder that has none of another's files.
+    """Makes the bitstream of one device with the ports of the board's link, in a folder with none of another's files.
 
     Raises as `toolchains.make`.
     """
@@ -121,13 +124,12 @@ def build(
     """
     tools = toolchains.toolchain(board.platform)
     config, seed = fitted(board, config), board.seed if seed is None else seed
-    if board.top == "uart":
-        divisor(board)  # both refuse before anything is made
-        clock_setting(board, board.platform())
-    versions = toolchains.versions(tools)
+    check(board)  # refused before anything is made
+    versions = toolchains.versions(tools, board.link)
     number = fingerprint(board, config, versions)
     wanted = {
         "board": board.name,
+        "link": board.link,
         "fingerprint": f"{number:016x}",
         "config": config.as_dict(),
         "seed": seed,
@@ -149,7 +151,7 @@ def build(
             say("project")
             files, figures = vivado.write(board, config, number, directory), None
         else:
-            made = run_tools(board, serial_device(board, config, number), directory, seed, say)
+            made = run_tools(board, make_device(board, config, number), directory, seed, say)
             files, figures = [tools.bitstream], asdict(made)
         record = wanted | {"figures": figures, "files": {name: folder.digest(directory / name) for name in files}}
         folder.write(directory, record)
@@ -162,6 +164,7 @@ def finished(directory: Path, record: dict) -> Build | None:
         figures = record["figures"]
         built = Build(
             board=record["board"],
+            link=record["link"],
             config=ArrayConfig(**record["config"]),
             fingerprint=int(record["fingerprint"], 16),
             seed=record["seed"],
@@ -182,6 +185,7 @@ def told(board: Board, built: Build) -> dict[str, Any]:
     usage, chip = figures.get("usage", {}), toolchains.chip(board)
     result = {
         "board": built.board,
+        "link": built.link,
         "parameters": built.config.as_dict(),
         "bit_macs_per_cycle": built.config.bit_macs_per_cycle,
     }

@@ -40,7 +40,7 @@ def command(board: Board, directory: Path, flash: bool = False) -> list[str]:
         raise FlowError(f"the build in {directory} did not finish; make it again: bitfirst build {board.name}")
     if built.board != board.name:
         raise FlowError(f"the build in {directory} is for {built.board}, not {board.name}; name another with --build")
-    now = flow.fingerprint(board, built.config, built.tools)
+    now = flow.fingerprint(board.linked(built.link), built.config, built.tools)
     if built.fingerprint != now:
         raise FlowError(
             f"the build in {directory} is of other sources ({built.fingerprint:016x}, now {now:016x}); build again"

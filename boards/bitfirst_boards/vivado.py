@@ -9,7 +9,7 @@ from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import ArrayConfig
 
 from .catalogue import Board
-from .tops import Pinned, serial_device
+from .tops import Pinned, make_device
 
 SCRIPT = "build_top.sh"
 _BLOCK_DESIGN = "zynq.tcl"
@@ -44,7 +44,7 @@ def part(board: Board) -> str:
 
 def write(board: Board, config: ArrayConfig, fingerprint: int, directory: Path) -> list[str]:
     """Writes a project; returns the names of its files."""
-    texts = (_block_design if board.top == "axi" else _serial)(board, config, fingerprint)
+    texts = (_block_design if board.link == "axi" else _serial)(board, config, fingerprint)
     for name, text in texts.items():
         path = directory / name
         path.parent.mkdir(exist_ok=True)
@@ -59,14 +59,14 @@ def _readme(board: Board, fingerprint: int, made: str) -> str:
 
 def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, str]:
     """Amaranth's project: Verilog, pins and clock, synthesis to bitstream."""
-    device = serial_device(board, config, fingerprint)
+    device = make_device(board, config, fingerprint)
     with verilog.use_yosys():
         plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False)
     wanted = "top.v", "top.xdc", "top.tcl"
     texts = {name: plan.files[name] for name in wanted}
     before, after = texts["top.tcl"].split(_WRITE)
     texts["top.tcl"] = before + _CHECK + _WRITE + after  # boards take Amaranth's own place for it
-    texts["README.txt"] = _readme(board, fingerprint, _MADE_UART.format(link=board.link))
+    texts["README.txt"] = _readme(board, fingerprint, _MADE_UART.format(link=board.links[board.link]))
     return texts | {SCRIPT: _RUN}
 
 

@@ -10,15 +10,21 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from amaranth.back import rtlil
-from amaranth.hdl import Module
-from amaranth.lib import wiring
+from amaranth.hdl import ClockSignal, Instance, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
 from bitfirst_boards import toolchains
 from bitfirst_boards.catalogue import Board
+from bitfirst_boards.tops import Pinned
 from bitfirst_hdl import verilog
+from bitfirst_hdl.uart import UART
 
+QUIET_CYCLES = 2**20  #: more than any command takes
+START_CYCLES = 2**10  #: more than the reset that follows the configuration of a chip; iCE40: 15 us
 CELLS = Path(__file__).with_name("cells")
 
 
@@ -67,6 +73,10 @@ _CELLS = {
         contents="INITVAL_",
     ),
     "MULT18X18D": Cell(fixed={f"REG_{stage}_CLK": "NONE" for stage in _STAGES}, tied={"SOURCEA": "0", "SOURCEB": "0"}),
+    "TRELLIS_IO": Cell(parameters=("DIR",), tied={"T": "0"}),
+    "SB_IO": Cell(parameters=("PIN_TYPE",), tied={"CLOCK_ENABLE": "1", "OUTPUT_ENABLE": "1"}),
+    "SB_GB_IO": Cell(fixed={"PIN_TYPE": "000001"}),
+    "TBUF": Cell(tied={"OEN": "0"}),
     "SDPB": _GOWIN_RAM,
     "SDPX9B": _GOWIN_RAM,
     "DPX9B": _GOWIN_RAM,
@@ -92,12 +102,39 @@ def synthesise(component: wiring.Component, board: Board, folder: Path) -> Path:
     return toolchains.synthesise(board, tools, plan, folder)
 
 
-def to_verilog(netlist: Path, name: str, board: Board) -> str:
-    """Verilog of module `name`, flat, from a netlist for nextpnr. Raises `NetlistError`."""
+def synthesise_whole(device: wiring.Component, board: Board, folder: Path) -> Path:
+    """The netlist for nextpnr of a board's bitstream, which has `device` behind the serial pins. Raises `FlowError`."""
+    tools = toolchains.toolchain(board.platform)
+    with verilog.use_yosys():
+        options = toolchains.overrides(board, tools, board.seed)
+        plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False, **options)
+    return toolchains.synthesise(board, tools, plan, folder)
+
+
+def pins(board: Board) -> dict[str, tuple[str, str]]:
+    """Of a board's bitstream: names of its ports, and what they are called in `SerialBoard`, with their directions."""
+    return {
+        f"{board.platform.default_clk}_0__io": ("clk", "input"),
+        "uart_0__rx__io": ("rx_pin", "input"),
+        "uart_0__tx__io": ("tx_pin", "output"),
+    }
+
+
+def to_verilog(
+    netlist: Path, name: str, board: Board, ports: Mapping[str, tuple[str, str]] = MappingProxyType({})
+) -> str:
+    """Verilog of module `name`, flat, from a netlist for nextpnr. Raises `NetlistError`.
+
+    `ports`: other names and directions for some of its ports.
+    """
     folder, tools = netlist.parent, toolchains.toolchain(board.platform)
     models, ours = next((models, ours) for chain, models, ours in MODELS if chain is tools)
     design = json.loads(netlist.read_text())
-    cells = design["modules"]["top"]["cells"]
+    top = design["modules"]["top"]
+    cells = top["cells"]
+    for port, (called, direction) in ports.items():
+        top["netnames"][called] = top["netnames"].pop(port)
+        top["ports"][called] = top["ports"].pop(port) | {"direction": direction}
     constants = {
         cell["connections"][port][0]: value
         for cell in cells.values()
@@ -108,7 +145,7 @@ def to_verilog(netlist: Path, name: str, board: Board) -> str:
         if cell["type"] in _CELLS:
             _restrict(_CELLS[cell["type"]], label, cell, constants)
     _draw(cells)
-    design["modules"] = {"top": design["modules"]["top"]}
+    design["modules"] = {"top": top}
     (folder / "cells.json").write_text(json.dumps(design))
     (folder / "cells.v").write_text("".join((CELLS / file).read_text() for file in ours))
     script = f"""
@@ -119,13 +156,48 @@ def to_verilog(netlist: Path, name: str, board: Board) -> str:
         proc
         flatten
         opt_expr
+        opt_dff -nodffe -nosdff
         opt_clean -purge
-        rename top {name}
+        rename top \\{name}
         write_verilog -noattr -norename netlist.v
     """
     _yosys(script, "netlist", folder)
     text = (folder / "netlist.v").read_text()
     return text[text.index("module ") :]
+
+
+class SerialBoard(wiring.Component):
+    """The module of a board's whole netlist behind its serial pins, with the ports of `bitfirst_hdl.top.Core`.
+
+    The other end of the line is a `UART` too, whose bytes are lost where nobody takes them in time. It sends nothing in
+    the first `START_CYCLES`. `idle` is high `QUIET_CYCLES` after the last bit.
+    """
+
+    def __init__(self, module: str, divisor: int) -> None:
+        self.module = module
+        self.divisor = divisor
+        byte = stream.Signature(8)
+        super().__init__({"rx": In(byte), "tx": Out(byte), "idle": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.line = line = UART(self.divisor)
+        m.submodules.board = Instance(self.module, i_clk=ClockSignal(), i_rx_pin=line.tx_pin, o_tx_pin=line.rx_pin)
+        wiring.connect(m, line.tx, wiring.flipped(self.tx))
+        quiet, started = Signal(range(QUIET_CYCLES)), Signal()
+        with m.If(quiet == START_CYCLES):
+            m.d.sync += started.eq(1)
+        m.d.comb += [
+            line.rx.payload.eq(self.rx.payload),
+            line.rx.valid.eq(self.rx.valid & started),
+            self.rx.ready.eq(line.rx.ready & started),
+        ]
+        m.d.comb += self.idle.eq(quiet == QUIET_CYCLES - 1)
+        with m.If(line.rx.valid | line.sending | ~line.rx_pin):
+            m.d.sync += quiet.eq(0)
+        with m.Elif(~self.idle):
+            m.d.sync += quiet.eq(quiet + 1)
+        return m
 
 
 def _draw(cells: Mapping[str, dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ _EXPORTS = {
     "methods": None,
     "open": "opening",
     "optim": None,
-    "train": "training",
+    "train": "loop",
 }
 
 __all__ = sorted(_EXPORTS)

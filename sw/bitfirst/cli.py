@@ -28,7 +28,9 @@ from .errors import BitfirstError, UsageError
 
 Result = dict[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Device = Annotated[str, typer.Option(help="model, rtl, rtl:CONFIG, serial:///PATH?baud=.., tcp://HOST:PORT.")]
+Device = Annotated[
+    str, typer.Option(help="model, rtl, rtl:CONFIG, serial:///PATH?baud=.., tcp://HOST:PORT, udp://HOST.")
+]
 Config = Annotated[str, typer.Argument(help="A named configuration, or a .toml file.")]
 
 _PHASES = {"forward": "fwd", "input_gradient": "dX", "weight_gradient": "dW"}
@@ -134,6 +136,7 @@ def _built(result: Result) -> Group:
     """What a build takes of the chip, its clock, and the rest; or where a project is, and that Vivado must make it."""
     head = {
         "board": result["board"] + (", built before" if result["reused"] else ""),
+        "link": result["link"],
         "configuration": f"{result['config']}, {result['bit_macs_per_cycle']:,} bit-MACs a cycle",
         "fingerprint": result["fingerprint"],
     }
@@ -289,7 +292,10 @@ def train(
     bits_x: Annotated[int, typer.Option(help="Width of activations.")] = 8,
     bits_w: Annotated[int, typer.Option(help="Width of weights.")] = 8,
     bits_g: Annotated[int, typer.Option(help="Width of the output's gradient.")] = 16,
-    method: Annotated[str, typer.Option(help="sgd; signsgd or psg: convolutions learn by signs.")] = "sgd",
+    method: Annotated[
+        list[str],
+        typer.Option(help="sgd, signsgd, psg, smd, smb, swa, pfq, byhand, cpt; again for more: smd:p=0.3."),
+    ] = ["sgd"],  # noqa: B006 - Typer's way
     beta: Annotated[float, typer.Option(help="Of psg: the threshold over the largest prediction, 0 to 1.")] = 0.05,
     tau: Annotated[str, typer.Option(help="Of psg: exact, lagged, or a constant threshold in real units.")] = "exact",
     predictor: Annotated[str, typer.Option(help="Of psg: e2train, or such as '4x10 floor'.")] = "e2train",
@@ -315,7 +321,7 @@ def train(
             lr=lr,
             momentum=momentum,
             bits=Bits(activation=bits_x, weight=bits_w, gradient=bits_g),
-            method=method,
+            method="+".join(method),
             beta=beta,
             tau=tau,
             predictor=predictor,
@@ -333,7 +339,7 @@ def train(
             console.print(f"opening {device}: the first time it is generated and compiled, which takes some minutes")
         kept, started_ns = out / training.CHECKPOINT, time.time_ns()
         try:
-            return training.train(options, console=console)
+            return training.train_digits(options, console=console)
         except KeyboardInterrupt:
             if kept.exists() and (resume or kept.stat().st_mtime_ns >= started_ns):
                 raise Interrupted(f"{kept} is kept; go on with the same command and --resume") from None
@@ -497,7 +503,7 @@ def boards(as_json: Json = False) -> None:
                 "name": board.name,
                 "device": device(board.platform),
                 "clock_mhz": board.clock_khz / 1000,
-                "link": board.link,
+                "links": ", ".join(f"{name} ({place})" for name, place in board.links.items()),
                 "bit_macs": board.config.bit_macs_per_cycle,
             }
             for board in BOARDS.values()
@@ -520,6 +526,15 @@ def _board(name: str) -> Any:
     return BOARDS[name]
 
 
+def _linked(board: Any, link: str | None) -> Any:
+    """The board with that link of its links, or with its own."""
+    if link is None:
+        return board
+    if link not in board.links:
+        raise UsageError(f"{board.name} has no link {link!r}; choose from {', '.join(board.links)}")
+    return board.linked(link)
+
+
 @app.command()
 def build(
     board: Annotated[str | None, typer.Argument(help="As listed by `bitfirst boards`.")] = None,
@@ -529,6 +544,7 @@ def build(
     config: Annotated[str | None, typer.Option(help="A named configuration, or a .toml file; the board's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder: build/BOARD by default; with --all, build.")] = None,
     clock_khz: Annotated[int | None, typer.Option(min=1, help="Of the array, by a PLL; the board's own.")] = None,
+    link: Annotated[str | None, typer.Option(help="One of the board's, see `bitfirst boards`; its first.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the placement; the board's own by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -541,7 +557,9 @@ def build(
         if every == (board is not None):
             raise UsageError("name one board, or give --all; `bitfirst boards` lists them")
         if board is not None:
-            return _build(_board(board), out or Path("build", board), config, clock_khz, seed)
+            return _build(_linked(_board(board), link), out or Path("build", board), config, clock_khz, seed)
+        if link is not None:
+            raise UsageError("--link is for one board; with --all each gets its own")
         return _build_all(out or Path("build"), config, clock_khz, seed)
 
     if _report(as_json, work, _all_built if every else _built).get("failed"):
@@ -559,7 +577,8 @@ def _build_all(target: Path, config: str | None, clock_khz: int | None, seed: in
             rows.append(_build(board, target / name, config, clock_khz, seed) | {"error": None})
         except FlowError as error:
             console.print(escape(f"{name}: {error}"))
-            rows.append({"board": name, "parameters": _asked(board, config, clock_khz), "error": str(error)})
+            asked = {"board": name, "link": board.link, "parameters": _asked(board, config, clock_khz)}
+            rows.append(asked | {"error": str(error)})
         except KeyboardInterrupt:
             raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
     return {"boards": rows, "failed": [row["board"] for row in rows if row["error"]]}

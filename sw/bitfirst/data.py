@@ -1,8 +1,10 @@
 """Images in three fixed splits: scikit-learn's handwritten digits, and CIFAR-10 from files that the user has."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,11 +94,36 @@ def read_images(path: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return pixels, torch.from_numpy(labels[:count].astype(np.int64))
 
 
-def batches(split: Split, size: int, seed: int, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+class Batches(Sequence[tuple[torch.Tensor, torch.Tensor]]):
+    """Batches (images, labels) of `split`, each fetched when it is asked for.
+
+    order    int64: indices of the images, batch by batch
+    latest   number of the batch that was fetched last; -1 before
+    fetched  how many were
+    """
+
+    def __init__(self, split: Split, order: Sequence[torch.Tensor]) -> None:
+        self.split, self.order = split, order
+        self.latest, self.fetched = -1, 0
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One batch; of a slice, so many of them, not fetched yet."""
+        if isinstance(index, slice):
+            return Batches(self.split, self.order[index])
+        chosen = self.order[index]
+        self.latest = index
+        self.fetched += 1
+        return self.split.images[chosen], self.split.labels[chosen]
+
+
+def batches(split: Split, size: int, seed: int, epoch: int) -> Batches:
     """One epoch in random order, a function of `seed` and `epoch` alone; an incomplete last batch is left out."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(split), generator=generator)
-    return [(split.images[chosen], split.labels[chosen]) for chosen in order.split(size) if len(chosen) == size]
+    return Batches(split, [chosen for chosen in order.split(size) if len(chosen) == size])
 
 
 def in_order(split: Split, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

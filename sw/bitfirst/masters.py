@@ -201,6 +201,11 @@ class Kept:
         """Whether the device's masters are what counts."""
         return self._seen == self._values
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether there was an update, or a state was loaded."""
+        return self._seen is not None
+
     def put(self, master: torch.Tensor | None, momentum: torch.Tensor) -> None:
         """Momenta, and masters, where these are what the parameter says."""
         parameter = self._parameter()

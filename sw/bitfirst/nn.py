@@ -20,30 +20,17 @@ import torch
 from bitfirst_hdl.contract.packets import Phase
 from torch import nn
 
+from .bits import Bits
 from .device import Device
 from .errors import UsageError
 from .golden.psg import Decision, State
 from .lowering import Geometry
 from .masters import Kept, MasterWeights, kept_weights
-from .methods import PSG, SignSGD
+from .methods import PSG, Method, SignSGD
 from .quantised import CONTENT_BYTES, Quantised
-from .quantiser import check_bits, quantise
+from .quantiser import quantise
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Bits:
-    """Widths of x, w and of the output's gradient."""
-
-    activation: int = 8
-    weight: int = 8
-    gradient: int = 16
-
-    def __post_init__(self) -> None:
-        check_bits(self.activation, False, "activation")
-        check_bits(self.weight, True, "weight")
-        check_bits(self.gradient, True, "gradient")
 
 
 # The operators take a number in place of the device, so that a compiled graph holds no object.
@@ -461,7 +448,7 @@ def left_on_host(module: nn.Module) -> dict[str, str]:
 def convert(
     module: nn.Module,
     device: Device,
-    method: SignSGD | None = None,
+    method: Method | None = None,
     filter_fn: Callable[[nn.Module, str], bool] | None = None,
     inplace: bool = False,
     bits: Bits = Bits(),
@@ -472,7 +459,8 @@ def convert(
     parameters and hooks stay, so float checkpoints load both ways. A converted module is connected again, to
     another device or after unpickling, by converting it again; its layers then take the new `bits` and `method`.
 
-    `method`: `methods.PSG` or `methods.SignSGD`, by which weights get signs as gradients; None: ordinary gradients.
+    `method`: what changes how the network learns (`methods`); None: ordinary training. With `methods.PSG` or
+    `methods.SignSGD` weights get signs as gradients.
     With PSG's lagged threshold a `state_dict` has one entry more for each layer (`threshold_state`); one without it,
     such as a float network's, can be loaded all the same, and the first step is then exact.
 
@@ -480,12 +468,12 @@ def convert(
     """
     if not isinstance(device, Device):
         raise UsageError(f"device {device!r} is not open: give what bitfirst.open(...) returns")
-    if method is not None:
-        if not isinstance(method, SignSGD):
-            raise UsageError(f"method {method!r} is none: give methods.PSG(...), methods.SignSGD() or None")
-        method.check(bits.activation, bits.gradient)
-        if isinstance(method, PSG) and not device.predicts:
-            raise UsageError(device.no_prediction)
+    method = Method() if method is None else method
+    if not isinstance(method, Method):
+        raise UsageError(f"method {method!r} is none: give methods.PSG(...), another of bitfirst.methods, or None")
+    method.check(bits)
+    if isinstance(method.signs, PSG) and not device.predicts:
+        raise UsageError(device.no_prediction)
     chosen = {
         name
         for name, layer in module.named_modules()
@@ -499,9 +487,10 @@ def convert(
         if name in chosen:
             layer.__class__ = Conv2d if isinstance(layer, nn.Conv2d) else Linear  # keeps parameters, hooks and name
             layer.bits, layer.connection, layer.fqn = bits, connection, name or "(whole module)"
-            layer.signer = _signer(layer, method)
+            layer.signer = _signer(layer, method.signs)
     for name, reason in left_on_host(converted).items():
         logger.info("%s stays on the host: %s", name, reason)
+    method.prepare(converted)
     return converted
 
 

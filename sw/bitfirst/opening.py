@@ -5,16 +5,26 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from bitfirst_hdl.config import ArrayConfig, ConfigError, load
+from bitfirst_hdl.contract import datagrams
 
 from .device import Device
 from .errors import UsageError
-from .transports import RecordingTransport, ReplayTransport, RtlTransport, SerialTransport, TcpTransport, Transport
+from .transports import (
+    RecordingTransport,
+    ReplayTransport,
+    RtlTransport,
+    SerialTransport,
+    TcpTransport,
+    Transport,
+    UdpTransport,
+)
 
 KINDS = {
     "model": "model or model:CONFIG, the golden model",
     "rtl": "rtl or rtl:CONFIG, the simulated hardware",
     "serial": "serial:///dev/ttyUSB0?baud=1000000, a board",
     "tcp": "tcp://HOST:PORT, a board behind a TCP server",
+    "udp": "udp://HOST or udp://HOST:PORT, a board on Ethernet",
     "replay": "replay:FILE, a recording",
 }
 _OPTIONS = {
@@ -22,6 +32,7 @@ _OPTIONS = {
     "rtl": ("record", "seed", "input_idle", "output_stall"),
     "serial": ("record", "baud", "config"),
     "tcp": ("record", "config"),
+    "udp": ("record", "config"),
     "replay": ("config",),
 }
 DEFAULT_CONFIG = "default"
@@ -31,10 +42,10 @@ DEFAULT_BAUD = 1_000_000
 def open(url: str, trace: str | Path | None = None, record: str | Path | None = None) -> Device:
     """Open a device.
 
-    url     `model`, `model:CONFIG`, `rtl`, `rtl:CONFIG`, `serial:///PATH?baud=..`, `tcp://HOST:PORT` or
-            `replay:FILE`; CONFIG is the name of a configuration or a .toml file. Boards take `config=CONFIG` too
-            and are refused when they were built with another one; all but `model` take `record=FILE`.
-            `model?counting=0` computes the same numbers but counts no cycles, which is faster
+    url     `model`, `model:CONFIG`, `rtl`, `rtl:CONFIG`, `serial:///PATH?baud=..`, `tcp://HOST:PORT`,
+            `udp://HOST:PORT` or `replay:FILE`; CONFIG is the name of a configuration or a .toml file. Boards take
+            `config=CONFIG` too and are refused when they were built with another one; all but `model` take
+            `record=FILE`. `model?counting=0` computes the same numbers but counts no cycles, which is faster
     trace   file for waveforms (`rtl` only)
     record  file that gets all bytes of the link, for `replay:`
 
@@ -111,8 +122,10 @@ def _transport(
         host, port = address.hostname, address.port
     except ValueError:
         host = port = None
+    if kind == "udp" and host:
+        return UdpTransport(host, datagrams.PORT if port is None else port)
     if not host or port is None:
-        raise UsageError(f"{url} must name a host and a port, such as tcp://localhost:5000")
+        raise UsageError(f"{url} must name a host and a port, such as {kind}://localhost:5000")
     return TcpTransport(host, port)
 
 

@@ -1,10 +1,12 @@
 """Stochastic gradient descent whose updates by signs are those of the device, bit by bit."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .errors import UsageError
 from .golden import update
@@ -38,14 +40,18 @@ class SGD(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "signs": False})
         for group in self.param_groups:
             self._check(group)
+            for parameter in group["params"]:
+                _movers[parameter] = weakref.ref(self)
 
     @staticmethod
     def _check(group: dict[str, Any]) -> None:
         for name in "lr", "weight_decay":
             if not 0 <= group[name] < float("inf"):
                 raise UsageError(f"{name} = {group[name]}: choose a finite number, 0 or more")
-        update.coefficient_of(group["momentum"])
+        if not 0 <= group["momentum"] < 1:
+            raise UsageError(f"momentum = {group['momentum']}: choose 0 or more, below 1")
         if group["signs"]:
+            update.coefficient_of(group["momentum"])
             update.step_rate(group["lr"])
             update.decay_rate(group["lr"], group["weight_decay"])
 
@@ -57,13 +63,24 @@ class SGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            move = self._by_signs if group["signs"] else self._by_gradient
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    move(parameter, group)
+                    self._move(parameter, parameter.grad, group)
         return loss
 
-    def _by_signs(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+    @torch.no_grad()
+    def coast(self) -> None:
+        """A step as by gradients of 0, of all parameters that have moved: weight decay and momentum act."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                kept: Kept | None = kept_weights.get(parameter)
+                if self.state.get(parameter) or (kept is not None and kept.has_moved):
+                    self._move(parameter, torch.zeros_like(parameter), group)
+
+    def _move(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        (self._by_signs if group["signs"] else self._by_gradient)(parameter, gradient, group)
+
+    def _by_signs(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         rates = (
             update.step_rate(group["lr"]),
             update.decay_rate(group["lr"], group["weight_decay"]),
@@ -72,7 +89,7 @@ class SGD(torch.optim.Optimizer):
         kept: Kept | None = kept_weights.get(parameter)
         if kept is not None:
             self._put_loaded(parameter, kept)
-            kept.update(parameter.grad.sign(), *rates)
+            kept.update(gradient.sign(), *rates)
             return
         state = self.state[parameter]
         if MASTER not in state or not torch.equal(update.visible(state[MASTER]), parameter):
@@ -81,7 +98,7 @@ class SGD(torch.optim.Optimizer):
         state[MASTER], state[BUFFER] = update.update(
             state[MASTER],
             state[BUFFER],
-            parameter.grad.sign(),
+            gradient.sign(),
             *rates,
         )
         parameter.copy_(update.visible(state[MASTER]))
@@ -92,8 +109,8 @@ class SGD(torch.optim.Optimizer):
         if BUFFER in loaded:
             kept.put(loaded.get(MASTER), loaded[BUFFER])
 
-    def _by_gradient(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+    def _by_gradient(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        gradient = gradient.add(parameter, alpha=group["weight_decay"])
         state = self.state[parameter]
         if BUFFER in state:
             state[BUFFER].mul_(group["momentum"]).add_(gradient)
@@ -127,3 +144,15 @@ class SGD(torch.optim.Optimizer):
             saved = state_dict["state"].get(number, {})
             for name in (MASTER, BUFFER) if MASTER in saved else ():
                 self.state[parameter][name] = saved[name].to(parameter.device, copy=True)
+
+
+_movers: Any = WeakTensorKeyDictionary()  # parameter -> weak reference to the `SGD` made last that moves it
+
+
+def coast(parameters: Iterable[torch.Tensor]) -> None:
+    """`SGD.coast` of all optimisers that move some of these. Raises `UsageError` when there is none."""
+    movers = {reference() for reference in map(_movers.get, parameters) if reference is not None} - {None}
+    if not movers:
+        raise UsageError("nothing moves these weights: make a bitfirst.optim.SGD of method.param_groups(net)")
+    for mover in movers:
+        mover.coast()

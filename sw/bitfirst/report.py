@@ -39,8 +39,8 @@ STYLE = {
 def write(result: dict[str, Any], out: Path) -> Path:
     """Writes report.html and its plots into `out`; returns the report's path.
 
-    `result` as `training.train` makes it. Plots: accuracy.png, cycles.png, layers.png; signs.png too where weights
-    learnt by signs.
+    `result` as `training.train_digits` makes it. Plots: accuracy.png, cycles.png, layers.png; signs.png too where
+    weights learnt by signs.
     """
     with matplotlib.rc_context(STYLE):
         figures = {

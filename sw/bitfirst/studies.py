@@ -113,10 +113,10 @@ def train_one(
     with training.host_settings(options.threads):
         torch.manual_seed(seed)
         net = convert(task.network(), device, variant.method, bits=options.bits, inplace=True)
-        optimizer = training.sign_optimizer(net, variant.method, options)
+        optimizer = training.optimizer_of(net, variant.method, options)
         if variant.spoil is not None:
             variant.spoil(net, seed)
-        run = Run(name, net, optimizer, Meter(device), Journal(samples=0))
+        run = Run(name, net, variant.method, optimizer, Meter(device), Journal(samples=0))
         training.fit(run, splits, options, watch.step, watch.epoch)
         accuracy = training.evaluate(net, splits.test)
     layers = run.journal.layers(net).values()

@@ -21,20 +21,21 @@ from torch.nn import functional
 
 import bitfirst
 
-from . import checkpoint, data, interrupts, models, optim
+from . import checkpoint, data, interrupts, loop, models, optim
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
-from .methods import E2TRAIN, HOST, PSG, SignSGD
+from .methods import E2TRAIN, HOST, NAMES, PSG, Compose, Method, Plan, SignSGD, named
 from .nn import Bits, convert, layer_counters
 from .signs import Journal
 
 CHECKPOINT = "checkpoint.safetensors"
+STATES = {"momentum": optim.BUFFER, "master": optim.MASTER}  #: of the optimiser, by their names in a checkpoint
 MAX_THREADS = 256
 EVALUATION_BATCH = 60
 WARM_UP = 0.25  #: share of all steps in which the learning rate rises
 WEIGHT_DECAY = 1e-3
 LABEL_SMOOTHING = 0.1
-METHODS = ("sgd", "signsgd", "psg")
+METHODS = tuple(dict.fromkeys(("sgd", "signsgd", "psg", *NAMES)))
 PSG_OPTIONS = ("beta", "tau", "predictor")
 MOST_LR_SIGNS = 0.5  #: what a step of `optim.SGD` by signs can hold
 NO_ENERGY = {
@@ -52,7 +53,8 @@ class TrainOptions:
     seed     initial weights and order of the images
     lr       peak of the one-cycle learning rate
     bits     widths of x, w and of the output's gradient
-    method   "sgd"; "signsgd" or "psg": the convolutions' weights learn by the signs of their gradients
+    method   one of `METHODS`, or several with "+" between them, such as "smd:p=0.3+psg"; "sgd" is ordinary training,
+             by "signsgd" and "psg" the convolutions' weights learn by the signs of their gradients
     beta, tau, predictor
              of `methods.PSG`; tau may be a number, a constant threshold in real units
     lr_signs peak of the rate for weights that learn by signs
@@ -96,19 +98,29 @@ class TrainOptions:
         if not 0 <= self.momentum < 1:
             raise UsageError(f"momentum = {self.momentum} must be 0 or more and below 1")
         method = self.training_method()
-        if method is None and self.update != HOST:
+        signs = method.signs
+        if signs is None and self.update != HOST:
             raise UsageError(f"update = {self.update!r} is for weights that learn by signs: choose signsgd or psg, too")
-        if method is not None:
-            method.check(self.bits.activation, self.bits.gradient)
+        if signs is not None:
+            method.check(self.bits)
             if not 0 < self.lr_signs < MOST_LR_SIGNS:
                 raise UsageError(f"lr_signs = {self.lr_signs} must be positive and below {MOST_LR_SIGNS}")
 
-    def training_method(self) -> SignSGD | None:
-        """What `convert` is given."""
-        if self.method not in METHODS:
-            raise UsageError(f"method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
-        if self.method != "psg":
-            return SignSGD(update=self.update) if self.method == "signsgd" else None
+    def training_method(self) -> Method:
+        """What `convert` is given: a new one."""
+        parts = [self._method(text) for text in self.method.split("+")]
+        return parts[0] if len(parts) == 1 else Compose(parts)
+
+    def _method(self, text: str) -> Method:
+        name = text.partition(":")[0]
+        if name not in METHODS:
+            raise UsageError(f"method {name!r} is unknown; choose from {', '.join(METHODS)}")
+        if name in NAMES:
+            return named(text, seed=self.seed)
+        if text != name:
+            raise UsageError(f"method {text!r}: settings of {name} are options, such as beta, tau and update")
+        if name == "signsgd":
+            return SignSGD(update=self.update)
         try:
             tau, constant = "constant", float(self.tau)
         except ValueError:
@@ -118,7 +130,10 @@ class TrainOptions:
     def identity(self) -> dict[str, Any]:
         """What must be the same in a checkpoint to continue from it."""
         names = ["seed", "epochs", "batch", "lr", "momentum", "threads"]
-        names += {"sgd": (), "signsgd": ("method", "lr_signs")}.get(self.method, ("method", "lr_signs", *PSG_OPTIONS))
+        signs = self.training_method().signs
+        names += ("method",) if self.method != "sgd" else ()
+        names += () if signs is None else ("lr_signs",)
+        names += PSG_OPTIONS if isinstance(signs, PSG) else ()
         return {name: getattr(self, name) for name in names} | {"bits": asdict(self.bits)}
 
 
@@ -178,9 +193,11 @@ class Run:
 
     name: str
     net: nn.Module
-    optimizer: torch.optim.Optimizer
+    method: Method
+    optimizer: optim.SGD
     meter: Meter | None = None
     journal: Journal | None = None
+    epochs: int = 0
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -190,19 +207,15 @@ def new_run(options: TrainOptions, device: Device | None) -> Run:
     torch.manual_seed(options.seed)
     net = models.digits_resnet()
     if device is None:
-        return Run("fp32", net, _ordinary_optimizer(net, options))
+        return Run("fp32", net, Method(), optimizer_of(net, Method(), options), epochs=options.epochs)
     method = options.training_method()
     convert(net, device, method, bits=options.bits, inplace=True)
-    if method is None:
-        return Run(device.url, net, _ordinary_optimizer(net, options), Meter(device))
-    return Run(device.url, net, sign_optimizer(net, method, options), Meter(device), Journal())
+    journal = None if method.signs is None else Journal()
+    optimizer = optimizer_of(net, method, options)
+    return Run(device.url, net, method, optimizer, Meter(device), journal, options.epochs)
 
 
-def _ordinary_optimizer(net: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    return torch.optim.SGD(net.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=WEIGHT_DECAY)
-
-
-def sign_optimizer(net: nn.Module, method: SignSGD, options: TrainOptions) -> optim.SGD:
+def optimizer_of(net: nn.Module, method: Method, options: TrainOptions) -> optim.SGD:
     """Each group with its own `peak` of the learning rate."""
     groups = [
         group | {"peak": options.lr_signs if group["signs"] else options.lr, "lr": 0.0}
@@ -219,42 +232,24 @@ def fit(
     on_epoch: Callable[[Run], None] | None = None,
 ) -> None:
     """Trains `run` to its last epoch. Raises `UsageError`, naming the layer, when it diverges."""
-    net, optimizer = run.net, run.optimizer
     per_epoch = len(splits.train) // options.batch
-    steps = per_epoch * options.epochs
-    while run.epoch < options.epochs:
+    plan = run.method.plan(Plan.of(per_epoch * options.epochs))
+    run.epochs = math.ceil(plan.steps / per_epoch)
+    while run.epoch < run.epochs:
         started = time.monotonic()
-        net.train()
-        losses, right = [], 0
-        for index, (images, labels) in enumerate(data.batches(splits.train, options.batch, options.seed, run.epoch)):
-            interrupts.check()
-            step = run.epoch * per_epoch + index
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, group.get("peak", options.lr))
-            if run.journal is not None:
-                run.journal.begin(net, step, steps, partial(_loss, images, labels), run.meter.device.bit_macs)
-            scores = net(images)
-            loss = _cross_entropy(scores, labels)
-            if not math.isfinite(loss.item()):
-                raise UsageError(diverged(net))
-            optimizer.zero_grad()
-            loss.backward()
-            if run.journal is not None:
-                run.journal.end(net, step, run.meter.device.bit_macs)
-            optimizer.step()
-            losses.append(loss.item())
-            right += int((scores.argmax(1) == labels).sum())
-            if on_step is not None:
-                on_step(run, step + 1, steps, losses[-1])
-        validation_accuracy = evaluate(net, splits.validation)
+        first = run.epoch * per_epoch
+        batches = data.batches(splits.train, options.batch, options.seed, run.epoch)[: plan.steps - first]
+        beside = _Beside(run, batches, first, plan, on_step)
+        loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
+        validation_accuracy = evaluate(run.net, splits.validation)
         run.epoch += 1
         run.history.append(
             {
                 "epoch": run.epoch,
-                "loss": sum(losses) / len(losses),
-                "train_accuracy": right / (per_epoch * options.batch),
+                "loss": loss,
+                "train_accuracy": beside.right / max(beside.seen, 1),
                 "validation_accuracy": validation_accuracy,
-                "learning_rate": optimizer.param_groups[0]["lr"],
+                "learning_rate": run.optimizer.param_groups[0]["lr"],
                 "wall_s": time.monotonic() - started,
             }
         )
@@ -263,6 +258,45 @@ def fit(
             run.history[-1] |= {"cycles": total(counters, "cycles"), "bit_macs": counters["bit_macs"]}
         if on_epoch is not None:
             on_epoch(run)
+
+
+class _Beside(loop.Hooks):
+    """What one epoch of `fit` does beside the loop: learning rate, journal, accuracy (`right` of `seen`), progress."""
+
+    def __init__(
+        self,
+        run: Run,
+        batches: data.Batches,
+        first: int,
+        plan: Plan,
+        on_step: Callable[[Run, int, int, float], None] | None,
+    ) -> None:
+        self.run, self.batches, self.first, self.plan, self.on_step = run, batches, first, plan, on_step
+        self.right = self.seen = 0
+
+    @property
+    def step(self) -> int:
+        """Number of the step, from 0: that of its batch, whether those before were trained on or not."""
+        return self.first + self.batches.latest
+
+    def before(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        interrupts.check()
+        run = self.run
+        for group in run.optimizer.param_groups:
+            group["lr"] = self.plan.rate(self.step, group["peak"], learning_rate)
+        if run.journal is not None:
+            run.journal.begin(run.net, self.step, self.plan.steps, partial(_loss, x, y), run.meter.device.bit_macs)
+
+    def after_backward(self) -> None:
+        run = self.run
+        if run.journal is not None:
+            run.journal.end(run.net, self.step, run.meter.device.bit_macs)
+
+    def after(self, scores: torch.Tensor, y: torch.Tensor, loss: float) -> None:
+        self.right += int((scores.argmax(1) == y).sum())
+        self.seen += len(y)
+        if self.on_step is not None:
+            self.on_step(self.run, self.step + 1, self.plan.steps, loss)
 
 
 def _cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -283,15 +317,6 @@ def evaluate(net: nn.Module, split: data.Split) -> float:
     return right / len(split)
 
 
-def diverged(net: nn.Module) -> str:
-    """One line that names the first parameter or statistic that is not finite."""
-    for name, tensor in net.state_dict().items():
-        if not tensor.isfinite().all():
-            return f"the loss is not finite, nor is {name}: training has diverged; lower the learning rate"
-    *_, last = (name for name, module in net.named_modules() if not list(module.children()))
-    return f"the loss is not finite after layer {last}: training has diverged; lower the learning rate"
-
-
 def weights_sha256(net: nn.Module) -> str:
     """Over names, types, shapes and bytes of parameters and statistics."""
     digest = hashlib.sha256()
@@ -302,15 +327,26 @@ def weights_sha256(net: nn.Module) -> str:
 
 
 def keep(run: Run, options: TrainOptions) -> None:
-    """Writes the checkpoint: network, momentum, random state, counters."""
+    """Writes the checkpoint: network, momentum, the method's state, random state, counters."""
     tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
     for name, parameter in run.net.named_parameters():
-        state = run.optimizer.state_of(parameter) if run.journal is not None else run.optimizer.state[parameter]
-        tensors[f"momentum.{name}"] = state[optim.BUFFER]
-        if optim.MASTER in state:
-            tensors[f"master.{name}"] = state[optim.MASTER]
+        kept = run.optimizer.state_of(parameter)
+        tensors |= {f"{short}.{name}": kept[full] for short, full in STATES.items() if full in kept}
     tensors["random"] = torch.get_rng_state()
-    state = {"options": options.identity(), "epoch": run.epoch, "history": run.history, "counters": run.meter.latest()}
+    state = {
+        "options": options.identity(),
+        "epoch": run.epoch,
+        "epochs": run.epochs,
+        "history": run.history,
+        "counters": run.meter.latest(),
+    }
+    state["moved"] = sorted(name for name in tensors if name.split(".")[0] in STATES)
+    state["method"] = {}
+    for name, value in run.method.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            tensors[f"method.{name}"] = value
+        else:
+            state["method"][name] = value
     if run.journal is not None:
         state["journal"] = run.journal.state(run.net)
     checkpoint.save(options.out / CHECKPOINT, tensors, state)
@@ -329,10 +365,11 @@ def restore(run: Run, options: TrainOptions) -> None:
             if wanted[name] != found.get(name):
                 raise UsageError(f"{path} was made with {name} = {found.get(name)}, not {wanted[name]}: use the same")
         run.net.load_state_dict(checkpoint.strip(tensors, "net."))
-        for name, parameter in run.net.named_parameters():
-            run.optimizer.state[parameter][optim.BUFFER] = tensors[f"momentum.{name}"]
-        for group in run.optimizer.param_groups if run.journal is not None else ():
-            _restore_masters(run, group, tensors)
+        parameters = dict(run.net.named_parameters())
+        for moved in state["moved"]:
+            kind, _, name = moved.partition(".")
+            run.optimizer.state[parameters[name]][STATES[kind]] = tensors[moved]
+        run.method.load_state_dict(state["method"] | checkpoint.strip(tensors, "method."))
         torch.set_rng_state(tensors["random"])
         run.epoch, run.history, run.meter.earlier = state["epoch"], state["history"], state["counters"]
         if run.journal is not None:
@@ -342,19 +379,13 @@ def restore(run: Run, options: TrainOptions) -> None:
         raise UsageError(f"checkpoint {path} is not whole ({reason}): delete it and start without --resume") from None
 
 
-def _restore_masters(run: Run, group: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    names = {parameter: name for name, parameter in run.net.named_parameters()}
-    for parameter in group["params"] if group["signs"] else ():
-        run.optimizer.state[parameter][optim.MASTER] = tensors[f"master.{names[parameter]}"]
-
-
 def refuse_to_overwrite(path: Path) -> None:
     """Raises `UsageError` when `path` is the checkpoint of a run that did not finish."""
     if not path.exists():
         return
     _, state = checkpoint.load(path)
     try:
-        epoch, epochs = state["epoch"], state["options"]["epochs"]
+        epoch, epochs = state["epoch"], state["epochs"]
         unfinished = epoch < epochs
     except (KeyError, TypeError):
         raise UsageError(f"checkpoint {path} is not whole: delete it, or choose another --out") from None
@@ -423,18 +454,26 @@ class Watch:
 
     def epoch(self, run: Run) -> None:
         row = run.history[-1]
-        line = f"{run.name}: epoch {row['epoch']}, loss {row['loss']:.4f}"
+        line = f"{run.name}: epoch {row['epoch']}, loss {_loss_text(row['loss'])}"
         line += f", validation accuracy {row['validation_accuracy']:.2%}, {row['wall_s']:.1f} s"
         if row.get("cycles"):
             line += f", {row['cycles']:,} cycles"
         self.console.print(line, highlight=False, soft_wrap=True)
 
 
+def _loss_text(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
+
+
 @dataclass
 class Comparison:
-    """One network trained on a device and in fp32, from the same weights, on the same batches."""
+    """One network trained on a device and in fp32, from the same weights, on the same batches.
+
+    `net` is what came of `run`: its network, or such as the mean of its weights.
+    """
 
     run: Run
+    net: nn.Module
     fp32: Run
     test_accuracy: float
     fp32_test_accuracy: float
@@ -450,7 +489,7 @@ def saying_what_is_kept(run: Run, options: TrainOptions, checkpoints: bool = Tru
         if not (checkpoints and run.epoch):
             raise
         raise type(error)(
-            f"{error}; {run.epoch} of {options.epochs} epochs are kept in {options.out / CHECKPOINT}: "
+            f"{error}; {run.epoch} of {run.epochs} epochs are kept in {options.out / CHECKPOINT}: "
             "continue with the same command and --resume"
         ) from error
 
@@ -479,14 +518,15 @@ def compare(
     on_step = watch.step if watch is not None else None
     with saying_what_is_kept(run, options, checkpoints):
         fit(run, splits, options, on_step, on_epoch)
-        test_accuracy = evaluate(run.net, splits.test)
+        net = run.method.result(run.net, data.batches(splits.train, options.batch, options.seed, 0))
+        test_accuracy = evaluate(net, splits.test)
         counters = run.meter.read()
     fp32 = new_run(options, None)
     fit(fp32, splits, options, on_step, on_epoch)
-    return Comparison(run, fp32, test_accuracy, evaluate(fp32.net, splits.test), counters)
+    return Comparison(run, net, fp32, test_accuracy, evaluate(fp32.net, splits.test), counters)
 
 
-def train(options: TrainOptions, device: Device | None = None, console: Console | None = None) -> dict[str, Any]:
+def train_digits(options: TrainOptions, device: Device | None = None, console: Console | None = None) -> dict[str, Any]:
     """Trains on `options.device` (or on `device`, which stays open) and in fp32; writes checkpoint, result and report.
 
     Returns the object that `bitfirst train --json` prints. Progress goes to `console`, standard error by default.
@@ -551,9 +591,10 @@ def summary(
             phases.setdefault(phase, {})[name] = count
     signs = {} if comparison.run.journal is None else {"signs": comparison.run.journal.summary(comparison.run.net)}
     return signs | {
+        "method": {part.name: part.summary() for part in comparison.run.method.parts},
         "test_accuracy": comparison.test_accuracy,
         "fp32_test_accuracy": comparison.fp32_test_accuracy,
-        "weights_sha256": weights_sha256(comparison.run.net),
+        "weights_sha256": weights_sha256(comparison.net),
         "device": options.device,
         "cycles": total(counters, "cycles"),
         "bit_macs": counters["bit_macs"],
@@ -588,8 +629,8 @@ def comparison_table(result: dict[str, Any]) -> Table:
     table.add_column("fp32 on the host", justify="right")
     table.add_row("test accuracy", f"{result['test_accuracy']:.2%}", f"{result['fp32_test_accuracy']:.2%}")
     for name, key in ("validation accuracy", "validation_accuracy"), ("last training loss", "loss"):
-        pattern = "{:.2%}" if key == "validation_accuracy" else "{:.4f}"
-        table.add_row(name, *(pattern.format(result[runs][-1][key]) for runs in ("history", "fp32_history")))
+        show = "{:.2%}".format if key == "validation_accuracy" else _loss_text
+        table.add_row(name, *(show(result[runs][-1][key]) for runs in ("history", "fp32_history")))
     table.add_row("bits of x, w, g", f"{bits['activation']}, {bits['weight']}, {bits['gradient']}", "32, 32, 32")
     table.add_row("device cycles", f"{result['cycles']:,}" if result["cycles"] else "-", "-")
     table.add_row("utilisation", f"{result['utilisation']:.1%}" if result["utilisation"] else "-", "-")
@@ -675,7 +716,7 @@ def train_many(
                         "test_accuracy": comparison.test_accuracy,
                         "fp32_test_accuracy": comparison.fp32_test_accuracy,
                         "difference": comparison.test_accuracy - comparison.fp32_test_accuracy,
-                        "weights_sha256": weights_sha256(comparison.run.net),
+                        "weights_sha256": weights_sha256(comparison.net),
                     }
                 )
     finally:

@@ -1,4 +1,4 @@
-"""What carries the link's bytes: a simulated device, a serial port, TCP, a recording."""
+"""What carries the link's bytes: a simulated device, a serial port, TCP, UDP, a recording."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import BinaryIO, Protocol
 
 from bitfirst_hdl.config import ArrayConfig
-from bitfirst_hdl.contract import packets
+from bitfirst_hdl.contract import codec, datagrams, packets
 
 from .errors import LinkError, UsageError
 
@@ -183,6 +183,74 @@ class TcpTransport:
             return action(argument)
         except OSError as error:
             raise LinkError(f"{self.name} is gone: {error}; start it and open it again") from None
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class UdpTransport:
+    """A device on Ethernet, or whatever speaks `bitfirst_hdl.contract.datagrams`; numbers tell late and doubled ones.
+
+    A datagram that is lost leaves a gap in the bytes, which the link mends like any damage.
+    """
+
+    deterministic = False
+    timeout_s = 0.25
+    byte_s = 0.0
+    _ATTEMPTS = 8
+
+    def __init__(self, host: str, port: int) -> None:
+        self.name = f"the device at {host}:{port}"
+        self._inbox = bytearray()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            self._socket.connect((host, port))
+            self._number, self._taken = self._ask()
+        except OSError as error:
+            self._socket.close()
+            raise LinkError(f"{host}:{port} cannot be reached: {error}; check address, cable and power") from None
+
+    def _ask(self) -> tuple[int, int]:
+        """Numbers of the last datagram sent and taken, as if there had been such."""
+        for _ in range(self._ATTEMPTS):
+            self._socket.send(self._head(0))
+            if select.select([self._socket], [], [], self.timeout_s)[0]:
+                head = codec.decode(datagrams.Head, [int.from_bytes(self._socket.recv(1 << 16)[:8], "little")])
+                return head["taken"] + datagrams.AHEAD, head["number"]
+        raise OSError(f"no answer in {self._ATTEMPTS * self.timeout_s:g} s")
+
+    @staticmethod
+    def _head(number: int) -> bytes:
+        (word,) = codec.encode(datagrams.Head, number=number % (1 << datagrams.NUMBER_BITS))
+        return word.to_bytes(packets.WORD_BYTES, "little")
+
+    def write(self, data: bytes) -> None:
+        try:
+            for start in range(0, len(data), datagrams.MAX_BYTES):
+                self._number += 1
+                self._socket.send(self._head(self._number) + data[start : start + datagrams.MAX_BYTES])
+                self._take_in()
+        except OSError as error:
+            raise LinkError(f"{self.name} is gone: {error}; check cable and power, then open it again") from None
+
+    def read(self, min_bytes: int, timeout_s: float) -> bytes:
+        try:
+            while len(self._inbox) < min_bytes and select.select([self._socket], [], [], timeout_s)[0]:
+                self._take_in()
+        except OSError as error:
+            raise LinkError(f"{self.name} is gone: {error}; check cable and power, then open it again") from None
+        data = bytes(self._inbox)
+        self._inbox.clear()
+        return data
+
+    def _take_in(self) -> None:
+        """All datagrams that are there."""
+        while select.select([self._socket], [], [], 0)[0]:
+            datagram = self._socket.recv(1 << 16)
+            number = int.from_bytes(datagram[:4], "little")
+            if len(datagram) > packets.WORD_BYTES and datagrams.is_ahead(number, self._taken):
+                self._taken = number
+                self._inbox += datagram[packets.WORD_BYTES :]
 
     def close(self) -> None:
         self._socket.close()

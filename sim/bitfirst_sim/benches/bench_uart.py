@@ -82,15 +82,17 @@ class OtherPins:
                 self.reader.unit(byte)
 
 
-class UartBench:
-    """Commands over the pins, answers against the golden model. `speed` None: over those of cocotbext-uart."""
+class LineBench:
+    """Commands over `pins`, which send bytes and have a `reader`; answers against the golden model.
 
-    def __init__(self, dut, rng: random.Random, speed: float | None) -> None:
+    byte_cycles  that one takes on the line; an answer has eight times as long, and a while
+    """
+
+    def __init__(self, dut, rng: random.Random, pins, byte_cycles: int) -> None:
         parameters = common.parameters()
-        self.dut, self.rng, self.divisor = dut, rng, parameters["divisor"]
+        self.dut, self.rng, self.pins, self.byte_cycles = dut, rng, pins, byte_cycles
         self.config = configs.CONFIGS[parameters["config"]]
         self.golden = GoldenDevice(self.config, parameters["fingerprint"])
-        self.pins = OtherPins(dut, self.divisor) if speed is None else Pins(dut, self.divisor, self.divisor / speed)
         self.sequence = 0
 
     def frame(self, opcode: Opcode, data: np.ndarray | tuple = (), **fields: int) -> bytes:
@@ -105,7 +107,7 @@ class UartBench:
         """Wait for the answer to the command made last, and compare it."""
         status, words = self.expected
         count = len(self.pins.reader.frames) + 1
-        limit = (len(words) + 8) * 8 * FRAME_BITS * self.divisor
+        limit = (len(words) + 8) * 8 * self.byte_cycles
         await common.until(self.dut, lambda: len(self.pins.reader.frames) >= count, limit)
         answer = self.pins.reader.frames[-1]
         assert answer.response["sequence"] == self.sequence - 1
@@ -131,13 +133,14 @@ async def start_array(dut, link_period: int, unit: str) -> None:
         await RisingEdge(dut.array_clk)
 
 
-async def start(dut, speed: float = 1.0) -> UartBench:
+async def start(dut, speed: float = 1.0) -> LineBench:
     rng = await common.start(dut, rx_pin=1)
     await start_array(dut, common.PERIOD_STEPS, "step")
-    return UartBench(dut, rng, speed)
+    divisor = common.parameters()["divisor"]
+    return LineBench(dut, rng, Pins(dut, divisor, divisor / speed), FRAME_BITS * divisor)
 
 
-async def product(bench: UartBench) -> None:
+async def product(bench: LineBench) -> None:
     """A tensor in, as both operands of one MATMUL; sums out."""
     config, rng = bench.config, bench.rng
     await bench.call(Opcode.PING, token=rng.getrandbits(64))
@@ -161,7 +164,7 @@ async def same_speed(dut) -> None:
     bench = await start(dut)
     await product(bench)
     edges = bench.pins.first_edges[-8:]
-    assert [edge - edges[0] for edge in edges] == [number * FRAME_BITS * bench.divisor for number in range(8)]
+    assert [edge - edges[0] for edge in edges] == [number * bench.byte_cycles for number in range(8)]
 
 
 @cocotb.test()
@@ -182,8 +185,8 @@ async def other_hands(dut) -> None:
     dut.rst.value = 0
     await common.cycles(dut, 1)
     await start_array(dut, PERIOD_NS, "ns")
-    bench = UartBench(dut, random.Random(cocotb.RANDOM_SEED), speed=None)
-    await product(bench)
+    divisor = common.parameters()["divisor"]
+    await product(LineBench(dut, random.Random(cocotb.RANDOM_SEED), OtherPins(dut, divisor), FRAME_BITS * divisor))
 
 
 @cocotb.test()
@@ -195,13 +198,13 @@ async def disturbed_line(dut) -> None:
         stream = bench.frame(Opcode.PING, token=bench.rng.getrandbits(64))
         if kind == "glitch":
             dut.rx_pin.value = 0
-            await common.cycles(dut, bench.divisor // 4)
+            await common.cycles(dut, pins.divisor // 4)
             dut.rx_pin.value = 1
-            await common.cycles(dut, bench.divisor)
+            await common.cycles(dut, pins.divisor)
         elif kind == "no stop bit":
             await pins.send(stream[:20])
             await pins.send(bytes([bench.rng.randrange(256)]), stop_bit=0)
-            await common.cycles(dut, bench.divisor)
+            await common.cycles(dut, pins.divisor)
             stream = stream[20:]
         else:
             await pins.send(bench.rng.randbytes(bench.rng.randint(1, 12)))
@@ -212,7 +215,7 @@ async def disturbed_line(dut) -> None:
     await pins.send(stream)
     await pins.send(stream)
     await pins.send(stream)
-    await common.until(dut, lambda: len(pins.reader.frames) == 8, 10_000 * bench.divisor)
+    await common.until(dut, lambda: len(pins.reader.frames) == 8, 1_000 * bench.byte_cycles)
     answers = [(answer.response["opcode"], answer.response["status"]) for answer in pins.reader.frames[5:]]
     assert answers == [
         (Opcode.LINK, Status.BAD_FRAME),

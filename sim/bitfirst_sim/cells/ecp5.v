@@ -75,3 +75,17 @@ module MULT18X18D(
 		P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0
 	} = wide_a * wide_b;
 endmodule
+
+// A pin of one direction.
+module TRELLIS_IO(inout B, input I, T, output O);
+	parameter DIR = "INPUT";
+	generate
+		if (DIR == "INPUT") assign O = B;
+		else if (DIR == "OUTPUT") assign B = I;
+		else two_directions_are_not_in_the_model refused();
+	endgenerate
+endmodule
+
+// Releases the reset that the configuration of the chip is, which left every register as it begins here.
+module SGSR(input CLK, GSR);
+endmodule

@@ -78,3 +78,8 @@ module DPX9B #(
 		.read_clk(CLKB), .read(CEB), .reset(RESETB), .read_address(ADB), .read_data(read_data)
 	);
 endmodule
+
+// A pin that is always driven.
+module TBUF(input I, OEN, output O);
+	assign O = I;
+endmodule

@@ -1,0 +1,61 @@
+"""Bench of `bitfirst_boards.usb.UsbTop`: the whole device on a bus, with a host on its pins."""
+
+import cocotb
+from bitfirst_hdl.contract.packets import Opcode
+
+from . import common
+from .bench_uart import LineBench, product, start_array
+from .usb_host import IN, INTERFACE, OUT, PACKET_BYTES, Faults, Host
+
+BYTE_CYCLES = 48 * 16  # far more than USB takes, packets that are repeated included
+CLASSES = [2, 10]  # of the two interfaces: communication, data
+
+
+async def start(dut, **faults: float) -> LineBench:
+    rng = await common.start(dut, d_p=1)
+    await start_array(dut, common.PERIOD_STEPS, "step")
+    host = Host(dut, rng, Faults(rng, **faults))
+    await host.enumerate()
+    host.start()
+    return LineBench(dut, rng, host, BYTE_CYCLES)
+
+
+@cocotb.test()
+async def clean_bus(dut) -> None:
+    """What the device tells of itself, then a product; it answers as fast as it has to."""
+    bench = await start(dut)
+    host = bench.pins
+    assert host.device[8:12].hex() == "09120100" and host.configuration[4] == 2
+    assert [part[5] for part in host.parts(INTERFACE)] == CLASSES
+    assert [host.strings[number] for number in host.device[14:17]] == [
+        "Bitfirst",
+        "Bitfirst",
+        f"{common.parameters()['fingerprint']:016x}",
+    ]
+    await product(bench)
+    assert max(host.packets) == PACKET_BYTES
+    assert host.bus.slowest_bits < 7.5, host.bus.slowest_bits  # USB 2.0, 7.1.18.1
+
+
+@cocotb.test()
+async def faulty_bus(dut) -> None:
+    """Packets damaged and lost, both ways; the device's streams notice nothing."""
+    bench = await start(dut, damaged_out=0.25, lost_answer=0.25, damaged_in=0.25, lost_ack=0.25)
+    await product(bench)
+    for token in range(8):
+        await bench.call(Opcode.PING, token=token)
+    assert all(bench.pins.faults.count[name] > 0 for name in ("damaged_out", "lost_answer", "damaged_in", "lost_ack"))
+
+
+@cocotb.test()
+async def enumerated_again(dut) -> None:
+    """Another host after an odd number of packets each way: it begins anew, and nothing is lost."""
+    bench = await start(dut)
+    host = bench.pins
+    while (host.toggles.get((OUT, host.data)), host.toggles.get((IN, host.data))) != (1, 1):
+        await bench.call(Opcode.PING, token=1)
+    host.task.cancel()
+    await host.enumerate()
+    host.start()
+    await product(bench)
+    assert host.naks == 0

@@ -1,0 +1,68 @@
+"""Methods by name, as the command line has them."""
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import UsageError
+from .method import Method
+from .pfq import PFQ
+from .schedules import CPT, ByHand
+from .smb import SMB
+from .smd import SMD
+from .swa import SWA
+
+NAMES: dict[str, Callable[..., Method]] = {
+    "sgd": Method,
+    "smd": SMD,
+    "smb": SMB,
+    "swa": SWA,
+    "pfq": PFQ,
+    "byhand": ByHand,
+    "cpt": CPT,
+}
+
+
+def named(text: str, **defaults: Any) -> Method:
+    """Of such as "smd" or "smd:p=0.3,coast=true"; `defaults` for settings that the method has and `text` does not set.
+
+    Raises `UsageError` for a name or setting that is unknown, and values of another kind.
+    """
+    name, _, rest = text.partition(":")
+    known = inspect.signature(NAMES[name]).parameters if NAMES[name] is not Method else {}
+    settings = {key: value for key, value in defaults.items() if key in known}
+    for setting in filter(None, rest.split(",")):
+        key, equals, value = setting.partition("=")
+        if not equals or key not in known:
+            raise UsageError(f"method {name} has no setting {setting!r}: choose from {', '.join(known) or 'none'}")
+        settings[key] = _value(name, key, value, known[key].annotation)
+    return NAMES[name](**settings)
+
+
+def _value(name: str, key: str, text: str, kind: Any) -> Any:
+    """`text` as what `kind`, an annotation such as `float | None`, allows."""
+    allowed = typing.get_args(kind) or (kind,)
+    if type(None) in allowed and text == "none":
+        return None
+    for one in allowed:
+        try:
+            return _READERS[typing.get_origin(one) or one](text)
+        except (KeyError, ValueError):
+            continue
+    raise UsageError(f"method {name}: {key} = {text!r} is not {getattr(kind, '__name__', kind)}")
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+_READERS: dict[Any, Callable[[str], Any]] = {
+    bool: _truth,
+    int: int,
+    float: float,
+    str: str,
+    tuple: lambda text: tuple(float(part) for part in text.split("-")),
+}

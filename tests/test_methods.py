@@ -1,0 +1,226 @@
+"""Methods: the loop, composing them, what they keep in checkpoints."""
+
+import copy
+
+import bitfirst
+import pytest
+import torch
+from bitfirst import methods
+from bitfirst.errors import UsageError
+from bitfirst.methods import PSG, Compose, Method, SignSGD
+from bitfirst.nn import Bits
+from method_runs import assert_same, digits, few, interrupted_and_not, network, optimizer_of, state
+from torch.nn import functional
+
+# the loop
+
+
+class Shrinking(Method):
+    """Leaves out each third batch, and pulls the classifier's weights to 0."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self.epochs: list[float | None] = []
+
+    def loader(self, data):
+        return [batch for index, batch in enumerate(data) if index % 3 != 2]
+
+    def penalty(self, net):
+        return 0.01 * net.linear.weight.square().sum()
+
+    def step(self, loss):
+        self.seen.append(loss.item())
+
+    def epoch_end(self, loss):
+        self.epochs.append(loss)
+
+
+def own_loop(net, batches, optimizer, method, epochs, scheduler):
+    """As the documentation has it."""
+    for _ in range(epochs):
+        net.train()
+        losses = []
+        for x, y in method.loader(batches):
+            loss = functional.cross_entropy(net(x), y) + method.penalty(net)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            method.step(loss)
+            losses.append(loss.item())
+        method.epoch_end(sum(losses) / len(losses))
+        scheduler.step()
+
+
+def trained(make, loops, device=None):
+    """What each of `loops` makes of the same network, optimiser and data."""
+    found = []
+    for run in loops:
+        method = make()
+        net = network(method, device)
+        optimizer = optimizer_of(net, method)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+        run(net, few(4), optimizer, method, 2, scheduler)
+        found.append((state(net, optimizer), method))
+    return found
+
+
+def library_loop(net, batches, optimizer, method, epochs, scheduler):
+    bitfirst.train(net, batches, optimizer, method, epochs=epochs, scheduler=scheduler)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Method, SignSGD, Shrinking, lambda: Compose([Shrinking(), SignSGD()])],
+    ids=["ordinary", "signsgd", "own", "composed"],
+)
+def test_train_is_the_own_loop_bit_for_bit(make):
+    (own, method), (library, other) = trained(make, (own_loop, library_loop))
+    assert_same(own, library)
+    for one, two in zip(method.parts, other.parts, strict=True):
+        if isinstance(one, Shrinking):
+            assert one.seen == two.seen and len(one.seen) == 6
+            assert one.epochs == two.epochs and len(one.epochs) == 2
+
+
+def test_train_with_psg_is_the_own_loop_bit_for_bit():
+    with bitfirst.open("model:tiny?counting=0") as device:
+        (own, _), (library, _) = trained(lambda: PSG(tau="lagged"), (own_loop, library_loop), device)
+    assert_same(own, library)
+
+
+def without_penalty(net, batches, optimizer, method, epochs, scheduler):
+    method.penalty = lambda net: 0.0
+    own_loop(net, batches, optimizer, method, epochs, scheduler)
+
+
+def backwards(net, batches, optimizer, method, epochs, scheduler):
+    own_loop(net, list(batches)[::-1], optimizer, method, epochs, scheduler)
+
+
+@pytest.mark.parametrize("other", [without_penalty, backwards])
+def test_another_loop_gives_other_weights(other):
+    (own, _), (different, _) = trained(Shrinking, (own_loop, other))
+    assert not all(torch.equal(one, two) for one, two in zip(own, different, strict=True))
+
+
+def test_train_takes_a_data_loader_and_returns_mean_losses():
+    split = digits().train
+    dataset = torch.utils.data.TensorDataset(split.images[:32], split.labels[:32])
+    net = network()
+    means = bitfirst.train(net, torch.utils.data.DataLoader(dataset, 8), optimizer_of(net, Method()), epochs=3)
+    assert len(means) == 3 and means[2] < means[0]
+
+
+def test_an_epoch_without_a_batch_has_no_mean():
+    class Nothing(Method):
+        def loader(self, data):
+            return []
+
+        def epoch_end(self, loss):
+            self.told = loss
+
+    method, net = Nothing(), network()
+    before = copy.deepcopy(net.state_dict())
+    assert bitfirst.train(net, few(2), optimizer_of(net, method), method) == [None]
+    assert method.told is None
+    assert_same(list(before.values()), list(net.state_dict().values()))
+
+
+def test_divergence_names_what_is_not_finite():
+    net = network()
+    with torch.no_grad():
+        net.linear.bias[3] = float("nan")
+    with pytest.raises(UsageError, match=r"nor is linear\.bias"):
+        bitfirst.train(net, few(1), optimizer_of(net, Method()))
+
+
+def test_batches_are_fetched_when_they_are_asked_for():
+    batches = few(4)
+    assert (len(batches), batches.fetched, batches.latest) == (4, 0, -1)
+    assert torch.equal(batches[2][1], list(batches)[2][1])
+    assert (batches.fetched, batches.latest) == (5, 3)
+
+
+# composing
+
+
+def test_what_decides_the_same_is_refused():
+    with pytest.raises(UsageError, match="SignSGD and PSG conflict: a weight has one gradient"):
+        Compose([SignSGD(), PSG()])
+    with pytest.raises(UsageError, match="PSG and PSG conflict: it is there twice"):
+        Compose([PSG(), Compose([PSG(0.1)])])
+    with pytest.raises(UsageError, match=r"'psg' is no method: compose such as methods\.PSG"):
+        Compose(["psg"])
+
+
+def test_composed_methods_all_take_part():
+    one, other, signs = Shrinking(), Shaking(), SignSGD()
+    method = Compose([Compose([one]), other, signs])
+    assert method.parts == (one, other, signs) and method.signs is signs
+    assert method.widths(Bits(4, 4, 8)) == [Bits(4, 4, 8)]
+    net = network(method)
+    assert [group["signs"] for group in method.param_groups(net)] == [True, False]
+    with torch.no_grad():
+        net.linear.weight.fill_(2.0)
+    assert method.penalty(net).item() == pytest.approx(0.01 * 4 * 160 + 0.25)
+    assert len(list(method.loader(few(6)))) == 4
+
+
+# checkpoints
+
+
+class Shaking(Method):
+    """Moves the images at random, more in each epoch, and adds a constant to the loss."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(3)
+        self.epochs, self.largest = 0, torch.zeros(())
+
+    def loader(self, data):
+        for x, y in data:
+            yield x + 0.01 * (1 + self.epochs) * torch.randn(x.shape, generator=self.generator), y
+
+    def penalty(self, net):
+        return 0.25
+
+    def epoch_end(self, loss):
+        self.epochs += 1
+        self.largest = torch.maximum(self.largest, torch.tensor(loss))
+
+    def state_dict(self):
+        return {"random": self.generator.get_state(), "epochs": self.epochs, "largest": self.largest}
+
+    def load_state_dict(self, state):
+        self.generator.set_state(state["random"])
+        self.epochs, self.largest = state["epochs"], state["largest"]
+
+
+class Forgetful(Shaking):
+    """Control: its random state is not kept."""
+
+    def load_state_dict(self, state):
+        self.epochs, self.largest = state["epochs"], state["largest"]
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(Shaking, "sgd"), (lambda: Compose([SignSGD(), Shaking()]), "signsgd")],
+    ids=["alone", "composed"],
+)
+def test_resumed_runs_go_on_from_the_methods_states(make, name, monkeypatch, tmp_path):
+    whole, resumed = interrupted_and_not(make, monkeypatch, tmp_path, name)
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+    assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in whole["history"]]
+
+
+def test_a_method_that_forgets_does_not_resume(monkeypatch, tmp_path):
+    whole, resumed = interrupted_and_not(Forgetful, monkeypatch, tmp_path)
+    assert resumed["weights_sha256"] != whole["weights_sha256"]
+
+
+def test_states_of_composed_methods_are_told_apart():
+    method = Compose([PSG(), Shaking()])
+    assert list(method.state_dict()) == ["shaking.random", "shaking.epochs", "shaking.largest"]
+    with pytest.raises(KeyError, match="random"):
+        method.load_state_dict({"shaking.epochs": 1})
+    assert methods.Method().state_dict() == {}
