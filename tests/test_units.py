@@ -56,6 +56,12 @@ def test_units_at_rest_stand_still(checked: None) -> None:
         stress(seed, commands, schedule)
 
 
+def test_units_at_rest_stand_still_where_block_ram_turns_b(checked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rotation, so other registers stand in front of B's banks."""
+    monkeypatch.setitem(CONFIGS, "deep", replace(TINY, lanes=32, b_cells=512))
+    stress(7, 300, config_name="deep")
+
+
 def test_units_at_rest_stand_still_where_the_host_writes_cells(checked: None) -> None:
     found = cycles.Findings()
     with bitfirst.open("rtl:least") as board:

@@ -72,15 +72,15 @@ UNITS = (
         settles=1,
         loose=r"slices|\$signal.*",  # cell and digits: stored where a `bank_N_write_enable` is high
     ),
-    # B's cells: three stages of the rotation and one more register in front of the banks; or as those of A.
+    # B's cells: up to three stages of the rotation and one more register in front of the banks; or as those of A.
     Unit(
         "b_write",
         r"engine\.b_memory",
-        r"bank_\d+_\d+(_\d+)?|bank_\d+_write_enable|slices|\$signal.*|planes_.*|taken_\d+|write_.*|words_\d+",
+        r"bank_\d+_\d+(_\d+)?|bank_\d+(_\d+)?_write_.*|slices|\$signal.*|planes_.*|taken_\d+|write_.*|words_\d+",
         "core.engine.b_memory.write__valid",
         settles=4,
         # places, groups and turns; `write_0`, `write_N_0` and `planes_turn_N_1` are the `valid` that goes with them
-        loose=r"planes_turn_\d+_0|taken_\d+|write_\d+_[1-9]\d*|write_[1-9]\d*|slices|\$signal.*",
+        loose=r"planes_turn_\d+_0|taken_\d+|bank_\d+_\d+_write_row|write_\d+_[1-9]\d*|write_[1-9]\d*|slices|\$signal.*",
     ),
     # Shadow registers and those at the columns' feet: `load` fills the first, a cycle later the rows are in turn, and
     # behind the last one's sums come zeros.
