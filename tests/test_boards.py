@@ -122,11 +122,11 @@ def test_data(board: Board) -> None:
         if link == "uart":
             assert tops.divisor(board) * board.baud == made_hz
         else:
-            assert settings["usb_io"].output_hz == pytest.approx(48e6, rel=2e-3)
-        pins = platform.lookup(link, 0)
-        platform.request(link, 0, dir={pin.name: "-" for pin in pins.ios})
+            domain, link_hz, tolerance_ppm = tops.LINK_CLOCKS[link]
+            assert settings[domain].output_hz == pytest.approx(link_hz, rel=tolerance_ppm * 1e-6)
+        tops.pins_of(board.linked(link), platform)
         with pytest.raises(ResourceError):
-            platform.request(link, 0)
+            platform.request(tops.RESOURCES[link], 0)
 
 
 def test_fingerprints_differ() -> None:
@@ -224,7 +224,7 @@ def test_another_link(here: Path, capsys: pytest.CaptureFixture) -> None:
     assert "ulx3s-12f has no link 'axi'; choose from uart, usb" in refused(
         capsys, "build", "ulx3s-12f", "--link", "axi"
     )
-    assert "--link is for one board" in refused(capsys, "build", "--all", "--link", "usb")
+    assert "are for one board" in refused(capsys, "build", "--all", "--link", "usb")
 
 
 def test_another_clock(here: Path, capsys: pytest.CaptureFixture) -> None:

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import bitfirst
 import pytest
-from bitfirst import training
+from bitfirst import cli, training
 from bitfirst.errors import DeviceError, LinkError, UsageError
 from bitfirst.link import Link
 from bitfirst.training import TrainOptions, weights_sha256
@@ -125,6 +125,17 @@ def test_nobody_there() -> None:
             bitfirst.open(f"udp://127.0.0.1:{silent.getsockname()[1]}")
     with pytest.raises(UsageError, match="must name a host"):
         bitfirst.open("udp://")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+@pytest.mark.parametrize("place", ["nowhere.invalid:1", f"{'a' * 64}:1", "127.0.0.1:1", "127.0.0.1:70000"])
+def test_one_line_for_what_cannot_be_opened(kind: str, place: str, capsys: pytest.CaptureFixture) -> None:
+    """An unknown name, one that none can be, a port where nobody is, and one that there is not."""
+    assert cli.run(["info", f"{kind}://{place}"]) == 2
+    said = capsys.readouterr()
+    line = " ".join(said.err.split())
+    assert place.rpartition(":")[0] in line and ("cannot be reached" in line or "must name a host and a port" in line)
+    assert "Traceback" not in said.err and not said.out
 
 
 # gateware

@@ -23,6 +23,7 @@ from amaranth_boards.zturn_lite_z007s import ZTurnLiteZ007SPlatform
 from amaranth_boards.zturn_lite_z010 import ZTurnLiteZ010Platform
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 
+from .network import DEFAULT, Network
 from .platforms import (
     ButterStickPlatform,
     KC705Platform,
@@ -40,13 +41,15 @@ class Board:
     platform   its pins, for Amaranth
     clock_khz  of the array
     links      those it can be built with, the default first: `uart` and `usb`, the platform's resources of these names,
-               or `axi`, a peripheral of the processing system (Zynq); and where each comes out
+               `udp`, its `eth_rgmii`, or `axi`, a peripheral of the processing system (Zynq); and where each comes out
     config     the array built by default
     programmer tool and options of `bitfirst program`; the bitstream's path follows. None: the processor does it
     to_flash   options more, for the board's flash memory; none where the tool writes nothing else
     baud       of the serial link; divides the clock exactly
     seed       of the placement: one that meets the clock
     board_files  Vivado's board files, a pattern of their names (Zynq: settings of its memory)
+    network    its addresses on Ethernet
+    rgmii_ns   delays that its PHY leaves to the chip: of the clock that is sent, of the data that are received
     """
 
     name: str
@@ -59,6 +62,8 @@ class Board:
     baud: int = 1_000_000
     seed: int = 1
     board_files: str = ""
+    network: Network = DEFAULT
+    rgmii_ns: tuple[float, float] = (2, 2)
 
     @property
     def link(self) -> str:
@@ -103,6 +108,7 @@ CHIPS = {
 
 UART = {"uart": "USB bridge"}
 AXI = {"axi": "AXI, to the processor"}
+ETHERNET = {"udp": "RJ45"}
 _ULX3S = UART | {"usb": "USB, US2"}
 _CRAB = {"usb": "USB", "uart": "header: 0 rx, 1 tx"}
 _DFU_CRAB = ("dfu-util", "-d", "1209:5af0", "-a", "0", "-D")
@@ -167,34 +173,37 @@ BOARDS = {
             name="ecpix5-45f",
             platform=ECPIX545Platform,
             clock_khz=50_000,
-            links=UART,
+            links=UART | ETHERNET,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
+            rgmii_ns=(2, 0),
         ),
         Board(
             name="ecpix5-85f",
             platform=ECPIX585Platform,
             clock_khz=50_000,
-            links=UART,
+            links=UART | ETHERNET,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
+            rgmii_ns=(2, 0),
         ),
         Board(
             name="versa-5g",
             platform=VersaECP55GPlatform,
             clock_khz=50_000,
-            links=UART,
+            links=UART | ETHERNET,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--cable", "ft2232"),
             to_flash=("--write-flash",),
+            rgmii_ns=(0, 0),
         ),
         Board(
             name="butterstick",
             platform=ButterStickPlatform,
             clock_khz=50_000,
-            links={"uart": "microSD: CMD rx, CLK tx"},
+            links={"uart": "microSD: CMD rx, CLK tx"} | ETHERNET,
             config=CONFIGS["small"],
             programmer=_DFU_BUTTER,
         ),

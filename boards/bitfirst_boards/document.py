@@ -16,7 +16,7 @@ from typing import Any
 from bitfirst_hdl.config import FEATURES, ArrayConfig
 
 from . import flow, toolchains, vivado
-from .catalogue import AXI, BOARDS, UART, Board
+from .catalogue import AXI, BOARDS, ETHERNET, UART, Board
 
 MEASURED, DOCUMENT = "measured/boards.json", "boards.md"
 KEPT = (
@@ -63,8 +63,8 @@ files of a board, memory and peripherals of its processing system have to be con
 LINKS = """## Links
 
 A board is built with the first of its links, or with another: `bitfirst build ulx3s-85f --link usb`. `uart`, at
-{baud:,} baud, is the board's own USB bridge, `axi` the processor's bus, but for those that the table names; pins have
-3.3 V. More in [Links](links.md).
+{baud:,} baud, is the board's own USB bridge, `udp` its Ethernet, `axi` the processor's bus, but for those that the
+table names; pins have 3.3 V. More in [Links](links.md).
 
 {table}"""
 
@@ -111,7 +111,7 @@ def _places() -> Iterable[list[object]]:
     """Of links that are not where most boards have them."""
     for board in BOARDS.values():
         for name, place in board.links.items():
-            if {name: place} not in (UART, AXI):
+            if {name: place} not in (UART, AXI, ETHERNET):
                 yield [f"`{board.name}`", name, place]
 
 

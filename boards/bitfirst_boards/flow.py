@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib import metadata
@@ -16,11 +17,12 @@ from bitfirst_hdl.config import ArrayConfig, ConfigError
 from . import folder, toolchains, vivado
 from .catalogue import BOARDS, Board
 from .errors import FlowError
+from .network import Network, network
 from .toolchains import Figures, Usage
 from .tops import Pinned, check, make_device
 
 Say = Callable[[str], None]
-LINK_BITS = {"uart": 8, "usb": 8, "axi": 32}
+LINK_BITS = {"uart": 8, "usb": 8, "udp": 32, "axi": 32}
 
 
 def silent(step: str) -> None:
@@ -32,6 +34,7 @@ class Build:
     """What was built: a bitstream, or a project for Vivado.
 
     link         name of its link
+    network      its addresses, where that is Ethernet
     fingerprint  burnt into the device
     seed         of the placement
     tools        package -> version
@@ -42,6 +45,7 @@ class Build:
 
     board: str
     link: str
+    network: Network | None
     config: ArrayConfig
     fingerprint: int
     seed: int
@@ -70,8 +74,13 @@ def _sources() -> str:
     return verilog.source_hash(Path(__file__).parent)
 
 
+def _network(board: Board) -> Network | None:
+    """Its addresses, where it is built with Ethernet."""
+    return board.network if board.link == "udp" else None
+
+
 def fingerprint(board: Board, config: ArrayConfig, tools: dict[str, str]) -> int:
-    """64 bits that change with the board, the configuration, the sources of it all, or a version of a tool."""
+    """64 bits that change with board, link, addresses, configuration, the sources of it all, or a version of a tool."""
     parts = {
         "device": f"{verilog.fingerprint(config):016x}",
         "board": board.name,
@@ -79,13 +88,22 @@ def fingerprint(board: Board, config: ArrayConfig, tools: dict[str, str]) -> int
         "source": _sources(),
         "tools": tools | {"amaranth-boards": metadata.version("amaranth-boards")},
     }
+    if (addresses := _network(board)) is not None:
+        parts["network"] = asdict(addresses)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     return int.from_bytes(digest.digest()[:8], "little")
 
 
-def identify(config: ArrayConfig, found: int) -> str | None:
-    """The board for which these sources and tools build a device with this configuration and fingerprint, if any."""
-    for board in (each.linked(link) for each in BOARDS.values() for link in each.links):
+def identify(config: ArrayConfig, found: int, address: str | None = None) -> str | None:
+    """The board for which these sources and tools build a device with this configuration and fingerprint, if any.
+
+    address  of a device on Ethernet: that of the boards unless it is given
+    """
+    boards = [each.linked(link) for each in BOARDS.values() for link in each.links]
+    if address is not None:
+        with suppress(FlowError):  # a name, say
+            boards += [replace(each, network=network(address)) for each in boards if each.link == "udp"]
+    for board in boards:
         try:
             versions = toolchains.versions(toolchains.toolchain(board.platform), board.link)
         except FlowError:
@@ -130,6 +148,7 @@ def build(
     wanted = {
         "board": board.name,
         "link": board.link,
+        "network": None if (addresses := _network(board)) is None else asdict(addresses),
         "fingerprint": f"{number:016x}",
         "config": config.as_dict(),
         "seed": seed,
@@ -165,6 +184,7 @@ def finished(directory: Path, record: dict) -> Build | None:
         built = Build(
             board=record["board"],
             link=record["link"],
+            network=None if record["network"] is None else Network(**record["network"]),
             config=ArrayConfig(**record["config"]),
             fingerprint=int(record["fingerprint"], 16),
             seed=record["seed"],
@@ -186,6 +206,7 @@ def told(board: Board, built: Build) -> dict[str, Any]:
     result = {
         "board": built.board,
         "link": built.link,
+        "network": None if built.network is None else asdict(built.network),
         "parameters": built.config.as_dict(),
         "bit_macs_per_cycle": built.config.bit_macs_per_cycle,
     }

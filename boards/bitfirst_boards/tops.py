@@ -1,19 +1,25 @@
 """A device on a board: its clocks and its pins."""
 
+from typing import Any
+
 from amaranth.build import Platform
-from amaranth.hdl import ClockDomain, Elaboratable, Module
+from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
 from amaranth.lib import io
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.top import UartTop
 
+from . import liteeth_core
 from .catalogue import Board
-from .clocking import ClockedByPll, Setting, choose, pll_of
+from .clocking import MHZ, ClockedByPll, Setting, choose, pll_of
 from .errors import FlowError
 
 BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a few per cent in both ends together
 
-#: The 48 MHz of USB at full speed, whose clock may be 2500 ppm off (USB 2.0, 7.1.11); 500 are left to the oscillator.
-USB_HZ, USB_TOLERANCE_PPM = 48_000_000, 2_000
+#: Clocks that links have besides the array's: domain, hertz, ppm that it may be off. USB at full speed may be 2500 ppm
+#: off (USB 2.0, 7.1.11), of which 500 are left to the oscillator.
+LINK_CLOCKS = {"usb": ("usb_io", 48 * MHZ, 2_000), "udp": ("ethernet", liteeth_core.CLOCK_HZ, 1)}
+RESOURCES = {"uart": "uart", "usb": "usb", "udp": "eth_rgmii"}  #: of the platforms
+RGMII_HZ = 125 * MHZ
 
 
 def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaboratable:
@@ -22,13 +28,17 @@ def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaborat
         from .usb import UsbTop  # needs LUNA, which other links do not
 
         return UsbTop(config, fingerprint)
+    if board.link == "udp":
+        from .ethernet import EthernetTop
+
+        return EthernetTop(config, fingerprint, liteeth_core.generate(board.network, *board.rgmii_ns))
     return UartTop(config, fingerprint, divisor(board))
 
 
 class Pinned(Elaboratable):
-    """A device on the pins of a board's link, in the board's clock; USB at full speed has a clock of its own as well.
+    """A device on the pins of a board's link, in the board's clock; USB and Ethernet have a clock of their own as well.
 
-    device  with the ports of `UartTop`, or of `usb.UsbTop`
+    device  with the ports of `UartTop`, of `usb.UsbTop`, or of `ethernet.EthernetTop`
     """
 
     def __init__(self, board: Board, device: Elaboratable) -> None:
@@ -39,17 +49,16 @@ class Pinned(Elaboratable):
         m = Module()
         drive_clocks(m, self.board, platform)
         m.submodules.device = self.device
-        resource = platform.lookup(self.board.link, 0)
-        pins = platform.request(resource.name, resource.number, dir={pin.name: "-" for pin in resource.ios})
-        (self._usb if self.board.link == "usb" else self._uart)(m, pins)
+        connect = {"uart": self._uart, "usb": self._usb, "udp": self._ethernet}
+        connect[self.board.link](m, pins_of(self.board, platform), platform)
         return m
 
-    def _uart(self, m: Module, pins) -> None:
+    def _uart(self, m: Module, pins: Any, platform: Platform) -> None:
         m.submodules.rx = rx = io.Buffer("i", pins.rx)
         m.submodules.tx = tx = io.Buffer("o", pins.tx)
         m.d.comb += [self.device.rx_pin.eq(rx.i), tx.o.eq(self.device.tx_pin)]
 
-    def _usb(self, m: Module, pins) -> None:
+    def _usb(self, m: Module, pins: Any, platform: Platform) -> None:
         device = self.device
         m.submodules.d_p = d_p = io.Buffer("io", pins.d_p)
         m.submodules.d_n = d_n = io.Buffer("io", pins.d_n)
@@ -63,6 +72,30 @@ class Pinned(Elaboratable):
             d_n.oe.eq(device.drive),
             pullup.o.eq(device.pullup),
         ]
+
+    def _ethernet(self, m: Module, pins: Any, platform: Platform) -> None:
+        """The PHY is out of reset, and its registers are left alone."""
+        device = self.device
+        platform.add_file(f"{liteeth_core.NAME}.v", device.verilog)
+        receive_clock = Signal(attrs={"keep": "true"})
+        platform.add_clock_constraint(receive_clock, RGMII_HZ)
+        control = "ctl" if hasattr(pins, "rx_ctl") else "ctrl"  # boards differ
+        for port, name in (("clk", "clk"), ("ctl", control), ("data", "data")):
+            m.submodules[f"rx_{port}"] = received = io.Buffer("i", getattr(pins, f"rx_{name}"))
+            m.submodules[f"tx_{port}"] = sent = io.Buffer("o", getattr(pins, f"tx_{name}"))
+            m.d.comb += sent.o.eq(getattr(device, f"tx_{port}"))
+            if port == "clk":
+                m.d.comb += [receive_clock.eq(received.i), device.rx_clk.eq(receive_clock)]
+            else:
+                m.d.comb += getattr(device, f"rx_{port}").eq(received.i)
+        m.submodules.reset_pin = reset = io.Buffer("o", pins.rst)
+        m.d.comb += reset.o.eq(0)
+
+
+def pins_of(board: Board, platform: Platform) -> Any:
+    """The ports of the board's link, requested from its platform."""
+    resource = platform.lookup(RESOURCES[board.link], 0)
+    return platform.request(resource.name, resource.number, dir={pin.name: "-" for pin in resource.ios})
 
 
 def divisor(board: Board) -> int:
@@ -90,11 +123,12 @@ def clock_settings(board: Board, platform: Platform) -> dict[str, Setting]:
     Raises `ClockError` where a PLL cannot make its clock.
     """
     oscillator_hz, wanted_hz = int(platform.default_clk_frequency), board.clock_khz * 1000
-    if board.link == "usb":
+    if board.link in LINK_CLOCKS:
         pll = pll_of(platform)
+        domain, link_hz, tolerance_ppm = LINK_CLOCKS[board.link]
         return {
             "sync": choose(pll, oscillator_hz, wanted_hz),
-            "usb_io": choose(pll, oscillator_hz, USB_HZ, USB_TOLERANCE_PPM),
+            domain: choose(pll, oscillator_hz, link_hz, tolerance_ppm),
         }
     return {} if wanted_hz == oscillator_hz else {"sync": choose(pll_of(platform), oscillator_hz, wanted_hz)}
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich.box import SIMPLE
@@ -136,7 +137,7 @@ def _built(result: Result) -> Group:
     """What a build takes of the chip, its clock, and the rest; or where a project is, and that Vivado must make it."""
     head = {
         "board": result["board"] + (", built before" if result["reused"] else ""),
-        "link": result["link"],
+        "link": result["link"] if result["network"] is None else f"udp://{result['network']['address']}",
         "configuration": f"{result['config']}, {result['bit_macs_per_cycle']:,} bit-MACs a cycle",
         "fingerprint": result["fingerprint"],
     }
@@ -370,7 +371,7 @@ def info(
             config = device.config
             found = getattr(device, "fingerprint", None)  # the golden model has no gateware
             counters = device.counters()
-        built_for = None if found is None else _built_for(config, found)
+        built_for = None if found is None else _built_for(config, found, url)
         return {
             "url": url,
             "contract_version": CONTRACT_VERSION,
@@ -394,7 +395,7 @@ def info(
 _STALE = "[red]not made of these sources with these tools[/]: `bitfirst build` and `bitfirst program` make it match"
 
 
-def _built_for(config: Any, fingerprint: int) -> str | None:
+def _built_for(config: Any, fingerprint: int, url: str) -> str | None:
     """A board, or "any" of plain Verilog, for which these sources make a device with this fingerprint; else None."""
     from bitfirst_hdl import verilog
 
@@ -404,7 +405,8 @@ def _built_for(config: Any, fingerprint: int) -> str | None:
         return "any"
     from bitfirst_boards import flow
 
-    return flow.identify(config, fingerprint)
+    address = urlsplit(url).hostname if url.startswith("udp:") else None
+    return flow.identify(config, fingerprint, address)
 
 
 def _trace_table(result: Result) -> Group:
@@ -525,13 +527,18 @@ def _board(name: str) -> Any:
     return BOARDS[name]
 
 
-def _linked(board: Any, link: str | None) -> Any:
-    """The board with that link of its links, or with its own."""
-    if link is None:
-        return board
-    if link not in board.links:
+def _linked(board: Any, link: str | None, address: str | None, mac: str | None) -> Any:
+    """The board with that link of its links, or with its own; with those addresses, or its own."""
+    if link is not None and link not in board.links:
         raise UsageError(f"{board.name} has no link {link!r}; choose from {', '.join(board.links)}")
-    return board.linked(link)
+    board = board if link is None else board.linked(link)
+    if address is None and mac is None:
+        return board
+    if board.link != "udp":
+        raise UsageError(f"--address and --mac are for --link udp, not for {board.link}; leave them out")
+    from bitfirst_boards.network import network
+
+    return replace(board, network=network(address or board.network.address, mac))
 
 
 @app.command()
@@ -544,6 +551,8 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Folder: build/BOARD by default; with --all, build.")] = None,
     clock_khz: Annotated[int | None, typer.Option(min=1, help="Of the array, by a PLL; the board's own.")] = None,
     link: Annotated[str | None, typer.Option(help="One of the board's, see `bitfirst boards`; its first.")] = None,
+    address: Annotated[str | None, typer.Option(help="IPv4 address on --link udp, 192.168.1.50 by default.")] = None,
+    mac: Annotated[str | None, typer.Option(help="MAC address on --link udp; by default made of --address.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the placement; the board's own by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -556,9 +565,10 @@ def build(
         if every == (board is not None):
             raise UsageError("name one board, or give --all; `bitfirst boards` lists them")
         if board is not None:
-            return _build(_linked(_board(board), link), out or Path("build", board), config, clock_khz, seed)
-        if link is not None:
-            raise UsageError("--link is for one board; with --all each gets its own")
+            linked = _linked(_board(board), link, address, mac)
+            return _build(linked, out or Path("build", board), config, clock_khz, seed)
+        if (link, address, mac) != (None, None, None):
+            raise UsageError("--link, --address and --mac are for one board; with --all each gets its own link")
         return _build_all(out or Path("build"), config, clock_khz, seed)
 
     if _report(as_json, work, _all_built if every else _built).get("failed"):

@@ -148,7 +148,7 @@ class TcpTransport:
         self.name = f"the device at {host}:{port}"
         try:
             self._socket = socket.create_connection((host, port), timeout=self.timeout_s)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of names that none can be
             raise LinkError(f"{host}:{port} cannot be reached: {error}; check that the server runs there") from None
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -206,7 +206,7 @@ class UdpTransport:
         try:
             self._socket.connect((host, port))
             self._number, self._taken = self._ask()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             self._socket.close()
             raise LinkError(f"{host}:{port} cannot be reached: {error}; check address, cable and power") from None
 
@@ -226,9 +226,9 @@ class UdpTransport:
 
     def write(self, data: bytes) -> None:
         try:
-            for start in range(0, len(data), datagrams.MAX_BYTES):
+            for piece in datagrams.pieces(data):
                 self._number += 1
-                self._socket.send(self._head(self._number) + data[start : start + datagrams.MAX_BYTES])
+                self._socket.send(self._head(self._number) + piece)
                 self._take_in()
         except OSError as error:
             raise LinkError(f"{self.name} is gone: {error}; check cable and power, then open it again") from None

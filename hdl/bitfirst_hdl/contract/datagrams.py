@@ -10,7 +10,11 @@ start, which numbers come next, and goes on `AHEAD` further than it has to: what
 late. The device sends to whom it took the last datagram from.
 """
 
+from itertools import pairwise
+
 from amaranth.lib import data
+
+from . import packets
 
 NUMBER_BITS = 32
 MAX_BYTES = 1024  # with all heads far less than Ethernet's 1,500
@@ -27,6 +31,16 @@ class Head(data.Struct):
 
     number: NUMBER_BITS
     taken: NUMBER_BITS
+
+
+def pieces(stream: bytes) -> list[bytes]:
+    """What goes into a datagram each, nearly alike in size: so Ethernet pads none that carries a frame.
+
+    A receiver finds damage behind the padding, when LiteEth's core has passed the datagram on.
+    """
+    count = -(-len(stream) // MAX_BYTES)
+    ends = [len(stream) // packets.WORD_BYTES * place // count * packets.WORD_BYTES for place in range(1, count)]
+    return [stream[start:end] for start, end in pairwise([0, *ends, len(stream)])] if stream else []
 
 
 def is_ahead(number: int, last: int) -> bool:
