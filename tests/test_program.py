@@ -29,6 +29,8 @@ def build(tmp_path: Path) -> Path:
     usage = Usage(lut=1, ff=1, bram=1, dsp=1)
     record = {
         "board": BOARD.name,
+        "link": BOARD.link,
+        "network": None,
         "fingerprint": f"{flow.fingerprint(BOARD, config, tools):016x}",
         "config": config.as_dict(),
         "seed": 1,

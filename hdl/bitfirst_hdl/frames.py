@@ -134,7 +134,7 @@ class FrameReceiver(wiring.Component):
         return found
 
     def _receive(self, m: Module, write_port, committed: Signal) -> None:
-        m.submodules.crc = checker = Crc32(self.config.link_bits)
+        m.submodules.checker = checker = Crc32(self.config.link_bits)
         header, trailer = Header(self.rx.payload), Trailer(self.rx.payload)
         write, left = Signal.like(committed), Signal(range(self.config.max_payload_words + 1))
         sequence, restart = Signal(16), Signal()
@@ -328,7 +328,7 @@ class FrameTransmitter(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.crc = checker = Crc32(self.link_bits)
+        m.submodules.checker = checker = Crc32(self.link_bits)
         word, load, free = Signal(WORD_BITS), Signal(), Signal()
         reply, left, sequence = Signal(Reply), Signal(range(MAX_DATA_WORDS + 1)), Signal(16)
         header, response, trailer = Signal(Header), Signal(Response), Signal(Trailer)

@@ -5,6 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .contract.packets import WORD_BITS
+from .operands import one_of
 from .ports import word_stream
 
 
@@ -65,9 +66,10 @@ class WidthConverter(wiring.Component):
     def _split(self, m: Module) -> None:
         units = WORD_BITS // self.link_bits
         unit = Signal(range(units))  # of the word at hand
+        word, firsts = self.tx_words.payload, range(0, WORD_BITS, self.link_bits)
         m.d.comb += [
             self.tx.valid.eq(self.tx_words.valid),
-            self.tx.payload.eq(self.tx_words.payload.word_select(unit, self.link_bits)),
+            self.tx.payload.eq(one_of(unit, [word[first : first + self.link_bits] for first in firsts])),
             self.tx_words.ready.eq((unit == units - 1) & self.tx.ready),
             self.idle.eq((unit == 0) & ~self.rx_words.valid),
         ]
