@@ -324,3 +324,8 @@ def test_options_name_methods_and_their_settings():
 def test_options_refuse(method, words):
     with pytest.raises(UsageError, match=words):
         TrainOptions(method=method)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_dropping_without_more_work_keeps_the_number_of_iterations(p):
+    assert all(SMD(p).plan(Plan.of(steps)).steps == steps for steps in range(1, 400))

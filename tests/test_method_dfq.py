@@ -3,7 +3,7 @@
 import bitfirst
 import pytest
 import torch
-from bitfirst import buckets
+from bitfirst import buckets, models
 from bitfirst.blocks import Skip
 from bitfirst.buckets import Bucket, Buckets
 from bitfirst.errors import UsageError
@@ -374,3 +374,22 @@ def test_data_that_are_not_finite_are_named():
     x[0, 0] = float("nan")
     with pytest.raises(UsageError, match="input holds NaN"):
         passed(layer, x, MIXED)
+
+
+# converting
+
+
+def test_a_float_checkpoint_loads_into_a_gated_network():
+    net, other = models.digits_resnet(), models.digits_resnet()
+    gated = convert(net, ReferenceDevice(), DFQ())
+    gated.load_state_dict(other.state_dict(), strict=True)
+    assert torch.equal(gated.conv.weight, other.conv.weight)
+
+
+@pytest.mark.parametrize("before", [SLU, DFQ, StochasticDepth])
+def test_converting_again_takes_the_method_before_away(before):
+    device, x = ReferenceDevice(), torch.randn(8, 1, 8, 8)
+    gated = convert(models.digits_resnet(), device, before())
+    plain = convert(gated, device, None)
+    assert torch.equal(plain(x), plain(x))
+    assert any(not torch.equal(gated(x), gated(x)) for _ in range(8))  # the control

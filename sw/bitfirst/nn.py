@@ -21,6 +21,7 @@ from bitfirst_hdl.contract.packets import Phase
 from torch import nn
 
 from .bits import Bits
+from .blocks import residual_blocks
 from .connection import Connection, compute, measured
 from .device import Device
 from .errors import UsageError
@@ -451,6 +452,8 @@ def convert(
             layer.signer = _signer(layer, method.signs)
     for name, reason in left_on_host(converted).items():
         logger.info("%s stays on the host: %s", name, reason)
+    for block in residual_blocks(converted).values():
+        block.dispatch = ()  # of the method before
     method.prepare(converted)
     return converted
 

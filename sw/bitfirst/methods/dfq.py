@@ -13,7 +13,7 @@ from ..bits import Bits
 from ..blocks import Residual, channels_of, for_some, macs_of, residual_blocks
 from ..buckets import Bucket, Buckets
 from ..errors import UsageError
-from .gates import NAME, HostLinear
+from .gates import NAME, HostLinear, keep_missing
 from .method import Method
 from .pfq import Indicator, Means
 from .precision import Pair, pairs_of
@@ -66,6 +66,7 @@ class PrecisionGates(nn.Module):
         self.scores: torch.Tensor | None = None
         self.costs: dict[int, int] = {}
         self._state: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.register_load_state_dict_pre_hook(keep_missing)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what belongs to one pass."""

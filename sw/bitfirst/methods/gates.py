@@ -71,7 +71,7 @@ class Gates(nn.Module):
         self.scores: torch.Tensor | None = None
         self.costs: dict[int, int] = {}
         self._state: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.register_load_state_dict_pre_hook(_keep_missing)
+        self.register_load_state_dict_pre_hook(keep_missing)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what belongs to one pass."""
@@ -149,7 +149,7 @@ def _as_wide(numbers: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return numbers.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _keep_missing(gates: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+def keep_missing(gates: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
     """A checkpoint without gates, such as a float one, leaves them as they are."""
     if not any(name.startswith(prefix) for name in state_dict):
         state_dict.update({prefix + name: value for name, value in gates.state_dict().items()})

@@ -31,7 +31,7 @@ class Plan:
 
     def scaled(self, work: float, trained: float = 1.0) -> "Plan":
         """`work` times the batches, which are `trained` (a share) of the iterations; the schedule is stretched."""
-        steps = max(1, ceil(self.steps * work / trained))
+        steps = max(1, ceil(round(self.steps * work / trained, 9)))  # 21 * 0.9 / 0.9 is a little more than 21
         return replace(self, steps=steps, trained=max(1, round(steps * trained)), schedule=steps)
 
     def rate(self, step: int, peak: float, schedule: Callable[[int, int, float], float]) -> float:

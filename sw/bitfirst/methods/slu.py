@@ -34,7 +34,8 @@ def score(
     """The mean of `costs` (of each sample), with the gradient of the expectation of `costs` and losses.
 
     By the score function: what a sample's choices were worth, less the mean of all other samples, times the gradient
-    of the choices' `log_probability` (of each sample).
+    of the choices' `log_probability` (of each sample). That is the gradient where a sample's loss depends on its own
+    choices alone; batch norm makes it depend on the others' too, and then it is biased.
     """
     if labels is None or len(labels) != len(costs):
         raise UsageError("the gates' gradient by score needs the labels: take the batches from method.loader(data)")
