@@ -242,7 +242,9 @@ def _goals(result: Row) -> list[str]:
     wanted = result["wanted_mhz"]
     for seed, reached in result["routed"].items():
         lines.append([f"{ARRAY}: MHz, seed {seed}", f"{reached:.1f}", f"at least {wanted}", reached >= wanted])
-    shown = ([name, value, goal, "met" if met else "**missed**"] for name, value, goal, met in lines)
+    shown = [[name, value, goal, "met" if met else "**missed**"] for name, value, goal, met in lines]
+    if not result["routed"]:
+        shown.append([f"{ARRAY}: MHz", "", f"at least {wanted}", "**not routed** in this run, which had no `--seed`"])
     return _table(["", "measured", "goal", ""], shown)
 
 
