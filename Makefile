@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo '$(PYTHON) is older than 3.11: name a newer one with make PYTHON=...' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(PIP) install -c constraints.txt hatchling
+	$(PIP) install -c constraints.txt hatchling setuptools  # setuptools: liteiclink, of LiteEth, comes as source alone
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[build,test]'
 	@touch $@
 
