@@ -89,6 +89,7 @@ def test_what_an_earlier_host_left_on_its_way_is_dropped() -> None:
         earlier.close()
 
 
+@pytest.mark.soak
 def test_training_over_a_bad_network_is_training_on_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps of the digits, weights of the end included."""
     whole = training.data.digits()
