@@ -242,7 +242,7 @@ class Multiplying(Gates):
 
     def block(self, number, block, x):
         shortcut = block.shortcut(x)
-        logits = self._logits(number, x)
+        logits = self.logits(number, block, x).squeeze(1)
         self.costs[number] = 1
         self.choices.append(Choice(logits, self._choose(torch.sigmoid(logits.detach())), torch.zeros(len(x)) > 0))
         mask = self.choices[-1].chosen.float()[:, None]

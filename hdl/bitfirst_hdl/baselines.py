@@ -92,8 +92,8 @@ def _kept(m: Module, values: Sequence[Value], name: str) -> list[Value]:
     return registers
 
 
-class _Unit(wiring.Component):
-    """Base: operands to a sum of products, and an accumulator behind it."""
+class Unit(wiring.Component):
+    """Base of units and elements: operands to a sum of products, and an accumulator behind it."""
 
     def __init__(self, operands: dict, accumulator_bits: int) -> None:
         super().__init__(operands | {"control": In(Control()), "shadow": Out(accumulator_bits)})
@@ -104,7 +104,7 @@ class _Unit(wiring.Component):
         m.d.comb += [accumulator.term.eq(term), self.shadow.eq(accumulator.shadow)]
 
 
-class FixedMac(_Unit):
+class FixedMac(Unit):
     """Multiply-accumulate unit of one precision, signed.
 
     Parameters
@@ -191,7 +191,7 @@ class Width(IntEnum):
         return {Width.TWO: 2, Width.FOUR: 4, Width.EIGHT: 8}[self]
 
 
-class FusedUnit(_Unit):
+class FusedUnit(Unit):
     """Sixteen multipliers of two bits that make up 16 products of 2 x 2 bits a cycle, 4 of 4 x 4, or one of 8 x 8.
 
     Mixed widths too: 8 / a * 8 / b products. After the fusion unit of Sharma et al., Bit Fusion (ISCA 2018), with its
@@ -293,7 +293,7 @@ def arrange(a_width: Width, b_width: Width, pairs: Sequence[tuple[int, int]]) ->
     return a_digits, b_digits
 
 
-class PopcountElement(_Unit):
+class PopcountElement(Unit):
     """Bit-serial dot product: L bits of A and of B, and the ones of A & B counted by `+`; no carry cells by hand.
 
     After the dot-product unit of BISMO (Umuroglu et al., FPL 2018), with the element's Horner accumulator in place of

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
 from . import element
 from .array import Array
+from .baselines import Unit
 from .config import ArrayConfig
 from .contract.packets import OCTET_BITS, WORD_BITS
-from .element import LEVELS_PER_REGISTER, Control, OwnWord, add_fields, segment_bits, segment_count
+from .element import LEVELS_PER_REGISTER, OwnWord, add_fields, segment_bits, segment_count
 
 PRODUCT_BITS = 2 * OCTET_BITS + 1
 
@@ -48,7 +49,7 @@ class Accumulator(element.Accumulator):
         return (base + self.term.as_signed())[: len(self.total)]
 
 
-class FixedElement(wiring.Component):
+class FixedElement(Unit):
     """L multipliers of 8 x 8 bits, the sum of their products, and an accumulator.
 
     Members
@@ -67,14 +68,8 @@ class FixedElement(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        super().__init__(
-            {
-                "a": In(segment_bits(config)).array(segment_count(config)),
-                "b": In(signed(OCTET_BITS + 1)).array(config.lanes),
-                "control": In(Control()),
-                "shadow": Out(config.accumulator_bits),
-            }
-        )
+        a = In(segment_bits(config)).array(segment_count(config))
+        super().__init__({"a": a, "b": In(signed(OCTET_BITS + 1)).array(config.lanes)}, config.accumulator_bits)
 
     @property
     def latency(self) -> int:
@@ -86,9 +81,7 @@ class FixedElement(wiring.Component):
         digits = [word[place : place + OCTET_BITS] for word in self.a for place in range(0, len(word), OCTET_BITS)]
         products = [(a * b)[:PRODUCT_BITS].as_signed() for a, b in zip(digits, self.b, strict=True)]
         term = add_signed(m, registered(m, products, "product"), "sum")
-        m.submodules.accumulator = accumulator = Accumulator(len(term), self.config.accumulator_bits)
-        wiring.connect(m, wiring.flipped(self.control), accumulator.control)
-        m.d.comb += [accumulator.term.eq(term), self.shadow.eq(accumulator.shadow)]
+        self.accumulate(m, Accumulator(len(term), self.config.accumulator_bits), term)
         return m
 
 

@@ -14,10 +14,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .array import Array
-from .baselines import DIGIT_BITS, fused_sum, places, top_digits
+from .baselines import DIGIT_BITS, Unit, fused_sum, places, top_digits
 from .config import BRICKS, ArrayConfig
 from .contract.packets import OCTET_BITS, WORD_BITS
-from .element import Control, OwnWord, add_fields
+from .element import OwnWord, add_fields
 from .fixed import Accumulator, add_signed
 from .operands import one_of
 
@@ -80,7 +80,7 @@ def _one_of_four(m: Module, name: str, select: tuple[Value, Value], values: Sequ
     return chosen
 
 
-class FusionElement(wiring.Component):
+class FusionElement(Unit):
     """L / 16 fused units, the sum of their products, and an accumulator.
 
     Members
@@ -99,15 +99,8 @@ class FusionElement(wiring.Component):
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
-        super().__init__(
-            {
-                "a": In(DIGIT_BITS).array(config.lanes),
-                "b": In(DIGIT_BITS).array(config.lanes),
-                "flags": In(Flags()),
-                "control": In(Control()),
-                "shadow": Out(config.accumulator_bits),
-            }
-        )
+        digits = In(DIGIT_BITS).array(config.lanes)
+        super().__init__({"a": digits, "b": digits, "flags": In(Flags())}, config.accumulator_bits)
 
     @property
     def latency(self) -> int:
@@ -121,9 +114,7 @@ class FusionElement(wiring.Component):
             a, b = (list(digits)[first : first + BRICKS] for digits in (self.a, self.b))
             sums.append(fused_sum(m, platform, f"unit_{first}_", self.flags, a, b))
         term = add_signed(m, sums, "sum")
-        m.submodules.accumulator = accumulator = Accumulator(len(term), self.config.accumulator_bits)
-        wiring.connect(m, wiring.flipped(self.control), accumulator.control)
-        m.d.comb += [accumulator.term.eq(term), self.shadow.eq(accumulator.shadow)]
+        self.accumulate(m, Accumulator(len(term), self.config.accumulator_bits), term)
         return m
 
 

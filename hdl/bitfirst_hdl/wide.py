@@ -8,18 +8,19 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
 from .array import Array, StepControl
+from .baselines import Unit
 from .config import MAX_BITS, ArrayConfig
 from .contract.packets import OCTET_BITS, WORD_BITS
-from .element import Control, OwnWord, add_fields
+from .element import OwnWord, add_fields
 from .fixed import Accumulator, add_signed, registered
 
 NUMBER = signed(MAX_BITS + 1)  #: of both sides, signed or not
 
 
-class WideElement(wiring.Component):
+class WideElement(Unit):
     """L / 2 multipliers of 16 x 16 bits, the sum of their products, and an accumulator.
 
     Members
@@ -37,8 +38,7 @@ class WideElement(wiring.Component):
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
         numbers = In(NUMBER).array(config.lanes // 2)
-        shadow = Out(config.accumulator_bits)
-        super().__init__({"a": numbers, "b": numbers, "control": In(Control()), "shadow": shadow})
+        super().__init__({"a": numbers, "b": numbers}, config.accumulator_bits)
 
     @property
     def latency(self) -> int:
@@ -49,9 +49,7 @@ class WideElement(wiring.Component):
         m = Module()
         products = [(a * b)[: 2 * MAX_BITS + 1].as_signed() for a, b in zip(self.a, self.b, strict=True)]
         term = add_signed(m, registered(m, products, "product"), "sum")
-        m.submodules.accumulator = accumulator = Accumulator(len(term), self.config.accumulator_bits)
-        wiring.connect(m, wiring.flipped(self.control), accumulator.control)
-        m.d.comb += [accumulator.term.eq(term), self.shadow.eq(accumulator.shadow)]
+        self.accumulate(m, Accumulator(len(term), self.config.accumulator_bits), term)
         return m
 
 

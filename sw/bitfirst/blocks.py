@@ -1,5 +1,6 @@
 """Residual blocks, and computing them for some samples of a batch alone."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from torch.nn import functional
 from .errors import UsageError
 
 
-class Residual(nn.Module):
+class Residual(nn.Module, ABC):
     """join(residual(x), shortcut(x)): what methods can skip for some samples, which then are shortcut(x).
 
     Subclasses have a submodule `shortcut` (an empty `nn.Sequential` is x itself), whose output has the shape of
@@ -22,8 +23,9 @@ class Residual(nn.Module):
     shortcut: nn.Module
     dispatch: tuple[Any, ...] = ()
 
+    @abstractmethod
     def residual(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """What may be skipped."""
 
     def join(self, residual: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
         return functional.relu(residual + shortcut)

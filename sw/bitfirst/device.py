@@ -258,8 +258,8 @@ class Device(ABC):
         return [self._execute(operation) for operation in operations]
 
     def _decide(self, operation: WeightGradient, rule: psg.Rule, state: psg.State | None) -> psg.Decision:
-        """The signs of the operation's result, by `rule`."""
-        raise NotImplementedError
+        """The signs of the operation's result, by `rule`. A device that predicts does otherwise than this one."""
+        raise UsageError(self.no_prediction)
 
     @property
     def predicts(self) -> bool:

@@ -1,6 +1,6 @@
 """Dynamic fractional quantization: gates choose the widths of each sample in each block; and FracTrain."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,17 +10,15 @@ from torch import nn
 from torch.nn import functional
 
 from ..bits import Bits
-from ..blocks import Residual, channels_of, for_some, macs_of, residual_blocks
+from ..blocks import Residual, channels_of, for_some, residual_blocks
 from ..buckets import Bucket, Buckets
 from ..errors import UsageError
-from .gates import NAME, HostLinear, keep_missing
+from .block_gates import BlockGates, GatedMethod, HostLinear, SampleLoss, cross_entropies
 from .method import Method
-from .pfq import Indicator, Means
+from .pfq import Indicator, Stages
 from .precision import Pair, pairs_of
 from .psg import PSG
-from .random import Random
 from .sign_sgd import DEVICE
-from .slu import SampleLoss, cross_entropies, score
 
 CIFAR, IMAGENET = "3-4-4-6-6/6-6-8-8-12", "3-4-6-8/6-8-12-16"  #: FracTrain's options, with weights of 4 and of 6 bits
 HIDDEN, WIDTH = 32, 16  #: of the gates
@@ -46,46 +44,21 @@ class Choice:
         return functional.log_softmax(self.logits, 1).gather(1, self.option[:, None]).squeeze(1)
 
 
-class PrecisionGates(nn.Module):
-    """Gates of a network's blocks: mean over the pixels, C -> 32, ReLU, 32 -> 16, an LSTM cell along the depth, one
-    logit for each option. On the host, in float32.
-
-    choices, scores, costs  as of `gates.Gates`
+class PrecisionGates(BlockGates):
+    """The gates of blocks whose samples have widths of their own: C -> 32, ReLU, 32 -> 16 of each block, one logit for
+    each option.
     """
 
     def __init__(self, blocks: list[Residual], options: tuple[Pair, ...], weights: int, seed: int) -> None:
-        super().__init__()
-        self.inputs = nn.ModuleList(
+        inputs = (
             nn.Sequential(HostLinear(channels_of(block), HIDDEN), nn.ReLU(), HostLinear(HIDDEN, WIDTH))
             for block in blocks
         )
-        self.lstm = nn.LSTMCell(WIDTH, WIDTH)
-        self.output = HostLinear(WIDTH, len(options))
-        self.options, self.weights, self.random = options, weights, Random(seed)
-        self.choices: list[Choice] = []
-        self.scores: torch.Tensor | None = None
-        self.costs: dict[int, int] = {}
-        self._state: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.register_load_state_dict_pre_hook(keep_missing)
+        super().__init__(inputs, WIDTH, len(options), seed)
+        self.options, self.weights = options, weights
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: without what belongs to one pass."""
-        return self.__dict__ | {"choices": [], "scores": None, "_state": None}
-
-    # hooks of the network
-    def begin(self, *_: object) -> None:
-        self.choices, self._state = [], None
-
-    def end(self, net: nn.Module, inputs: object, scores: torch.Tensor) -> None:
-        self.scores = scores.detach()
-
-    # a block
     def block(self, number: int, block: Residual, x: torch.Tensor) -> torch.Tensor:
-        if number not in self.costs:
-            self.costs[number] = macs_of(block, x.shape[1:])
-        pooled = x.mean((2, 3)) if x.ndim == 4 else x
-        self._state = self.lstm(self.inputs[number](pooled), self._state)
-        logits = self.output(self._state[0])
+        logits = self.logits(number, block, x)
         option = self._choose(functional.softmax(logits.detach(), 1))
         self.choices.append(Choice(logits, option))
         computed = torch.tensor([pair.forward > 0 for pair in self.options])[option]
@@ -128,7 +101,7 @@ def _in_buckets(block: Residual, buckets: list[Bucket]) -> Iterator[None]:
             layer.buckets = None
 
 
-class DFQ(Method):
+class DFQ(GatedMethod):
     """Dynamic fractional quantization (FracTrain): gates choose for each sample and each residual block how many bits
     activations and output gradients have there.
 
@@ -170,11 +143,9 @@ class DFQ(Method):
             if (pair.forward == 0) != (pair.backward == 0):
                 raise UsageError(f"option {pair.forward}/{pair.backward}: 0 on both sides skips the block")
             _ = Bits(pair.forward or 1, weights, pair.backward or 2)
-        self.weights, self.target, self.beta, self.loss, self.seed = weights, target, beta, loss, seed
-        self.gates: PrecisionGates | None = None
-        self.counts: list[list[int]] = []
+        super().__init__(loss, seed)
+        self.weights, self.target, self.beta = weights, target, beta
         self.passes = self.dispatched = 0
-        self._labels: torch.Tensor | None = None
 
     def refuses(self, other: Method) -> str | None:
         if isinstance(other, PSG):
@@ -193,9 +164,7 @@ class DFQ(Method):
         self.gates = next((one for one in net.modules() if isinstance(one, PrecisionGates)), None)
         if self.gates is None:
             self.gates = PrecisionGates(blocks, self.options, self.weights, self.seed)
-            blocks[0].add_module(NAME, self.gates)
-            net.register_forward_pre_hook(self.gates.begin)
-            net.register_forward_hook(self.gates.end)
+            self.gates.attach(net, blocks[0])
         if len(self.gates.options) != len(self.options):
             raise UsageError(f"the network's gates have {len(self.gates.options)} options, not {len(self.options)}")
         self.gates.options, self.gates.weights = self.options, self.weights
@@ -205,14 +174,9 @@ class DFQ(Method):
                 layer.bits = replace(layer.bits, weight=self.weights)
         self.counts = [[0] * len(self.options) for _ in blocks]
 
-    def loader(self, data: Iterable[Any]) -> Iterator[Any]:
-        for batch in data:
-            self._labels = batch[1]
-            yield batch
-
     def penalty(self, net: nn.Module) -> torch.Tensor:
         """Its value is that of the penalty of the cost; its gradient that of both losses for the gates."""
-        choices = self.gates.choices
+        choices = self._passed()
         for choice, counts in zip(choices, self.counts, strict=True):
             counts[:] = [count + int((choice.option == number).sum()) for number, count in enumerate(counts)]
             self.passes += 1
@@ -220,7 +184,7 @@ class DFQ(Method):
         costs = self.batch_costs()
         beta = self.beta if costs.mean() > self.target else -self.beta
         log_probability = sum(choice.log_probability for choice in choices)
-        return score(self.loss, self.gates.scores, self._labels, beta * costs, log_probability)
+        return self._score(beta * costs, log_probability)
 
     def _costs(self) -> torch.Tensor:
         """Of each option, in per cent."""
@@ -228,25 +192,23 @@ class DFQ(Method):
 
     def batch_costs(self) -> torch.Tensor:
         """Of each sample in the latest pass, in per cent: the mean over the blocks, by their MACs."""
-        macs = [self.gates.costs[number] for number in range(len(self.counts))]
+        macs = self._macs()
         costs = [self._costs()[choice.option] * own for choice, own in zip(self.gates.choices, macs, strict=True)]
         return sum(costs) / sum(macs)
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"counts": self.counts, "passes": self.passes, "dispatched": self.dispatched}
-        return {"random": self.gates.random.state, **own}
+        return super().state_dict() | {"passes": self.passes, "dispatched": self.dispatched}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.gates.random.state = state["random"]
-        self.counts = [list(counts) for counts in state["counts"]]
+        super().load_state_dict(state)
         self.passes, self.dispatched = state["passes"], state["dispatched"]
 
     def summary(self) -> dict[str, Any]:
-        """Samples by block and option, the largest bits that options have, buckets in a block's pass on average."""
+        """`counts` are by block and option; the largest bits of an option; buckets in a block's pass on average."""
         options = [[pair.forward, pair.backward] for pair in self.options]
         most = max(max(pair) for pair in options)
         buckets = self.dispatched / self.passes if self.passes else None
-        return {"options": options, "counts": self.counts, "largest_bits": most, "buckets": buckets}
+        return super().summary() | {"options": options, "largest_bits": most, "buckets": buckets}
 
 
 class FracTrain(DFQ):
@@ -273,30 +235,28 @@ class FracTrain(DFQ):
         if not targets or list(targets) != sorted(targets):
             raise UsageError(f"targets = {targets}: give rising costs in per cent, such as 1.5, 2, 2.5, 3")
         super().__init__(options, weights, targets[0], beta, cap, loss, seed)
-        self.targets, self.stage = tuple(targets), 0
-        self.indicator, self._means = Indicator(epsilon, alpha), Means(every)
+        self.targets = tuple(targets)
+        self._stages = Stages(len(self.targets), Indicator(epsilon, alpha), every)
+
+    @property
+    def stage(self) -> int:
+        return self._stages.now
 
     def step(self, loss: torch.Tensor) -> None:
-        self._see(self._means.of_step(loss))
+        if self._stages.rises_with_step(loss):
+            self.target = self.targets[self.stage]
 
     def epoch_end(self, loss: float | None) -> None:
-        self._see(self._means.of_epoch(loss))
-
-    def _see(self, losses: list[float]) -> None:
-        for loss in losses:
-            if self.stage + 1 < len(self.targets) and self.indicator.fires(loss):
-                self.stage += 1
-                self.target = self.targets[self.stage]
+        if self._stages.rises_with_epoch(loss):
+            self.target = self.targets[self.stage]
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"stage": self.stage, "pending": self._means.pending, "indicator": self.indicator.state()}
-        return super().state_dict() | own
+        return super().state_dict() | self._stages.state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.stage, self._means.pending = state["stage"], list(state["pending"])
+        self._stages.restore(state)
         self.target = self.targets[self.stage]
-        self.indicator.restore(state["indicator"])
 
     def summary(self) -> dict[str, Any]:
-        return super().summary() | {"stages": len(self.targets), "stages_visited": self.stage + 1}
+        return super().summary() | self._stages.summary()

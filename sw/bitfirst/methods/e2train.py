@@ -1,9 +1,10 @@
 """E2-Train: fewer batches, fewer blocks, fewer bits."""
 
+from .block_gates import SampleLoss, cross_entropies
 from .compose import Compose
 from .method import Method
 from .psg import PSG
-from .slu import SLU, SampleLoss, cross_entropies
+from .slu import SLU
 from .smd import SMD
 from .swa import SWA
 

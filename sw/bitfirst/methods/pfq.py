@@ -45,27 +45,48 @@ class Indicator:
         self.epsilon, self.losses, self.first = state["epsilon"], list(state["losses"]), list(state["first"])
 
 
-class Means:
-    """Mean losses: of epochs, or of each `every` steps."""
+class Stages:
+    """Which of `count` stages a training is in: the next one begins when `indicator` says that this one is over.
 
-    def __init__(self, every: int | None) -> None:
+    every  the indicator sees means of the losses of so many steps; None: of epochs
+    now    0 at first
+    """
+
+    def __init__(self, count: int, indicator: Indicator, every: int | None) -> None:
         if every is not None and every < 1:
             raise UsageError(f"every = {every}: choose 1 iteration or more, or None for epochs")
-        self.every = every
-        self.pending: list[float] = []
+        self.count, self.indicator, self.every = count, indicator, every
+        self.now = 0
+        self._pending: list[float] = []
 
-    def of_step(self, loss: torch.Tensor) -> list[float]:
-        """None or one."""
+    def rises_with_step(self, loss: torch.Tensor) -> bool:
+        """Whether the next stage begins behind a step with this loss."""
         if self.every is None:
-            return []
-        self.pending.append(loss.item())
-        if len(self.pending) < self.every:
-            return []
-        mean, self.pending = sum(self.pending) / self.every, []
-        return [mean]
+            return False
+        self._pending.append(loss.item())
+        if len(self._pending) < self.every:
+            return False
+        mean, self._pending = sum(self._pending) / self.every, []
+        return self._rises(mean)
 
-    def of_epoch(self, loss: float | None) -> list[float]:
-        return [loss] if self.every is None and loss is not None else []
+    def rises_with_epoch(self, loss: float | None) -> bool:
+        """Whether the next stage begins behind an epoch with this mean loss; None where no batch was trained on."""
+        return self.every is None and loss is not None and self._rises(loss)
+
+    def _rises(self, loss: float) -> bool:
+        rises = self.now + 1 < self.count and self.indicator.fires(loss)
+        self.now += rises
+        return rises
+
+    def state(self) -> dict[str, Any]:
+        return {"stage": self.now, "pending": self._pending, "indicator": self.indicator.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.now, self._pending = state["stage"], list(state["pending"])
+        self.indicator.restore(state["indicator"])
+
+    def summary(self) -> dict[str, Any]:
+        return {"stages": self.count, "stages_visited": self.now + 1}
 
 
 class PFQ(Precision):
@@ -92,34 +113,30 @@ class PFQ(Precision):
     ) -> None:
         self.stages: Sequence = stages_of(schedule)
         super().__init__(self.stages[0])
-        self.stage = 0
-        self.indicator = Indicator(epsilon, alpha, window, scale_over)
-        self._means = Means(every)
+        self._stages = Stages(len(self.stages), Indicator(epsilon, alpha, window, scale_over), every)
+
+    @property
+    def stage(self) -> int:
+        return self._stages.now
 
     def widths(self, bits: Bits) -> list[Bits]:
         return [stage.bits for stage in self.stages]
 
     def step(self, loss: torch.Tensor) -> None:
         super().step(loss)
-        self._see(self._means.of_step(loss))
+        if self._stages.rises_with_step(loss):
+            self._set(self.stages[self.stage])
 
     def epoch_end(self, loss: float | None) -> None:
-        self._see(self._means.of_epoch(loss))
-
-    def _see(self, losses: list[float]) -> None:
-        for loss in losses:
-            if self.stage + 1 < len(self.stages) and self.indicator.fires(loss):
-                self.stage += 1
-                self._set(self.stages[self.stage])
+        if self._stages.rises_with_epoch(loss):
+            self._set(self.stages[self.stage])
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"stage": self.stage, "pending": self._means.pending, "indicator": self.indicator.state()}
-        return super().state_dict() | own
+        return super().state_dict() | self._stages.state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.stage, self._means.pending = state["stage"], list(state["pending"])
-        self.indicator.restore(state["indicator"])
+        self._stages.restore(state)
 
     def summary(self) -> dict[str, Any]:
-        return super().summary() | {"stages": len(self.stages), "stages_visited": self.stage + 1}
+        return super().summary() | self._stages.summary()

@@ -1,52 +1,19 @@
 """Selective layer update: blocks are skipped, sample by sample."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ..blocks import residual_blocks
 from ..errors import UsageError
-from .gates import FULL, NAME, PROBE, SCORE, Gates, Rules
-from .method import Method
+from .block_gates import GatedMethod, SampleLoss, cross_entropies
+from .gates import FULL, PROBE, SCORE, Gates, Rules
 
 GRADIENTS = (SCORE, PROBE, FULL)
 NORMS = EXECUTED, ALL = "executed", "all"
 EVALUATIONS = THRESHOLD, STOCHASTIC = "threshold", "stochastic"
 
 
-SampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  #: of scores [n, classes] and labels: [n]
-
-
-def cross_entropies(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(scores, y, reduction="none")
-
-
-def score(
-    loss: SampleLoss,
-    scores: torch.Tensor,
-    labels: torch.Tensor | None,
-    costs: torch.Tensor,
-    log_probability: torch.Tensor,
-) -> torch.Tensor:
-    """The mean of `costs` (of each sample), with the gradient of the expectation of `costs` and losses.
-
-    By the score function: what a sample's choices were worth, less the mean of all other samples, times the gradient
-    of the choices' `log_probability` (of each sample). That is the gradient where a sample's loss depends on its own
-    choices alone; batch norm makes it depend on the others' too, and then it is biased.
-    """
-    if labels is None or len(labels) != len(costs):
-        raise UsageError("the gates' gradient by score needs the labels: take the batches from method.loader(data)")
-    with torch.no_grad():
-        losses = loss(scores, labels) + costs
-        others = (losses.sum() - losses) / max(len(losses) - 1, 1)
-    expected = ((losses - others) * log_probability).mean()
-    return costs.mean() + expected - expected.detach()
-
-
-class SLU(Method):
+class SLU(GatedMethod):
     """Selective layer update (E2-Train): gates choose for each sample which residual blocks are computed.
 
     A sample that skips a block costs no product of it, neither forward nor backward: the others alone are given to the
@@ -98,11 +65,9 @@ class SLU(Method):
             )
         if bn == ALL and gate_gradient != FULL:
             raise UsageError("bn='all' needs what is skipped: it goes with gate_gradient='full' alone")
-        self.skip, self.alpha, self.loss, self.seed = skip, alpha, loss, seed
+        super().__init__(loss, seed)
+        self.skip, self.alpha = skip, alpha
         self.rules = Rules(gate_gradient, q, bn, min_bn_samples, evaluation == THRESHOLD)
-        self.gates: Gates | None = None
-        self.counts: list[dict[str, int]] = []
-        self._labels: torch.Tensor | None = None
 
     def prepare(self, net: nn.Module) -> None:
         blocks = list(residual_blocks(net).values())
@@ -114,22 +79,15 @@ class SLU(Method):
         self.gates = next((one for one in net.modules() if isinstance(one, Gates)), None)
         if self.gates is None:
             self.gates = Gates(blocks[1:], self.rules, self.seed)
-            blocks[1].add_module(NAME, self.gates)  # not to `net`, which may be a Sequential
-            net.register_forward_pre_hook(self.gates.begin)
-            net.register_forward_hook(self.gates.end)
+            self.gates.attach(net, blocks[1])
         self.gates.rules = self.rules
         for number, block in enumerate(blocks[1:]):
             block.dispatch = self.gates, number
         self.counts = [dict.fromkeys(("seen", "executed", "probed"), 0) for _ in blocks[1:]]
 
-    def loader(self, data: Iterable[Any]) -> Iterator[Any]:
-        for batch in data:
-            self._labels = batch[1]
-            yield batch
-
     def penalty(self, net: nn.Module) -> torch.Tensor:
         """Its value is that of the penalty of MACs; its gradient by "score" that of both losses for the gates."""
-        choices, costs = self.gates.choices, self._costs()
+        choices, costs = self._passed(), self._costs()
         for choice, counts in zip(choices, self.counts, strict=True):
             counts["seen"] += len(choice.chosen)
             counts["executed"] += int(choice.chosen.sum())
@@ -143,21 +101,5 @@ class SLU(Method):
 
     def _costs(self) -> list[float]:
         """Of each gated block, as a share of all of them."""
-        costs = [self.gates.costs[number] for number in range(len(self.counts))]
-        return [cost / sum(costs) for cost in costs]
-
-    def _score(self, costs: torch.Tensor, log_probability: torch.Tensor) -> torch.Tensor:
-        """The mean of `costs` (of each sample), with the gradient of their mean and of the loss's expectation."""
-        return score(self.loss, self.gates.scores, self._labels, costs, log_probability)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"random": self.gates.random.state, "counts": self.counts}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.gates.random.state = state["random"]
-        self.counts = [dict(counts) for counts in state["counts"]]
-
-    def summary(self) -> dict[str, Any]:
-        """`counts` of samples in training, by gated block; the blocks' MACs; those of the gates, on the host."""
-        macs = [self.gates.costs.get(number) for number in range(len(self.counts))]
-        return {"counts": self.counts, "macs": macs, "gate_macs": self.gates.host_macs}
+        macs = self._macs()
+        return [own / sum(macs) for own in macs]

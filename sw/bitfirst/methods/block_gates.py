@@ -1,0 +1,144 @@
+"""What methods have in common whose gates choose, for each sample, what is done in each residual block."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..blocks import Residual, macs_of
+from ..errors import UsageError
+from .method import Method
+from .random import Random
+
+NAME = "gates"  #: of the submodule
+
+SampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  #: of scores [n, classes] and labels: [n]
+
+
+def cross_entropies(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(scores, y, reduction="none")
+
+
+class HostLinear(nn.Linear):
+    """A linear layer that `convert` leaves on the host."""
+
+
+class BlockGates(nn.Module):
+    """The gates of a network's blocks: mean over the pixels, a layer of `inputs` for each block, an LSTM cell that runs
+    along the depth, a linear layer. They run on the host, in float32.
+
+    choices  of the latest forward pass, by block
+    scores   what the network said then, [n, classes], no gradient
+    costs    MACs of a sample in each block, known after the first pass
+    """
+
+    def __init__(self, inputs: Iterable[nn.Module], width: int, outputs: int, seed: int) -> None:
+        super().__init__()
+        self.inputs = nn.ModuleList(inputs)
+        self.lstm = nn.LSTMCell(width, width)
+        self.output = HostLinear(width, outputs)
+        self.random = Random(seed)
+        self.choices: list[Any] = []
+        self.scores: torch.Tensor | None = None
+        self.costs: dict[int, int] = {}
+        self._state: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.register_load_state_dict_pre_hook(_keep_missing)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without what belongs to one pass."""
+        return self.__dict__ | {"choices": [], "scores": None, "_state": None}
+
+    @property
+    def host_macs(self) -> int:
+        """Of all gates, for one sample."""
+        weights = sum(layer.weight.numel() for layer in self.inputs.modules() if isinstance(layer, nn.Linear))
+        lstm = self.lstm.weight_ih.numel() + self.lstm.weight_hh.numel()
+        return weights + len(self.inputs) * (lstm + self.output.weight.numel())
+
+    def attach(self, net: nn.Module, block: Residual) -> None:
+        """To a network: as a submodule of `block`, not of `net`, which may be a Sequential."""
+        block.add_module(NAME, self)
+        net.register_forward_pre_hook(self._begin)
+        net.register_forward_hook(self._end)
+
+    # hooks of the network
+    def _begin(self, *_: object) -> None:
+        self.choices, self._state = [], None
+
+    def _end(self, net: nn.Module, inputs: object, scores: torch.Tensor) -> None:
+        self.scores = scores.detach()
+
+    def logits(self, number: int, block: Residual, x: torch.Tensor) -> torch.Tensor:
+        """Of block `number`, which comes next in this pass; [n, outputs]."""
+        if number not in self.costs:
+            self.costs[number] = macs_of(block, x.shape[1:])
+        pooled = x.mean((2, 3)) if x.ndim == 4 else x
+        self._state = self.lstm(self.inputs[number](pooled), self._state)
+        return self.output(self._state[0])
+
+
+def _keep_missing(gates: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """A checkpoint without gates, such as a float one, leaves them as they are."""
+    if not any(name.startswith(prefix) for name in state_dict):
+        state_dict.update({prefix + name: value for name, value in gates.state_dict().items()})
+
+
+class GatedMethod(Method):
+    """A method with `gates`, which learn by the score function from the loss of each sample.
+
+    `counts` of what was done in training, by block.
+    """
+
+    gates: BlockGates | None = None
+    counts: list[Any]
+    _labels: torch.Tensor | None = None
+
+    def __init__(self, loss: SampleLoss, seed: int) -> None:
+        self.loss, self.seed = loss, seed
+        self.counts = []
+
+    def loader(self, data: Iterable[Any]) -> Iterator[Any]:
+        for batch in data:
+            self._labels = batch[1]
+            yield batch
+
+    def _score(self, costs: torch.Tensor, log_probability: torch.Tensor) -> torch.Tensor:
+        """The mean of `costs` (of each sample), with the gradient of the expectation of `costs` and losses.
+
+        By the score function: what a sample's choices were worth, less the mean of all other samples, times the
+        gradient of the choices' `log_probability` (of each sample). That is the gradient where a sample's loss depends
+        on its own choices alone; batch norm makes it depend on the others' too, and then it is biased.
+        """
+        if self._labels is None or len(self._labels) != len(costs):
+            raise UsageError("the gates' gradient by score needs the labels: take the batches from method.loader(data)")
+        with torch.no_grad():
+            losses = self.loss(self.gates.scores, self._labels) + costs
+            others = (losses.sum() - losses) / max(len(losses) - 1, 1)
+        expected = ((losses - others) * log_probability).mean()
+        return costs.mean() + expected - expected.detach()
+
+    def _passed(self) -> list[Any]:
+        """The choices of the latest pass. Raises `UsageError` where there was none."""
+        if self.gates is None or not self.gates.choices:
+            raise UsageError(
+                f"{type(self).__name__}'s penalty is of a batch that the converted network was given: first"
+            )
+        return self.gates.choices
+
+    def _macs(self) -> list[int | None]:
+        """Of a sample in each block with a gate; None before the first pass."""
+        return [self.gates.costs.get(number) for number in range(len(self.counts))]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": self.gates.random.state, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.gates.random.state = state["random"]
+        self.counts = copy.deepcopy(state["counts"])
+
+    def summary(self) -> dict[str, Any]:
+        """`counts` of samples in training, by block with a gate; the blocks' MACs; those of the gates, on the host."""
+        return {"counts": self.counts, "macs": self._macs(), "gate_macs": self.gates.host_macs}
