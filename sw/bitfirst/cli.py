@@ -908,7 +908,9 @@ def doctor(as_json: Json = False) -> None:
 
         console, found = Console(stderr=True), []
         with console.status("checking; a tool's first call may take a minute"):
-            for check in checks.run(build.find_compiler, build.cache_path(), toolchains.OLDEST, program.TOOLS):
+            libraries = [name for names in toolchains.LINK_PACKAGES.values() for name in names]
+            parts = build.find_compiler, build.cache_path(), toolchains.OLDEST, libraries, program.TOOLS
+            for check in checks.run(*parts):
                 found.append(vars(check))
         failed = [check["name"] for check in found if not check["ok"] and check["needed_for"] == checks.RTL]
         return {"ok": not failed, "failed": failed, "checks": found}

