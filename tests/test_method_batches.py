@@ -326,6 +326,15 @@ def test_options_refuse(method, words):
         TrainOptions(method=method)
 
 
+def test_rows_that_are_fetched_one_by_one_are_refused():
+    class Row(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(range(8))
+
+    with pytest.raises(UsageError, match="DataLoader gives its batches in a row"):
+        SMD().loader(torch.utils.data.DataLoader(Row(), batch_size=2))
+
+
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_dropping_without_more_work_keeps_the_number_of_iterations(p):
     assert all(SMD(p).plan(Plan.of(steps)).steps == steps for steps in range(1, 400))

@@ -500,6 +500,69 @@ def test_its_methods_resume_together(monkeypatch, tmp_path):
     assert resumed["method"] == whole["method"] and whole["method"]["slu"]["counts"][0]["seen"] > 0
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Compose([SLU(seed=1, skip=0.6), SWA(start=0.0)]),
+        lambda: Compose([SWA(start=0.0), StochasticDepth(seed=1)]),
+    ],
+    ids=["slu", "stochastic depth"],
+)
+def test_a_mean_of_weights_with_choices_by_chance_resumes(make, monkeypatch, tmp_path):
+    """Its batch norm sees blocks that were skipped by chance; two means were made before it went on."""
+    whole, resumed = interrupted_and_not(make, monkeypatch, tmp_path, epochs=3)
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+# chance
+
+
+def test_samples_are_computed_as_often_as_the_gates_say():
+    net = network(SLU(skip=0.4, seed=1))
+    gates, probability = gates_of(net).train(), torch.full((4000,), 0.8)
+    assert gates._choose(probability).float().mean().item() == pytest.approx(0.8, abs=0.03)
+    assert gates._probes(4000, 0.2).float().mean().item() == pytest.approx(0.2, abs=0.03)
+
+
+def test_stochastic_depth_keeps_as_often_as_it_says():
+    method = StochasticDepth(last=0.6, seed=1)
+    net = convert(nn.Sequential(nn.Linear(2, 2), Skip(nn.Linear(2, 2))), ReferenceDevice(), method)
+    for _ in range(1000):
+        net(torch.ones(2, 2))
+    (counts,) = method.counts
+    assert counts["seen"] == 1000 and counts["executed"] == pytest.approx(600, abs=50)
+
+
+@pytest.mark.parametrize("gradient", ["probe", "full"])
+@pytest.mark.parametrize(("skip", "sign"), [(2.0, 1), (0.0, -1)], ids=["above", "below"])
+def test_the_penalty_pulls_the_gates_by_straight_through(gradient, skip, sign):
+    net, method = gated(2, gate_gradient=gradient, alpha=0.3)
+    method.skip = skip
+    net(X)
+    choices = gates_of(net).choices
+    (found,) = torch.autograd.grad(method.penalty(net), choices[-1].logits)  # what no later gate sees
+    probability = torch.sigmoid(choices[-1].logits.detach())
+    share = gates_of(net).costs[1] / sum(gates_of(net).costs.values())
+    torch.testing.assert_close(found, sign * 0.3 * share * probability * (1 - probability) / len(X))
+
+
+# bad input
+
+
+def test_a_penalty_before_anything_passed_is_one_line():
+    for method in SLU(), SLU(gate_gradient="full"):
+        with pytest.raises(UsageError, match="SLU's penalty is of a batch"):
+            method.penalty(nn.Linear(1, 1))
+
+
+def test_blocks_within_blocks_are_refused():
+    net = nn.Sequential(Skip(nn.Linear(3, 3)), Skip(nn.Sequential(nn.Linear(3, 3), Skip(nn.Linear(3, 3)))))
+    for method in SLU(), StochasticDepth():
+        with pytest.raises(UsageError, match="block 1 has others within it"):
+            convert(copy.deepcopy(net), ReferenceDevice(), method)
+    convert(net, ReferenceDevice())
+
+
 def test_the_composition_is_that_of_the_paper():
     assert [part.name for part in E2Train(swa=True).parts] == ["smd", "slu", "psg", "swa"]
     smd, slu, psg = E2Train(beta=0.1, skip=0.2, p=0.25, work=None).parts

@@ -393,3 +393,12 @@ def test_converting_again_takes_the_method_before_away(before):
     plain = convert(gated, device, None)
     assert torch.equal(plain(x), plain(x))
     assert any(not torch.equal(gated(x), gated(x)) for _ in range(8))  # the control
+
+
+@pytest.mark.parametrize(("target", "sign"), [(100.0, -1), (0.01, 1)], ids=["below", "above"])
+def test_the_penalty_turns_at_the_target(target, sign):
+    method = DFQ(target=target, beta=0.5)
+    net, (batch,) = network(method), few(1)
+    (x, _y) = next(iter(method.loader([batch])))
+    net(x)
+    assert method.penalty(net).item() == pytest.approx(sign * 0.5 * method.batch_costs().mean().item())

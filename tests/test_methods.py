@@ -8,7 +8,9 @@ import torch
 from bitfirst import methods
 from bitfirst.errors import UsageError
 from bitfirst.methods import PSG, Compose, Method, SignSGD
+from bitfirst.methods.named import named
 from bitfirst.nn import Bits
+from bitfirst.training import TrainOptions
 from method_runs import assert_same, digits, few, interrupted_and_not, network, optimizer_of, state
 from torch.nn import functional
 
@@ -224,3 +226,35 @@ def test_states_of_composed_methods_are_told_apart():
     with pytest.raises(KeyError, match="random"):
         method.load_state_dict({"shaking.epochs": 1})
     assert methods.Method().state_dict() == {}
+
+
+# by name
+
+
+def test_settings_of_every_kind_are_read():
+    method = named("fractrain:targets=1.5-2-3,every=4,cap=none")
+    assert method.targets == (1.5, 2.0, 3.0) and method._stages.every == 4
+    assert named("slu:skip=0.2,gate_gradient=probe").rules.gate_gradient == "probe"
+    assert named("smd:coast=true,work=none").coast
+
+
+@pytest.mark.parametrize(
+    "text", ["slu:loss=x", "fractrain:targets=x", "smd:p=x", "smd:q=1", "smb:schedule=raised,factor=nan"]
+)
+def test_settings_that_cannot_be_are_one_line(text):
+    with pytest.raises(UsageError) as error:
+        named(text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", [{"beta": 0.2}, {"tau": "lagged"}, {"update": "device"}])
+def test_options_of_psg_are_not_taken_for_those_of_e2train(option):
+    with pytest.raises(UsageError, match="is an option of psg; e2train has its own"):
+        TrainOptions(method="e2train", **option)
+    assert TrainOptions(method="psg", **option).identity().items() >= {"method": "psg"}.items()
+
+
+def test_what_is_recorded_is_what_was_trained_with():
+    found = TrainOptions(method="e2train:beta=0.1").identity()
+    assert (found["beta"], found["tau"], found["predictor"]) == (0.1, "exact", "e2train")
+    assert TrainOptions(method="psg", tau="0.5").identity()["tau"] == "0.5"

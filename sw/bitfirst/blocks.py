@@ -42,6 +42,15 @@ def residual_blocks(net: nn.Module) -> dict[str, Residual]:
     return {name: block for name, block in net.named_modules() if isinstance(block, Residual)}
 
 
+def separate_blocks(net: nn.Module) -> list[Residual]:
+    """In their order, for methods that choose for each. Raises `UsageError` where one is within another."""
+    blocks = residual_blocks(net)
+    for name, block in blocks.items():
+        if len(residual_blocks(block)) > 1:
+            raise UsageError(f"block {name} has others within it, and only one of them could be chosen: take one apart")
+    return list(blocks.values())
+
+
 class Skip(Residual):
     """`body` with a shortcut around it, so that a plain network can skip it too.
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ WARM_UP = 0.25  #: share of all steps in which the learning rate rises
 WEIGHT_DECAY = 1e-3
 LABEL_SMOOTHING = 0.1
 METHODS = tuple(dict.fromkeys(("sgd", "signsgd", "psg", *NAMES)))
-PSG_OPTIONS = ("beta", "tau", "predictor")
+PSG_OPTIONS = ("beta", "tau", "predictor", "update")
 MOST_LR_SIGNS = 0.5  #: what a step of `optim.SGD` by signs can hold
 NO_ENERGY = {
     "total_j": None,
@@ -102,9 +102,21 @@ class TrainOptions:
         if signs is None and self.update != HOST:
             raise UsageError(f"update = {self.update!r} is for weights that learn by signs: choose signsgd or psg, too")
         if signs is not None:
+            self._check_psg_options()
             method.check(self.bits)
             if not 0 < self.lr_signs < MOST_LR_SIGNS:
                 raise UsageError(f"lr_signs = {self.lr_signs} must be positive and below {MOST_LR_SIGNS}")
+
+    def _check_psg_options(self) -> None:
+        """They are for psg and signsgd, not for a method that has signs of its own."""
+        if {text.partition(":")[0] for text in self.method.split("+")} & {"psg", "signsgd"}:
+            return
+        for field_ in fields(self):
+            given = getattr(self, field_.name)
+            if field_.name in PSG_OPTIONS and given != field_.default:
+                raise UsageError(
+                    f"{field_.name} = {given!r} is an option of psg; e2train has its own, such as e2train:beta=0.1"
+                )
 
     def training_method(self) -> Method:
         """What `convert` is given: a new one."""
@@ -133,8 +145,11 @@ class TrainOptions:
         signs = self.training_method().signs
         names += ("method",) if self.method != "sgd" else ()
         names += () if signs is None else ("lr_signs",)
-        names += PSG_OPTIONS if isinstance(signs, PSG) else ()
-        return {name: getattr(self, name) for name in names} | {"bits": asdict(self.bits)}
+        found = {name: getattr(self, name) for name in names} | {"bits": asdict(self.bits)}
+        if isinstance(signs, PSG):
+            tau = signs.tau if signs.constant is None else str(signs.constant)
+            found |= {"beta": signs.beta, "tau": tau, "predictor": signs.predictor}
+        return found
 
 
 class Meter:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..bits import Bits
-from ..blocks import Residual, channels_of, for_some, residual_blocks
+from ..blocks import Residual, channels_of, for_some, separate_blocks
 from ..buckets import Bucket, Buckets
 from ..errors import UsageError
 from .block_gates import BlockGates, GatedMethod, HostLinear, SampleLoss, cross_entropies
@@ -155,7 +155,7 @@ class DFQ(GatedMethod):
         return None
 
     def prepare(self, net: nn.Module) -> None:
-        blocks = list(residual_blocks(net).values())
+        blocks = separate_blocks(net)
         if not blocks:
             raise UsageError(
                 f"{type(net).__name__} has no block with a shortcut, for which widths could be chosen: take a residual "

@@ -1,6 +1,7 @@
 """Methods by name, as the command line has them."""
 
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -39,8 +40,9 @@ def named(text: str, **defaults: Any) -> Method:
     Raises `UsageError` for a name or setting that is unknown, and values of another kind.
     """
     name, _, rest = text.partition(":")
-    known = inspect.signature(NAMES[name]).parameters if NAMES[name] is not Method else {}
-    settings = {key: value for key, value in defaults.items() if key in known}
+    taken = inspect.signature(NAMES[name]).parameters if NAMES[name] is not Method else {}
+    known = {key: one for key, one in taken.items() if any(kind in _READERS for kind in _kinds(one.annotation))}
+    settings = {key: value for key, value in defaults.items() if key in taken}
     for setting in filter(None, rest.split(",")):
         key, equals, value = setting.partition("=")
         if not equals or key not in known:
@@ -51,15 +53,21 @@ def named(text: str, **defaults: Any) -> Method:
 
 def _value(name: str, key: str, text: str, kind: Any) -> Any:
     """`text` as what `kind`, an annotation such as `float | None`, allows."""
-    allowed = typing.get_args(kind) or (kind,)
+    allowed = _kinds(kind)
     if type(None) in allowed and text == "none":
         return None
     for one in allowed:
         try:
-            return _READERS[typing.get_origin(one) or one](text)
+            return _READERS[one](text)
         except (KeyError, ValueError):
             continue
     raise UsageError(f"method {name}: {key} = {text!r} is not {getattr(kind, '__name__', kind)}")
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """What it allows: [float, NoneType] of `float | None`, [tuple] of `tuple[float, ...]`."""
+    one_of = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return [typing.get_origin(one) or one for one in (typing.get_args(annotation) if one_of else (annotation,))]
 
 
 def _truth(text: str) -> bool:

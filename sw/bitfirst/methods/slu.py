@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..blocks import residual_blocks
+from ..blocks import separate_blocks
 from ..errors import UsageError
 from .block_gates import GatedMethod, SampleLoss, cross_entropies
 from .gates import FULL, PROBE, SCORE, Gates, Rules
@@ -70,7 +70,7 @@ class SLU(GatedMethod):
         self.rules = Rules(gate_gradient, q, bn, min_bn_samples, evaluation == THRESHOLD)
 
     def prepare(self, net: nn.Module) -> None:
-        blocks = list(residual_blocks(net).values())
+        blocks = separate_blocks(net)
         if len(blocks) < 2:
             raise UsageError(
                 f"{type(net).__name__} has {len(blocks)} blocks with a shortcut, and the first is never skipped: take "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from ..errors import UsageError
@@ -27,8 +28,8 @@ class SMB(Method):
             raise UsageError(f"work = {work}: choose a share above 0, up to 1")
         if schedule not in SCHEDULES:
             raise UsageError(f"schedule {schedule!r} is unknown: choose from {', '.join(SCHEDULES)}")
-        if factor is not None and (schedule != RAISED or factor <= 0):
-            raise UsageError(f"factor = {factor}: schedule='raised' alone takes one, and it must be positive")
+        if factor is not None and (schedule != RAISED or not 0 < factor < inf):
+            raise UsageError(f"factor = {factor}: schedule='raised' alone takes one, and it must be a positive number")
         self.work, self.schedule = work, schedule
         self.factor = 1 / work if factor is None else factor
         self._planned = False

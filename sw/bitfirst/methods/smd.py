@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from .. import optim
 from ..errors import UsageError
@@ -55,7 +55,8 @@ class SMD(Method):
         """Raises `UsageError` for data that can only be had in a row: what is dropped would be fetched."""
         if self.coast:
             return self._coasting(data)
-        if isinstance(data, DataLoader) and data.batch_sampler is not None:
+        in_any_order = isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset)
+        if in_any_order and data.batch_sampler is not None:
             return _with_batches(data, _Kept(self, data.batch_sampler))
         if isinstance(data, Sequence):
             return (data[index] for index in range(len(data)) if self.keeps())

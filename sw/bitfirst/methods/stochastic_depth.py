@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..blocks import Residual, for_some, residual_blocks
+from ..blocks import Residual, for_some, separate_blocks
 from ..errors import UsageError
 from .method import Method
 from .random import Random
@@ -36,7 +36,7 @@ class StochasticDepth(Method):
         return cls(1 - 2 * skip * blocks / (blocks + 1), seed)
 
     def prepare(self, net: nn.Module) -> None:
-        blocks = list(residual_blocks(net).values())
+        blocks = separate_blocks(net)
         if not blocks:
             raise UsageError(
                 f"{type(net).__name__} has no block with a shortcut that could be skipped: take a residual network, or "

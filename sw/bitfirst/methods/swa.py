@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+from ..blocks import residual_blocks
 from ..errors import UsageError
 from .method import Method
 from .plan import Plan
@@ -67,6 +68,9 @@ class SWA(Method):
         for ours, theirs in zip(averaged.modules(), net.modules(), strict=True):
             if hasattr(theirs, "connection"):
                 ours.bits = theirs.bits
+        for ours, theirs in zip(*(residual_blocks(one).values() for one in (averaged, net)), strict=True):
+            if theirs.dispatch:  # choices by chance go on from here, whenever the copy was made
+                ours.dispatch[0].random.state = theirs.dispatch[0].random.state
         update_bn(data, averaged)
         return averaged
 
