@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 from amaranth.hdl import DomainRenamer
-from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_hdl.contract.packets import MAX_PAYLOAD_WORDS
 from bitfirst_hdl.frames import FrameLink
 from bitfirst_hdl.top import UartTop, uart_divisor
-from bitfirst_sim.bench import run_bench
+from bitfirst_sim.bench import BenchError, run_bench
 
+SHORT = replace(CONFIGS["micro"], link_bits=64)
 FINGERPRINT = 0xFEDC_BA98_7654_3210
 
 
@@ -19,6 +21,19 @@ def test_frame_link(link_bits: int) -> None:
     parameters = {"config": config.as_dict()}
     result = run_bench(component, "frame_link", "bitfirst_sim.benches.bench_frames", parameters=parameters)
     assert len(result.tests) == 7
+
+
+def run_short(component: FrameLink) -> tuple[str, ...]:
+    parameters = {"config": SHORT.as_dict()}
+    return run_bench(component, "frame_link", "bitfirst_sim.benches.bench_frames", parameters=parameters).tests
+
+
+def test_a_frame_that_the_receive_buffer_does_not_hold_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the shortest buffer; a device that takes such a header for one must fail."""
+    assert len(run_short(FrameLink(SHORT, sources=1))) == 7
+    monkeypatch.setattr(ArrayConfig, "max_payload_words", MAX_PAYLOAD_WORDS)
+    with pytest.raises(BenchError, match="damaged_frames"):
+        run_short(FrameLink(SHORT, sources=1))
 
 
 def test_uart() -> None:

@@ -40,7 +40,7 @@ class Header(data.Struct):
     """
 
     sync: 16
-    length: 15  # payload words, 1 .. MAX_PAYLOAD_WORDS
+    length: 15  # payload words, 1 .. MAX_PAYLOAD_WORDS, and fewer than `rx_words`
     restart: 1
     sequence: 16
     check: 16

@@ -39,8 +39,9 @@ def random_length(rng: random.Random) -> int:
 class ReceiverModel:
     """What the frame layer makes of a stream of bytes, byte by byte."""
 
-    def __init__(self, unit_bytes: int) -> None:
+    def __init__(self, unit_bytes: int, most_words: int) -> None:
         self.unit_bytes = unit_bytes
+        self.most_words = most_words  # of a frame's payload
         self.next_sequence = 0
         self.credit = 0  # words of accepted frames
         self.silent = False
@@ -64,13 +65,12 @@ class ReceiverModel:
                 words, self._words = self._words, []
                 yield from self._end(words)
 
-    @staticmethod
-    def _is_header(head: bytes) -> bool:
+    def _is_header(self, head: bytes) -> bool:
         length = int.from_bytes(head[2:4], "little") & 0x7FFF
         right = head[:2] == packets.SYNC.to_bytes(2, "little")
         return (
             right
-            and 1 <= length <= MAX_PAYLOAD_WORDS
+            and 1 <= length <= self.most_words
             and zlib.crc32(head[:6]) & 0xFFFF == int.from_bytes(head[6:], "little")
         )
 
@@ -158,7 +158,7 @@ class Bench:
         self.dut, self.rng = dut, rng
         self.config = configs.ArrayConfig(**common.parameters()["config"])
         self.unit_bytes = self.config.link_bits // 8
-        self.model = ReceiverModel(self.unit_bytes)
+        self.model = ReceiverModel(self.unit_bytes, min(MAX_PAYLOAD_WORDS, self.config.rx_words - 1))
         self.rx = common.StreamDriver(dut, "rx", rng, idle)
         self.words = common.Checker("frames")
         self.frames = common.StreamMonitor(dut, "frames", rng, stall, self.words)
@@ -253,7 +253,8 @@ def trouble(bench: Bench) -> tuple[str, bytes]:
     if kind == "garbage":
         return kind, rng.randbytes(bench.unit_bytes * rng.randint(1, 24))
     if kind == "length":
-        return kind, frame(payload, expected)[:2] + frame([0] * 4000, expected)[2:8]
+        too_long = rng.choice((bench.model.most_words + 1, 4000))
+        return kind, frame([0] * too_long, expected)[:8]
     return kind, frame(payload, rng.randrange(2**16), restart=True)
 
 
@@ -414,7 +415,7 @@ async def credit(dut) -> None:
     await bench.quiet()
     sizes, room = [], bench.config.rx_words
     while room:
-        longest = min(MAX_PAYLOAD_WORDS, room - 1)
+        longest = min(bench.model.most_words, room - 1)
         sizes.append(longest if room == longest + 1 else bench.rng.randint(100, min(longest, room - 3)))
         room -= sizes[-1] + 1
     for length in sizes:
