@@ -3,7 +3,7 @@
 import bitfirst
 import pytest
 import torch
-from bitfirst import buckets, models
+from bitfirst import buckets, data, models, training
 from bitfirst.blocks import Skip
 from bitfirst.buckets import Bucket, Buckets
 from bitfirst.errors import UsageError
@@ -13,7 +13,8 @@ from bitfirst.methods.precision import Pair
 from bitfirst.nn import Bits, convert
 from bitfirst.quantised import Quantised
 from bitfirst.quantiser import dequantise
-from method_runs import few, interrupted_and_not, network, optimizer_of, total
+from bitfirst.training import TrainOptions
+from method_runs import digits, few, interrupted_and_not, network, optimizer_of, total
 from reference_device import ReferenceDevice
 from torch import nn
 from torch.nn import functional
@@ -402,3 +403,18 @@ def test_the_penalty_turns_at_the_target(target, sign):
     (x, _y) = next(iter(method.loader([batch])))
     net(x)
     assert method.penalty(net).item() == pytest.approx(sign * 0.5 * method.batch_costs().mean().item())
+
+
+def test_the_report_has_a_row_for_each_layer_and_phase():
+    method = DFQ(seed=1)
+    device = bitfirst.open("model:tiny")
+    net = network(method, device)
+    run = training.Run("", net, method, optimizer_of(net, method), training.Meter(device))
+    splits = data.Splits(*[digits().train] * 3)
+    rows = training.profile(run, splits, TrainOptions(device="model:tiny", batch=8))
+    assert len(rows) == len({(row["layer"], row["phase"]) for row in rows}) > 10
+    assert all(0 < row["utilisation"] <= 1 for row in rows)
+    parts = training.layer_counters(
+        net, lambda net: functional.cross_entropy(net(few(1)[0][0]), few(1)[0][1]).backward()
+    )
+    assert len(parts) > len(rows)  # there were buckets

@@ -329,7 +329,7 @@ class ArrayConfig:
 
     @property
     def max_write_words(self) -> int:
-        """Data words of the longest WRITE that the host sends: so the next one travels while it is stored."""
+        """Data words of the longest WRITE that leaves room for the next one to travel while it is stored."""
         return min(MAX_DATA_WORDS, self.rx_words // 2)
 
     def max_chunks(self, planes: int) -> int:

@@ -590,12 +590,22 @@ def profile(run: Run, splits: data.Splits, options: TrainOptions) -> list[dict[s
     """Counters of each layer and phase in one training step more, whose results are dropped."""
     images, labels = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
     run.net.train()
-    rows = layer_counters(run.net, lambda net: functional.cross_entropy(net(images), labels).backward())
+    rows = _by_layer(layer_counters(run.net, lambda net: functional.cross_entropy(net(images), labels).backward()))
     device = run.meter.device
     for row in rows:
         cycles = row.get("cycles") or row["matmul_cycles"]
         row["utilisation"] = row["bit_macs"] / (device.config.bit_macs_per_cycle * cycles)
     return rows
+
+
+def _by_layer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each layer and phase, also where its samples went in several buckets."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        named = {name: row[name] for name in ("layer", "phase")}
+        before = found.setdefault(tuple(named.values()), dict(named))
+        before.update({name: before.get(name, 0) + count for name, count in row.items() if name not in named})
+    return list(found.values())
 
 
 def summary(
