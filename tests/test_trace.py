@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth.lib import data
 from bitfirst.cli import run
 from bitfirst.command import Command
 from bitfirst.errors import DeviceError, LinkError
@@ -15,6 +16,7 @@ from bitfirst.trace import read
 from bitfirst.transports import RtlTransport
 from bitfirst_hdl import engine, top, trace, verilog
 from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.contract.datagrams import Head
 from bitfirst_hdl.contract.packets import TRACE_RECORDS, Opcode, Space, Status, Target
 from bitfirst_sim.bench import BenchError, run_bench
 from bitfirst_sim.formal.prove import altered
@@ -23,6 +25,8 @@ from bitfirst_sim.simulator import Simulator
 TINY = CONFIGS["tiny"]
 CONFIG = replace(TINY, watchdog_cycles=2000)
 CYCLE_LIMIT = 1_000_000
+MIN_UDP_BYTES = 18  # of payload: with 28 of IP and UDP they make the 46 that an Ethernet frame carries at least
+HEAD_BYTES = data.Layout.cast(Head).size // 8
 READ_SUM = Command(Opcode.READ, {"space": Space.SUMS, "bits": 64, "count": 1, "rows": 1, "cols": 1})
 
 
@@ -192,3 +196,26 @@ def test_mutant_is_caught(changes: tuple[str, str], failing: str) -> None:
     mutant = altered(trace, changes).Trace(replace(TINY, **LIMIT))
     with pytest.raises(BenchError, match=f"failed: (.*, )?{failing}"):
         run_bench(mutant, "trace", BENCH, parameters=LIMIT)
+
+
+class Deaf:
+    """Keeps what is written."""
+
+    name = "deaf"
+    timeout_s = byte_s = 0.0
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def read(self, min_bytes: int, timeout_s: float) -> bytes:
+        return b""
+
+
+def test_nothing_that_is_asked_is_so_short_that_ethernet_pads_it() -> None:
+    deaf = Deaf()
+    with pytest.raises(LinkError, match="deaf does not tell"):
+        read(deaf)
+    assert deaf.written and min(map(len, deaf.written)) >= MIN_UDP_BYTES - HEAD_BYTES

@@ -49,7 +49,7 @@ def read(transport: Transport) -> Trace:
     """
     decoder = FrameDecoder()
     for token in range(1, ATTEMPTS + 1):
-        transport.write(knock(token))
+        transport.write(knock(token) + bytes(packets.WORD_BYTES))  # zeros mean nothing; Ethernet pads what is shorter
         if (answer := _await(transport, decoder, token)) is not None:
             return _decode(answer)
         # what an interrupted program left behind may have swallowed the knock
