@@ -47,6 +47,7 @@ class Toolchain:
     options    for `Platform.prepare`, besides those for all
     renamed    options of nextpnr that Amaranth writes as an older version took them
     finish     makes the netlist of yosys, in its file, what nextpnr is to take
+    router     of nextpnr's, where the one it would take is slow
     clocked    nextpnr gets no constraint of the clock from Amaranth, and takes it as `--freq`
     """
 
@@ -59,6 +60,7 @@ class Toolchain:
     options: Mapping[str, str] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[Path], object] = lambda netlist: None
+    router: str = ""
     clocked: bool = False
 
     @property
@@ -79,6 +81,7 @@ TRELLIS = Toolchain(
     bram="DP16KD",
     dsp="MULT18X18D",
     finish=open_chains_of,
+    router="router2",  # `small` on ULX3S 85F: minutes, where router1 is not done after twenty
 )
 ICESTORM = Toolchain(
     programs={
@@ -153,6 +156,8 @@ def versions(tools: Toolchain | None, link: str) -> dict[str, str]:
 def overrides(board: Board, tools: Toolchain, seed: int) -> dict[str, str]:
     """For `Platform.prepare`."""
     nextpnr = f"--report {REPORT} --seed {seed}"
+    if tools.router:
+        nextpnr += f" --router {tools.router}"
     if tools.clocked:
         nextpnr += f" --freq {board.clock_khz / 1000:g}"
     options = dict(tools.options)
