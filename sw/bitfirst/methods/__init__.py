@@ -9,8 +9,9 @@ from .pfq import PFQ
 from .plan import Plan
 from .precision import SCHEDULES
 from .psg import E2TRAIN, PSG, Leading
-from .schedules import CPT, ByHand
+from .schedules import CPT, ByHand, Int8Int12, Static
 from .sign_sgd import DEVICE, HOST, UPDATES, SignSGD
+from .skipnet import SkipNet
 from .slu import SLU
 from .smb import SMB
 from .smd import SMD
@@ -36,10 +37,13 @@ __all__ = [
     "Compose",
     "E2Train",
     "FracTrain",
+    "Int8Int12",
     "Leading",
     "Method",
     "Plan",
     "SignSGD",
+    "SkipNet",
+    "Static",
     "StochasticDepth",
     "named",
 ]

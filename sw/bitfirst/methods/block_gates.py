@@ -40,7 +40,7 @@ class BlockGates(nn.Module):
         self.inputs = nn.ModuleList(inputs)
         self.lstm = nn.LSTMCell(width, width)
         self.output = HostLinear(width, outputs)
-        self.random = Random(seed)
+        self.random = Random(type(self).__name__, seed)
         self.choices: list[Any] = []
         self.scores: torch.Tensor | None = None
         self.costs: dict[int, int] = {}

@@ -14,13 +14,14 @@ SCORE, PROBE, FULL = "score", "probe", "full"
 
 @dataclass(frozen=True)
 class Rules:
-    """How gates choose and learn; see `slu.SLU`."""
+    """How gates choose and learn; see `slu.SLU`. chance: whether they choose by chance in training."""
 
     gate_gradient: str
     q: float
     bn: str
     min_bn_samples: int
     threshold: bool
+    chance: bool = True
 
 
 @dataclass
@@ -67,9 +68,10 @@ class Gates(BlockGates):
         return y + self._for_gate(block, x, y, shortcut, choice)
 
     def _choose(self, probability: torch.Tensor) -> torch.Tensor:
-        if not self.training and self.rules.threshold:
+        by_chance = self.rules.chance if self.training else not self.rules.threshold
+        if not by_chance:
             return probability >= 0.5
-        return self.random.uniform(len(probability)) < probability
+        return self.random.uniform(len(probability), self.training) < probability
 
     def _of_all(self, block: Residual, x: torch.Tensor, shortcut: torch.Tensor, choice: Choice) -> torch.Tensor:
         """As released: computed for all samples, and multiplied by the mask."""

@@ -11,7 +11,8 @@ from .dfq import DFQ, FracTrain
 from .e2train import E2Train
 from .method import Method
 from .pfq import PFQ
-from .schedules import CPT, ByHand
+from .schedules import CPT, ByHand, Int8Int12, Static
+from .skipnet import SkipNet
 from .slu import SLU
 from .smb import SMB
 from .smd import SMD
@@ -26,7 +27,10 @@ NAMES: dict[str, Callable[..., Method]] = {
     "pfq": PFQ,
     "byhand": ByHand,
     "cpt": CPT,
+    "static": Static,
+    "int8int12": Int8Int12,
     "slu": SLU,
+    "skipnet": SkipNet,
     "sd": StochasticDepth,
     "e2train": E2Train,
     "dfq": DFQ,

@@ -1,29 +1,46 @@
-"""Random numbers of a network's own, whose state can be copied and kept."""
+"""Random numbers of a method's own, whose state can be copied and kept."""
+
+import hashlib
 
 import torch
 
 
+def generator(*names: object) -> torch.Generator:
+    """Seeded by `names`, such as a kind of method and a seed: other names have other numbers, also of equal seeds."""
+    digest = hashlib.sha256(" ".join(map(str, names)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
 class Random:
-    """A generator; copies go on by themselves, from the same state."""
+    """Two generators, one for training and one for evaluation, so that evaluating changes nothing of the training.
 
-    def __init__(self, seed: int = 0, state: torch.Tensor | None = None) -> None:
-        self.generator = torch.Generator()
-        self.generator.manual_seed(seed) if state is None else self.generator.set_state(state)
+    Copies go on by themselves, from the same state.
+    """
 
-    def uniform(self, count: int) -> torch.Tensor:
+    def __init__(self, *names: object) -> None:
+        self._training, self._evaluation = generator(*names), generator(*names, "evaluation")
+
+    def uniform(self, count: int, training: bool = True) -> torch.Tensor:
         """float32 [count], 0 or more, below 1."""
-        return torch.rand(count, generator=self.generator)
+        return torch.rand(count, generator=self._training if training else self._evaluation)
 
     @property
     def state(self) -> torch.Tensor:
-        return self.generator.get_state()
+        return torch.stack((self._training.get_state(), self._evaluation.get_state()))
 
     @state.setter
     def state(self, state: torch.Tensor) -> None:
-        self.generator.set_state(state)
+        self._training.set_state(state[0].clone())
+        self._evaluation.set_state(state[1].clone())
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Random":
-        return Random(state=self.state)
+        return _of(self.state)
 
-    def __reduce__(self) -> tuple[type["Random"], tuple[int, torch.Tensor]]:
-        return Random, (0, self.state)
+    def __reduce__(self) -> "tuple[object, tuple[torch.Tensor]]":
+        return _of, (self.state,)
+
+
+def _of(state: torch.Tensor) -> Random:
+    random = Random()
+    random.state = state
+    return random

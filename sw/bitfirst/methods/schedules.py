@@ -10,6 +10,7 @@ from ..bits import Bits
 from ..errors import UsageError
 from .plan import Plan
 from .precision import SCHEDULES, Pair, Precision, stages_of
+from .random import generator
 
 ORDERS = FORWARD, REVERSED, RANDOM = "forward", "reversed", "random"
 
@@ -50,7 +51,7 @@ class Scheduled(Precision):
         if self.order == REVERSED:
             places = places.flip(0)
         elif self.order == RANDOM:
-            places = torch.randperm(self._total, generator=torch.Generator().manual_seed(self.seed))
+            places = torch.randperm(self._total, generator=generator("order", self.seed))
         self._places = places.tolist()
         self._set_for_step()
         return plan
@@ -95,6 +96,34 @@ class ByHand(Scheduled):
     @property
     def pairs(self) -> list[Pair]:
         return list(self.stages)
+
+
+class Static(Precision):
+    """The same widths all the time: FW8/BW8, what FracTrain is compared to, by default.
+
+    forward   bits of activations and weights
+    backward  bits of the output's gradient
+    """
+
+    def __init__(self, forward: int = 8, backward: int = 8) -> None:
+        _ = Pair(forward, backward).bits
+        super().__init__(Pair(forward, backward))
+
+    def widths(self, bits: Bits) -> list[Bits]:
+        return [self.pair.bits]
+
+
+class Int8Int12(ByHand):
+    """Training with few bits, then fine-tuning with more: the fair comparison that a reviewer of FracTrain asked for,
+    whose gates may choose gradients of 12 bits beside a static training with 8.
+
+    bits, then   of all operands, before and after
+    at           share of the training at which fine-tuning begins; not from the paper
+    order, seed  of `Scheduled`: the controls
+    """
+
+    def __init__(self, bits: int = 8, then: int = 12, at: float = 0.75, order: str = FORWARD, seed: int = 0) -> None:
+        super().__init__(f"{bits}-{then}/{bits}-{then}", (at,), order, seed)
 
 
 class CPT(Scheduled):

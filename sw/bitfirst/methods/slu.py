@@ -30,7 +30,8 @@ class SLU(GatedMethod):
             running ones. "all": as released, all samples are computed forward and backward and multiplied by the mask;
             for "full" alone
     evaluation
-            "threshold": blocks with a probability of 1/2 or more are computed, as in SkipNet; "stochastic", as released
+            "threshold": blocks with a probability of 1/2 or more are computed, as in SkipNet; "stochastic", as
+            released, by random numbers that are not the training's
     loss    of each sample, by which "score" learns: of scores [n, classes] and labels [n]
     seed    of the gates' choices
 
@@ -93,11 +94,15 @@ class SLU(GatedMethod):
             counts["executed"] += int(choice.chosen.sum())
             counts["probed"] += int(choice.probed.sum())
         shares = [choice.chosen.to(choice.logits.dtype) * cost for choice, cost in zip(choices, costs, strict=True)]
-        alpha = self.alpha if sum(shares).mean() > 1 - self.skip else -self.alpha
+        alpha = self._signed_alpha(sum(shares).mean())
         if self.rules.gate_gradient != SCORE:
             through = [choice.straight_through * cost for choice, cost in zip(choices, costs, strict=True)]
             return alpha * sum(through).mean()
         return self._score(alpha * sum(shares), sum(choice.log_probability for choice in choices))
+
+    def _signed_alpha(self, share: torch.Tensor) -> float:
+        """Of the penalty, where this share of the MACs was computed."""
+        return self.alpha if share > 1 - self.skip else -self.alpha
 
     def _costs(self) -> list[float]:
         """Of each gated block, as a share of all of them."""

@@ -11,6 +11,7 @@ from .. import optim
 from ..errors import UsageError
 from .method import Method
 from .plan import Plan
+from .random import generator
 
 
 class SMD(Method):
@@ -36,7 +37,7 @@ class SMD(Method):
             raise UsageError(f"work = {work}: choose a share above 0, up to 1")
         self.p, self.work, self.coast = p, work, coast
         self.kept: list[bool] = []
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = generator("smd", seed)
         self._parameters: list[nn.Parameter] = []
 
     def plan(self, plan: Plan) -> Plan:

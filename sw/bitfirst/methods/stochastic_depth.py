@@ -26,7 +26,7 @@ class StochasticDepth(Method):
     def __init__(self, last: float = 0.5, seed: int = 0) -> None:
         if not 0 <= last <= 1:
             raise UsageError(f"last = {last}: choose a probability, 0 to 1")
-        self.last, self.random = last, Random(seed)
+        self.last, self.random = last, Random("depth", seed)
         self.counts: list[dict[str, int]] = []
         self._depth: Depth | None = None
 
