@@ -10,6 +10,7 @@ import pytest
 import torch
 from bitfirst import nn as layers
 from bitfirst.errors import UsageError
+from bitfirst.gradients import WHOLE
 from bitfirst.models import digits_resnet
 from bitfirst.nn import NO_SIGNER, Bits, convert, layer_counters, left_on_host
 from bitfirst.quantiser import Halves, dequantise, quantise, to_float
@@ -340,7 +341,7 @@ def test_layers_compile_into_one_graph(arguments):
 
 def test_operators_follow_the_rules():
     net = convert(nn.Conv2d(3, 4, 3, padding=1), ReferenceDevice())
-    arguments = (net.connection.number, [1, 1], [1, 1], [8, 8, 16], "layer", NO_SIGNER)
+    arguments = (net.connection.number, [1, 1], [1, 1], [8, 8, 16], "layer", NO_SIGNER, WHOLE)
     x, w = torch.rand(2, 3, 6, 6, requires_grad=True), net.weight
     torch.library.opcheck(torch.ops.bitfirst.product.default, (x, w, *arguments))
 

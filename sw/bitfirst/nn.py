@@ -26,9 +26,11 @@ from .connection import Connection, compute, measured
 from .device import Device
 from .errors import UsageError
 from .golden.psg import Decision, State
+from .gradients import WHOLE, Gradients, copies
 from .lowering import Geometry
 from .masters import Kept, MasterWeights, kept_weights
 from .methods import PSG, Method, SignSGD
+from .norms import ordinary
 from .quantised import CONTENT_BYTES, Quantised
 from .quantiser import quantise
 
@@ -138,6 +140,7 @@ def _product(
     bits: list[int],
     name: str,
     signer: int,
+    gradients: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     low, _ = _low_bits(signer, bits)
     xq = quantise(x, bits[0], name=f"layer {name}: input", low=low)
@@ -178,7 +181,7 @@ def _empty_output(x: torch.Tensor, w: torch.Tensor, stride: list[int], padding: 
 
 
 @_product.register_fake
-def _(x, w, connection, stride, padding, bits, name, signer):
+def _(x, w, connection, stride, padding, bits, name, signer, gradients):
     meta = torch.empty(2 * _ABOUT, dtype=torch.int64, device="cpu")
     return _empty_output(x, w, stride, padding), torch.empty_like(x), torch.empty_like(w), meta
 
@@ -195,6 +198,7 @@ def _product_backward(
     bits: list[int],
     name: str,
     signer: int,
+    gradients: int,
     needs: list[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if g.numel() == 0:
@@ -202,9 +206,9 @@ def _product_backward(
     about = meta.tolist()
     xq, wq = _again(x, bits[0], about[:_ABOUT]), _weight_again(w, bits[1], about[_ABOUT:], signer, name)
     _, low = _low_bits(signer, bits)
-    gq = quantise(g, bits[2], signed=True, name=f"layer {name}: output gradient", low=low)
+    for_x, gq = copies(gradients, g, bits[2], low, f"layer {name}: output gradient")
     window = (tuple(stride), tuple(padding))
-    if all(needs) and signer == NO_SIGNER and not measured(connection):
+    if all(needs) and signer == NO_SIGNER and for_x is gq and not measured(connection):
         operation, more = ("conv2d_gradients", window) if w.ndim == 4 else ("linear_gradients", ())
         return compute(connection, name, Phase.BACKWARD, operation, gq, xq, wq, *more, real=True)
     dx, dw = x.new_empty(0), w.new_empty(0)
@@ -212,7 +216,7 @@ def _product_backward(
         operation, more = (
             ("conv2d_input_gradient", (tuple(x.shape), *window)) if w.ndim == 4 else ("linear_input_gradient", ())
         )
-        dx = compute(connection, name, Phase.INPUT_GRADIENT, operation, gq, wq, *more, real=True)
+        dx = compute(connection, name, Phase.INPUT_GRADIENT, operation, for_x, wq, *more, real=True)
     if needs[1] and signer != NO_SIGNER:
         dw = _signs(_signers[signer], connection, name, gq, xq, tuple(w.shape), window)
     elif needs[1]:
@@ -245,7 +249,7 @@ def _signs(
 
 
 @_product_backward.register_fake
-def _(g, x, w, meta, connection, stride, padding, bits, name, signer, needs):
+def _(g, x, w, meta, connection, stride, padding, bits, name, signer, gradients, needs):
     return (
         torch.empty_like(x) if needs[0] else x.new_empty(0),
         torch.empty_like(w) if needs[1] else w.new_empty(0),
@@ -261,7 +265,7 @@ def _remember(ctx, inputs, output) -> None:
 def _backward(ctx, g, *_):
     needs = list(ctx.needs_input_grad[:2])
     dx, dw = torch.ops.bitfirst.product_backward(g, *ctx.saved_tensors, *ctx.arguments, needs)
-    return dx if needs[0] else None, dw if needs[1] else None, None, None, None, None, None, None
+    return dx if needs[0] else None, dw if needs[1] else None, *[None] * 7
 
 
 def _backward_twice(ctx, *_):
@@ -279,12 +283,14 @@ STATE = "threshold_state"  #: what a layer with a lagged threshold adds to its s
 
 class _Layer:
     """What both layers have: `bits` (settable for each layer), `connection`, `fqn`, its name in messages, and `signer`,
-    None where the weight has ordinary gradients; `buckets`, while the samples of a batch have widths of their own."""
+    None where the weight has ordinary gradients; `gradients`, where dX and dW have copies of their own; `buckets`,
+    while the samples of a batch have widths of their own."""
 
     bits: Bits
     connection: Connection
     fqn: str
     signer: Signer | None = None
+    gradients: Gradients | None = None
     buckets: "Buckets | None" = None
 
     @property
@@ -346,7 +352,8 @@ class _Layer:
         bits = [self.bits.activation, self.bits.weight, self.bits.gradient]
         number = self.connection.number
         signer = NO_SIGNER if self.signer is None else self.signer.number
-        return torch.ops.bitfirst.product(x, self.weight, number, stride, padding, bits, self.fqn, signer)[0]
+        gradients = WHOLE if self.gradients is None else self.gradients.number
+        return torch.ops.bitfirst.product(x, self.weight, number, stride, padding, bits, self.fqn, signer, gradients)[0]
 
 
 class Conv2d(_Layer, nn.Conv2d):
@@ -450,10 +457,12 @@ def convert(
             layer.__class__ = Conv2d if isinstance(layer, nn.Conv2d) else Linear  # keeps parameters, hooks and name
             layer.bits, layer.connection, layer.fqn = bits, connection, name or "(whole module)"
             layer.signer = _signer(layer, method.signs)
+            layer.gradients = None
     for name, reason in left_on_host(converted).items():
         logger.info("%s stays on the host: %s", name, reason)
+    ordinary(converted)  # without the method before
     for block in residual_blocks(converted).values():
-        block.dispatch = ()  # of the method before
+        block.dispatch = ()
     method.prepare(converted)
     return converted
 
@@ -486,8 +495,9 @@ def in_float(module: nn.Module) -> nn.Module:
     for layer in plain.modules():
         if isinstance(layer, _Layer):
             layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
-            for name in "bits", "connection", "fqn", "signer":
+            for name in "bits", "connection", "fqn", "signer", "gradients":
                 delattr(layer, name)
+    ordinary(plain)
     return plain
 
 

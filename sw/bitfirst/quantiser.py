@@ -1,11 +1,13 @@
 """Float tensors to integers: symmetric, zero exact, one power-of-two scale for each tensor."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from .errors import UsageError
+from .golden.numeric import random_bits
 from .quantised import Quantised
 
 MIN_EXPONENT = -126  #: below it, 2**-exponent leaves float32
@@ -20,14 +22,17 @@ def check_bits(bits: int, signed: bool, name: str = "tensor") -> None:
         raise UsageError(f"{name}: {bits!r} bits for {kind} values; choose {lowest} to 16")
 
 
-def exponent_of(largest: float, bits: int, signed: bool, low: int = 0) -> int:
-    """Smallest exponent at which no magnitude up to `largest` is clipped; 0 for zero. `low`: see `quantise`."""
+def exponent_of(largest: float, bits: int, signed: bool, low: int = 0, rounded: Callable[[float], int] = round) -> int:
+    """Smallest exponent at which no magnitude up to `largest` is clipped when it is `rounded`; 0 for zero.
+
+    `low`: see `quantise`.
+    """
     if largest == 0:
         return 0
     digits = bits - signed
     most = 2**digits - 1 - (2 ** (low - 1) if low else 0)
     mantissa, exponent = math.frexp(largest)
-    too_large = round(math.ldexp(mantissa, digits)) > most  # ties to even; half of it fits
+    too_large = rounded(math.ldexp(mantissa, digits)) > most  # ties to even; half of it fits
     return max(exponent - digits + too_large, MIN_EXPONENT)
 
 
@@ -58,6 +63,24 @@ def quantise(
     exponent = exponent_of(largest, bits, signed, low)
     peak = round(largest * 2.0**-exponent)  # rounding keeps the order; ties to even here, too
     return Quantised((tensor * 2.0**-exponent).round_(), bits, signed, exponent, known_peak=peak, low=low)
+
+
+def quantise_stochastically(tensor: torch.Tensor, bits: int, key: int, name: str = "tensor", low: int = 0) -> Quantised:
+    """`tensor` (float32, any shape) as signed numbers rounded up or down by chance, so that their mean is the tensor.
+
+    The random bits are the contract's (`numeric.random_bits`) of `key` and each element's place. Nothing is clipped;
+    the scale, `low` and what is refused are those of `quantise`, but that the largest may be rounded up.
+    """
+    nearest = quantise(tensor, bits, signed=True, name=name, low=low)  # refuses what cannot be
+    tensor = tensor.detach()
+    largest = tensor.abs().max().item() if tensor.numel() else 0.0
+    exponent = exponent_of(largest, bits, True, low, math.ceil)
+    if nearest.peak == 0 and largest == 0:
+        return nearest
+    index = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape)
+    chance = random_bits(key, index).to(torch.float64) * 2.0**-32
+    values = (tensor.to(torch.float64) * 2.0**-exponent + chance).floor_().to(torch.float32)
+    return Quantised(values, bits, True, exponent, known_peak=int(values.abs().max()), low=low)
 
 
 def quantise_at(tensor: torch.Tensor, bits: int, signed: bool, exponent: int) -> Quantised:

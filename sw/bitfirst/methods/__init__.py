@@ -9,6 +9,7 @@ from .pfq import PFQ
 from .plan import Plan
 from .precision import SCHEDULES
 from .psg import E2TRAIN, PSG, Leading
+from .sbm import SBM
 from .schedules import CPT, ByHand, Int8Int12, Static
 from .sign_sgd import DEVICE, HOST, UPDATES, SignSGD
 from .skipnet import SkipNet
@@ -27,6 +28,7 @@ __all__ = [
     "NAMES",
     "PFQ",
     "PSG",
+    "SBM",
     "SCHEDULES",
     "SLU",
     "SMB",

@@ -11,6 +11,7 @@ from .dfq import DFQ, FracTrain
 from .e2train import E2Train
 from .method import Method
 from .pfq import PFQ
+from .sbm import SBM
 from .schedules import CPT, ByHand, Int8Int12, Static
 from .skipnet import SkipNet
 from .slu import SLU
@@ -28,6 +29,7 @@ NAMES: dict[str, Callable[..., Method]] = {
     "byhand": ByHand,
     "cpt": CPT,
     "static": Static,
+    "sbm": SBM,
     "int8int12": Int8Int12,
     "slu": SLU,
     "skipnet": SkipNet,
