@@ -117,6 +117,11 @@ def channels_of(block: Residual) -> int:
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
+def macs_of_output(layer: nn.Module, y: torch.Tensor) -> int:
+    """Multiply-accumulates of a convolution or linear layer for its output `y`, zeros of the padding included."""
+    return layer.weight.numel() * y.numel() // layer.weight.shape[0]
+
+
 def macs_of(block: Residual, shape: torch.Size) -> int:
     """Multiply-accumulates of `residual` for one sample [c, h, w] or [c], zeros of the padding included."""
     from .nn import in_float  # which needs the methods
@@ -125,7 +130,7 @@ def macs_of(block: Residual, shape: torch.Size) -> int:
     counted = []
 
     def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        counted.append(layer.weight.numel() * output[0].numel() // layer.weight.shape[0])
+        counted.append(macs_of_output(layer, output))
 
     for layer in plain.modules():
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):

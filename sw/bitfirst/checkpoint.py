@@ -33,7 +33,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             state = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
-        raise UsageError(f"there is no checkpoint {path}: start without --resume") from None
+        raise UsageError(f"there is no checkpoint {path}: start without --resume, or give one that is there") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UsageError(f"checkpoint {path} cannot be read ({error}): delete it and start without --resume") from None
     if not isinstance(state, dict) or state.pop("version", None) != VERSION:

@@ -302,6 +302,9 @@ def train(
     predictor: Annotated[str, typer.Option(help="Of psg: e2train, or such as '4x10 floor'.")] = "e2train",
     lr_signs: Annotated[float, typer.Option(help="Peak of the rate for weights that learn by signs.")] = 0.001,
     update: Annotated[str, typer.Option(help="Of signsgd and psg: host or device moves the weights.")] = "host",
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint of another training, to begin with its weights: fine-tuning.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Directory for checkpoint, result and report.")] = Path("runs/digits"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     trace: Annotated[Path | None, typer.Option(help="File for waveforms (VCD); rtl only.")] = None,
@@ -328,6 +331,7 @@ def train(
             predictor=predictor,
             lr_signs=lr_signs,
             update=update,
+            init=init,
             out=out,
             resume=resume,
             trace=trace,

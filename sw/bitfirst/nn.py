@@ -25,8 +25,10 @@ from .blocks import residual_blocks
 from .connection import Connection, compute, measured
 from .device import Device
 from .errors import UsageError
+from .frozen import Frozen
 from .golden.psg import Decision, State
 from .gradients import WHOLE, Gradients, copies
+from .host import HostProducts
 from .lowering import Geometry
 from .masters import Kept, MasterWeights, kept_weights
 from .methods import PSG, Method, SignSGD
@@ -284,7 +286,7 @@ STATE = "threshold_state"  #: what a layer with a lagged threshold adds to its s
 class _Layer:
     """What both layers have: `bits` (settable for each layer), `connection`, `fqn`, its name in messages, and `signer`,
     None where the weight has ordinary gradients; `gradients`, where dX and dW have copies of their own; `buckets`,
-    while the samples of a batch have widths of their own."""
+    while the samples of a batch have widths of their own; `host`, which computes the products in the device's place."""
 
     bits: Bits
     connection: Connection
@@ -292,6 +294,7 @@ class _Layer:
     signer: Signer | None = None
     gradients: Gradients | None = None
     buckets: "Buckets | None" = None
+    host: HostProducts | None = None
 
     @property
     def _lagged(self) -> bool:
@@ -347,6 +350,8 @@ class _Layer:
             self.signer.state = None if saved is None else State(*saved.tolist())
 
     def _product(self, x: torch.Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> torch.Tensor:
+        if self.host is not None:
+            return self.host.product(self, x, stride, padding)
         if self.buckets is not None:
             return self.buckets.product(self, x, stride, padding)
         bits = [self.bits.activation, self.bits.weight, self.bits.gradient]
@@ -457,14 +462,21 @@ def convert(
             layer.__class__ = Conv2d if isinstance(layer, nn.Conv2d) else Linear  # keeps parameters, hooks and name
             layer.bits, layer.connection, layer.fqn = bits, connection, name or "(whole module)"
             layer.signer = _signer(layer, method.signs)
-            layer.gradients = None
+            layer.gradients = layer.host = None
     for name, reason in left_on_host(converted).items():
         logger.info("%s stays on the host: %s", name, reason)
-    ordinary(converted)  # without the method before
-    for block in residual_blocks(converted).values():
-        block.dispatch = ()
+    _take_off(converted)
     method.prepare(converted)
     return converted
+
+
+def _take_off(net: nn.Module) -> None:
+    """Of what the method before, if there was one, has put on `net`, all but gates."""
+    ordinary(net)
+    for block in residual_blocks(net).values():
+        block.dispatch = ()
+    if isinstance(net.__dict__.get("forward"), Frozen):
+        del net.forward
 
 
 def _signer(layer: _Layer, method: SignSGD | None) -> Signer | None:
@@ -490,14 +502,16 @@ def _nothing_to_convert(module: nn.Module) -> str:
 
 
 def in_float(module: nn.Module) -> nn.Module:
-    """A copy of the converted `module` that computes in float32 on the host, as before `convert`."""
+    """A copy of the converted `module` that computes in float32 on the host, as before `convert`.
+
+    What a method has put on it stays, such as gates and batch norm by range.
+    """
     plain = copy.deepcopy(module)
     for layer in plain.modules():
         if isinstance(layer, _Layer):
             layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
-            for name in "bits", "connection", "fqn", "signer", "gradients":
+            for name in "bits", "connection", "fqn", "signer", "gradients", "host":
                 delattr(layer, name)
-    ordinary(plain)
     return plain
 
 

@@ -57,7 +57,7 @@ def write(result: dict[str, Any], out: Path) -> Path:
     page = environment.get_template("report.html.jinja").render(
         result=result,
         plots=plots,
-        computed_by=computed_by(result["device"]),
+        computed_by=computed_by(result),
         cards=cards(result),
         comparison=comparison(result),
         phase_columns=list(PHASE_COLUMNS),
@@ -205,9 +205,11 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 # text
-def computed_by(url: str) -> str:
+def computed_by(result: dict[str, Any]) -> str:
     """Who computed, as the end of a sentence."""
-    kind = url.partition(":")[0]
+    if result["bit_macs"] is None:
+        return "on the host in floating point"
+    kind = result["device"].partition(":")[0]
     known = {
         "model": "by the golden model, which is bit-exact",
         "rtl": "by the generated hardware, simulated cycle by cycle",
@@ -237,7 +239,7 @@ def comparison(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         ("test accuracy", f"{result['test_accuracy']:.2%}", f"{result['fp32_test_accuracy']:.2%}"),
         ("validation accuracy", f"{ours['validation_accuracy']:.2%}", f"{theirs['validation_accuracy']:.2%}"),
-        ("training loss, last epoch", f"{ours['loss']:.4f}", f"{theirs['loss']:.4f}"),
+        ("training loss, last epoch", *(_number(run["loss"], "{:.4f}") for run in (ours, theirs))),
         ("bits of x, w, gradient", f"{bits['activation']}, {bits['weight']}, {bits['gradient']}", "32, 32, 32"),
     ]
 
@@ -318,6 +320,6 @@ def energy_line(energy: dict[str, Any]) -> str:
 
 def settings(result: dict[str, Any]) -> list[tuple[str, Any]]:
     rows = [("device", result["device"]), *result["identity"].items(), *result["config"].items()]
-    rows += [("bit-MACs per cycle", result["bit_macs_per_cycle"]), ("useful bit-MACs", f"{result['bit_macs']:,}")]
+    rows += [("bit-MACs per cycle", result["bit_macs_per_cycle"]), ("useful bit-MACs", _number(result["bit_macs"]))]
     rows += [(name, value) for name, value in result["options"].items() if name != "bits"]
     return [*rows, ("weights sha256", result["weights_sha256"])]

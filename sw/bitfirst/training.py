@@ -59,6 +59,7 @@ class TrainOptions:
              of `methods.PSG`; tau may be a number, a constant threshold in real units
     lr_signs peak of the rate for weights that learn by signs
     update   "host" or "device": where these weights are moved; the result is the same
+    init     checkpoint of another training of this network, such as `out`'s: weights and statistics are those at first
     out      directory for checkpoint, result.json and report.html
     resume   continue from the checkpoint in `out`
     trace    file for waveforms (simulated boards only)
@@ -78,6 +79,7 @@ class TrainOptions:
     predictor: str = E2TRAIN
     lr_signs: float = 0.001
     update: str = HOST
+    init: Path | None = None
     out: Path = Path("runs/digits")
     resume: bool = False
     trace: Path | None = None
@@ -146,6 +148,7 @@ class TrainOptions:
         names += ("method",) if self.method != "sgd" else ()
         names += () if signs is None else ("lr_signs",)
         found = {name: getattr(self, name) for name in names} | {"bits": asdict(self.bits)}
+        found |= {} if self.init is None else {"init": str(self.init)}
         if isinstance(signs, PSG):
             tau = signs.tau if signs.constant is None else str(signs.constant)
             found |= {"beta": signs.beta, "tau": tau, "predictor": signs.predictor}
@@ -185,10 +188,18 @@ def total(counters: dict[str, int], name: str) -> int | None:
     return sum(counts) if counts else None
 
 
+def costs(counters: dict[str, int], *names: str) -> dict[str, int | None]:
+    """These counters in total; None of all where the device computed nothing, so that it has cost nothing to tell."""
+    if not counters["bit_macs"]:
+        return dict.fromkeys(names)
+    return {name: counters[name] if name in counters else total(counters, name) for name in names}
+
+
 def utilisation(counters: dict[str, int], device: Device, cycles: str = "cycles") -> float | None:
-    """Useful bit-MACs over what the array could have done in those cycles; None without such a counter."""
+    """Useful bit-MACs over what the array could have done in those cycles; None without either of them."""
     count = total(counters, cycles)
-    return counters["bit_macs"] / (device.config.bit_macs_per_cycle * count) if count else None
+    useful = counters["bit_macs"]
+    return useful / (device.config.bit_macs_per_cycle * count) if count and useful else None
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -221,6 +232,8 @@ def new_run(options: TrainOptions, device: Device | None) -> Run:
     """The network and its optimiser, before the first step. The same weights with and without a device."""
     torch.manual_seed(options.seed)
     net = models.digits_resnet()
+    if options.init is not None:
+        _load_weights(net, options.init)
     if device is None:
         return Run("fp32", net, Method(), optimizer_of(net, Method(), options), epochs=options.epochs)
     method = options.training_method()
@@ -228,6 +241,18 @@ def new_run(options: TrainOptions, device: Device | None) -> Run:
     journal = None if method.signs is None else Journal()
     optimizer = optimizer_of(net, method, options)
     return Run(device.url, net, method, optimizer, Meter(device), journal, options.epochs)
+
+
+def _load_weights(net: nn.Module, path: Path) -> None:
+    """Of a checkpoint of `keep`, without those of gates. Raises `UsageError` when it is of another network."""
+    tensors, _ = checkpoint.load(path)
+    own = net.state_dict()
+    found = {name: tensor for name, tensor in checkpoint.strip(tensors, "net.").items() if name in own}
+    try:
+        net.load_state_dict(found)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is no checkpoint of this network ({reason}): give one of bitfirst train") from None
 
 
 def optimizer_of(net: nn.Module, method: Method, options: TrainOptions) -> optim.SGD:
@@ -270,7 +295,7 @@ def fit(
         )
         if run.meter is not None:
             counters = run.meter.read()
-            run.history[-1] |= {"cycles": total(counters, "cycles"), "bit_macs": counters["bit_macs"]}
+            run.history[-1] |= costs(counters, "cycles", "bit_macs")
         if on_epoch is not None:
             on_epoch(run)
 
@@ -625,9 +650,7 @@ def summary(
         "fp32_test_accuracy": comparison.fp32_test_accuracy,
         "weights_sha256": weights_sha256(comparison.net),
         "device": options.device,
-        "cycles": total(counters, "cycles"),
-        "bit_macs": counters["bit_macs"],
-        "bytes_moved": counters["bytes_moved"],
+        **costs(counters, "cycles", "bit_macs", "bytes_moved"),
         "utilisation": utilisation(counters, device),
         "array_utilisation": utilisation(counters, device, "matmul_cycles"),
         "energy": dict(NO_ENERGY),
@@ -662,9 +685,9 @@ def comparison_table(result: dict[str, Any]) -> Table:
         table.add_row(name, *(show(result[runs][-1][key]) for runs in ("history", "fp32_history")))
     table.add_row("bits of x, w, g", f"{bits['activation']}, {bits['weight']}, {bits['gradient']}", "32, 32, 32")
     table.add_row("device cycles", f"{result['cycles']:,}" if result["cycles"] else "-", "-")
-    table.add_row("utilisation", f"{result['utilisation']:.1%}" if result["utilisation"] else "-", "-")
-    table.add_row("array utilisation", f"{result['array_utilisation']:.1%}", "-")
-    table.add_row("bytes on the link", f"{result['bytes_moved']:,}", "-")
+    for key in "utilisation", "array_utilisation":
+        table.add_row(key.replace("_", " "), f"{result[key]:.1%}" if result[key] else "-", "-")
+    table.add_row("bytes on the link", f"{result['bytes_moved']:,}" if result["bytes_moved"] is not None else "-", "-")
     table.add_row("energy", result["energy"]["provenance"], "-")
     table.caption = f"weights sha256 {result['weights_sha256'][:16]}, report {result['report']}"
     return table

@@ -3,6 +3,8 @@
 from .compose import Compose
 from .dfq import DFQ, FracTrain
 from .e2train import E2Train
+from .fc_only import FCOnly
+from .floating import FP16, FP32
 from .method import Method
 from .named import NAMES, named
 from .pfq import PFQ
@@ -24,6 +26,8 @@ __all__ = [
     "DEVICE",
     "DFQ",
     "E2TRAIN",
+    "FP16",
+    "FP32",
     "HOST",
     "NAMES",
     "PFQ",
@@ -38,6 +42,7 @@ __all__ = [
     "ByHand",
     "Compose",
     "E2Train",
+    "FCOnly",
     "FracTrain",
     "Int8Int12",
     "Leading",

@@ -74,7 +74,7 @@ class Compose(Method):
         groups = super().param_groups(net)
         for part in self._parts:
             own = part.param_groups(net)
-            groups = own if part.signs is not None else groups
+            groups = own if part.chooses_parameters else groups
         return groups
 
     def loader(self, data: Iterable[Any]) -> Iterable[Any]:

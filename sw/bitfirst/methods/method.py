@@ -41,6 +41,11 @@ class Method:
         """By what weights learn by signs; None: they have ordinary gradients."""
         return None
 
+    @property
+    def chooses_parameters(self) -> bool:
+        """Whether `param_groups` are other than one group of all."""
+        return self.signs is not None
+
     def widths(self, bits: Bits) -> list[Bits]:
         """All that layers converted with `bits` may have while they train."""
         return [bits]

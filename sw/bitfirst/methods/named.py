@@ -9,6 +9,8 @@ from typing import Any
 from ..errors import UsageError
 from .dfq import DFQ, FracTrain
 from .e2train import E2Train
+from .fc_only import FCOnly
+from .floating import FP16, FP32
 from .method import Method
 from .pfq import PFQ
 from .sbm import SBM
@@ -30,6 +32,9 @@ NAMES: dict[str, Callable[..., Method]] = {
     "cpt": CPT,
     "static": Static,
     "sbm": SBM,
+    "fp32": FP32,
+    "fp16": FP16,
+    "fconly": FCOnly,
     "int8int12": Int8Int12,
     "slu": SLU,
     "skipnet": SkipNet,
