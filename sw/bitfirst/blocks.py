@@ -123,7 +123,7 @@ def macs_of_output(layer: nn.Module, y: torch.Tensor) -> int:
 
 
 def macs_of(block: Residual, shape: torch.Size) -> int:
-    """Multiply-accumulates of `residual` for one sample [c, h, w] or [c], zeros of the padding included."""
+    """Multiply-accumulates of `residual` for one sample [c, h, w], [t, c] or [c], zeros of the padding included."""
     from .nn import in_float  # which needs the methods
 
     plain = in_float(block).to("meta").eval()

@@ -21,7 +21,7 @@ from bitfirst_hdl.contract.packets import Phase
 from torch import nn
 
 from .bits import Bits
-from .blocks import residual_blocks
+from .blocks import macs_of_output, residual_blocks
 from .connection import Connection, compute, measured
 from .device import Device
 from .errors import UsageError
@@ -499,6 +499,28 @@ def _nothing_to_convert(module: nn.Module) -> str:
         return f"{type(module).__name__} has no nn.Conv2d or nn.Linear to convert: give a module that has one"
     name, reason = next(iter(layers.items()))
     return f"no layer of {type(module).__name__} can be converted (first: {name or 'the module itself'}: {reason})"
+
+
+def macs_by_place(net: nn.Module, *inputs: torch.Tensor) -> dict[str, int]:
+    """{"device", "host"}: multiply-accumulates of the converted `net`'s convolutions and linear layers in a forward
+    pass in which no block is skipped, zeros of the padding included, gates left out. Of `inputs` shapes and types
+    count; nothing is computed.
+    """
+    placed = {"device": 0, "host": 0}
+    there = {name for name, layer in net.named_modules() if isinstance(layer, _Layer) and layer.host is None}
+    plain = in_float(net).to("meta").eval()
+    _take_off(plain)
+
+    def count(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
+        place = "device" if name in there else "host"
+        return lambda layer, _, y: placed.update({place: placed[place] + macs_of_output(layer, y)})
+
+    for name, layer in plain.named_modules():
+        if isinstance(layer, _KINDS):
+            layer.register_forward_hook(count(name))
+    with torch.no_grad():
+        plain(*(one.to("meta") for one in inputs))
+    return placed
 
 
 def in_float(module: nn.Module) -> nn.Module:

@@ -27,8 +27,8 @@ class HostLinear(nn.Linear):
 
 
 class BlockGates(nn.Module):
-    """The gates of a network's blocks: mean over the pixels, a layer of `inputs` for each block, an LSTM cell that runs
-    along the depth, a linear layer. They run on the host, in float32.
+    """The gates of a network's blocks: mean over the pixels or places, a layer of `inputs` for each block, an LSTM cell
+    that runs along the depth, a linear layer. They run on the host, in float32.
 
     choices  of the latest forward pass, by block
     scores   what the network said then, [n, classes], no gradient
@@ -75,7 +75,7 @@ class BlockGates(nn.Module):
         """Of block `number`, which comes next in this pass; [n, outputs]."""
         if number not in self.costs:
             self.costs[number] = macs_of(block, x.shape[1:])
-        pooled = x.mean((2, 3)) if x.ndim == 4 else x
+        pooled = x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
         self._state = self.lstm(self.inputs[number](pooled), self._state)
         return self.output(self._state[0])
 
