@@ -135,3 +135,12 @@ def test_missed_timing_is_an_error(tmp_path: Path) -> None:
         flow.run_tools(hasty, Product(), tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "top.bit").exists()
+
+
+def test_routing_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchains, "MOST_ROUNDS", 1)
+    monkeypatch.setattr(toolchains, "WATCH_S", 0.005)
+    board = BOARDS["ulx3s-85f"]
+    with pytest.raises(FlowError, match=r"ulx3s-85f: [\d,]+ wires are wanted by more than one net after 1 rounds"):
+        flow.run_tools(board, Product(), tmp_path)
+    assert not (tmp_path / "top.bit").exists()

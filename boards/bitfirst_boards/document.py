@@ -34,8 +34,9 @@ Rendered by `python -m bitfirst_boards.document` from the [catalogue](../boards/
     bitfirst program ulx3s-85f
 
 A build takes nothing but packages from PyPI (`bitfirst doctor` looks after them). It fails where the array does not
-fit, which packing alone tells before anything is placed, and where it misses its clock; both say by how much, and what
-would help. `--clock-khz` sets another clock, `--seed` another placement. No bitstream has been loaded into a board yet.
+fit, which packing alone tells before anything is placed, where routing finds no end, and where it misses its clock; all
+say by how much, and what would help. `--clock-khz` sets another clock, `--seed` another placement. No bitstream has
+been loaded into a board yet.
 
 The folder's `build.json` tells what is in it. The fingerprint, 64 bits of SHA-256 over sources, configuration, board
 and versions of the tools, is burnt into the device: `bitfirst info` reads it back, and says for which board these

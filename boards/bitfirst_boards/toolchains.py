@@ -6,7 +6,9 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +36,10 @@ OLDEST = {
 LINK_PACKAGES = {"usb": ("luna-usb",), "udp": ("liteeth", "litex", "migen")}  # that a link takes besides the tools
 PACKING_LOG = "packing.log"
 REPORT = "report.json"
+#: router2 ends only when nothing overlaps any more: what it can route took under 100 rounds, what it cannot gets worse
+MOST_ROUNDS = 300
+WATCH_S = 5
+_ROUND = re.compile(r"iter=(\d+) wires=\d+ overused=([1-9]\d*)")
 _UTILISATION = re.compile(r"(\w+):\s+(\d+)/\s*(\d+)\s+\d+%")
 
 
@@ -235,7 +241,13 @@ def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: 
     if reason := misfit(board, usage):
         raise FlowError(reason)
     say("placing and routing")
-    run(board, placement, directory, may_fail=directory / REPORT)
+    run(
+        board,
+        placement,
+        directory,
+        may_fail=directory / REPORT,
+        watch=partial(unroutable, board, placement, directory),
+    )
     placement_s = time.monotonic() - start
     figures = read_report(json.loads((directory / REPORT).read_text()), usage, synthesis_s, placement_s)
     if figures.fmax_mhz < figures.clock_mhz:
@@ -245,10 +257,19 @@ def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: 
     return figures
 
 
-def run(board: Board, words: list[str], directory: Path, may_fail: Path | None = None) -> None:
-    """Runs a tool in `directory`; it may fail where it wrote `may_fail` all the same. Raises `FlowError`."""
+def run(
+    board: Board,
+    words: list[str],
+    directory: Path,
+    may_fail: Path | None = None,
+    watch: Callable[[], str | None] = lambda: None,
+) -> None:
+    """Runs a tool in `directory`; it may fail where it wrote `may_fail` all the same.
+
+    It is ended when `watch`, called now and then, gives a reason. Raises `FlowError`.
+    """
     try:
-        done = subprocess.run(words, cwd=directory, capture_output=True, text=True, check=False)
+        done = _watched(words, directory, watch)
     except OSError as error:
         raise FlowError(f"{words[0]} does not start ({error.strerror}); install it again: make setup") from None
     if done.returncode and not (may_fail and may_fail.exists()):
@@ -258,11 +279,43 @@ def run(board: Board, words: list[str], directory: Path, may_fail: Path | None =
         )
 
 
+def _watched(words: list[str], directory: Path, watch: Callable[[], str | None]) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run`, with a look at `watch`."""
+    with subprocess.Popen(words, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    stdout, stderr = process.communicate(timeout=WATCH_S)
+                    return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+                if reason := watch():
+                    raise FlowError(reason)
+        except BaseException:
+            process.kill()
+            raise
+
+
+def unroutable(board: Board, words: list[str], directory: Path) -> str | None:
+    """Whether nextpnr, by its log, has routed for so long that it will not end: how far it came, and what may help."""
+    said = "".join(log.read_text() for log in _logs(words, directory))
+    rounds = _ROUND.findall(said)
+    if not rounds or int(rounds[-1][0]) < MOST_ROUNDS:
+        return None
+    return (
+        f"{board.name}: {int(rounds[-1][1]):,} wires are wanted by more than one net after {MOST_ROUNDS} rounds of "
+        f"routing; try another --seed, or {_LESS_LOGIC}"
+    )
+
+
+def _logs(words: list[str], directory: Path) -> list[Path]:
+    """What a command writes, as far as it is there."""
+    logs = (directory / log for option, log in pairwise(words) if option in ("-l", "--log"))
+    return [log for log in logs if log.exists()]
+
+
 def _reason(done: subprocess.CompletedProcess[str], words: list[str], directory: Path) -> str:
     """The first error that a tool told, on its outputs or in its log; else the last that it said."""
-    logs = [directory / log for option, log in pairwise(words) if option in ("-l", "--log")]
     said = (done.stderr + done.stdout).splitlines()
-    logged = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
+    logged = [line for log in _logs(words, directory) for line in log.read_text().splitlines()]
     first = next((line for line in said + logged if "ERROR" in line), None)
     last = next((line for line in reversed(said) if line.strip()), f"it ended with {done.returncode}")
     return (first or last).strip()
