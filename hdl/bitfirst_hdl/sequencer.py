@@ -99,6 +99,22 @@ class Promise(data.Struct):
     words: range(MAX_DATA_WORDS + 1)
 
 
+class Waits(data.Struct):
+    """What a command waits for, where it is under way."""
+
+    load: 1
+    load_words: 1  # a LOAD that may read the words
+    load_cells: 1  # a LOAD that writes the cells
+    matmuls: 1
+    walk_cells: 1  # a MATMUL that walks over the cells
+    late_walk_cells: 1  # or did so lately
+    matmul_sums: 1  # MATMULs that have sums of the tiles to store
+    readout: 1
+    read_sums: 1  # a READ of the tiles
+    answers: 1  # READs that are not answered
+    room: 1  # for one more of them
+
+
 def rows_of(count: int) -> data.StructLayout:
     """Rows `first` to `end` - 1 of a memory of `count` rows."""
     return data.StructLayout({"first": range(count), "end": range(count + 1)})
@@ -135,7 +151,8 @@ class CommandCheck(wiring.Component):
     described   out      `Slot`: what TENSOR describes
     read_words  out      data words of READ's answer
 
-    Products are made by a 16 x 16 bit multiplier, one a cycle; LOAD's window by a second one beside it. `done` comes 2
+    Products are made by a 16 x 16 bit multiplier, one a cycle, from operands that were chosen a cycle before; LOAD's
+    window by a second one beside it. `done` comes 2
     cycles after `go`, plus one per product: WRITE, UPDATE and WEIGHTS 1, READ of SUMS and MATMUL 3 (READ 2 without
     "requantise"), LOAD 4; TENSOR 21, with 16 comparisons.
     """
@@ -161,44 +178,64 @@ class CommandCheck(wiring.Component):
             }
         )
         self._active, self._step = Signal(), Signal(range(_FIRST_COMPARED + TENSOR_SLOTS))
-        self._left, self._right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
+        self._coming = Signal.like(self._step)  # the next step
+        # of the next step; `_goes_on`: it multiplies the product of the step before
+        self._left, self._right, self._goes_on = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS), Signal()
         self._product = Signal(2 * _FACTOR_BITS, reset_less=True)
         self._window_left, self._window_right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
         self._window_product = Signal(2 * _FACTOR_BITS, reset_less=True)
         self._ends = Signal()  # the last step is reached
         self._wrong_length, self._bad_reserved = Signal(), Signal()
         self._bad_space, self._bad_value = Signal(), Signal()
-        self._bad_range, self._was_bad_range = Signal(), Signal()
+        self._bad_range = Signal()
+        # of LOAD: tiles and chunks, last pixel, positions of an image before the first one, images from that on
+        self._tiles, self._chunks = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
+        self._last_x, self._before, self._images_from_first = Signal(signed(25)), Signal(32), Signal(_FACTOR_BITS)
         # what is addressed in this step, if something is: `_count` from `_first` on, up to `_end`, of `_depth`
         self._uses, self._first, self._count = Signal(), Signal(32), Signal(2 * _FACTOR_BITS + 1)
         self._end, self._depth = Signal(18), Signal(17)
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        known, bad_range = Signal(), Signal()
+        known = Signal()
         m.d.sync += [
             self._active.eq(self.go | (self._active & ~self._ends)),
-            self._step.eq(Mux(self._active, self._step + 1, 0)),
-            self._product.eq(self._left * self._right),
-            self._window_product.eq(self._window_left * self._window_right),
-            self._was_bad_range.eq(self._active & (self._was_bad_range | bad_range)),
+            self._step.eq(self._coming),
             self.done.eq(self._active & self._ends),
         ]
         m.d.comb += [
+            self._coming.eq(Mux(self._active, self._step + 1, 0)),
             self._ends.eq(1),
             self._end.eq(self._first[:16] + self._count[:17]),
-            bad_range.eq(self._bad_range | (self._uses & self._outside())),
             self._wrong_length.eq(self.data_words != 0),
             self.slot_read.eq(packets.Load(self.command).slot),
         ]
-        with m.If(self._active):
-            with m.Switch(self.command[:8]):
-                for opcode, struct in self.config.commands.items():
-                    with m.Case(opcode):
-                        m.d.comb += [known.eq(1), self._bad_reserved.eq(self._reserved(struct).any())]
-                        self._fields(m, opcode)
-            self._judge(m, known, bad_range)
+        self._make_products(m)
+        with m.If(self._active), m.Switch(self.command[:8]):
+            for opcode, struct in self.config.commands.items():
+                with m.Case(opcode):
+                    m.d.comb += [known.eq(1), self._bad_reserved.eq(self._reserved(struct).any())]
+                    self._fields(m, opcode)
+        self._judge(m, known)
         return m
+
+    def _make_products(self, m: Module) -> None:
+        """One a step of each multiplier. Its operands are registered; a product that goes on is one by itself."""
+        left, right, goes_on = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS), Signal()
+        window_left, window_right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
+        with m.Switch(self.command[:8]):
+            for opcode in self.config.commands:
+                with m.Case(opcode):
+                    self._factors(m, opcode)
+        with m.If(self.go | self._active):
+            m.d.sync += [
+                *(left.eq(self._left), right.eq(self._right), goes_on.eq(self._goes_on)),
+                *(window_left.eq(self._window_left), window_right.eq(self._window_right)),
+            ]
+        m.d.sync += [
+            self._product.eq(Mux(goes_on, self._product[:_FACTOR_BITS], left) * right),
+            self._window_product.eq(window_left * window_right),
+        ]
 
     def _outside(self) -> Value:
         """Whether what is addressed is nothing, or ends behind the memory."""
@@ -213,19 +250,27 @@ class CommandCheck(wiring.Component):
         places = [place for name, place in codec.fields(struct).items() if name.startswith("reserved")]
         return Cat(self.command[offset : offset + width] for offset, width in places)
 
-    def _judge(self, m: Module, known: Value, bad_range: Value) -> None:
+    def _judge(self, m: Module, known: Value) -> None:
+        """The status, of what was found wrong: ranges in any step, the rest in the last one."""
         failures = (
             (~known, Status.BAD_OPCODE),
             (self.short | self._wrong_length, Status.BAD_LENGTH),
             (self._bad_reserved, Status.BAD_VALUE),
             (self._bad_space, Status.BAD_SPACE),
             (self._bad_value, Status.BAD_VALUE),
-            (bad_range | self._was_bad_range, Status.BAD_RANGE),
         )
-        m.d.sync += self.status.eq(Status.OK)
-        for failed, status in reversed(failures):
-            with m.If(failed):
-                m.d.sync += self.status.eq(status)
+        bad_range = Signal()
+        with m.If(self.go):
+            m.d.sync += bad_range.eq(0)
+        with m.Elif(self._active):
+            m.d.sync += bad_range.eq(bad_range | self._bad_range | (self._uses & self._outside()))
+        m.d.comb += self.status.eq(Mux(bad_range, Status.BAD_RANGE, Status.OK))
+        for number, (failed, status) in reversed(list(enumerate(failures))):
+            found = Signal(name=f"found_{number}")
+            with m.If(self._active):
+                m.d.sync += found.eq(failed)
+            with m.If(found):
+                m.d.comb += self.status.eq(status)
 
     def _fields(self, m: Module, opcode: Opcode) -> None:
         if opcode == Opcode.WRITE:
@@ -245,15 +290,35 @@ class CommandCheck(wiring.Component):
         elif opcode == Opcode.MARK:
             m.d.comb += self._bad_value.eq(packets.Mark(self.command).phase > max(Phase))
 
+    def _factors(self, m: Module, opcode: Opcode) -> None:
+        """What a command multiplies in the coming step."""
+        if opcode == Opcode.WRITE:
+            write = packets.Write(self.command)
+            self._multiply(m, write.rows, write.words)
+        elif opcode == Opcode.READ:
+            self._read_factors(m, packets.Read(self.command))
+        elif opcode == Opcode.MATMUL:
+            self._matmul_factors(m, packets.Matmul(self.command))
+        elif opcode == Opcode.TENSOR:
+            self._tensor_factors(m, packets.Tensor(self.command))
+        elif opcode == Opcode.LOAD:
+            self._load_factors(m, packets.Load(self.command))
+        elif opcode == Opcode.UPDATE:
+            self._multiply(m, packets.Update(self.command).groups, STATE_WORDS)
+        elif opcode == Opcode.WEIGHTS:
+            self._multiply(m, packets.Weights(self.command).groups, STATE_WORDS)
+
     def _multiply(self, m: Module, left: Value, right: Value) -> None:
         m.d.comb += [self._left.eq(left), self._right.eq(right)]
+
+    def _multiply_product(self, m: Module, right: Value) -> None:
+        m.d.comb += [self._goes_on.eq(1), self._right.eq(right)]
 
     def _multiply_beside(self, m: Module, left: Value, right: Value) -> None:
         m.d.comb += [self._window_left.eq(left), self._window_right.eq(right)]
 
     def _write(self, m: Module, write: packets.Write) -> None:
         rows, words = Signal(17), Signal(17)
-        self._multiply(m, write.rows, write.words)
         m.d.comb += [
             self._ends.eq(self._step == 1),
             self._wrong_length.eq(self._product != self.data_words),
@@ -302,15 +367,17 @@ class CommandCheck(wiring.Component):
             with m.Default():
                 m.d.comb += self._bad_space.eq(1)
 
-    def _too_many(self, m: Module, read: packets.Read) -> Value:
-        """Counts the data words of sums; whether these are more than an answer has."""
-        with m.Switch(self._step):
+    def _read_factors(self, m: Module, read: packets.Read) -> None:
+        with m.Switch(self._coming):
             with m.Case(0):
                 self._multiply(m, read.rows, read.cols)
             with m.Case(1):
-                self._multiply(m, self._product, read.count)
+                self._multiply_product(m, read.count)
             with m.Case(*([2] if self.config.requantises else [])):
-                self._multiply(m, self._product, (read.bits[:7] + 3) >> 2)  # nibbles
+                self._multiply_product(m, (read.bits[:7] + 3) >> 2)  # nibbles
+
+    def _too_many(self, m: Module, read: packets.Read) -> Value:
+        """Counts the data words of sums; whether these are more than an answer has."""
         if not self.config.requantises:  # a word each
             m.d.comb += self._ends.eq(self._step == 2)
             m.d.sync += self.read_words.eq(self._product)
@@ -341,7 +408,6 @@ class CommandCheck(wiring.Component):
 
     def _state(self, m: Module, fields: data.View, other: Value, count: Value) -> None:
         """The words of masters and momenta, and `count` others from `other` on."""
-        self._multiply(m, fields.groups, STATE_WORDS)
         end, other_end = Signal(20), Signal(20)
         m.d.comb += [
             self._ends.eq(self._step == 1),
@@ -390,19 +456,26 @@ class CommandCheck(wiring.Component):
         ]
         with m.Switch(self._step):  # a product of 0 is a count of 0
             with m.Case(0):
-                self._multiply(m, matmul.row_tiles, matmul.chunks)
+                pass
             with m.Case(1):
-                self._multiply(m, matmul.col_tiles, matmul.chunks)
                 self._use(m, matmul.a_cell, product << matmul.a_octets[1], config.a_cells)
                 m.d.sync += [self.a.first.eq(matmul.a_cell), self.a.end.eq(self._end)]
             with m.Case(2):
-                self._multiply(m, matmul.row_tiles, matmul.col_tiles)
                 self._use(m, matmul.b_cell, product << matmul.b_octets[1], config.b_cells)
                 m.d.sync += [self.b.first.eq(matmul.b_cell), self.b.end.eq(self._end)]
             with m.Default():
                 self._use(m, matmul.sum_tile, Mux(matmul.packed, matmul.tiles, product), config.sum_tiles)
                 m.d.sync += [self.sums.first.eq(matmul.sum_tile), self.sums.end.eq(self._end)]
                 m.d.comb += self._bad_range.eq(matmul.packed & (matmul.program >= PROGRAM_ROWS))
+
+    def _matmul_factors(self, m: Module, matmul: packets.Matmul) -> None:
+        with m.Switch(self._coming):
+            with m.Case(0):
+                self._multiply(m, matmul.row_tiles, matmul.chunks)
+            with m.Case(1):
+                self._multiply(m, matmul.col_tiles, matmul.chunks)
+            with m.Case(2):
+                self._multiply(m, matmul.row_tiles, matmul.col_tiles)
 
     def _cuts_digits(self, matmul: packets.Matmul) -> Value:
         """Whether operands are not in whole digits, or signed within them, where they must be."""
@@ -436,18 +509,14 @@ class CommandCheck(wiring.Component):
         ]
         with m.Switch(self._step):
             with m.Case(0):
-                self._multiply(m, tensor.n, tensor.h)
                 zero = (tensor.n == 0) | (tensor.h == 0) | (tensor.w == 0) | (tensor.c == 0)
                 m.d.comb += self._bad_range.eq((tensor.bits != 0) & zero)
             with m.Case(1):
-                self._multiply(m, tensor.w, tensor.c)
                 m.d.comb += self._bad_range.eq(extent_is_bad)
             with m.Case(2):
-                self._multiply(m, product, tensor.h)
                 m.d.comb += self._bad_range.eq(extent_is_bad)
                 m.d.sync += place.row.eq(product)
             with m.Case(3):
-                self._multiply(m, product, tensor.n)
                 m.d.comb += self._bad_range.eq(extent_is_bad)
                 m.d.sync += place.image.eq(product)
             with m.Case(4):
@@ -463,17 +532,31 @@ class CommandCheck(wiring.Component):
                 meets = (place.word < self.slot.end) & (self.slot.place.word < self.described.end)
                 m.d.comb += self._bad_range.eq(other & (self.slot.place.octets != 0) & meets)
 
+    def _tensor_factors(self, m: Module, tensor: packets.Tensor) -> None:
+        with m.Switch(self._coming):
+            with m.Case(0):
+                self._multiply(m, tensor.n, tensor.h)
+            with m.Case(1):
+                self._multiply(m, tensor.w, tensor.c)
+            with m.Case(2):
+                self._multiply_product(m, tensor.h)
+            with m.Case(3):
+                self._multiply_product(m, tensor.n)
+
     def _load(self, m: Module, load: packets.Load) -> None:
         config, place = self.config, self.slot.place
         zero = (load.positions == 0) | (load.taps == 0)
         outside = (load.x_first >= load.x_count) | (load.y_first >= load.y_count) | (load.place_first >= load.run)
         no_image = (place.octets == 0) | (load.n_first >= self._images(load))
+        bad_start = Signal()  # known in step 1
         cells, window, positions = self._load_cells(m, load), self._load_window(m, load), self._load_positions(m, load)
         m.d.comb += [
             self._ends.eq(self._step == 4),
-            self._bad_range.eq(zero | outside | no_image | cells | window | positions),
+            self._bad_range.eq(cells | ((self._step == 4) & (bad_start | window | positions))),
         ]
-        m.d.sync += [  # a list may lead anywhere
+        m.d.sync += [
+            bad_start.eq(zero | outside | no_image),
+            # a list may lead anywhere
             self.store.first.eq(Mux(load.listed, 0, place.word)),
             self.store.end.eq(Mux(load.listed, config.store_words, self.slot.end)),
         ]
@@ -495,18 +578,15 @@ class CommandCheck(wiring.Component):
         """Cells that LOAD writes, their number multiplied in step 2; whether they end behind the memory."""
         config = self.config
         vectors, lanes = Signal(16), Signal(16)
-        tiles, chunks = Signal(16), Signal(16)
         m.d.comb += [
             vectors.eq(Mux(load.across, load.taps, load.positions)),
             lanes.eq(Mux(load.across, load.positions, load.taps)),
         ]
         m.d.sync += [
-            tiles.eq(Mux(load.target == Target.B, _parts(vectors, config.columns), _parts(vectors, config.rows))),
-            chunks.eq(_parts(lanes, config.lanes)),
+            self._tiles.eq(Mux(load.target == Target.B, _parts(vectors, config.columns), _parts(vectors, config.rows))),
+            self._chunks.eq(_parts(lanes, config.lanes)),
         ]
         end = load.cell + (self._product << self.slot.place.octets[1])
-        with m.If(self._step == 2):
-            self._multiply(m, tiles, chunks)
         with m.If(self._step == 3):
             m.d.sync += [
                 self.a.first.eq(load.cell),
@@ -517,21 +597,17 @@ class CommandCheck(wiring.Component):
         return (self._step == 3) & (end > Mux(load.target == Target.B, config.b_cells, config.a_cells))
 
     def _load_window(self, m: Module, load: packets.Load) -> Value:
-        """Whether LOAD's last row or pixel lies behind the image, or that pixel's run before it; known in step 3."""
-        place, product = self.slot.place, self._window_product
-        x, y = Signal(signed(25)), Signal(signed(25))  # the last pixel and row
+        """Whether LOAD's last row or pixel lies behind the image, or that pixel's run before it; known in step 4."""
+        place, product, x = self.slot.place, self._window_product, self._last_x
+        y = Signal(signed(25))  # the last row
         with m.Switch(self._step):
-            with m.Case(0):
-                self._multiply_beside(m, load.x_count - 1, _forwards(load.x_step))
             with m.Case(1):
-                self._multiply_beside(m, load.y_count - 1, _forwards(load.y_step))
                 m.d.sync += x.eq(load.x_start.as_signed() + product)
             with m.Case(2):
-                self._multiply_beside(m, Mux(x < 0, -x, x), place.c)
                 m.d.sync += y.eq(load.y_start.as_signed() + product)
         far = (x >= 0) & (x >> _FACTOR_BITS).any()
         right = far | (product >= Mux(x < 0, load.run, place.row))
-        return (self._step == 3) & (right | (y >= place.h))
+        return right | (y >= place.h)
 
     def _load_positions(self, m: Module, load: packets.Load) -> Value:
         """Whether LOAD takes more positions than there are from its first one on; known in step 4.
@@ -541,25 +617,37 @@ class CommandCheck(wiring.Component):
         there on where there is one image. Else there are enough if the pixels are more than 16 bits tell.
         """
         place, product = self.slot.place, self._product
-        before, pixels, left = Signal(32), Signal(32), Signal(32)  # first, pixels, pixels - first
-        images, each, needed = Signal(16), Signal(32), Signal(17)
-        m.d.comb += [
-            images.eq(Mux(load.n_fast, place.n, self._images(load) - load.n_first)),
-            each.eq(Mux(load.n_fast, left, pixels)),
-        ]
+        before, left, each = self._before, Signal(32), Signal(32)  # first, pixels - first
+        needed, one_image, images = Signal(17), Signal(), self._images_from_first
+        m.d.comb += images.eq(Mux(load.n_fast, place.n, self._images(load) - load.n_first))
+        m.d.sync += one_image.eq(images == 1)
         with m.Switch(self._step):
-            with m.Case(0):
-                self._multiply(m, load.x_count, load.y_first)
             with m.Case(1):
-                self._multiply(m, load.x_count, load.y_count)
                 m.d.sync += before.eq(product + load.x_first)
             with m.Case(2):
-                m.d.sync += [pixels.eq(product), left.eq(product - before)]
+                m.d.sync += [left.eq(product - before), each.eq(self._each(load))]
             with m.Case(3):
-                self._multiply(m, images, each[:_FACTOR_BITS])
                 m.d.sync += needed.eq(Mux(load.n_fast, load.n_first, before[:_FACTOR_BITS]) + load.positions)
         lacking = ~each[_FACTOR_BITS:].any() & (product < needed)
-        return (self._step == 4) & Mux(images == 1, left < load.positions, lacking)
+        return Mux(one_image, left < load.positions, lacking)
+
+    def _each(self, load: packets.Load) -> Value:
+        """In step 2: how many positions there are in each image."""
+        return Mux(load.n_fast, self._product - self._before, self._product)
+
+    def _load_factors(self, m: Module, load: packets.Load) -> None:
+        with m.Switch(self._coming):
+            with m.Case(0):
+                self._multiply(m, load.x_count, load.y_first)
+                self._multiply_beside(m, load.x_count - 1, _forwards(load.x_step))
+            with m.Case(1):
+                self._multiply(m, load.x_count, load.y_count)
+                self._multiply_beside(m, load.y_count - 1, _forwards(load.y_step))
+            with m.Case(2):
+                self._multiply(m, self._tiles, self._chunks)
+            with m.Case(3):
+                self._multiply(m, self._images_from_first, self._each(load)[:_FACTOR_BITS])
+                self._multiply_beside(m, Mux(self._last_x < 0, -self._last_x, self._last_x), self.slot.place.c)
 
 
 class Sequencer(wiring.Component):
@@ -655,6 +743,7 @@ class Sequencer(wiring.Component):
         self._bits = Signal(_COMMAND_BITS)  # the command at hand
         self._sequence, self._words_left = Signal(16), Signal(range(MAX_PAYLOAD_WORDS + 1))
         self._at_hand = Signal()  # a checked command waits or begins
+        self._good = Signal()  # it does not fail its check
         promises = PROMISES if config.requantises else 1  # else the readout waits with the answer
         self._promises = fifo.SyncFIFO(width=Promise.as_shape().size, depth=promises)  # answers of READs to come
         self._reading = Signal()  # there are some
@@ -734,10 +823,10 @@ class Sequencer(wiring.Component):
         m.d.sync += check.slot.eq(read_port.data)
 
     def _held(self, m: Module) -> Value:
-        """Whether the command must wait for what is under way."""
-        good, opcode = self._check.status == Status.OK, self._opcode
-        write, read = packets.Write(self._bits), packets.Read(self._bits)
-        by_load, by_matmul, by_read = Signal(), Signal(), Signal()
+        """Whether the command must wait for what is under way: what may hold it up is known a cycle before."""
+        opcode = self._opcode
+        read_sums = Signal()
+        may_wait, wanted = Signal(Waits), self._waits(m)
         loading_words, loading_cells = self._meets_load(m)
         walked_cells, unfinished_sums = self._meets_matmuls(m)
         # rows of the last steps are read for four cycles more; a WRITE's first word comes a cycle behind this wait
@@ -746,37 +835,27 @@ class Sequencer(wiring.Component):
             walked_before.eq(walked_cells),
             walked_earlier.eq(walked_before),
             lately_walked.eq(walked_cells | walked_before | walked_earlier),
+            read_sums.eq(_overlap(self._check.sums, self._read_sums)),
+            may_wait.eq(wanted),
+            self._good.eq(self._check.status == Status.OK),
         ]
-        read_sums = Signal()
-        m.d.sync += read_sums.eq(_overlap(self._check.sums, self._read_sums))
-        with m.Switch(opcode):
-            with m.Case(Opcode.WRITE), m.If(good), m.Switch(write.space):
-                with m.Case(Space.STORE):
-                    m.d.comb += by_load.eq(loading_words)
-                with m.Case(Space.LIST):
-                    m.d.comb += by_load.eq(self.gather_busy)
-                with m.Case(Space.PROGRAM):
-                    m.d.comb += by_matmul.eq(self.engine_busy)
-                with m.Case(*([] if self.config.gathers else _CELLS)):
-                    m.d.comb += by_matmul.eq(walked_cells | lately_walked)
-                with m.Default():
-                    m.d.comb += [by_matmul.eq(self.engine_busy), by_read.eq(self.readout_busy)]
-            with m.Case(Opcode.LOAD), m.If(good):
-                m.d.comb += [by_load.eq(self.gather_busy), by_matmul.eq(walked_cells)]
-            with m.Case(Opcode.MATMUL), m.If(good):
-                m.d.comb += [by_load.eq(loading_cells), by_read.eq(self.readout_busy & read_sums)]
-            with m.Case(Opcode.READ):
-                of_sums = good & (read.space == Space.SUMS)
-                with m.If(good & ~of_sums):
-                    m.d.comb += by_read.eq(self._reading)
-                    m.d.comb += by_load.eq(self.gather_busy & (read.space == Space.STORE))
-                with m.Else():
-                    room = self._promises.w_rdy
-                    m.d.comb += [by_matmul.eq(of_sums & unfinished_sums), by_read.eq(self.readout_busy | ~room)]
-            with m.Case(*_UPDATES), m.If(good):
-                m.d.comb += by_load.eq(self.gather_busy)
-            with m.Case(*_WAITS_FOR_ALL):
-                m.d.comb += [by_load.eq(self.gather_busy), by_matmul.eq(self.engine_busy), by_read.eq(self._reading)]
+        by_load = (
+            (may_wait.load & self.gather_busy)
+            | (may_wait.load_words & loading_words)
+            | (may_wait.load_cells & loading_cells)
+        )
+        by_matmul = (
+            (may_wait.matmuls & self.engine_busy)
+            | (may_wait.walk_cells & walked_cells)
+            | (may_wait.late_walk_cells & lately_walked)
+            | (may_wait.matmul_sums & unfinished_sums)
+        )
+        by_read = (
+            (may_wait.readout & self.readout_busy)
+            | (may_wait.read_sums & self.readout_busy & read_sums)
+            | (may_wait.answers & self._reading)
+            | (may_wait.room & ~self._promises.w_rdy)
+        )
         without_work = self._at_hand & ~self.engine_walking
         m.d.comb += [
             self.load_wait.eq(without_work & by_load & ((opcode == Opcode.LOAD) | (opcode == Opcode.MATMUL))),
@@ -785,6 +864,39 @@ class Sequencer(wiring.Component):
             ),
         ]
         return by_load | by_matmul | by_read
+
+    def _waits(self, m: Module) -> data.View:
+        """What the command at hand waits for."""
+        good = self._check.status == Status.OK
+        write, read = packets.Write(self._bits), packets.Read(self._bits)
+        waits = Signal(Waits)
+        with m.Switch(self._opcode):
+            with m.Case(Opcode.WRITE), m.If(good), m.Switch(write.space):
+                with m.Case(Space.STORE):
+                    m.d.comb += waits.load_words.eq(1)
+                with m.Case(Space.LIST):
+                    m.d.comb += waits.load.eq(1)
+                with m.Case(Space.PROGRAM):
+                    m.d.comb += waits.matmuls.eq(1)
+                with m.Case(*([] if self.config.gathers else _CELLS)):
+                    m.d.comb += [waits.walk_cells.eq(1), waits.late_walk_cells.eq(1)]
+                with m.Default():
+                    m.d.comb += [waits.matmuls.eq(1), waits.readout.eq(1)]
+            with m.Case(Opcode.LOAD), m.If(good):
+                m.d.comb += [waits.load.eq(1), waits.walk_cells.eq(1)]
+            with m.Case(Opcode.MATMUL), m.If(good):
+                m.d.comb += [waits.load_cells.eq(1), waits.read_sums.eq(1)]
+            with m.Case(Opcode.READ):
+                of_sums = good & (read.space == Space.SUMS)
+                with m.If(good & ~of_sums):
+                    m.d.comb += [waits.answers.eq(1), waits.load.eq(read.space == Space.STORE)]
+                with m.Else():
+                    m.d.comb += [waits.matmul_sums.eq(of_sums), waits.readout.eq(1), waits.room.eq(1)]
+            with m.Case(*_UPDATES), m.If(good):
+                m.d.comb += waits.load.eq(1)
+            with m.Case(*_WAITS_FOR_ALL):
+                m.d.comb += [waits.load.eq(1), waits.matmuls.eq(1), waits.answers.eq(1)]
+        return waits
 
     def _meets_load(self, m: Module) -> tuple[Value, Value]:
         """Whether the checked command uses words that the LOAD under way may read, and cells that it writes."""
@@ -823,7 +935,7 @@ class Sequencer(wiring.Component):
             m.d.comb += self._at_hand.eq(1)
             with m.If(~held):
                 m.next = "REPLY"
-                with m.If(self._check.status != Status.OK):
+                with m.If(~self._good):
                     m.next = "DISCARD"
                 with m.Else(), m.Switch(self._opcode):
                     with m.Case(Opcode.WRITE):

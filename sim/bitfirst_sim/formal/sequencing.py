@@ -43,6 +43,7 @@ _LOADING_MET = "words, cells = Signal(), Signal()"
 _WALKED = "earlier_sums = Signal.like(check.sums)"
 _WALKED_MET = "cells, meets, meets_earlier = Signal(), Signal(), Signal()"
 _READ_MET = "read_sums = Signal()"
+_WAITS = "may_wait, wanted = Signal(Waits), self._waits(m)"
 _SEEN = (
     (_IDLE, f"{_IDLE}\n        self.ongoing = {{name: fsm.ongoing(name) for name in {STATES}}}"),
     (_SENT, f"{_SENT}\n        self.sent = sent"),
@@ -51,6 +52,7 @@ _SEEN = (
     (_WALKED, f"{_WALKED}\n        self.walked = a, b, sums, earlier_sums"),
     (_WALKED_MET, f"{_WALKED_MET}\n        self.walked_met = cells, meets, meets_earlier"),
     (_READ_MET, f"{_READ_MET}\n        self.read_met = read_sums"),
+    (_WAITS, f"{_WAITS}\n        self.waits = may_wait, wanted"),
 )
 
 
@@ -91,6 +93,15 @@ def _has(rows, row: Value) -> Value:
 
 def _meet(rows, others) -> Value:
     return (rows.first < others.end) & (others.first < rows.end)
+
+
+def _decoded(unit) -> list[Assert]:
+    """What was known of the command a cycle before is so still."""
+    waits, wanted = unit.waits
+    return [
+        Assert(waits.as_value() == wanted.as_value()),
+        Assert(unit._good == (unit._check.status == Status.OK)),
+    ]
 
 
 def _is_update(unit) -> Value:
@@ -335,6 +346,7 @@ class Hazards(Commands):
                 Assert(meets == _meet(check.sums, sums)),
                 Assert(meets_earlier == _meet(check.sums, earlier_sums)),
                 Assert(unit.read_met == _meet(check.sums, unit._read_sums)),
+                *_decoded(unit),
             ]
         with m.If((ongoing["WRITE"] & (space == Space.STORE)) | unit.store_write.valid):
             m.d.comb += Assert(~(self.gather.busy & _meet(check.store, store)))
@@ -424,6 +436,7 @@ class Ends(Commands):
                 Assert(self.waited + self.gather.left <= WAIT_LIMIT),
                 Assert(self.waited + walk_left + storing_left <= WAIT_LIMIT),
                 Assert(self.waited + read_left <= WAIT_LIMIT),
+                *_decoded(unit),
             ]
         self._age(m)
 
