@@ -33,28 +33,20 @@ class Crc32(wiring.Component):
     data   in(unit_bits)  first byte least significant
     valid  in(1)   take `data`
     crc    out(32) of the units so far, from the cycle after; one unit a cycle, no back-pressure
-    coming out(32) what `crc` will be in the next cycle
 
     Reset begins anew.
     """
 
     def __init__(self, unit_bits: int) -> None:
         self.unit_bits = unit_bits
-        super().__init__(
-            {"start": In(1), "data": In(unit_bits), "valid": In(1), "crc": Out(CRC_BITS), "coming": Out(CRC_BITS)}
-        )
+        super().__init__({"start": In(1), "data": In(unit_bits), "valid": In(1), "crc": Out(CRC_BITS)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        state, before, after = (Signal(CRC_BITS, name=name, init=_INITIAL) for name in ("state", "before", "after"))
+        state, before = Signal(CRC_BITS, init=_INITIAL), Signal(CRC_BITS)
         mixed = Cat(before, self.data)
-        m.d.sync += state.eq(after)
-        m.d.comb += [
-            before.eq(Mux(self.start, _INITIAL, state)),
-            after.eq(before),
-            self.crc.eq(~state),
-            self.coming.eq(~after),
-        ]
+        m.d.comb += [before.eq(Mux(self.start, _INITIAL, state)), self.crc.eq(~state)]
+        m.d.sync += state.eq(before)
         with m.If(self.valid):
-            m.d.comb += after.eq(Cat((mixed & mask).xor() for mask in _masks(self.unit_bits)))
+            m.d.sync += state.eq(Cat((mixed & mask).xor() for mask in _masks(self.unit_bits)))
         return m

@@ -1,6 +1,7 @@
 """The frame layer: frames in, with CRC-32, sequence, commit and rollback; frames out."""
 
 import zlib
+from collections.abc import Callable
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
@@ -53,6 +54,12 @@ def header_check(sync: int, rest: Value) -> Value:
     return Cat(row.xor() for row in rows) ^ Const(constant & (1 << _CHECK_BITS) - 1, _CHECK_BITS)
 
 
+def _is_knock(word: Value) -> Value:
+    knock = Knock(word)
+    right = knock.check == header_check(KNOCK_SYNC, word[_CHECKED])
+    return (knock.sync == KNOCK_SYNC) & (knock.reserved0 == 0) & right
+
+
 class FrameReceiver(wiring.Component):
     """Checks frames, stores them in the receive buffer, and hands the accepted ones on.
 
@@ -63,7 +70,8 @@ class FrameReceiver(wiring.Component):
     feature "trace", a `Knock` in its place is reported, whether the buffer has room or not.
 
     rx               in, stream of words
-    leaves           in(1)    the lowest unit of `config.link_bits` leaves `rx.payload`, as of `link.WidthConverter`
+    leaves, coming   in       the lowest unit of `config.link_bits` leaves `rx.payload`, which will be `coming`: as of
+                     `link.WidthConverter`
     slide            out, with `rx.valid` and `rx.ready`: only the first unit of `rx.payload` is dropped, not all of it
     frames           out, stream of words: `Header` and payload of each accepted frame
     answers          out, stream of `Reply` without data. One that waits gives way to a later one, except to
@@ -91,6 +99,7 @@ class FrameReceiver(wiring.Component):
             {
                 "rx": In(word_stream()),
                 "leaves": In(1),
+                "coming": In(WORD_BITS),
                 "slide": Out(1),
                 "frames": Out(word_stream()),
                 "answers": Out(stream.Signature(Reply)),
@@ -125,35 +134,44 @@ class FrameReceiver(wiring.Component):
         """Whether the word at hand is a knock, if it stands in the place of a header."""
         if not self.config.traces:
             return Const(0)
-        knock, found = Knock(self.rx.payload), Signal()
-        right = knock.check == header_check(KNOCK_SYNC, self.rx.payload[_CHECKED])
-        m.d.comb += [
-            found.eq((knock.sync == KNOCK_SYNC) & (knock.reserved0 == 0) & right),
-            self.token.eq(knock.token),
-        ]
-        return found
+        m.d.comb += self.token.eq(Knock(self.rx.payload).token)
+        return self._foresee(m, "is_knock", _is_knock)
+
+    def _foresee(self, m: Module, name: str, test: Callable[[Value], Value]) -> Signal:
+        """The test of the word at hand, made as its last unit comes in; with 64-bit links when it is there."""
+        passes = Signal(name=name)
+        if self.config.link_bits == WORD_BITS:
+            m.d.comb += passes.eq(test(self.rx.payload))
+        else:
+            with m.If(self.leaves):
+                m.d.sync += passes.eq(test(self.coming))
+        return passes
+
+    def _is_header(self, word: Value) -> Value:
+        header = Header(word)
+        return (
+            (header.sync == SYNC)
+            & (header.length != 0)
+            & (header.length <= self.config.max_payload_words)
+            & (header.check == header_check(SYNC, word[_CHECKED]))
+        )
 
     def _receive(self, m: Module, write_port, committed: Signal) -> None:
         m.submodules.checker = checker = Crc32(self.config.link_bits)
         header, trailer = Header(self.rx.payload), Trailer(self.rx.payload)
         write, left = Signal.like(committed), Signal(range(self.config.max_payload_words + 1))
         sequence, restart = Signal(16), Signal()
-        full, taken, header_right, crc_right = Signal(), Signal(), Signal(), Signal()
+        full, taken, crc_right, refused = Signal(), Signal(), Signal(), Signal()
+        header_right = self._foresee(m, "header_right", self._is_header)
         in_sequence = restart | (sequence == self.next_sequence)
         lacks_room, lacked_room = Signal(), Signal()  # the word at hand, one of the frame
         knocks = self._find_knock(m)
         m.d.comb += [
-            full.eq((write - self.credit)[: len(write)] == self.config.rx_words),
+            full.eq((write ^ self.credit)[: len(write)] == self.config.rx_words),  # a power of two
             taken.eq(self.rx.valid & self.rx.ready),
             self.received.eq(taken & ~self.slide),
             checker.data.eq(self.rx.payload[: self.config.link_bits]),
             checker.valid.eq(self.leaves),
-            header_right.eq(
-                (header.sync == SYNC)
-                & (header.length != 0)
-                & (header.length <= self.config.max_payload_words)
-                & (header.check == header_check(SYNC, self.rx.payload[_CHECKED]))
-            ),
             lacks_room.eq(full & self.stuck),
             crc_right.eq((trailer.crc == checker.crc) & (trailer.reserved == 0) & ~lacked_room),
             self.sequence.eq(sequence),
@@ -189,6 +207,7 @@ class FrameReceiver(wiring.Component):
                     self.rx.ready.eq(1),
                     self.accepted.eq(taken & crc_right & in_sequence),
                     self.restarted.eq(self.accepted & restart),
+                    refused.eq(taken & ~(crc_right & in_sequence)),
                     self.frame_error.eq(taken & ~crc_right),
                     self.sequence_error.eq(taken & crc_right & ~in_sequence),
                 ]
@@ -198,16 +217,16 @@ class FrameReceiver(wiring.Component):
                     m.d.sync += write.eq(committed)
                 with m.If(taken):
                     m.next = "HEADER"
-        self._answer(m, sequence)
+        self._answer(m, sequence, refused, crc_right)
 
-    def _answer(self, m: Module, sequence: Signal) -> None:
+    def _answer(self, m: Module, sequence: Signal, refused: Signal, crc_right: Signal) -> None:
         ahead, silent = Signal(16), Signal()
         is_future, is_repeated, due, replaces = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             ahead.eq(sequence - self.next_sequence),
             is_future.eq((ahead != 0) & ~ahead[-1]),
-            is_repeated.eq(ahead[-1] & self.sequence_error),
-            due.eq((self.frame_error | self.sequence_error) & ~(silent & is_future)),
+            is_repeated.eq(ahead[-1] & crc_right),
+            due.eq(refused & ~(silent & is_future)),
             replaces.eq(due & (~self.answers.valid | self.answers.ready | ~is_repeated)),
         ]
         with m.If(self.accepted):
@@ -220,7 +239,7 @@ class FrameReceiver(wiring.Component):
             m.d.sync += [
                 self.answers.valid.eq(1),
                 self.answers.payload.opcode.eq(Opcode.LINK),
-                self.answers.payload.status.eq(Mux(self.frame_error, Status.BAD_FRAME, Status.BAD_SEQUENCE)),
+                self.answers.payload.status.eq(Mux(crc_right, Status.BAD_SEQUENCE, Status.BAD_FRAME)),
                 self.answers.payload.sequence.eq(sequence),
             ]
 
@@ -330,32 +349,34 @@ class FrameTransmitter(wiring.Component):
         m = Module()
         m.submodules.checker = checker = Crc32(self.link_bits)
         word, load, free = Signal(WORD_BITS), Signal(), Signal()
+        held, is_trailer = Signal(WORD_BITS), Signal()  # the word in `tx`, but for a trailer's CRC
         reply, left, sequence = Signal(Reply), Signal(range(MAX_DATA_WORDS + 1)), Signal(16)
         header, response, trailer = Signal(Header), Signal(Response), Signal(Trailer)
         spoilt, has_word = Signal(), Signal()
         m.d.comb += [
             free.eq(~self.tx.valid | self.tx.ready),
             checker.data.eq(self.unit),
-            checker.valid.eq(self.unit_sent & ~checker.start),
+            checker.valid.eq(self.unit_sent & ~is_trailer),
             header.sync.eq(SYNC),
             header.length.eq(self.replies.payload.words + 1),
             header.sequence.eq(sequence),
-            header.check.eq(header_check(SYNC, header.as_value()[_CHECKED])),
             response.opcode.eq(reply.opcode),
             response.status.eq(reply.status),
             response.sequence.eq(reply.sequence),
             response.next_sequence.eq(self.next_sequence),
             response.credit.eq(self.credit),
-            trailer.crc.eq(Mux(spoilt, ~checker.coming, checker.coming)),  # the last word before it goes now
+            trailer.crc.eq(Mux(spoilt, ~checker.crc, checker.crc)),
             has_word.eq(self.data.valid | spoilt),
+            self.tx.payload.eq(Mux(is_trailer, trailer, held)),
         ]
         with m.If(free):
-            m.d.sync += [self.tx.valid.eq(load), self.tx.payload.eq(word)]
+            m.d.sync += [self.tx.valid.eq(load), held.eq(word), is_trailer.eq(0)]
+        self._check_header(m, header, held, checker.start)
         with m.FSM() as fsm:
             with m.State("HEADER"):
                 m.d.comb += [
                     word.eq(header),
-                    checker.start.eq(1),
+                    checker.start.eq(load),
                     load.eq(free & self.replies.valid),
                     self.replies.ready.eq(free),
                 ]
@@ -382,13 +403,24 @@ class FrameTransmitter(wiring.Component):
                     with m.If(left == 1):
                         m.next = "TRAILER"
             with m.State("TRAILER"):
-                m.d.comb += [word.eq(trailer), load.eq(free)]
+                m.d.comb += load.eq(free)
                 with m.If(load):
+                    m.d.sync += is_trailer.eq(1)
                     m.next = "HEADER"
         with m.If(self.restart):
             m.d.sync += sequence.eq(0)
         m.d.comb += self.idle.eq(fsm.ongoing("HEADER") & ~self.tx.valid)
         return m
+
+    def _check_header(self, m: Module, header: data.View, held: Signal, begins: Value) -> None:
+        """`Header.check`: with 64-bit links as the header is made, else a cycle later, before its last unit goes."""
+        if self.link_bits == WORD_BITS:
+            m.d.comb += header.check.eq(header_check(SYNC, header.as_value()[_CHECKED]))
+            return
+        lacks_check = Signal()
+        m.d.sync += lacks_check.eq(begins)
+        with m.If(lacks_check):
+            m.d.sync += Header(held).check.eq(header_check(SYNC, held[_CHECKED]))
 
 
 class FrameLink(wiring.Component):
@@ -464,6 +496,7 @@ class FrameLink(wiring.Component):
         m.d.comb += [
             converter.slide.eq(receiver.slide),
             receiver.leaves.eq(converter.leaves),
+            receiver.coming.eq(converter.coming),
             transmitter.unit.eq(self.tx.payload),
             transmitter.unit_sent.eq(self.tx.valid & self.tx.ready),
             transmitter.next_sequence.eq(receiver.next_sequence),

@@ -14,6 +14,7 @@ class WidthConverter(wiring.Component):
 
     rx        in, stream of units
     rx_words  out, stream of words
+    coming    out(64) with `leaves`: what will stand in `rx_words.payload`; nothing on 64-bit links
     slide     in(1)   with a transfer of `rx_words`: drop the first unit only, the others begin the next word
     leaves    out(1)  high for one cycle per unit that leaves `rx_words.payload`: its lowest one
     tx_words  in, stream of words; a word is taken with its last unit
@@ -32,6 +33,7 @@ class WidthConverter(wiring.Component):
             {
                 "rx": In(stream.Signature(link_bits)),
                 "rx_words": Out(word_stream()),
+                "coming": Out(WORD_BITS),
                 "slide": In(1),
                 "leaves": Out(1),
                 "tx_words": In(word_stream()),
@@ -56,12 +58,13 @@ class WidthConverter(wiring.Component):
         units = WORD_BITS // self.link_bits
         held, kept = Signal(range(units + 1)), Signal(range(units + 1))  # units at the word's upper end
         word = self.rx_words.payload
+        m.d.comb += self.coming.eq(Cat(word[self.link_bits :], self.rx.payload))
         m.d.comb += [self.rx_words.valid.eq(held == units), kept.eq(held), self.rx.ready.eq(kept != units)]
         with m.If(self.rx_words.valid & self.rx_words.ready):
             m.d.comb += kept.eq(Mux(self.slide, units - 1, 0))
         m.d.sync += held.eq(kept)
         with m.If(self.rx.valid & self.rx.ready):
-            m.d.sync += [held.eq(kept + 1), word.eq(Cat(word[self.link_bits :], self.rx.payload))]
+            m.d.sync += [held.eq(kept + 1), word.eq(self.coming)]
 
     def _split(self, m: Module) -> None:
         units = WORD_BITS // self.link_bits

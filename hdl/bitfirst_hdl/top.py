@@ -189,13 +189,15 @@ class Core(wiring.Component):
 
     def _count(self, m: Module, counters, link, sequencer, engine, readout, done: Signal) -> None:
         wiring.connect(m, counters.words, sequencer.counters)
+        starved = Signal()  # counted a cycle later: no command ends so soon
+        m.d.sync += starved.eq(done & ~self.rx.valid)
         m.d.comb += [
             counters.snapshot.eq(sequencer.snapshot),
             counters.clear.eq(sequencer.clear),
             counters.set_phase.eq(sequencer.set_phase),
             counters.phase.eq(sequencer.phase),
             counters.cycles.eq(1),
-            counters.starved_cycles.eq(done & ~self.rx.valid),
+            counters.starved_cycles.eq(starved),
             counters.rx_words.eq(link.received),
             counters.tx_words.eq(link.sent),
             counters.frame_errors.eq(link.frame_error),

@@ -52,7 +52,10 @@ class UART(wiring.Component):
 
     def _send(self, m: Module) -> None:
         bits, left, timer = Signal(_DATA_BITS + 1), Signal(range(_DATA_BITS + 3)), Signal(range(self.divisor))
-        m.d.comb += [self.sending.eq(left != 0), self.rx.ready.eq((left == 0) | ((left == 1) & (timer == 0)))]
+        ready = Signal(init=1)  # from the stop bit's last cycle on
+        m.d.comb += [self.sending.eq(left != 0), self.rx.ready.eq(ready)]
+        with m.If((left == 1) & (timer == 1)):
+            m.d.sync += ready.eq(1)
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
         with m.Elif(self.sending):
@@ -68,6 +71,7 @@ class UART(wiring.Component):
                 self.tx_pin.eq(0),
                 bits.eq(Cat(self.rx.payload, Const(1, 1))),
                 left.eq(_DATA_BITS + start_and_stop_bit),
+                ready.eq(0),
                 timer.eq(self.divisor - 1),
             ]
 

@@ -17,7 +17,7 @@ HEADER, RESPONSE, DATA, TRAILER = range(4)
 _REPLY = "reply, left, sequence = Signal(Reply), Signal(range(MAX_DATA_WORDS + 1)), Signal(16)"
 _SOURCE = "chosen, source = Signal(range(self.sources)), Signal(range(self.sources))"
 _SEEN = (
-    (_REPLY, f"{_REPLY}\n        self.seen = reply, left, sequence"),
+    (_REPLY, f"{_REPLY}\n        self.seen = reply, left, sequence, is_trailer"),
     (_SOURCE, f"{_SOURCE}\n        self.seen = source"),
 )
 
@@ -172,7 +172,7 @@ class ReplyFrames(Property):
 
     def _look_inside(self, m: Module) -> None:
         """The word in `tx` is the one before the word that the transmitter's state makes next."""
-        reply, left, sequence = self.transmitter.seen
+        reply, left, sequence, is_trailer = self.transmitter.seen
         tx, place = self.transmitter.tx, self.place
         following, following_left = Signal(2), Signal.like(self.left)
         m.d.comb += [following.eq(place + tx.valid), following_left.eq(self.left)]
@@ -183,6 +183,7 @@ class ReplyFrames(Property):
         m.d.comb += [
             Assert(self.fsm_state == following),
             Assert(sequence == self.next_number),
+            Assert(is_trailer == (tx.valid & (place == TRAILER))),
             Assert(self.under_way == ((place != HEADER) | tx.valid)),
         ]
         with m.If(self.under_way):
