@@ -313,23 +313,25 @@ class Positions(wiring.Component):
         address = address_bits(self.config)
         image = Signal(address)
         y, y_row, x = Signal(signed(Y_BITS)), Signal(address), Signal(signed(X_BITS))
-        turns = Signal(17)
-        first = self.load | (self.step & (turns == 1))
-        carry_x, carry_y, carry_n, x_wraps, y_wraps, n_wraps = self._carries(m, first)
-        self._look_up(m, first, self.step & carry_n)
-        with m.If(first):
-            m.d.sync += [turns.eq(start.turns), image.eq(start.image)]
-            m.d.sync += [y.eq(start.y), y_row.eq(start.y_row), x.eq(start.x)]
-        with m.Elif(self.step):
-            m.d.sync += turns.eq(turns - 1)
-            with m.If(carry_x):
-                m.d.sync += x.eq(Mux(x_wraps, start.x_zero, x + start.x_step))
-            with m.If(carry_y):
-                m.d.sync += y.eq(Mux(y_wraps, load.y_start.as_signed(), y + load.y_step.as_signed()))
-                m.d.sync += y_row.eq(Mux(y_wraps, start.y_zero, y_row + start.y_step))
-            with m.If(carry_n):
-                following = Mux(n_wraps, 0, image + place.image)
-                m.d.sync += image.eq(Mux(load.listed, self.listed, following))
+        turns, last_turn = Signal(17), Signal()
+        # `step` comes late: it only enables what is decided without it
+        moves, first = self.load | self.step, self.load | last_turn
+        carry_x, carry_y, carry_n, x_wraps, y_wraps, n_wraps = self._carries(m, moves, first)
+        self._look_up(m, moves & (first | carry_n), first)
+        with m.If(moves):
+            with m.If(first):
+                m.d.sync += [turns.eq(start.turns), last_turn.eq(start.turns == 1), image.eq(start.image)]
+                m.d.sync += [y.eq(start.y), y_row.eq(start.y_row), x.eq(start.x)]
+            with m.Else():
+                m.d.sync += [turns.eq(turns - 1), last_turn.eq(turns == 2)]
+                with m.If(carry_x):
+                    m.d.sync += x.eq(Mux(x_wraps, start.x_zero, x + start.x_step))
+                with m.If(carry_y):
+                    m.d.sync += y.eq(Mux(y_wraps, load.y_start.as_signed(), y + load.y_step.as_signed()))
+                    m.d.sync += y_row.eq(Mux(y_wraps, start.y_zero, y_row + start.y_step))
+                with m.If(carry_n):
+                    following = Mux(n_wraps, 0, image + place.image)
+                    m.d.sync += image.eq(Mux(load.listed, self.listed, following))
 
         rows, pixels = Signal(address, reset_less=True), Signal(address, reset_less=True)
         late = Signal(position_layout(self.config), reset_less=True)
@@ -342,24 +344,24 @@ class Positions(wiring.Component):
                 late.x.eq(x),
                 late.y.eq(y),
                 late.live.eq(~(load.across & (turns <= start.missing))),
-                late.last.eq(turns == 1),
+                late.last.eq(last_turn),
                 now.eq(late),
                 now.address.eq(rows + pixels),
             ]
         return m
 
-    def _look_up(self, m: Module, first: Value, goes_on: Value) -> None:
+    def _look_up(self, m: Module, goes_on: Value, first: Value) -> None:
         """The list's entry for the image after the present one, always one ahead."""
         ahead, begin = Signal.like(self.list_index), self.job.load.n_first
-        m.d.comb += self.list_enable.eq(self.set_up | first | goes_on)
+        m.d.comb += self.list_enable.eq(self.set_up | goes_on)
         with m.If(self.set_up):
             m.d.comb += self.list_index.eq(begin)
         with m.Else():
             m.d.comb += self.list_index.eq(Mux(first, begin + 1, ahead))
-        with m.If(first | goes_on):
+        with m.If(goes_on):
             m.d.sync += ahead.eq(self.list_index + 1)
 
-    def _carries(self, m: Module, first: Value) -> list[Value]:
+    def _carries(self, m: Module, moves: Value, first: Value) -> list[Value]:
         """Which of x, y, n move on at a step, and which of these start anew."""
         load, place = self.job.load, self.job.tensor
         x_left, y_left, n_left = Signal(16), Signal(16), Signal(16)  # turns after this one
@@ -373,7 +375,7 @@ class Positions(wiring.Component):
             carry, wrap = Signal(), Signal()
             m.d.comb += wrap.eq(left == 0)
             base, minus = Mux(first, count, Mux(wrap, count, left)), Mux(first, begin, 0)
-            with m.If(first | (self.step & carry)):
+            with m.If(moves & (first | carry)):
                 m.d.sync += left.eq(base - minus - 1)
             wraps.append(wrap)
             carries.append(carry)
@@ -492,28 +494,28 @@ class Fetches(wiring.Component):
         line, row, place = Signal.like(start.line), Signal(17), Signal(16)
         left, after, limit = Signal(16), Signal(16), Signal(range(RING + 1))
         count, next_line, ends = Signal(range(RING + 1)), Signal.like(line), Signal()
-        beyond, low = Signal(signed(17)), Signal(exact_log2(GROUP))
+        beyond = Signal(signed(17))
+        low, low_of_line = Signal(exact_log2(GROUP)), Signal(exact_log2(GROUP))  # of the first line, of the next one
         m.d.comb += [
             next_line.eq(line + self.job.tensor.row),
             ends.eq(left <= limit),
             count.eq(Mux(ends, left, limit)),
             last.eq(ends & (after == 0)),
             beyond.eq(after - load.run),
+            low.eq(positions.next_low + start.low),
+            low_of_line.eq(position.address + next_line),
         ]
         with m.If(restart | (step & last)):
-            m.d.comb += low.eq(positions.next_low + start.low)
             m.d.sync += [line.eq(start.line), row.eq(load.line_first), place.eq(load.place_first)]
-            m.d.sync += [left.eq(start.segment), after.eq(start.after)]
+            m.d.sync += [left.eq(start.segment), after.eq(start.after), limit.eq(RING - low)]
         with m.Elif(step & ends):
-            m.d.comb += low.eq(position.address + next_line)
             m.d.sync += [line.eq(next_line), row.eq(row + 1), place.eq(0)]
             m.d.sync += [left.eq(Mux(beyond < 0, after, load.run)), after.eq(Mux(beyond < 0, 0, beyond))]
-        with m.Elif(step):
-            m.d.sync += [place.eq(place + limit), left.eq(left - limit)]
+            m.d.sync += limit.eq(RING - low_of_line)
+        with m.Elif(step):  # a piece that goes on in its line begins a word
+            m.d.sync += [place.eq(place + limit), left.eq(left - limit), limit.eq(RING)]
         with m.If(load.across):
             m.d.sync += limit.eq(GROUP)
-        with m.Elif(restart | step):  # a piece that goes on in its line begins a word
-            m.d.sync += limit.eq(RING - low)
         return line, row, place, count
 
     def _complete(self, m: Module, move: Value, early: data.View, x: Signal, y: Signal, offset: Signal) -> None:
@@ -691,11 +693,9 @@ class Turns(wiring.Component):
         number, next_number, begin_number = (
             Signal.like(tile, name=f"{name}number") for name in ("", "next_", "begin_")
         )
-        vector_last, chunk_last = Signal(), Signal()
+        vector_last, chunk_turns = Signal(), Signal()
         group_last = self._groups(m, across, block_end)
-        if config.b_chunks > 1:
-            with m.If(self.zeros):
-                m.d.comb += self.both.eq(load.target & (chunk + 1 != start.chunks))
+        chunk_last = self._last_chunk(m, chunk_turns)
         to_next, octet_end = Signal(), Signal()
         in_tile = Mux(load.target, config.columns - 1, config.rows - 1)
         m.d.comb += [
@@ -703,7 +703,6 @@ class Turns(wiring.Component):
             now.cell.eq(tile + chunk),
             now.vector.eq(self._turned(m, vector, number)),
             chunk_next.eq(chunk + 1 + self.both),
-            chunk_last.eq(chunk_next == start.chunks),
             vector_last.eq(vector == in_tile),
             next_vector.eq(Mux(vector_last, 0, vector + 1)),
             next_tile.eq(tile + Mux(vector_last, start.stride, 0)),
@@ -718,7 +717,7 @@ class Turns(wiring.Component):
             m.d.sync += [vector.eq(begin_vector), tile.eq(begin_tile), number.eq(begin_number)]
         with m.If(block_end & chunk_last & group_last):
             m.d.sync += [begin_vector.eq(next_vector), begin_tile.eq(next_tile), begin_number.eq(next_number)]
-        chunk_turns = Mux(across, block_end & group_last, now.emit)
+        m.d.comb += chunk_turns.eq(Mux(across, block_end & group_last, now.emit))
         with m.If(chunk_turns):
             m.d.sync += chunk.eq(Mux(chunk_last, 0, chunk_next))
 
@@ -734,6 +733,22 @@ class Turns(wiring.Component):
             m.d.comb += first.eq(load.cell + Mux(self.clear, 0, start.chunks))
             m.d.sync += [tile.eq(first), begin_tile.eq(first), vector.eq(0), begin_vector.eq(0)]
             m.d.sync += [octet.eq(~self.clear), self.closed.eq(0), number.eq(0), begin_number.eq(0)]
+
+    def _last_chunk(self, m: Module, turns: Signal) -> Signal:
+        """Counts down the chunks of a vector, one or `both` with each of the `turns`; whether these are the last."""
+        chunks, left, last = self.start.chunks, Signal(13), Signal()
+        one_left, two_left = Signal(), Signal()
+        m.d.comb += last.eq(Mux(self.both, two_left, one_left))
+        if self.config.b_chunks > 1:
+            with m.If(self.zeros):
+                m.d.comb += self.both.eq(self.job.load.target & ~one_left)
+        with m.If(self.clear | (turns & last)):
+            m.d.sync += [left.eq(chunks), one_left.eq(chunks == 1), two_left.eq(chunks == 2)]
+        with m.Elif(turns & self.both):
+            m.d.sync += [left.eq(left - 2), one_left.eq(left == 3), two_left.eq(left == 4)]
+        with m.Elif(turns):
+            m.d.sync += [left.eq(left - 1), one_left.eq(left == 2), two_left.eq(left == 3)]
+        return last
 
     def _turned(self, m: Module, vector: Signal, number: Signal) -> Value:
         """The array row of a vector of tile `number`: turned as the LOAD says. B is not turned."""
@@ -1000,30 +1015,31 @@ class _Engine(wiring.Component):
 
     def _time(self, m: Module, job: data.View, setup: Setup, fetches: Fetches, turns: Turns) -> None:
         tail = Signal(range(LOAD_TAIL_CYCLES))
-        set_up = Signal()
-        m.d.comb += [setup.step.eq(fetches.step), fetches.set_up.eq(set_up), turns.clear.eq(set_up)]
+        set_up, run = Signal(), Signal()  # `busy` and `run` are states, but registers: much waits for them
+        m.d.comb += [setup.step.eq(fetches.step), fetches.set_up.eq(set_up), turns.clear.eq(set_up), turns.run.eq(run)]
         step = Signal.like(setup.step)
         m.d.comb += fetches.step.eq(step)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.start.ready.eq(1)
                 with m.If(self.start.valid):
-                    m.d.sync += job.eq(self.start.payload)
+                    m.d.sync += [job.eq(self.start.payload), self.busy.eq(1)]
                     m.next = "SET_UP"
             with m.State("SET_UP"):
-                m.d.comb += [self.busy.eq(1), set_up.eq(1)]
+                m.d.comb += set_up.eq(1)
                 m.d.sync += step.eq(Mux(step == RUN_STEP, 0, step + 1))
                 with m.If(step == RUN_STEP):
+                    m.d.sync += run.eq(1)
                     m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += [self.busy.eq(1), turns.run.eq(1)]
                 m.d.sync += tail.eq(LOAD_TAIL_CYCLES - 1)
                 with m.If(turns.finished):
+                    m.d.sync += run.eq(0)
                     m.next = "TAIL"
             with m.State("TAIL"):
-                m.d.comb += self.busy.eq(1)
                 m.d.sync += tail.eq(tail - 1)
                 with m.If(tail == 0):
+                    m.d.sync += self.busy.eq(0)
                     m.next = "IDLE"
 
 
