@@ -132,7 +132,7 @@ class Readout(wiring.Component):
         """Asks for the rows of the job, up to `AHEAD` of them before they are taken apart, and holds them."""
         row, spare = _Row(self.config, "row"), _Row(self.config, "spare")
         start, request = self.start.valid & self.start.ready, self.sum_read
-        asked, came = _Rows(m, "asked", self.start, read), _Rows(m, "came", self.start, read)
+        asked, came = _Rows("asked", read), _Rows("came", read)
         base = Signal(16)  # first row of the tile that is asked for
         ahead = Signal(range(AHEAD + 1))  # asked for and not yet taken
         accepted = request.valid & request.ready
@@ -141,18 +141,21 @@ class Readout(wiring.Component):
             request.row.eq(base + asked.offset),
         ]
         m.d.sync += ahead.eq(ahead + accepted - row.taken)
-        with m.If(start):
-            m.d.sync += base.eq(self.start.payload.read.first * self.config.rows)
-        with m.If(accepted):
-            asked.advance()
-            with m.If(asked.ends_tile):
+        count, first = self.start.payload.read.count, self.start.payload.read.first
+        # a job starts while none is under way: that alone chooses, and what comes late only enables
+        with m.If(start | accepted):
+            with m.If(~self.busy):
+                m.d.sync += base.eq(first * self.config.rows)
+            with m.Elif(asked.ends_tile):
                 m.d.sync += base.eq(base + self.config.rows)
+            asked.move(m, self.busy, count)
+        with m.If(start | request.data_valid):
+            came.move(m, self.busy, count)
 
         with m.If(row.taken):
             row.hold(m, spare.sums, spare.ends_tile, spare.ends_job, spare.valid)
             m.d.sync += spare.valid.eq(0)
         with m.If(request.data_valid):
-            came.advance()
             arrived = request.data, came.ends_tile, came.ends_job
             with m.If(Mux(row.taken, spare.valid, row.valid)):
                 spare.hold(m, *arrived)
@@ -171,7 +174,7 @@ class Readout(wiring.Component):
         index, next_index, tile_index, following = (Signal(32) for _ in range(4))
         ends_row = left <= most
         abreast = self._abreast(sums, column)
-        self._pace(m, form, most, taken=Mux(goes, Mux(ends_row, left[: len(most)], most), 0))
+        self._pace(m, form, most, valid, goes, Mux(ends_row, left[: len(most)], most))
         m.d.comb += [
             elements.valid.eq(valid & ~form.exact),
             elements.payload.total.eq(abreast[0]),
@@ -215,16 +218,17 @@ class Readout(wiring.Component):
                 m.d.sync += [exact.totals[place].eq(total), exact.used[place].eq(used)]
         return exact
 
-    def _pace(self, m: Module, form: "_Form", most: Signal, taken: Value) -> None:
+    def _pace(self, m: Module, form: "_Form", most: Signal, valid: Signal, goes: Signal, taken: Value) -> None:
         """Sets `most` for the next cycle: what fills the word that the elements taken so far have left off in."""
-        filled, next_filled = Signal(range(_WORD_NIBBLES)), Signal(range(_WORD_NIBBLES))
-        m.d.comb += next_filled.eq(filled + _times(taken, form.nibbles))
-        m.d.sync += [filled.eq(next_filled), most.eq(1)]
+        filled, next_filled, next_most = Signal(range(_WORD_NIBBLES)), Signal(range(_WORD_NIBBLES)), Signal.like(most)
+        m.d.comb += [next_filled.eq(Mux(valid, filled + _times(taken, form.nibbles), filled)), next_most.eq(1)]
         with m.If(form.exact), m.Switch(form.nibbles):  # raw sums: no case
             for nibbles in _CONTAINERS:
                 with m.Case(nibbles):
                     table = Array(elements_abreast(nibbles, place) for place in range(_WORD_NIBBLES))
-                    m.d.sync += most.eq(table[next_filled])
+                    m.d.comb += next_most.eq(table[next_filled])
+        with m.If(goes | ~valid):  # `goes` comes late: it only enables
+            m.d.sync += [filled.eq(next_filled), most.eq(next_most)]
         with m.If(self.start.valid & self.start.ready):
             m.d.sync += filled.eq(0)
 
@@ -435,19 +439,19 @@ class _Turned:
 class _Rows:
     """Goes through the rows of a job: how many tiles are left, and the place in the tile."""
 
-    def __init__(self, m: Module, name: str, start, read: packets.Read) -> None:
-        self.m = m
+    def __init__(self, name: str, read: packets.Read) -> None:
         self.offset, self.tiles = Signal(8, name=f"{name}_offset"), Signal(16, name=f"{name}_tiles")
         self.ends_tile = self.offset == read.rows - 1
         self.ends_job = self.ends_tile & (self.tiles == 1)
-        with m.If(start.valid & start.ready):
-            m.d.sync += [self.offset.eq(0), self.tiles.eq(start.payload.read.count)]
 
-    def advance(self) -> None:
-        with self.m.If(self.ends_tile):
-            self.m.d.sync += [self.offset.eq(0), self.tiles.eq(self.tiles - 1)]
-        with self.m.Else():
-            self.m.d.sync += self.offset.eq(self.offset + 1)
+    def move(self, m: Module, goes_on: Value, count: Value) -> None:
+        """To the next row, or else to the first one of a job of `count` tiles."""
+        with m.If(~goes_on):
+            m.d.sync += [self.offset.eq(0), self.tiles.eq(count)]
+        with m.Elif(self.ends_tile):
+            m.d.sync += [self.offset.eq(0), self.tiles.eq(self.tiles - 1)]
+        with m.Else():
+            m.d.sync += self.offset.eq(self.offset + 1)
 
 
 class _Row:
