@@ -79,6 +79,7 @@ _COMMAND_BITS = COMMAND_WORDS * WORD_BITS
 _MAX_EXTENT = 2**16 - 1  # of n * h, w * c and h * w * c of a tensor
 _FIRST_COMPARED = 6  # step in which TENSOR is compared with the tensor of slot 0
 PROMISES = 4  #: READs of SUMS whose answers may wait for the transmitter
+_BEFORE = (0, 1, 3, 5)  # active and step of a check, in the cycle before steps 0, 1, 2, 3
 _CELLS = (Space.CELLS_A, Space.CELLS_B)
 _UPDATES = (Opcode.UPDATE, Opcode.WEIGHTS)
 _WAITS_FOR_ALL = (Opcode.SYNC, Opcode.MARK, Opcode.RESET)
@@ -120,6 +121,11 @@ def rows_of(count: int) -> data.StructLayout:
     return data.StructLayout({"first": range(count), "end": range(count + 1)})
 
 
+def kind_of(config: ArrayConfig, opcode: Opcode) -> int:
+    """A short number for a command that a device knows; 0 for others."""
+    return 1 + list(config.commands).index(opcode) if opcode in config.commands else 0
+
+
 def _overlap(rows: data.View, others: data.View) -> Value:
     return (rows.first < others.end) & (others.first < rows.end)
 
@@ -138,6 +144,7 @@ class CommandCheck(wiring.Component):
     """Checks all fields of one command, in the order given above.
 
     command     in(256)  its words; holds still from `go` to `done`
+    kind        in       which command it is, as `kind_of` tells; as `command`
     data_words  in(10)   data words behind it
     short       in(1)    it has fewer than `COMMAND_WORDS` words
     go          in(1)    high for one cycle, one cycle after which the check begins
@@ -162,6 +169,7 @@ class CommandCheck(wiring.Component):
         super().__init__(
             {
                 "command": In(_COMMAND_BITS),
+                "kind": In(range(len(config.commands) + 1)),
                 "data_words": In(range(MAX_PAYLOAD_WORDS + 1)),
                 "short": In(1),
                 "go": In(1),
@@ -178,7 +186,6 @@ class CommandCheck(wiring.Component):
             }
         )
         self._active, self._step = Signal(), Signal(range(_FIRST_COMPARED + TENSOR_SLOTS))
-        self._coming = Signal.like(self._step)  # the next step
         # of the next step; `_goes_on`: it multiplies the product of the step before
         self._left, self._right, self._goes_on = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS), Signal()
         self._product = Signal(2 * _FACTOR_BITS, reset_less=True)
@@ -187,6 +194,7 @@ class CommandCheck(wiring.Component):
         self._ends = Signal()  # the last step is reached
         self._wrong_length, self._bad_reserved = Signal(), Signal()
         self._bad_space, self._bad_value = Signal(), Signal()
+        self._bad_fields = Signal()  # values of commands with products, known from step 1 on
         self._bad_range = Signal()
         # of LOAD: tiles and chunks, last pixel, positions of an image before the first one, images from that on
         self._tiles, self._chunks = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
@@ -200,20 +208,19 @@ class CommandCheck(wiring.Component):
         known = Signal()
         m.d.sync += [
             self._active.eq(self.go | (self._active & ~self._ends)),
-            self._step.eq(self._coming),
+            self._step.eq(Mux(self._active, self._step + 1, 0)),
             self.done.eq(self._active & self._ends),
         ]
         m.d.comb += [
-            self._coming.eq(Mux(self._active, self._step + 1, 0)),
             self._ends.eq(1),
             self._end.eq(self._first[:16] + self._count[:17]),
             self._wrong_length.eq(self.data_words != 0),
             self.slot_read.eq(packets.Load(self.command).slot),
         ]
         self._make_products(m)
-        with m.If(self._active), m.Switch(self.command[:8]):
+        with m.If(self._active), m.Switch(self.kind):
             for opcode, struct in self.config.commands.items():
-                with m.Case(opcode):
+                with m.Case(kind_of(self.config, opcode)):
                     m.d.comb += [known.eq(1), self._bad_reserved.eq(self._reserved(struct).any())]
                     self._fields(m, opcode)
         self._judge(m, known)
@@ -223,9 +230,9 @@ class CommandCheck(wiring.Component):
         """One a step of each multiplier. Its operands are registered; a product that goes on is one by itself."""
         left, right, goes_on = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS), Signal()
         window_left, window_right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
-        with m.Switch(self.command[:8]):
+        with m.Switch(self.kind):
             for opcode in self.config.commands:
-                with m.Case(opcode):
+                with m.Case(kind_of(self.config, opcode)):
                     self._factors(m, opcode)
         with m.If(self.go | self._active):
             m.d.sync += [
@@ -238,9 +245,9 @@ class CommandCheck(wiring.Component):
         ]
 
     def _outside(self) -> Value:
-        """Whether what is addressed is nothing, or ends behind the memory."""
+        """What is wrong with what is addressed: it is nothing, or it ends behind the memory, or far behind."""
         far = self._first[16:].any() | self._count[17:].any()
-        return (self._count == 0) | far | (self._end > self._depth)
+        return self._uses.replicate(3) & Cat(self._count == 0, self._end > self._depth, far)
 
     def _use(self, m: Module, first: Value, count: Value, depth: Value | int) -> None:
         """`count` rows from `first` are addressed."""
@@ -259,12 +266,15 @@ class CommandCheck(wiring.Component):
             (self._bad_space, Status.BAD_SPACE),
             (self._bad_value, Status.BAD_VALUE),
         )
-        bad_range = Signal()
+        was_bad_range, bad_ranges = Signal(), Signal(4)  # before the last step, in it
         with m.If(self.go):
-            m.d.sync += bad_range.eq(0)
+            m.d.sync += [was_bad_range.eq(0), bad_ranges.eq(0)]
         with m.Elif(self._active):
-            m.d.sync += bad_range.eq(bad_range | self._bad_range | (self._uses & self._outside()))
-        m.d.comb += self.status.eq(Mux(bad_range, Status.BAD_RANGE, Status.OK))
+            m.d.sync += [
+                was_bad_range.eq(was_bad_range | bad_ranges.any()),
+                bad_ranges.eq(Cat(self._bad_range, self._outside())),
+            ]
+        m.d.comb += self.status.eq(Mux(was_bad_range | bad_ranges.any(), Status.BAD_RANGE, Status.OK))
         for number, (failed, status) in reversed(list(enumerate(failures))):
             found = Signal(name=f"found_{number}")
             with m.If(self._active):
@@ -356,24 +366,22 @@ class CommandCheck(wiring.Component):
                 m.d.sync += self.read_words.eq(words)
                 m.d.comb += [depth.eq(config.store_words), self._bad_range.eq(words > MAX_DATA_WORDS)]
             with m.Case(Space.SUMS):
-                m.d.comb += [
-                    depth.eq(config.sum_tiles),
-                    self._bad_value.eq(
-                        self._bad_form(read) | (read.rounding > max(Rounding)) | (read.shift > MAX_SHIFT)
-                    ),
-                ]
+                m.d.comb += [depth.eq(config.sum_tiles), self._bad_value.eq(self._bad_fields)]
+                m.d.sync += self._bad_fields.eq(
+                    self._bad_form(read) | (read.rounding > max(Rounding)) | (read.shift > MAX_SHIFT)
+                )
                 outside = (read.rows == 0) | (read.cols == 0) | (read.rows > config.rows) | (read.cols > config.columns)
                 m.d.comb += self._bad_range.eq(outside | self._too_many(m, read))
             with m.Default():
                 m.d.comb += self._bad_space.eq(1)
 
     def _read_factors(self, m: Module, read: packets.Read) -> None:
-        with m.Switch(self._coming):
-            with m.Case(0):
+        with m.Switch(Cat(self._active, self._step)):
+            with m.Case(_BEFORE[0]):
                 self._multiply(m, read.rows, read.cols)
-            with m.Case(1):
+            with m.Case(_BEFORE[1]):
                 self._multiply_product(m, read.count)
-            with m.Case(*([2] if self.config.requantises else [])):
+            with m.Case(*([_BEFORE[2]] if self.config.requantises else [])):
                 self._multiply_product(m, (read.bits[:7] + 3) >> 2)  # nibbles
 
     def _too_many(self, m: Module, read: packets.Read) -> Value:
@@ -433,27 +441,25 @@ class CommandCheck(wiring.Component):
 
     def _matmul(self, m: Module, matmul: packets.Matmul) -> None:
         config, product = self.config, self._product
-        m.d.comb += [
-            self._ends.eq(self._step == 3),
-            self._bad_value.eq(
-                (matmul.slices == 0)
-                | (matmul.slices > config.max_slices)
-                | (matmul.planes == 0)
-                | (matmul.planes > MAX_BITS)
-                | (matmul.a_offset >> matmul.slices[:5]).any()
-                | (matmul.b_negative >> matmul.planes[:5]).any()
-                | (matmul.a_octets < 1)
-                | (matmul.a_octets > 2)
-                | (matmul.b_octets < 1)
-                | (matmul.b_octets > 2)
-                | (matmul.a_first + matmul.slices > matmul.a_octets * config.slices_per_octet)
-                | (matmul.b_first + matmul.planes > matmul.b_octets * OCTET_BITS)
-                | (matmul.slices + matmul.a_below > config.max_slices)
-                | (matmul.planes + matmul.b_below > matmul.b_octets * OCTET_BITS)
-                | (matmul.packed & (matmul.b_below != 0 if config.packs else 1))
-                | self._cuts_digits(matmul)
-            ),
-        ]
+        m.d.comb += [self._ends.eq(self._step == 3), self._bad_value.eq(self._bad_fields)]
+        m.d.sync += self._bad_fields.eq(
+            (matmul.slices == 0)
+            | (matmul.slices > config.max_slices)
+            | (matmul.planes == 0)
+            | (matmul.planes > MAX_BITS)
+            | (matmul.a_offset >> matmul.slices[:5]).any()
+            | (matmul.b_negative >> matmul.planes[:5]).any()
+            | (matmul.a_octets < 1)
+            | (matmul.a_octets > 2)
+            | (matmul.b_octets < 1)
+            | (matmul.b_octets > 2)
+            | (matmul.a_first + matmul.slices > matmul.a_octets * config.slices_per_octet)
+            | (matmul.b_first + matmul.planes > matmul.b_octets * OCTET_BITS)
+            | (matmul.slices + matmul.a_below > config.max_slices)
+            | (matmul.planes + matmul.b_below > matmul.b_octets * OCTET_BITS)
+            | (matmul.packed & (matmul.b_below != 0 if config.packs else 1))
+            | self._cuts_digits(matmul)
+        )
         with m.Switch(self._step):  # a product of 0 is a count of 0
             with m.Case(0):
                 pass
@@ -469,12 +475,12 @@ class CommandCheck(wiring.Component):
                 m.d.comb += self._bad_range.eq(matmul.packed & (matmul.program >= PROGRAM_ROWS))
 
     def _matmul_factors(self, m: Module, matmul: packets.Matmul) -> None:
-        with m.Switch(self._coming):
-            with m.Case(0):
+        with m.Switch(Cat(self._active, self._step)):
+            with m.Case(_BEFORE[0]):
                 self._multiply(m, matmul.row_tiles, matmul.chunks)
-            with m.Case(1):
+            with m.Case(_BEFORE[1]):
                 self._multiply(m, matmul.col_tiles, matmul.chunks)
-            with m.Case(2):
+            with m.Case(_BEFORE[2]):
                 self._multiply(m, matmul.row_tiles, matmul.col_tiles)
 
     def _cuts_digits(self, matmul: packets.Matmul) -> Value:
@@ -533,14 +539,14 @@ class CommandCheck(wiring.Component):
                 m.d.comb += self._bad_range.eq(other & (self.slot.place.octets != 0) & meets)
 
     def _tensor_factors(self, m: Module, tensor: packets.Tensor) -> None:
-        with m.Switch(self._coming):
-            with m.Case(0):
+        with m.Switch(Cat(self._active, self._step)):
+            with m.Case(_BEFORE[0]):
                 self._multiply(m, tensor.n, tensor.h)
-            with m.Case(1):
+            with m.Case(_BEFORE[1]):
                 self._multiply(m, tensor.w, tensor.c)
-            with m.Case(2):
+            with m.Case(_BEFORE[2]):
                 self._multiply_product(m, tensor.h)
-            with m.Case(3):
+            with m.Case(_BEFORE[3]):
                 self._multiply_product(m, tensor.n)
 
     def _load(self, m: Module, load: packets.Load) -> None:
@@ -563,12 +569,11 @@ class CommandCheck(wiring.Component):
         flips = Signal(range(config.max_slices + 1))  # bits that `flip` may use
         m.d.comb += [
             flips.eq(Mux(load.target == Target.A, place.octets * config.slices_per_octet, 0)),
-            self._bad_value.eq(
-                (load.flip >> flips).any()
-                | (load.listed & load.n_fast)
-                | ((load.target == Target.B) & (load.turn != 0))
-            ),
+            self._bad_value.eq(self._bad_fields),
         ]
+        m.d.sync += self._bad_fields.eq(
+            (load.flip >> flips).any() | (load.listed & load.n_fast) | ((load.target == Target.B) & (load.turn != 0))
+        )
 
     def _images(self, load: packets.Load) -> Value:
         """How many images there are to count through."""
@@ -636,16 +641,16 @@ class CommandCheck(wiring.Component):
         return Mux(load.n_fast, self._product - self._before, self._product)
 
     def _load_factors(self, m: Module, load: packets.Load) -> None:
-        with m.Switch(self._coming):
-            with m.Case(0):
+        with m.Switch(Cat(self._active, self._step)):
+            with m.Case(_BEFORE[0]):
                 self._multiply(m, load.x_count, load.y_first)
                 self._multiply_beside(m, load.x_count - 1, _forwards(load.x_step))
-            with m.Case(1):
+            with m.Case(_BEFORE[1]):
                 self._multiply(m, load.x_count, load.y_count)
                 self._multiply_beside(m, load.y_count - 1, _forwards(load.y_step))
-            with m.Case(2):
+            with m.Case(_BEFORE[2]):
                 self._multiply(m, self._tiles, self._chunks)
-            with m.Case(3):
+            with m.Case(_BEFORE[3]):
                 self._multiply(m, self._images_from_first, self._each(load)[:_FACTOR_BITS])
                 self._multiply_beside(m, Mux(self._last_x < 0, -self._last_x, self._last_x), self.slot.place.c)
 
@@ -741,6 +746,7 @@ class Sequencer(wiring.Component):
         )
         self._check = CommandCheck(config)
         self._bits = Signal(_COMMAND_BITS)  # the command at hand
+        self._kind = Signal.like(self._check.kind)  # likewise, as `kind_of` tells
         self._sequence, self._words_left = Signal(16), Signal(range(MAX_PAYLOAD_WORDS + 1))
         self._at_hand = Signal()  # a checked command waits or begins
         self._good = Signal()  # it does not fail its check
@@ -754,6 +760,7 @@ class Sequencer(wiring.Component):
         m.submodules.check = check = self._check
         m.d.comb += [
             check.command.eq(self._bits),
+            check.kind.eq(self._kind),
             check.data_words.eq(self._words_left),
             self.load.payload.load.eq(packets.Load(self._bits)),
             self.load.payload.tensor.eq(check.slot.place),
@@ -801,11 +808,26 @@ class Sequencer(wiring.Component):
                     self._words_left.eq(self._words_left - 1),
                     index.eq(index + 1),
                 ]
+                with m.If(index == 0):
+                    m.d.sync += self._kind.eq(self._kind_at(m))
                 with m.If(last):
                     m.next = "CHECK"
         with m.State("CHECK"), m.If(self._check.done):
             m.d.comb += [self.command.eq(1), self.fault.eq(self._check.status != Status.OK)]
             m.next = "WAIT"
+
+    def _kind_at(self, m: Module) -> Value:
+        """The kind of the command whose first word comes."""
+        kind = Signal.like(self._kind)
+        with m.Switch(self.frames.payload[:8]):
+            for opcode in self.config.commands:
+                with m.Case(opcode):
+                    m.d.comb += kind.eq(kind_of(self.config, opcode))
+        return kind
+
+    def _is(self, *opcodes: Opcode) -> list[int]:
+        """Their kinds, of those that the device knows."""
+        return [kind_of(self.config, opcode) for opcode in opcodes if opcode in self.config.commands]
 
     def _keep_tensors(self, m: Module, describes: Signal) -> None:
         """The tensor table: TENSOR's slot is written while `describes`."""
@@ -937,18 +959,18 @@ class Sequencer(wiring.Component):
                 m.next = "REPLY"
                 with m.If(~self._good):
                     m.next = "DISCARD"
-                with m.Else(), m.Switch(self._opcode):
-                    with m.Case(Opcode.WRITE):
+                with m.Else(), m.Switch(self._kind):
+                    with m.Case(*self._is(Opcode.WRITE)):
                         m.next = "WRITE"
-                    with m.Case(Opcode.TENSOR):
+                    with m.Case(*self._is(Opcode.TENSOR)):
                         m.d.comb += describes.eq(1)
-                    with m.Case(Opcode.LOAD):
+                    with m.Case(*self._is(Opcode.LOAD)):
                         m.d.comb += [self.load.valid.eq(1), self.load_started.eq(self.load.ready)]
                         self._stay_until(m, self.load.ready, packets.Load(self._bits).quiet)
-                    with m.Case(Opcode.MATMUL):
+                    with m.Case(*self._is(Opcode.MATMUL)):
                         m.d.comb += [self.start.valid.eq(1), self.matmul.eq(self.start.ready)]
                         self._stay_until(m, self.start.ready, packets.Matmul(self._bits).quiet)
-                    with m.Case(Opcode.READ):
+                    with m.Case(*self._is(Opcode.READ)):
                         with m.If(read.space == Space.SUMS):
                             m.d.comb += self.job.valid.eq(1)
                             self._stay_until(m, self.job.ready)
@@ -958,17 +980,17 @@ class Sequencer(wiring.Component):
                         with m.Elif(read.space == Space.STORE):
                             m.d.comb += self.update.valid.eq(1)
                             self._stay_until(m, self.update.ready)
-                    with m.Case(*_UPDATES):
+                    with m.Case(*self._is(*_UPDATES)):
                         m.d.comb += [self.update.valid.eq(1), self.update_started.eq(self.update.ready)]
                         self._stay_until(m, self.update.ready)
                         with m.If(self.update.ready):
                             m.next = "UPDATE"
-                    with m.Case(Opcode.MARK):
+                    with m.Case(*self._is(Opcode.MARK)):
                         m.d.comb += self.set_phase.eq(1)
                         m.next = "SNAPSHOT"
-                    with m.Case(Opcode.COUNTERS):
+                    with m.Case(*self._is(Opcode.COUNTERS)):
                         m.next = "SNAPSHOT"
-                    with m.Case(Opcode.RESET):
+                    with m.Case(*self._is(Opcode.RESET)):
                         m.d.comb += self.clear.eq(1)
         with m.State("UPDATE"), m.If(~self.updating):
             m.next = "REPLY"
@@ -1083,38 +1105,39 @@ class Sequencer(wiring.Component):
             reply.status.eq(self._check.status),
             reply.sequence.eq(self._sequence),
         ]
-        with m.If(self._check.status == Status.OK), m.Switch(self._opcode):
-            with m.Case(Opcode.READ):
+        with m.If(self._good), m.Switch(self._kind):
+            with m.Case(*self._is(Opcode.READ)):
                 m.d.comb += reply.words.eq(self._check.read_words)
-            with m.Case(Opcode.MARK, Opcode.COUNTERS):
+            with m.Case(*self._is(Opcode.MARK, Opcode.COUNTERS)):
                 m.d.comb += reply.words.eq(len(COUNTERS))
-            with m.Case(Opcode.PING, Opcode.UPDATE):
+            with m.Case(*self._is(Opcode.PING, Opcode.UPDATE)):
                 m.d.comb += reply.words.eq(1)
 
     def _answer(self, m: Module) -> None:
-        words, sent = self.replies.payload.words, Signal(range(MAX_DATA_WORDS))
+        words, left = self.replies.payload.words, Signal(range(MAX_DATA_WORDS + 1))
         identity, read = Array(self.identity), packets.Read(self._bits)
+        number = Signal(range(IDENTITY_WORDS))  # of the word of the identity that is sent next
         with m.State("REPLY"):
             m.d.comb += self.replies.valid.eq(1)
-            m.d.sync += sent.eq(0)
+            m.d.sync += [left.eq(words), number.eq(read.first)]
             with m.If(self.replies.ready):
                 m.next = "START"
                 with m.If(words != 0):
                     m.next = "DATA"
         with m.State("DATA"):
             m.d.comb += self.data.valid.eq(1)
-            with m.Switch(self._opcode):
-                with m.Case(Opcode.READ):
-                    m.d.comb += self.data.payload.eq(identity[(read.first + sent)[:3]])
+            with m.Switch(self._kind):
+                with m.Case(*self._is(Opcode.READ)):
+                    m.d.comb += self.data.payload.eq(identity[number])
                     with m.If(read.space == Space.STORE):
                         m.d.comb += [
                             self.data.valid.eq(self.stored.valid),
                             self.data.payload.eq(self.stored.payload),
                             self.stored.ready.eq(self.data.ready),
                         ]
-                with m.Case(Opcode.UPDATE):
+                with m.Case(*self._is(Opcode.UPDATE)):
                     m.d.comb += self.data.payload.eq(self.largest)
-                with m.Case(Opcode.PING):
+                with m.Case(*self._is(Opcode.PING)):
                     m.d.comb += self.data.payload.eq(packets.Ping(self._bits).token)
                 with m.Default():
                     m.d.comb += [
@@ -1123,6 +1146,6 @@ class Sequencer(wiring.Component):
                         self.counters.ready.eq(self.data.ready),
                     ]
             with m.If(self.data.valid & self.data.ready):
-                m.d.sync += sent.eq(sent + 1)
-                with m.If(sent == words - 1):
+                m.d.sync += [left.eq(left - 1), number.eq(number + 1)]
+                with m.If(left == 1):
                     m.next = "START"

@@ -37,7 +37,8 @@ LIMIT = 6  #: cycles that a check, a unit or an answer takes at most, where ends
 WAIT_LIMIT = max(3, 1 + sequencer.PROMISES) * LIMIT
 AGE_BITS = 17
 _IDLE = 'self.idle.eq(fsm.ongoing("START") & ~self._reading)'
-_SENT = "words, sent = self.replies.payload.words, Signal(range(MAX_DATA_WORDS))"
+_INDEX = "header, index = packets.Header(self.frames.payload), Signal(range(COMMAND_WORDS))"
+_LEFT = "words, left = self.replies.payload.words, Signal(range(MAX_DATA_WORDS + 1))"
 _LOADING = "store, a, b = (Signal.like(rows) for rows in (check.store, check.a, check.b))"
 _LOADING_MET = "words, cells = Signal(), Signal()"
 _WALKED = "earlier_sums = Signal.like(check.sums)"
@@ -46,7 +47,8 @@ _READ_MET = "read_sums = Signal()"
 _WAITS = "may_wait, wanted = Signal(Waits), self._waits(m)"
 _SEEN = (
     (_IDLE, f"{_IDLE}\n        self.ongoing = {{name: fsm.ongoing(name) for name in {STATES}}}"),
-    (_SENT, f"{_SENT}\n        self.sent = sent"),
+    (_INDEX, f"{_INDEX}\n        self.index = index"),
+    (_LEFT, f"{_LEFT}\n        self.left = left"),
     (_LOADING, f"{_LOADING}\n        self.loading = store, a, b"),
     (_LOADING_MET, f"{_LOADING_MET}\n        self.loading_met = words, cells"),
     (_WALKED, f"{_WALKED}\n        self.walked = a, b, sums, earlier_sums"),
@@ -102,6 +104,15 @@ def _decoded(unit) -> list[Assert]:
         Assert(waits.as_value() == wanted.as_value()),
         Assert(unit._good == (unit._check.status == Status.OK)),
     ]
+
+
+def _of_its_kind(unit) -> Assert:
+    """From its second word on the command is of the kind that its opcode says."""
+    comes = unit.ongoing["START"] | (unit.ongoing["COMMAND"] & (unit.index == 0))
+    kinds = (
+        (unit._kind == sequencer.kind_of(CONFIG, opcode)) == (unit._opcode == opcode) for opcode in CONFIG.commands
+    )
+    return Assert(comes | Cat(kinds).all())
 
 
 def _is_update(unit) -> Value:
@@ -322,6 +333,7 @@ class Hazards(Commands):
             Assert(~ongoing["WRITE"] | ((unit._opcode == Opcode.WRITE) & (check.status == Status.OK))),
             Assert((self.stored == 2) | ~second),
             Assert((self.stored != 0) | ~first),
+            _of_its_kind(unit),
         ]
         with m.If(self.gather.busy):
             m.d.comb += Assert(self.load_a == _has(a, self.cell_a))
@@ -401,7 +413,7 @@ class Ends(Commands):
     def _look_inside(self, m: Module) -> None:
         unit, check = self.sequencer, self.check
         ongoing, left, opcode = unit.ongoing, unit._words_left, unit._opcode
-        words, sent, good = unit.replies.payload.words, unit.sent, check.status == Status.OK
+        words, unsent, good = unit.replies.payload.words, unit.left, check.status == Status.OK
         walk_left = Mux(self.walk.busy, LIMIT - self.walk.spent + LIMIT, 0)
         storing_left = self.stored * LIMIT - self.store_spent
         read_left = self.readout.left + unit._promises.level * LIMIT - self.unsent
@@ -423,7 +435,8 @@ class Ends(Commands):
             Assert((left <= self.length) | ongoing["START"]),
             Assert(~ongoing["COMMAND"] | (left != 0)),
             Assert(~writing | ((opcode == Opcode.WRITE) & good & (left != 0))),
-            Assert(~sending | ((sent < words) & (words <= MAX_DATA_WORDS))),
+            Assert(~sending | ((unsent != 0) & (unsent <= words) & (words <= MAX_DATA_WORDS))),
+            _of_its_kind(unit),
             Assert(~(ongoing["WAIT"] & good & (opcode == Opcode.WRITE)) | (left != 0)),
             Assert(~ongoing["SNAPSHOT"] | (opcode == Opcode.MARK) | (opcode == Opcode.COUNTERS)),
         ]
