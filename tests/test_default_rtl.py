@@ -22,13 +22,13 @@ def test_random_commands() -> None:
     assert found["result_mismatches"] == found["counter_mismatches"] == 0
 
 
-def steps(url: str) -> tuple[str, dict[str, int]]:
+def steps(url: str, batch: int = BATCH) -> tuple[str, dict[str, int]]:
     """Two training steps of the digits network: hash of the weights, counters and bytes on the link."""
     torch.manual_seed(0)
     with bitfirst.open(url) as device, training.host_settings(threads=1):
         net = convert(digits_resnet(), device)
         optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-        for images, labels in data.batches(data.digits().train, BATCH, seed=0, epoch=0)[:STEPS]:
+        for images, labels in data.batches(data.digits().train, batch, seed=0, epoch=0)[:STEPS]:
             torch.nn.functional.cross_entropy(net(images), labels).backward()
             optimiser.step()
             optimiser.zero_grad()

@@ -1,6 +1,7 @@
 """After synthesis: netlists for nextpnr under the benches of the RTL."""
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import bitfirst
 import pytest
 from bitfirst.benches import cycles
+from bitfirst.command import Command
 from bitfirst_boards import flow
-from bitfirst_boards.catalogue import BOARDS
+from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.tops import divisor, make_device
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_hdl.contract.packets import Opcode
 from bitfirst_hdl.element import Element
 from bitfirst_hdl.engine import MatmulEngine
 from bitfirst_hdl.frames import FrameLink
@@ -29,6 +32,7 @@ ONE_ELEMENT = ArrayConfig(
     slice_bits=1, lanes=64, rows=1, columns=1, sum_tiles=512, features=("gather", "requantise", "packed")
 )
 FINGERPRINT = 0x0123_4567_89AB_CDEF
+Url = Callable[[str, ArrayConfig], str]
 
 
 def run(text: str, name: str, bench: str, config: ArrayConfig) -> BenchResult:
@@ -42,11 +46,11 @@ def test_element(board: str, tmp_path: Path) -> None:
     assert set(run(text, "element", "element", TINY).tests) == {"every_cycle", "idle_cycles"}
 
 
-def change(path: Path, kind: str, parameter: str, value: Callable[[str], str]) -> None:
-    """Another value for a parameter of the first cell of a kind, in a netlist."""
+def change(path: Path, kind: str, parameter: str, value: Callable[[str], str], part: str = "") -> None:
+    """Another value for a parameter of the first cell of a kind (of one part of the device), in a netlist."""
     design = json.loads(path.read_text())
     cells = design["modules"]["top"]["cells"]
-    label = next(label for label, cell in sorted(cells.items()) if cell["type"] == kind)
+    label = next(label for label, cell in sorted(cells.items()) if cell["type"] == kind and label.startswith(part))
     cells[label]["parameters"][parameter] = value(cells[label]["parameters"][parameter])
     path.write_text(json.dumps(design))
 
@@ -117,7 +121,7 @@ def test_device(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, ArrayConfig], str]:
+def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Url:
     """The address of a simulated board made of other Verilog."""
 
     def simulated(text: str, config: ArrayConfig) -> str:
@@ -129,32 +133,69 @@ def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, Array
     return simulated
 
 
+def own_device(board: Board, folder: Path) -> tuple[Path, ArrayConfig]:
+    """The netlist of a board's own device, between its link's bytes, and what it is made of."""
+    config = flow.fitted(board)
+    return netlist.synthesise(verilog.make(config, "core", verilog.fingerprint(config)), board, folder), config
+
+
+def random_commands(address: str, commands: int) -> cycles.Findings:
+    """Without layers, which take most of the cycles."""
+    found, rng = cycles.Findings(), random.Random(1)
+    with bitfirst.open(address) as device:
+        wire = cycles.Wire(device.transport, device.config.rx_words)
+        comparison = cycles.Comparison(wire, device.config, device.fingerprint, found)
+        comparison.run([Command(Opcode.RESET).payload(), *cycles.fill(device.config, rng)])
+        for payload in cycles.Program(device.config, rng).payloads(commands):
+            comparison.run([payload])
+    return found
+
+
+def test_smallest_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: Url) -> None:
+    """iCEBreaker's own device, under the driver."""
+    monkeypatch.setattr(build, "FAST_FLAGS", ("-O0",))  # compiles faster than it would run
+    board = BOARDS["icebreaker"]
+    path, config = own_device(board, tmp_path)
+    found = random_commands(url(netlist.to_verilog(path, verilog.module_name("core"), board), config), 60)
+    assert (found.result_mismatches, found.counter_mismatches) == (0, 0), found.first_mismatch
+    assert found.opcodes >= {"WRITE", "MATMUL", "READ"}
+    assert found.counter_comparisons > 60
+
+
+@pytest.mark.soak
+def test_one_wrong_table_of_a_device_is_found(tmp_path: Path, url: Url) -> None:
+    board = BOARDS["icebreaker"]
+    path, config = own_device(board, tmp_path)
+    change(
+        path, "SB_LUT4", "LUT_INIT", lambda table: "".join("10"[int(bit)] for bit in table), part="engine.array.element"
+    )
+    found = random_commands(url(netlist.to_verilog(path, verilog.module_name("core"), board), config), 60)
+    assert found.result_mismatches > 0
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("board", SMALLEST)
-def test_least_device(board: str, tmp_path: Path, url: Callable[[str, ArrayConfig], str]) -> None:
-    """The smallest whole device, under the driver: random commands, and two steps of a training."""
-    config = flow.fitted(BOARDS[board], CONFIGS["least"])
-    device = verilog.make(config, "core", verilog.fingerprint(config))
-    address = url(netlist.after_synthesis(device, verilog.module_name("core"), BOARDS[board], tmp_path), config)
+def test_own_device(board: str, tmp_path: Path, url: Url) -> None:
+    """The smallest boards' own devices, under the driver: random commands, and two small steps of a training."""
+    path, config = own_device(BOARDS[board], tmp_path)
+    address = url(netlist.to_verilog(path, verilog.module_name("core"), BOARDS[board]), config)
     found = cycles.bench_cycles(address, commands=200, seed=1)
     assert (found["result_mismatches"], found["counter_mismatches"]) == (0, 0), found["first_mismatch"]
     assert found["commands"] > 600
-    assert steps(address)[0] == steps("model:least")[0]
+    assert steps(address, batch=2)[0] == steps("model", batch=2)[0]
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("board", SMALLEST)
-def test_whole_board(board: str, tmp_path: Path, url: Callable[[str, ArrayConfig], str]) -> None:
+def test_whole_board(board: str, tmp_path: Path, url: Url) -> None:
     """All that a bitstream is made of, from the pins on, at the board's baud rate: random commands."""
     oscillator_khz = int(BOARDS[board].platform().default_clk_frequency) // 1000  # PLLs have no model
     chosen, top = replace(BOARDS[board], clock_khz=oscillator_khz), verilog.module_name("core")
-    config = flow.fitted(chosen, CONFIGS["least"])
+    config = flow.fitted(chosen)
     device = make_device(chosen, config, verilog.fingerprint(config))
     path = netlist.synthesise_whole(device, chosen, tmp_path / "build")
     whole = netlist.to_verilog(path, f"{top}.board", chosen, netlist.pins(chosen))
     text = verilog.convert(netlist.SerialBoard(f"{top}.board", divisor(chosen)), top) + whole
-    found = cycles.Findings()
-    with bitfirst.open(url(text, config)) as opened:
-        cycles.compare(opened, 100, 1, found)
+    found = random_commands(url(text, config), 100)
     assert (found.result_mismatches, found.counter_mismatches) == (0, 0), found.first_mismatch
     assert found.commands > 100

@@ -74,6 +74,7 @@ _CELLS = {
     ),
     "MULT18X18D": Cell(fixed={f"REG_{stage}_CLK": "NONE" for stage in _STAGES}, tied={"SOURCEA": "0", "SOURCEB": "0"}),
     "TRELLIS_IO": Cell(parameters=("DIR",), tied={"T": "0"}),
+    "SB_RAM40_4K": Cell(parameters=("READ_MODE", "WRITE_MODE"), contents="INIT_"),
     "SB_IO": Cell(parameters=("PIN_TYPE",), tied={"CLOCK_ENABLE": "1", "OUTPUT_ENABLE": "1"}),
     "SB_GB_IO": Cell(fixed={"PIN_TYPE": "000001"}),
     "TBUF": Cell(tied={"OEN": "0"}),
