@@ -21,6 +21,7 @@ MEASURED, DOCUMENT, PICTURE = "measured/arith.json", "arith.md", "images/arith.p
 PARTS = {"ecp5": "ECP5", "ice40": "iCE40", "gowin": "Gowin", "xilinx": "Xilinx 7"}
 OURS = "element (4, 32)", "element (8, 32)"
 OTHERS = "fixed 8 x 8", "fixed 16 x 16", "fused 2 / 4 / 8", "popcount 64"
+MEMORIES = " with operand memories"  #: of an array's name
 EIGHT = 3  #: place of 8 x 8 among the precisions
 CHIP = {"lut": 83_640, "dsp": 156}  #: LFE5U-85F
 HEAD = """# Arithmetic: the array against fixed, fused and popcount units
@@ -37,6 +38,8 @@ TRELLIS_COMB of ECP5 after packing; SB_LUT4 of iCE40; LUTs and ALUs of Gowin; LU
 - **fixed**: signed multiplier and accumulator; a tree of adders, or the chip's multiplier.
 - **fused**: sixteen bricks of 2 x 2 bits, after Bit Fusion (ISCA 2018); what lays operands out to them is left out.
 - **popcount**: one bit of A and one of B, ones counted by `+`, as in BISMO and XNOR networks.
+- **array with operand memories**: what a device has of the element ([fixed](decisions/0010-fixed-datapath.md),
+  [fused](decisions/0013-fusion-datapath.md)). Its fixed elements say `*`: of LUTs that is what yosys makes of it.
 
 The others ([baselines.py](../hdl/bitfirst_hdl/baselines.py)) get what the element gets: on ECP5 fixed and fused units
 are of carry cells placed by hand too. What they leave out is in their favour: fixed units know no unsigned numbers,
@@ -68,6 +71,8 @@ what they make at other precisions. Logic of the units alone, without memories.
 SPEED_VERDICT = """With drain, sums of the columns and the logic of its operand memories the array takes {whole:,} LUT.
 So at 8 x 8 bits it wins nothing over multipliers made of LUTs, and loses to the chip's, whose units take {dsp:,.0f}:
 it takes {times:.1f} times as many. What it wins is below 8 x 8 bits.
+
+Arrays with operand memories, LUT of ECP5 for each product of 8 x 8 bits a cycle: {arrays}.
 """
 EQUAL_MEMORY = """## At equal buffer memory
 
@@ -207,7 +212,12 @@ def _equal_speed(rows: list[Row], precisions: list[tuple[int, int]]) -> list[str
         lines.append([f"{number:,.0f} x {name}", *sizes, *made])
     names = ["units", "LUT", "FF", "multipliers", *map(_pair, precisions)]
     whole, dsp = _array_row(rows)["lut"], products * _with_multiplier(rows)["lut"]
-    said = SPEED_VERDICT.format(whole=whole, dsp=dsp, times=whole / dsp).rstrip()
+    arrays = "; ".join(
+        f"{row['unit'].removesuffix(MEMORIES)}, {row['form']}, {row['lut'] / row['products'][EIGHT]:.0f}"
+        for row in rows
+        if row["unit"].endswith(MEMORIES)
+    )
+    said = SPEED_VERDICT.format(whole=whole, dsp=dsp, times=whole / dsp, arrays=arrays).rstrip()
     return [EQUAL_SPEED.format(products=products), *_table(names, lines), "", said]
 
 
