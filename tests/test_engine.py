@@ -16,12 +16,13 @@ TWO, EIGHT = SMALL | {"b_cells": 128}, SMALL | {"b_cells": 512}
 CONFIGURATIONS = {
     "tiny": CONFIGS["tiny"],
     "one_bit": ArrayConfig(slice_bits=1, lanes=16, rows=4, columns=4, **TWO),
-    "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=16, **TWO),
+    "byte_one_row": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=16, **EIGHT),
+    "byte_in_twos": ArrayConfig(slice_bits=8, lanes=16, rows=1, columns=16, **TWO),
     "tall_one_column": ArrayConfig(slice_bits=2, lanes=64, rows=8, columns=1, **EIGHT),
     "wide_one_row": ArrayConfig(slice_bits=2, lanes=32, rows=1, columns=16, **SMALL),
 }
-#: A single row is in `byte_one_row` too.
-SOAK = ("wide_one_row",)
+#: A single row is in `byte_one_row` too, two rows at once in `one_bit`.
+SOAK = ("byte_in_twos", "wide_one_row")
 configurations = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.soak if name in SOAK else ()) for name in CONFIGURATIONS]
 )

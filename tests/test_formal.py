@@ -25,7 +25,7 @@ from bitfirst_sim.formal.packing import OwnWords, Passes, element_seen_through, 
 from bitfirst_sim.formal.prove import FormalError, Property, altered, prove, search
 from bitfirst_sim.formal.receive import Reception, frames_with_any_crc
 from bitfirst_sim.formal.replies import ReplyFrames, frames_seen_through
-from bitfirst_sim.formal.sequencing import Commands, Ends, Hazards, sequencer_seen_through
+from bitfirst_sim.formal.sequencing import Apart, Commands, Ends, Hazards, sequencer_seen_through
 from bitfirst_sim.formal.updating import UpdateArithmetic
 
 RX_WORDS = 4
@@ -62,6 +62,7 @@ PROVED: dict[str, tuple[Make, int]] = {
     "packing": (lambda: Passes(packed_seen_through()), 40),
     "hazards": (lambda: Hazards(sequencer_seen_through()), 40),
     "ends": (lambda: Ends(sequencer_seen_through()), 40),
+    "what is counted of commands": (lambda: Apart(sequencer_seen_through()), 40),
     "clock crossing": (lambda: CrossingOrder(crossing_seen_through()), 24),
     "clock crossing with resets": (lambda: CrossingResets(crossing_with_resets()), 40),
     "AXI4-Lite": (lambda: LiteHandshakes(axi_seen_through()), 12),
@@ -121,6 +122,10 @@ def packing_mutant(old: str, new: str) -> Property:
 
 def hazard_mutant(old: str, new: str) -> Property:
     return Hazards(sequencer_seen_through((old, new)), inductive=False)
+
+
+def apart_mutant(old: str, new: str) -> Property:
+    return Apart(sequencer_seen_through((old, new)), inductive=False)
 
 
 def lite_mutant(old: str, new: str) -> Property:
@@ -409,6 +414,12 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "self.frames.ready.eq(self._words_left != 0)\n            with m.If(self._words_left == 0)",
         "self.frames.ready.eq(self._words_left != 0)\n            with m.If(self._words_left == 1)",
         64,
+    ),
+    "commands counted while they wait": (
+        apart_mutant,
+        "self._at_hand.eq(1)",
+        "[self._at_hand.eq(1), self.command.eq(1)]",
+        16,
     ),
     "SYNC waits for an answer that never leaves": (
         end_mutant,

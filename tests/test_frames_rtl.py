@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from amaranth.hdl import DomainRenamer
+from bitfirst_hdl import counters
 from bitfirst_hdl.config import CONFIGS, ArrayConfig
 from bitfirst_hdl.contract.packets import MAX_PAYLOAD_WORDS
 from bitfirst_hdl.frames import FrameLink
@@ -21,6 +22,16 @@ def test_frame_link(link_bits: int) -> None:
     parameters = {"config": config.as_dict()}
     result = run_bench(component, "frame_link", "bitfirst_sim.benches.bench_frames", parameters=parameters)
     assert len(result.tests) == 7
+
+
+def test_words_that_come_too_soon_for_their_counter_are_found() -> None:
+    config = replace(CONFIGS["tiny"], link_bits=32)
+    apart = {name: 2 * cycles - 1 for name, cycles in counters.apart(config).items()}
+    parameters = {"config": config.as_dict(), "apart": apart}
+    with pytest.raises(BenchError, match="received 2 cycles after the last one, not 3"):
+        run_bench(
+            FrameLink(config, sources=1), "frame_link", "bitfirst_sim.benches.bench_frames", parameters=parameters
+        )
 
 
 def run_short(component: FrameLink) -> tuple[str, ...]:

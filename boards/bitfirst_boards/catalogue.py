@@ -49,7 +49,7 @@ class Board:
     seed       of the placement: one that meets the clock
     board_files  Vivado's board files, a pattern of their names (Zynq: settings of its memory)
     network    its addresses on Ethernet
-    rgmii_ns   delays that its PHY leaves to the chip: of the clock that is sent, of the data that are received
+    rgmii_ns   with `udp`: delays that its PHY leaves to the chip, of the clock that is sent, of the data received
     """
 
     name: str
@@ -63,7 +63,7 @@ class Board:
     seed: int = 1
     board_files: str = ""
     network: Network = DEFAULT
-    rgmii_ns: tuple[float, float] = (2, 2)
+    rgmii_ns: tuple[float, float] | None = None
 
     @property
     def link(self) -> str:
@@ -206,6 +206,7 @@ BOARDS = {
             links={"uart": "microSD: CMD rx, CLK tx"} | ETHERNET,
             config=CONFIGS["small"],
             programmer=_DFU_BUTTER,
+            rgmii_ns=(2, 2),
         ),
         Board(
             name="icebreaker",

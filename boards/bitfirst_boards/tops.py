@@ -31,6 +31,7 @@ def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaborat
     if board.link == "udp":
         from .ethernet import EthernetTop
 
+        assert board.rgmii_ns is not None
         return EthernetTop(config, fingerprint, liteeth_core.generate(board.network, *board.rgmii_ns))
     return UartTop(config, fingerprint, divisor(board))
 

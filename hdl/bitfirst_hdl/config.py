@@ -363,7 +363,7 @@ class ArrayConfig:
     # cycles of one MATMUL; the engine is built to these, benches hold it to them
     @property
     def drain_cycles(self) -> int:
-        """Least cycles between the ends of two passes: the shadow registers shift out R rows."""
+        """Least cycles between the ends of two passes: the R rows of the shadow registers leave one by one."""
         return max(self.rows, 4)
 
     def stall_cycles(

@@ -25,6 +25,13 @@ LONGEST_COUNT = 2 * COUNT + 2
 COMMAND_CYCLES = 4  # least from one command to the next
 
 
+def apart(config: ArrayConfig) -> dict[str, int]:
+    """Of counters that cannot count in every cycle: least cycles from one in which they do to the next."""
+    units = WORD_BITS // config.link_bits  # of a word; the shortest frame has three words
+    link = {"rx_words": units, "tx_words": units, "frame_errors": 3 * units, "sequence_errors": 3 * units}
+    return link | dict.fromkeys(("commands", "faults", "matmuls", "loads", "updates"), COMMAND_CYCLES)
+
+
 class Counters(wiring.Component):
     """64-bit counters, which wrap.
 
@@ -39,7 +46,7 @@ class Counters(wiring.Component):
     word is taken there must be no other one, and no `clear`. Reset does what `clear` does.
 
     `most`: by name, what a counter can count in one cycle; `apart`: least cycles from one in which it counts to the
-    next.
+    next (`apart`).
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -51,10 +58,7 @@ class Counters(wiring.Component):
             "saturated": abreast,
         }
         self.most = {counter.name: most.get(counter.name, 1) for counter in COUNTERS if counter.name != "phase"}
-        units = WORD_BITS // config.link_bits  # of a word; the shortest frame has three words
-        apart = {"rx_words": units, "tx_words": units, "frame_errors": 3 * units, "sequence_errors": 3 * units}
-        apart |= dict.fromkeys(("commands", "faults", "matmuls", "loads", "updates"), COMMAND_CYCLES)
-        self.apart = {name: apart.get(name, 1) for name in self.most}
+        self.apart = dict.fromkeys(self.most, 1) | apart(config)
         super().__init__(
             {name: In(range(most + 1)) for name, most in self.most.items()}
             | {

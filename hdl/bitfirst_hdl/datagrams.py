@@ -14,7 +14,7 @@ WORD_BITS = 32
 _WORD_BYTES = WORD_BITS // 8
 _HEAD_WORDS = 2
 _DEPTH = MAX_BYTES // _WORD_BYTES
-#: Cycles without a word from the core after which a datagram leaves: longer than any pause within a frame.
+#: Cycles without a word from the core after which a datagram leaves. A longer pause within a frame splits it in two.
 QUIET = 64
 
 

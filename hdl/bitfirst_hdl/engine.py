@@ -544,5 +544,5 @@ class MatmulEngine(wiring.Component):
 
 
 def walk_tail(array: Array, sums: PartialSums) -> int:
-    """Cycles from the last step of a MATMUL to its last sum stored: latencies of the parts, and rows that shift out."""
+    """Cycles from the last step of a MATMUL to its last sum stored: parts' latencies, and rows that leave in turn."""
     return array.config.operand_cycles + array.latency + array.config.rows - 1 + sums.latency - 1

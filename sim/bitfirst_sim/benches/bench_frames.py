@@ -1,4 +1,7 @@
-"""Bench of `bitfirst_hdl.frames.FrameLink`: frames of every kind in, replies out, at any link width."""
+"""Bench of `bitfirst_hdl.frames.FrameLink`: frames of every kind in, replies out, at any link width.
+
+Parameters: `config`; `apart`, by counter: least cycles between its events, by default those of `Counters`.
+"""
 
 import random
 import zlib
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 
 import cocotb
 from bitfirst_hdl import config as configs
+from bitfirst_hdl import counters
 from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import MAX_DATA_WORDS, MAX_PAYLOAD_WORDS, WORD_BYTES, Opcode, Status
 from bitfirst_hdl.frames import Reply
@@ -16,6 +20,12 @@ from . import common
 
 FIRST_WORD_CYCLES = 2  # from a trailer's last unit on a 64-bit link to the frame's first word
 HEADER_CYCLES = 1  # from a reply taken to its header
+EVENTS = {  # outputs -> counters
+    "frame_error": "frame_errors",
+    "sequence_error": "sequence_errors",
+    "received": "rx_words",
+    "sent": "tx_words",
+}
 
 
 def frame(payload: list[int], sequence: int, restart: bool = False, reserved: int = 0) -> bytes:
@@ -166,14 +176,21 @@ class Bench:
         self.replies = common.StreamDriver(dut, "replies__0", rng, idle)
         self.data = common.StreamDriver(dut, "data__0", rng, idle)
         self.answers: list[tuple[Status, int]] = []
-        self.counts = {"frame_error": 0, "sequence_error": 0, "received": 0, "sent": 0}
+        self.counts = dict.fromkeys(EVENTS, 0)
         self.task = cocotb.start_soon(self._count())
 
     async def _count(self) -> None:
+        """Events, which must come as far apart as `Counters` takes them to come."""
+        apart = common.parameters().get("apart", counters.apart(self.config))
+        last = dict.fromkeys(self.counts, -MAX_PAYLOAD_WORDS)
         while True:
             await RisingEdge(self.dut.clk)
-            for event in self.counts:
-                self.counts[event] += common.value(getattr(self.dut, event))
+            for event, counter in EVENTS.items():
+                if common.value(getattr(self.dut, event)):
+                    since = common.cycle() - last[event]
+                    assert since >= apart[counter], f"{event} {since} cycles after the last one, not {apart[counter]}"
+                    last[event] = common.cycle()
+                    self.counts[event] += 1
 
     def send(self, stream: bytes) -> None:
         assert len(stream) % self.unit_bytes == 0

@@ -11,7 +11,7 @@ from types import ModuleType
 from amaranth.asserts import AnyConst, AnySeq
 from amaranth.hdl import Assert, Assume, Cat, Cover, Fragment, Module, Mux, Signal, Value
 from amaranth.lib.wiring import In
-from bitfirst_hdl import sequencer
+from bitfirst_hdl import counters, sequencer
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract.packets import (
     MAX_DATA_WORDS,
@@ -371,6 +371,28 @@ class Hazards(Commands):
         ports = unit.store_write, unit.list_write, unit.sum_write, unit.program_write
         with m.If(Cat(port.valid for port in ports).any()):
             m.d.comb += Assert((unit._opcode == Opcode.WRITE) & (ongoing["WRITE"] | ongoing["REPLY"]))
+
+
+class Apart(Commands):
+    """Commands, faults, and starts of MATMULs, LOADs and UPDATEs come as far apart as `Counters` takes them to come."""
+
+    def hold(self, m: Module) -> None:
+        unit, check = self.sequencer, self.check
+        checked = {"commands": unit.command, "faults": unit.fault}
+        started = {"matmuls": unit.matmul, "loads": unit.load_started, "updates": unit.update_started}
+        for name, event in (checked | started).items():
+            apart = counters.apart(CONFIG)[name]
+            since = Signal(range(apart), init=apart - 1, name=f"since_{name}")  # cycles, as many as matter
+            m.d.sync += since.eq(Mux(event, 0, Mux(since == apart - 1, since, since + 1)))
+            m.d.comb += [Assert(~event | (since == apart - 1), name), Cover(event)]
+            if self.inductive:
+                first = "START" if name in checked else "COMMAND"  # a cycle behind the event at the earliest
+                least = enumerate(STATES[STATES.index(first) :][:3], 1)
+                m.d.comb += [Assert(~unit.ongoing[state] | (since >= count)) for count, state in least]
+                m.d.comb += Assert(~check.done | (since >= 3))
+        if self.inductive:
+            m.d.comb += Assert(check.active == (unit.ongoing["CHECK"] & ~check.done))
+            m.d.comb += Assert(~check.done | unit.ongoing["CHECK"])
 
 
 class Ends(Commands):

@@ -361,10 +361,10 @@ class Program:
         self.splits = 0  #: MATMULs with signed digits below the top one, as balanced splits have
 
     def payloads(self, count: int) -> list[Payload]:
-        """`count` commands; if there are fewer than precision pairs, only so many pairs. Few pairs come again."""
+        """`count` commands; two thirds are for precision pairs, each once if they are enough. Few pairs come again."""
         pairs = list(product(self.config.slice_counts, self.config.plane_counts))
-        pairs *= -(-LEAST_MATMULS // len(pairs))
         self.rng.shuffle(pairs)
+        pairs *= -(-LEAST_MATMULS // len(pairs))
         others = max(count - len(pairs), count // 3)
         turns: list[tuple[int, int] | None] = [*pairs[: count - others], *[None] * others]
         self.rng.shuffle(turns)
