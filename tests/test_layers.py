@@ -11,6 +11,7 @@ import torch
 from bitfirst import nn as layers
 from bitfirst.errors import UsageError
 from bitfirst.gradients import WHOLE
+from bitfirst.methods import FP32, SBM, Method, SignSGD
 from bitfirst.models import digits_resnet
 from bitfirst.nn import NO_SIGNER, Bits, convert, layer_counters, left_on_host
 from bitfirst.quantiser import Halves, dequantise, quantise, to_float
@@ -337,6 +338,72 @@ def test_layers_compile_into_one_graph(arguments):
     y.sum().backward()
     for got, value in zip((y.detach(), x.grad, net.weight.grad, net.bias.grad), wanted, strict=True):
         assert torch.equal(got, value)
+
+
+def gradients_of(net, x):
+    """Of a fixed loss: of x, and of all parameters."""
+    x = x.clone().requires_grad_()
+    net.zero_grad()
+    net(x).square().sum().backward()
+    return [x.grad, *(parameter.grad for parameter in net.parameters())]
+
+
+NETWORKS = {
+    "ordinary": (digits_resnet, Method, (2, 1, 8, 8)),
+    "sbm": (digits_resnet, lambda: SBM(seed=1), (2, 1, 8, 8)),
+    "signs": (digits_resnet, SignSGD, (2, 1, 8, 8)),
+    "float": (lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)), FP32, (3, 6)),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "float"])
+def test_whole_networks_compile_into_one_graph(name):
+    make, method, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    net, x = convert(make(), ReferenceDevice(), method()), torch.rand(shape)
+    compiled = torch.compile(copy.deepcopy(net), fullgraph=True, backend="aot_eager")
+    found, wanted = gradients_of(compiled, x), gradients_of(net, x)
+    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(found, wanted, strict=True))
+    assert all(one.abs().max() > 0 for one in wanted)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_activations_may_be_computed_again(name):
+    """Activation checkpointing: the same gradients bit for bit, with one forward product more of each layer."""
+    make, method, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    device = ReferenceDevice()
+    plain, x = convert(make(), device, method()), torch.rand(shape)
+    wanted = gradients_of(plain, x)
+    once = device.commands
+    again = copy.deepcopy(plain)
+    found = gradients_of(Checkpointed(again), x)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    products = sum(hasattr(layer, "connection") and layer.host is None for layer in plain.modules())
+    assert device.commands - 2 * once == products
+
+
+class Checkpointed(nn.Module):
+    """All of it is computed again in the backward pass."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.net, x, use_reentrant=False)
+
+
+def test_rounding_that_is_new_in_each_pass_is_found_by_checkpointing():
+    """Control: random bits must be those of the step, not of the pass."""
+    torch.manual_seed(0)
+    net, x = (
+        convert(nn.Conv2d(1, 2, 3), ReferenceDevice(), SBM(bits=2, error=2, gradient=2, seed=1)),
+        torch.rand(2, 1, 8, 8),
+    )
+    wanted = gradients_of(net, x)
+    net.gradients.step += 1
+    assert not all(torch.equal(one, other) for one, other in zip(gradients_of(net, x), wanted, strict=True))
 
 
 def test_operators_follow_the_rules():
