@@ -901,6 +901,57 @@ def study_psg(
         raise typer.Exit(1)
 
 
+GRIDS = {
+    "smd": "SMD against SMB, over schedules of the learning rate and sizes of a batch.",
+    "slu": "SLU against stochastic depth and SkipNet.",
+    "pfq": "PFQ against static widths, stages by hand and in other orders, cycles, SBM, and 8 then 12 bits.",
+    "components": "E2-Train's parts, alone and together.",
+}
+
+
+def _add_grid(name: str, about: str) -> None:
+    def study(
+        seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
+        epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
+        device: Device = "model?counting=0",
+        scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler; here without it.")] = None,
+        workers: Annotated[int, typer.Option(help="Processes here, where no scheduler is given.")] = 1,
+        out: Annotated[Path, typer.Option(help="Directory for the study's file.")] = Path(f"runs/{name}"),
+        as_json: Json = False,
+    ) -> None:
+        def work() -> Result:
+            from . import grids
+
+            tell = Console(stderr=True).print
+            try:
+                return grids.study(name, seeds, out, device, epochs, scheduler, workers, tell)
+            except KeyboardInterrupt:
+                raise Interrupted(f"what is finished is kept in {out}; the same command goes on") from None
+
+        _report(as_json, work, _compared)
+
+    rest = "On the digits: mechanics, no claim of accuracy. Each run is kept; the same command goes on."
+    study_app.command(name, help=f"{about} {rest}")(study)
+
+
+for _name, _about in GRIDS.items():
+    _add_grid(_name, _about)
+
+
+def _compared(result: Result) -> Group:
+    """The table of a study of methods."""
+    rows = []
+    for row in result["table"]:
+        interval = row["difference_interval"]
+        shown = {"method": row["variant"], "batch": row["batch"], "seeds": row["seeds"], "failed": row["failed"]}
+        shown["validation accuracy"] = " ".join(f"{one:.1%}" for one in row["accuracies"]) or "-"
+        shown["bit-MACs to sgd's"] = "-" if row["work"] is None else f"{row['work']:.3f}"
+        shown["difference"] = "-" if interval is None else f"{row['difference']:+.1%}"
+        shown["95 % interval"] = "-" if interval is None else f"{interval[0]:+.1%} .. {interval[1]:+.1%}"
+        rows.append(shown)
+    return Group(_rows(rows), "mechanics: no claim of accuracy", f"all runs: {escape(result['file'])}")
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Try every part that Bitfirst needs on this machine; say what to do about those that are missing."""

@@ -1,0 +1,158 @@
+"""Studies of methods: runs on Dask, one file, going on where it stopped, paired differences."""
+
+import json
+import sqlite3
+
+import bitfirst
+import pytest
+from bitfirst import cli, data, grids, training
+from bitfirst.errors import UsageError
+from bitfirst.grids import FILE, GRIDS, Grid, Runs, configurations, study, summary
+from bitfirst.training import TrainOptions
+
+SMALL = Grid({"sgd": "sgd", "smd": "smd:p=0.5,work=0.5", "smb": "smb:work=0.5"}, (8, 16))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A grid of six runs a seed, on 64 images."""
+    whole = data.digits()
+    parts = (data.Split(part.images[:64], part.labels[:64]) for part in (whole.train, whole.validation, whole.test))
+    splits = data.Splits(*parts)
+    monkeypatch.setattr(grids.data, "digits", lambda: splits)
+    monkeypatch.setitem(GRIDS, "small", SMALL)
+
+
+def untimed(result):
+    """Without what is not the same twice."""
+    for row in result["rows"]:
+        row.pop("wall_s", None)
+        for epoch in row.get("history", ()):
+            epoch.pop("wall_s")
+    result["rows"].sort(key=lambda row: (row["seed"], row["batch"], row["variant"]))
+    return result
+
+
+def test_a_study_trains_each_once_pairs_them_and_goes_on(small, tmp_path, monkeypatch):
+    whole = untimed(study("small", 2, tmp_path / "whole", "model:tiny?counting=0", 1))
+    assert len(whole["rows"]) == 12 and not any("failed" in row for row in whole["rows"])
+    for row in whole["table"]:
+        assert row["seeds"] == 2 and len(row["accuracies"]) == 2 and row["failed"] == 0
+        expected = {"sgd": 1.0, "smb": 0.5}.get(row["variant"])
+        assert row["work"] == (pytest.approx(expected) if expected else row["work"])
+    given, finished = [], grids.finished
+
+    def stopping(client, missing):
+        given.append(missing)
+        for number, done in enumerate(finished(client, missing)):
+            if number == 5:
+                raise KeyboardInterrupt
+            yield done
+
+    def watched(client, missing):
+        given.append(missing)
+        return finished(client, missing)
+
+    monkeypatch.setattr(grids, "finished", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        study("small", 2, tmp_path / "parts", "model:tiny?counting=0", 1)
+    monkeypatch.setattr(grids, "finished", watched)
+    resumed = untimed(study("small", 2, tmp_path / "parts", "model:tiny?counting=0", 1))
+    assert [len(missing) for missing in given] == [12, 7]
+    assert resumed["table"] == whole["table"]
+    assert [row["weights_sha256"] for row in resumed["rows"]] == [row["weights_sha256"] for row in whole["rows"]]
+    assert untimed(study("small", 2, tmp_path / "parts", "model:tiny?counting=0", 1))["table"] == whole["table"]
+    assert len(given) == 2
+
+
+def test_a_row_of_the_file_has_all_that_made_it(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "run_one", lambda one: {"accuracy": 0.5, "training_bit_macs": 7})
+    study("small", 2, tmp_path, "model:tiny?counting=0", 1)
+    with sqlite3.connect(tmp_path / FILE) as database:
+        rows = database.execute("SELECT study, configuration, versions, split, result FROM runs").fetchall()
+    database.close()
+    assert len(rows) == 12
+    name, configuration, versions, split, result = rows[0]
+    assert name == "small" and json.loads(configuration)["seed"] == 0 and json.loads(result)["accuracy"] == 0.5
+    assert set(json.loads(versions)) == {"bitfirst", "torch"} and json.loads(split)["reported"] == "validation"
+
+
+def test_runs_are_those_of_the_main_job(small):
+    """The same weights as by the parts of `train_digits`; counters where the device counts."""
+    (one, *_) = configurations("small", 1, "model:tiny", 1)
+    found = grids.run_one(one)
+    options = TrainOptions(device="model:tiny", seed=0, batch=8, epochs=1, method="sgd")
+    with training.host_settings(1), bitfirst.open("model:tiny") as board:
+        run = training.new_run(options, board)
+        training.fit(run, grids.data.digits(), options)
+        assert found["weights_sha256"] == training.weights_sha256(run.net)
+        counters = run.meter.read()
+    assert found["counters"]["forward/array_steps"] == counters["forward/array_steps"] > 0
+
+
+def test_a_run_that_diverges_is_told_and_not_averaged(small, monkeypatch):
+    (one, *_) = configurations("small", 1, "model:tiny?counting=0", 1)
+    found = grids.run_one(one | {"lr": 1e9})
+    assert "training has diverged" in found["failed"]
+    rows = [{"variant": "sgd", "batch": 8, "seed": seed, "accuracy": 0.5, "training_bit_macs": 4} for seed in (0, 1)]
+    rows += [{"variant": "x", "batch": 8, "seed": 0, **found}]
+    rows += [{"variant": "x", "batch": 8, "seed": 1, "accuracy": 0.25, "training_bit_macs": 3}]
+    table = {row["variant"]: row for row in summary("small", rows)["table"]}
+    assert (table["x"]["failed"], table["x"]["accuracies"], table["x"]["work"]) == (1, [0.25], 0.75)
+    assert table["x"]["difference"] is None and table["sgd"]["difference_interval"] == [0.0, 0.0]
+
+
+def test_differences_are_to_the_same_seed_and_batch():
+    rows = [
+        {"variant": variant, "batch": batch, "seed": seed, "accuracy": accuracy, "training_bit_macs": 1}
+        for variant, batch, accuracies in (("sgd", 8, (0.5, 0.7)), ("smd", 8, (0.4, 0.6)), ("sgd", 16, (0.1, 0.1)))
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    smd = next(row for row in summary("small", rows)["table"] if row["variant"] == "smd")
+    assert smd["difference"] == pytest.approx(-0.1) and smd["difference_interval"] == pytest.approx([-0.1, -0.1])
+    shuffled = [row | {"seed": 1 - row["seed"]} if row["variant"] == "smd" else row for row in rows]
+    other = next(row for row in summary("small", shuffled)["table"] if row["variant"] == "smd")
+    assert other["difference_interval"][0] < -0.5  # control: unpaired
+
+
+def test_all_grids_name_methods_that_there_are():
+    for name, grid in GRIDS.items():
+        assert grids.REFERENCE in grid.methods and name in cli.GRIDS
+        for method in grid.methods.values():
+            TrainOptions(method=method)
+    assert set(cli.GRIDS) == set(GRIDS)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("text", "is no file of a study"),
+        ("version", r"was written by another version \(99, not 1\)"),
+    ],
+)
+def test_other_files_are_refused(how, words, tmp_path):
+    path = tmp_path / FILE
+    if how == "text":
+        path.write_text("rows, rows, rows " * 100)
+    else:
+        Runs(path).close()
+        database = sqlite3.connect(path)
+        database.execute("PRAGMA user_version = 99")
+        database.close()
+    with pytest.raises(UsageError, match=words):
+        study("smd", 2, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "letters"}, "study 'letters' is unknown; choose from smd"),
+        ({"seeds": 1}, "seeds = 1"),
+        ({"scheduler": "tcp://127.0.0.1:9"}, "no Dask scheduler answers at"),
+    ],
+)
+def test_what_cannot_be_is_one_line(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "TIMEOUT", "1s")
+    with pytest.raises(UsageError, match=words) as error:
+        study(**{"name": "smd", "seeds": 2, "out": tmp_path, **arguments})
+    assert "\n" not in str(error.value)
