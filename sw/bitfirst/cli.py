@@ -901,6 +901,28 @@ def study_psg(
         raise typer.Exit(1)
 
 
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="File of a study, such as runs/smd/study.sqlite.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for page, plots and CSV; that of the file without.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the runs of a study: a page, plots, and a table of all runs."""
+
+    def work() -> Result:
+        from . import comparison
+
+        return comparison.write(file, out or file.parent)
+
+    def show(result: Result) -> Group:
+        tables = [_compared(one | {"file": file}) for one in result["studies"]]
+        return Group(*tables, f"page: {escape(result['page'])}")
+
+    _report(as_json, work, show)
+
+
 GRIDS = {
     "smd": "SMD against SMB, over schedules of the learning rate and sizes of a batch.",
     "slu": "SLU against stochastic depth and SkipNet.",
@@ -949,7 +971,7 @@ def _compared(result: Result) -> Group:
         shown["difference"] = "-" if interval is None else f"{row['difference']:+.1%}"
         shown["95 % interval"] = "-" if interval is None else f"{interval[0]:+.1%} .. {interval[1]:+.1%}"
         rows.append(shown)
-    return Group(_rows(rows), "mechanics: no claim of accuracy", f"all runs: {escape(result['file'])}")
+    return Group(_rows(rows), "mechanics: no claim of accuracy", f"all runs: {escape(str(result['file']))}")
 
 
 @app.command()

@@ -180,6 +180,11 @@ class Runs:
         ).fetchall()
         return [json.loads(configuration) | json.loads(result) for configuration, result in rows]
 
+    def studies(self) -> list[str]:
+        """Names, as they came."""
+        names = self._database.execute("SELECT study FROM runs GROUP BY study ORDER BY min(rowid)")
+        return [name for (name,) in names]
+
     def known(self) -> set[str]:
         return {one for (one,) in self._database.execute("SELECT id FROM runs")}
 

@@ -50,7 +50,7 @@ def write(result: dict[str, Any], out: Path) -> Path:
         }
         if "signs" in result:
             figures["signs"] = signs_figure(result["signs"]["rows"])
-        plots = {name: _save(figure, out / f"{name}.png") for name, figure in figures.items()}
+        plots = {name: save(figure, out / f"{name}.png") for name, figure in figures.items()}
     environment = Environment(
         loader=PackageLoader("bitfirst"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -72,7 +72,7 @@ def write(result: dict[str, Any], out: Path) -> Path:
     return path
 
 
-def _save(figure: Figure, path: Path) -> str:
+def save(figure: Figure, path: Path) -> str:
     """Writes the PNG; returns it as a data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
