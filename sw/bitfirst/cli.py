@@ -904,9 +904,7 @@ def study_psg(
 @app.command()
 def report(
     file: Annotated[Path, typer.Argument(help="File of a study, such as runs/smd/study.sqlite.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Directory for page, plots and CSV; that of the file without.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for page, plots and CSV; the file's by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare the runs of a study: a page, plots, and a table of all runs."""

@@ -15,6 +15,7 @@ from .report import STYLE, save
 COLUMNS = ("study", "variant", "batch", "seed", "accuracy", "loss", "training_bit_macs", "wall_s", "failed")
 HEAD = ("method", "batch", "seeds", "failed", "validation accuracy, each seed", "mean", "bit-MACs to sgd's")
 DIFFERENCE = ("difference to sgd", "95 % interval")
+MARKS, LINES = "os^Dv", ("-", "--", ":")
 MECHANICS = "On the digits runs show mechanics: what a method saves, and that it trains. No ranking is claimed."
 
 
@@ -83,12 +84,13 @@ def accuracy_figure(summaries: list[dict[str, Any]]) -> Figure:
     """Validation accuracy against the bit-MACs of training: the mean, and a bar from the worst seed to the best."""
     figure = Figure(figsize=(9, 4))
     axes = figure.subplots()
-    for one in summaries:
-        for row in (row for row in one["table"] if row["accuracies"]):
-            percent = [100 * accuracy for accuracy in row["accuracies"]]
-            mean = sum(percent) / len(percent)
-            bars = [[mean - min(percent)], [max(percent) - mean]]
-            axes.errorbar([row["bit_macs"] / 1e9], [mean], bars, fmt="o", capsize=3, label=_label(row))
+    rows = [row for one in summaries for row in one["table"] if row["accuracies"]]
+    styles = _styles(rows)
+    for row, style in zip(rows, styles, strict=True):
+        percent = [100 * accuracy for accuracy in row["accuracies"]]
+        mean = sum(percent) / len(percent)
+        bars = [[mean - min(percent)], [max(percent) - mean]]
+        axes.errorbar([row["bit_macs"] / 1e9], [mean], bars, capsize=3, label=_label(row), **style)
     axes.set(title="Accuracy against work", xlabel="thousand million bit-MACs of training", ylabel="validation, %")
     _legend(axes)
     return figure
@@ -98,11 +100,12 @@ def learning_figure(rows: list[dict[str, Any]]) -> Figure:
     """Validation accuracy over the epochs, the mean of the seeds."""
     figure = Figure(figsize=(9, 4))
     axes = figure.subplots()
-    for label in dict.fromkeys(map(_label, rows)):
+    first = list({_label(row): row for row in reversed(rows)}.values())[::-1]
+    for label, style in zip(map(_label, first), _styles(first), strict=True):
         histories = [row["history"] for row in rows if _label(row) == label and row.get("history")]
         epochs = min(map(len, histories), default=0)
         means = [sum(one[epoch]["validation_accuracy"] for one in histories) for epoch in range(epochs)]
-        axes.plot(range(1, epochs + 1), [100 * mean / len(histories) for mean in means], ".-", label=label)
+        axes.plot(range(1, epochs + 1), [100 * mean / len(histories) for mean in means], label=label, **style)
     axes.set(title="Accuracy over the training", xlabel="epoch", ylabel="validation, %")
     axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(axes)
@@ -129,6 +132,19 @@ def precision_figure(changing: dict[str, list[list[int]]]) -> Figure:
         axes.set(title=f"Precision, {title}", xlabel="step", ylabel="bits")
     _legend(axes)
     return figure
+
+
+def _styles(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """A colour for each method, a mark for each size of a batch."""
+    variants, sizes = (list(dict.fromkeys(row[key] for row in rows)) for key in ("variant", "batch"))
+    return [
+        {
+            "color": f"C{variants.index(row['variant'])}",
+            "marker": MARKS[sizes.index(row["batch"]) % len(MARKS)],
+            "linestyle": LINES[sizes.index(row["batch"]) % len(LINES)],
+        }
+        for row in rows
+    ]
 
 
 def _label(row: dict[str, Any]) -> str:
