@@ -163,7 +163,8 @@ def test_smallest_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: U
 
 
 @pytest.mark.soak
-def test_one_wrong_table_of_a_device_is_found(tmp_path: Path, url: Url) -> None:
+def test_one_wrong_table_of_a_device_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: Url) -> None:
+    monkeypatch.setattr(build, "FAST_FLAGS", ("-O0",))
     board = BOARDS["icebreaker"]
     path, config = own_device(board, tmp_path)
     change(
