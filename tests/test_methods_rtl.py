@@ -3,7 +3,7 @@
 import bitfirst
 import pytest
 import torch
-from bitfirst.methods import PFQ, SMD, SWA, Compose, E2Train, FracTrain, Method, Plan, SignSGD
+from bitfirst.methods import PFQ, SBM, SMD, SWA, Compose, E2Train, FracTrain, Int8Int12, Method, Plan, SignSGD, SkipNet
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
 from method_runs import few, network, optimizer_of, state, total
 
@@ -20,6 +20,14 @@ def progressive(seed: int) -> Method:
     return Compose([SMD(0.3, seed=seed), PFQ(every=1, epsilon=9.0, window=2), SWA(start=0.0)])
 
 
+def eight_bits(seed: int) -> Method:
+    return Compose([SBM(seed=seed), SkipNet(seed=seed)])
+
+
+def twelve_bits(seed: int) -> Method:
+    return Compose([Int8Int12(at=0.5), SignSGD()])
+
+
 def trained(url: str, method: Method) -> tuple[list[torch.Tensor], dict[str, int]]:
     """Weights, statistics, momenta; execution counters and bit-MACs."""
     method.plan(Plan.of(3))
@@ -33,7 +41,7 @@ def trained(url: str, method: Method) -> tuple[list[torch.Tensor], dict[str, int
     return state(net, optimizer), counters | {"bit_macs": device.bit_macs}
 
 
-@pytest.mark.parametrize("make", [e2train, fractrain, progressive])
+@pytest.mark.parametrize("make", [e2train, fractrain, progressive, eight_bits, twelve_bits])
 def test_board_and_golden_model_train_alike(make):
     weights, counters = trained("model:tiny", make(4))
     others, counted = trained("rtl:tiny", make(4))
