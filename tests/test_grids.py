@@ -6,6 +6,7 @@ import sqlite3
 
 import bitfirst
 import pytest
+import torch
 from bitfirst import cli, comparison, data, grids, training
 from bitfirst.errors import UsageError
 from bitfirst.grids import FILE, GRIDS, Grid, Runs, configurations, study, summary
@@ -21,7 +22,10 @@ def small(monkeypatch):
     parts = (data.Split(part.images[:64], part.labels[:64]) for part in (whole.train, whole.validation, whole.test))
     splits = data.Splits(*parts)
     monkeypatch.setattr(grids.data, "digits", lambda: splits)
+    grids.splits_of.cache_clear()
     monkeypatch.setitem(GRIDS, "small", SMALL)
+    yield
+    grids.splits_of.cache_clear()
 
 
 def untimed(result):
@@ -116,6 +120,24 @@ def test_differences_are_to_the_same_seed_and_batch():
     assert other["difference_interval"][0] < -0.5  # control: unpaired
 
 
+def test_images_of_cifar_train_resnet_8_with_larger_batches(small, tmp_path, monkeypatch):
+    def split(count):
+        generator = torch.Generator().manual_seed(count)
+        return data.Split(torch.rand(count, 3, 8, 8, generator=generator), torch.arange(count) % 10)
+
+    monkeypatch.setattr(grids.data, "cifar", lambda folder: data.Splits(split(80), split(20), split(20)))
+    monkeypatch.setitem(GRIDS, "small", Grid({"sgd": "sgd", "slu": "slu"}, (8,)))
+    found = study("small", 2, tmp_path, "model:tiny?counting=0", 1, images="copies")
+    assert [row["batch"] for row in found["table"]] == [32, 32] and len(found["rows"]) == 4
+    (macs,) = {row["training_bit_macs"] for row in found["rows"] if row["variant"] == "sgd"}
+    assert macs > 4 * max(
+        row["training_bit_macs"] for row in study("small", 2, tmp_path, "model:tiny?counting=0", 1)["rows"]
+    )
+    assert found["note"].endswith("under-trained, no ranking claimed")
+    good = [{"images": "copies", "variant": "sgd", "batch": 8, "seed": 0, "accuracy": 0.9, "training_bit_macs": 1}]
+    assert summary("small", good)["note"] == "sgd reaches 90.0%"
+
+
 def test_all_grids_name_methods_that_there_are():
     for name, grid in GRIDS.items():
         assert grids.REFERENCE in grid.methods and name in cli.GRIDS
@@ -180,7 +202,7 @@ def test_a_report_has_every_run_and_is_self_contained(tmp_path):
     kept(tmp_path / FILE)
     found = comparison.write(tmp_path / FILE, tmp_path / "out")
     page = (tmp_path / "out" / "comparison.html").read_text()
-    assert "No ranking is claimed" in page and "50.00%, 60.00%" in page and "0.250" in page
+    assert "digits: mechanics, no claim of accuracy" in page and "50.00%, 60.00%" in page and "0.250" in page
     assert "http" not in page and page.count("data:image/png;base64,") == 3
     assert found["plots"] == ["accuracy.png", "learning.png", "precision.png"]
     assert all((tmp_path / "out" / name).stat().st_size > 5_000 for name in found["plots"])

@@ -936,6 +936,9 @@ def _add_grid(name: str, about: str) -> None:
         device: Device = "model?counting=0",
         scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler; here without it.")] = None,
         workers: Annotated[int, typer.Option(help="Processes here, where no scheduler is given.")] = 1,
+        images: Annotated[
+            Path | None, typer.Option(help="Folder with JPEG copies of CIFAR-10 as npz: ResNet-8, not the digits.")
+        ] = None,
         out: Annotated[Path, typer.Option(help="Directory for the study's file.")] = Path(f"runs/{name}"),
         as_json: Json = False,
     ) -> None:
@@ -944,13 +947,14 @@ def _add_grid(name: str, about: str) -> None:
 
             tell = Console(stderr=True).print
             try:
-                return grids.study(name, seeds, out, device, epochs, scheduler, workers, tell)
+                folder = None if images is None else str(images.absolute())
+                return grids.study(name, seeds, out, device, epochs, scheduler, workers, folder, tell)
             except KeyboardInterrupt:
                 raise Interrupted(f"what is finished is kept in {out}; the same command goes on") from None
 
         _report(as_json, work, _compared)
 
-    rest = "On the digits: mechanics, no claim of accuracy. Each run is kept; the same command goes on."
+    rest = "Each run is kept; the same command goes on. On the digits: mechanics, no claim of accuracy."
     study_app.command(name, help=f"{about} {rest}")(study)
 
 
@@ -969,7 +973,7 @@ def _compared(result: Result) -> Group:
         shown["difference"] = "-" if interval is None else f"{row['difference']:+.1%}"
         shown["95 % interval"] = "-" if interval is None else f"{interval[0]:+.1%} .. {interval[1]:+.1%}"
         rows.append(shown)
-    return Group(_rows(rows), "mechanics: no claim of accuracy", f"all runs: {escape(str(result['file']))}")
+    return Group(_rows(rows), result["note"], f"all runs: {escape(str(result['file']))}")
 
 
 @app.command()

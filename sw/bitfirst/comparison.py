@@ -16,7 +16,6 @@ COLUMNS = ("study", "variant", "batch", "seed", "accuracy", "loss", "training_bi
 HEAD = ("method", "batch", "seeds", "failed", "validation accuracy, each seed", "mean", "bit-MACs to sgd's")
 DIFFERENCE = ("difference to sgd", "95 % interval")
 MARKS, LINES = "os^Dv", ("-", "--", ":")
-MECHANICS = "On the digits runs show mechanics: what a method saves, and that it trains. No ranking is claimed."
 
 
 def write(path: Path, out: Path) -> dict[str, Any]:
@@ -52,9 +51,8 @@ def write(path: Path, out: Path) -> dict[str, Any]:
         loader=PackageLoader("bitfirst"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("comparison.html.jinja").render(
-        note=MECHANICS,
         head=HEAD + DIFFERENCE,
-        studies={one["study"]: [cells(row) for row in one["table"]] for one in summaries},
+        studies={one["study"]: (one["note"], [cells(row) for row in one["table"]]) for one in summaries},
         plots=plots,
         file=path.name,
     )

@@ -228,10 +228,12 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def new_run(options: TrainOptions, device: Device | None) -> Run:
+def new_run(
+    options: TrainOptions, device: Device | None, network: Callable[[], nn.Module] = models.digits_resnet
+) -> Run:
     """The network and its optimiser, before the first step. The same weights with and without a device."""
     torch.manual_seed(options.seed)
-    net = models.digits_resnet()
+    net = network()
     if options.init is not None:
         _load_weights(net, options.init)
     if device is None:
