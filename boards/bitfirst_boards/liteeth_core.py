@@ -19,7 +19,7 @@ from .network import Network
 
 NAME = "liteeth"  #: of the Verilog module
 #: A word of 32 bits a cycle is more than the wire brings; LiteEth's core misses 125 MHz on ECP5.
-CLOCK_HZ = 75_000_000
+CLOCK_HZ = 50_000_000
 _FAMILY = "LFE5U-25F-6BG381C"  # any ECP5: it tells the generator which input and output cells there are
 #: What of RGMII is left out: the PHY's registers stay as its pins set them, and its reset is not the core's.
 _UNUSED = ("rst_n", "int_n", "mdio", "mdc")

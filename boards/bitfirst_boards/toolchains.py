@@ -53,7 +53,7 @@ class Toolchain:
     options    for `Platform.prepare`, besides those for all
     renamed    options of nextpnr that Amaranth writes as an older version took them
     finish     makes the netlist of yosys, in its file, what nextpnr is to take
-    router     of nextpnr's, where the one it would take is slow
+    placement  options of nextpnr for placing and routing
     clocked    nextpnr gets no constraint of the clock from Amaranth, and takes it as `--freq`
     """
 
@@ -66,7 +66,7 @@ class Toolchain:
     options: Mapping[str, str] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[Path], object] = lambda netlist: None
-    router: str = ""
+    placement: str = ""
     clocked: bool = False
 
     @property
@@ -87,7 +87,8 @@ TRELLIS = Toolchain(
     bram="DP16KD",
     dsp="MULT18X18D",
     finish=open_chains_of,
-    router="router2",  # `small` on ULX3S 85F: minutes, where router1 is not done after twenty
+    # nets of a large array are a third shorter than with "heap", and what is dense can be routed; router1 takes hours
+    placement=" --placer static --router router2",
 )
 ICESTORM = Toolchain(
     programs={
@@ -161,9 +162,7 @@ def versions(tools: Toolchain | None, link: str) -> dict[str, str]:
 
 def overrides(board: Board, tools: Toolchain, seed: int) -> dict[str, str]:
     """For `Platform.prepare`."""
-    nextpnr = f"--report {REPORT} --seed {seed}"
-    if tools.router:
-        nextpnr += f" --router {tools.router}"
+    nextpnr = f"--report {REPORT} --seed {seed}{tools.placement}"
     if tools.clocked:
         nextpnr += f" --freq {board.clock_khz / 1000:g}"
     options = dict(tools.options)
