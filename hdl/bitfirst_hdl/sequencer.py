@@ -108,7 +108,6 @@ class Waits(data.Struct):
     load_cells: 1  # a LOAD that writes the cells
     matmuls: 1
     walk_cells: 1  # a MATMUL that walks over the cells
-    late_walk_cells: 1  # or did so lately
     matmul_sums: 1  # MATMULs that have sums of the tiles to store
     readout: 1
     read_sums: 1  # a READ of the tiles
@@ -861,6 +860,7 @@ class Sequencer(wiring.Component):
             may_wait.eq(wanted),
             self._good.eq(self._check.status == Status.OK),
         ]
+        walked = walked_cells if self.config.gathers else walked_cells | lately_walked
         by_load = (
             (may_wait.load & self.gather_busy)
             | (may_wait.load_words & loading_words)
@@ -868,8 +868,7 @@ class Sequencer(wiring.Component):
         )
         by_matmul = (
             (may_wait.matmuls & self.engine_busy)
-            | (may_wait.walk_cells & walked_cells)
-            | (may_wait.late_walk_cells & lately_walked)
+            | (may_wait.walk_cells & walked)
             | (may_wait.matmul_sums & unfinished_sums)
         )
         by_read = (
@@ -901,7 +900,7 @@ class Sequencer(wiring.Component):
                 with m.Case(Space.PROGRAM):
                     m.d.comb += waits.matmuls.eq(1)
                 with m.Case(*([] if self.config.gathers else _CELLS)):
-                    m.d.comb += [waits.walk_cells.eq(1), waits.late_walk_cells.eq(1)]
+                    m.d.comb += waits.walk_cells.eq(1)
                 with m.Default():
                     m.d.comb += [waits.matmuls.eq(1), waits.readout.eq(1)]
             with m.Case(Opcode.LOAD), m.If(good):
