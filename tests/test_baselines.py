@@ -42,14 +42,14 @@ def shadows(unit, steps: Iterable[Step], constant: dict[str, int], idle: float, 
     async def bench(ctx) -> None:
         for name, value in constant.items():
             ctx.set(getattr(unit, name), value)
-        for now in range(cycle + unit.latency + 2):
-            operands = script[now].operands if now in script else {}
+        for tick in range(cycle + unit.latency + 2):
+            operands = script[tick].operands if tick in script else {}
             for name, value in operands.items():
                 member = getattr(unit, name)
                 pairs = zip(member, value, strict=True) if isinstance(value, list) else [(member, value)]
                 for signal, number in pairs:
                     ctx.set(signal, number)
-            arrived, coming = script.get(now - unit.latency), script.get(now - unit.latency + 1)
+            arrived, coming = script.get(tick - unit.latency), script.get(tick - unit.latency + 1)
             for name in "double", "negative":
                 ctx.set(getattr(unit.control, name), bool(arrived and getattr(arrived, name)))
             ctx.set(unit.control.valid, arrived is not None)

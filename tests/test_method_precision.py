@@ -19,13 +19,13 @@ from work import PERCEPTRON, Array, bit_macs
 def stages_by_definition(losses: list[float], epsilon: float, alpha: float) -> list[int]:
     """Numbers of the losses at which a stage ends, as ALGORITHMS define it: S is the mean of the first ten losses."""
     ends, begin = [], 0
-    for now, loss in enumerate(losses):
-        scale = sum(losses[: min(now + 1, 10)]) / min(now + 1, 10)
-        if now - begin < 4:
+    for number, loss in enumerate(losses):
+        scale = sum(losses[: min(number + 1, 10)]) / min(number + 1, 10)
+        if number - begin < 4:
             continue
-        if all(abs(loss - losses[now - k]) / scale <= epsilon for k in (1, 2, 3, 4)):
-            ends.append(now)
-            begin, epsilon = now + 1, epsilon * alpha
+        if all(abs(loss - losses[number - k]) / scale <= epsilon for k in (1, 2, 3, 4)):
+            ends.append(number)
+            begin, epsilon = number + 1, epsilon * alpha
     return ends
 
 
