@@ -138,7 +138,7 @@ BOARDS = {
         Board(
             name="ulx3s-45f",
             platform=ULX3S_45F_Platform,
-            clock_khz=40_000,
+            clock_khz=50_000,
             links=_ULX3S,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
@@ -147,7 +147,7 @@ BOARDS = {
         Board(
             name="ulx3s-85f",
             platform=ULX3S_85F_Platform,
-            clock_khz=40_000,
+            clock_khz=50_000,
             links=_ULX3S,
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
