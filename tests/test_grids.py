@@ -12,7 +12,8 @@ from bitfirst.errors import UsageError
 from bitfirst.grids import FILE, GRIDS, Grid, Runs, configurations, study, summary
 from bitfirst.training import TrainOptions
 
-SMALL = Grid({"sgd": "sgd", "smd": "smd:p=0.5,work=0.5", "smb": "smb:work=0.5"}, (8, 16))
+ALIKE = {"rate": 1.0, "images": grids.DIGITS}
+SMALL = Grid("", {"sgd": "sgd", "smd": "smd:p=0.5,work=0.5", "smb": "smb:work=0.5"}, (8, 16))
 
 
 @pytest.fixture
@@ -47,16 +48,16 @@ def test_a_study_trains_each_once_pairs_them_and_goes_on(small, tmp_path, monkey
         assert row["work"] == (pytest.approx(expected) if expected else row["work"])
     given, finished = [], grids.finished
 
-    def stopping(client, missing):
+    def stopping(client, missing, folder):
         given.append(missing)
-        for number, done in enumerate(finished(client, missing)):
+        for number, done in enumerate(finished(client, missing, folder)):
             if number == 5:
                 raise KeyboardInterrupt
             yield done
 
-    def watched(client, missing):
+    def watched(client, missing, folder):
         given.append(missing)
-        return finished(client, missing)
+        return finished(client, missing, folder)
 
     monkeypatch.setattr(grids, "finished", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -70,8 +71,56 @@ def test_a_study_trains_each_once_pairs_them_and_goes_on(small, tmp_path, monkey
     assert len(given) == 2
 
 
+def test_each_variant_tries_as_many_rates_and_keeps_what_validates_best(small, tmp_path, monkeypatch):
+    best = {"sgd": 2.0, "smd": 1.0, "smb": 0.5}
+
+    def run_one(one, folder):
+        good = one["rate"] == best[one["variant"]]
+        found = {"validation_accuracy": 0.5 + 0.1 * good, "accuracy": 0.9 - 0.1 * good}  # by test another would win
+        return found | {"training_bit_macs": 7, "wall_s": 1.0}
+
+    monkeypatch.setattr(grids, "run_one", run_one)
+    found = study("small", 2, tmp_path, "model:tiny?counting=0", 1, trials=3)
+    assert {(row["variant"], row["rate"], row["trials"]) for row in found["table"]} == {
+        (variant, rate, 3) for variant, rate in best.items()
+    }
+    assert all(row["accuracies"] == [0.8, 0.8] for row in found["table"]) and len(found["rows"]) == 12
+    runs = Runs(tmp_path / FILE)
+    assert len(runs.all("small")) == 6 * 3 + 6  # the first seed's trial is its run
+    assert summary("small", runs.all("small"))["table"] == found["table"]
+    runs.close()
+
+
+def test_a_file_of_another_length_is_refused(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "run_one", lambda one, folder: {"failed": "no", "wall_s": 1.0})
+    study("small", 2, tmp_path, "model:tiny?counting=0", 1)
+    with pytest.raises(UsageError, match="has this study with epochs = 1: choose another --out"):
+        study("small", 2, tmp_path, "model:tiny?counting=0", 2)
+
+
+def test_fine_tuning_begins_with_a_network_trained_on_the_other_half(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(GRIDS, "small", Grid("", {"sgd": "sgd", "last": "fconly"}, (8,), finetunes=True))
+    grids._begun.cache_clear()
+    begun, used = grids._begun, []
+
+    def watched(*told):
+        used.append(begun(*told))
+        return used[-1]
+
+    monkeypatch.setattr(grids, "_begun", watched)
+    all_layers, last = (grids.run_one(one) for one in configurations("small", 1, "model:tiny?counting=0", 1))
+    network, splits = used[0]
+    assert used[0] is used[1] and len(splits.train) == 32 and network() is not network()
+    first, second = data.halves(grids.data.digits().train)
+    assert not any((one == other).all() for one in first.images for other in second.images)
+    assert (splits.train.images == second.images).all()
+    assert 0 < last["training_bit_macs"] < all_layers["training_bit_macs"] / 2
+    untrained = grids.run_one(configurations("small", 1, "model:tiny?counting=0", 1)[0] | {"finetunes": False})
+    assert untrained["weights_sha256"] != all_layers["weights_sha256"]
+
+
 def test_a_row_of_the_file_has_all_that_made_it(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(grids, "run_one", lambda one: {"accuracy": 0.5, "training_bit_macs": 7})
+    monkeypatch.setattr(grids, "run_one", lambda one, folder: {"accuracy": 0.5, "training_bit_macs": 7, "wall_s": 1.0})
     study("small", 2, tmp_path, "model:tiny?counting=0", 1)
     with sqlite3.connect(tmp_path / FILE) as database:
         rows = database.execute("SELECT study, configuration, versions, split, result FROM runs").fetchall()
@@ -79,7 +128,11 @@ def test_a_row_of_the_file_has_all_that_made_it(small, tmp_path, monkeypatch):
     assert len(rows) == 12
     name, configuration, versions, split, result = rows[0]
     assert name == "small" and json.loads(configuration)["seed"] == 0 and json.loads(result)["accuracy"] == 0.5
-    assert set(json.loads(versions)) == {"bitfirst", "torch"} and json.loads(split)["reported"] == "validation"
+    assert set(json.loads(versions)) == {"bitfirst", "torch"} and json.loads(split) == {
+        "seed": data.SPLIT_SEED,
+        "tuned": "validation",
+        "reported": "test",
+    }
 
 
 def test_runs_are_those_of_the_main_job(small):
@@ -97,11 +150,13 @@ def test_runs_are_those_of_the_main_job(small):
 
 def test_a_run_that_diverges_is_told_and_not_averaged(small, monkeypatch):
     (one, *_) = configurations("small", 1, "model:tiny?counting=0", 1)
-    found = grids.run_one(one | {"lr": 1e9})
+    found = grids.run_one(one | {"rate": 1e9})
     assert "training has diverged" in found["failed"]
-    rows = [{"variant": "sgd", "batch": 8, "seed": seed, "accuracy": 0.5, "training_bit_macs": 4} for seed in (0, 1)]
-    rows += [{"variant": "x", "batch": 8, "seed": 0, **found}]
-    rows += [{"variant": "x", "batch": 8, "seed": 1, "accuracy": 0.25, "training_bit_macs": 3}]
+    rows = [
+        ALIKE | {"variant": "sgd", "batch": 8, "seed": seed, "accuracy": 0.5, "training_bit_macs": 4} for seed in (0, 1)
+    ]
+    rows += [ALIKE | {"variant": "x", "batch": 8, "seed": 0, **found}]
+    rows += [ALIKE | {"variant": "x", "batch": 8, "seed": 1, "accuracy": 0.25, "training_bit_macs": 3}]
     table = {row["variant"]: row for row in summary("small", rows)["table"]}
     assert (table["x"]["failed"], table["x"]["accuracies"], table["x"]["work"]) == (1, [0.25], 0.75)
     assert table["x"]["difference"] is None and table["sgd"]["difference_interval"] == [0.0, 0.0]
@@ -109,7 +164,7 @@ def test_a_run_that_diverges_is_told_and_not_averaged(small, monkeypatch):
 
 def test_differences_are_to_the_same_seed_and_batch():
     rows = [
-        {"variant": variant, "batch": batch, "seed": seed, "accuracy": accuracy, "training_bit_macs": 1}
+        ALIKE | {"variant": variant, "batch": batch, "seed": seed, "accuracy": accuracy, "training_bit_macs": 1}
         for variant, batch, accuracies in (("sgd", 8, (0.5, 0.7)), ("smd", 8, (0.4, 0.6)), ("sgd", 16, (0.1, 0.1)))
         for seed, accuracy in enumerate(accuracies)
     ]
@@ -125,24 +180,28 @@ def test_images_of_cifar_train_resnet_8_with_larger_batches(small, tmp_path, mon
         generator = torch.Generator().manual_seed(count)
         return data.Split(torch.rand(count, 3, 8, 8, generator=generator), torch.arange(count) % 10)
 
-    monkeypatch.setattr(grids.data, "cifar", lambda folder: data.Splits(split(80), split(20), split(20)))
-    monkeypatch.setitem(GRIDS, "small", Grid({"sgd": "sgd", "slu": "slu"}, (8,)))
-    found = study("small", 2, tmp_path, "model:tiny?counting=0", 1, images="copies")
+    whole = grids.data.Splits(split(80), split(20), split(20))
+    monkeypatch.setattr(grids.data, "cifar", lambda folder: whole)
+    monkeypatch.setitem(GRIDS, "small", Grid("", {"sgd": "sgd", "slu": "slu"}, (8,)))
+    found = study("small", 2, tmp_path, "model:tiny?counting=0", 1, folder="copies")
     assert [row["batch"] for row in found["table"]] == [32, 32] and len(found["rows"]) == 4
     (macs,) = {row["training_bit_macs"] for row in found["rows"] if row["variant"] == "sgd"}
     assert macs > 4 * max(
-        row["training_bit_macs"] for row in study("small", 2, tmp_path, "model:tiny?counting=0", 1)["rows"]
+        row["training_bit_macs"] for row in study("small", 2, tmp_path / "digits", "model:tiny?counting=0", 1)["rows"]
     )
     assert found["note"].endswith("under-trained, no ranking claimed")
-    good = [{"images": "copies", "variant": "sgd", "batch": 8, "seed": 0, "accuracy": 0.9, "training_bit_macs": 1}]
+    good = [
+        ALIKE
+        | {"images": grids.CIFAR, "variant": "sgd", "batch": 8, "seed": 0, "accuracy": 0.9, "training_bit_macs": 1}
+    ]
     assert summary("small", good)["note"] == "sgd reaches 90.0%"
 
 
 def test_all_grids_name_methods_that_there_are():
     for name, grid in GRIDS.items():
-        assert grids.REFERENCE in grid.methods and name in cli.GRIDS
-        for method in grid.methods.values():
-            TrainOptions(method=method)
+        assert grids.REFERENCE in grid.variants and cli.GRIDS[name] == grid.about
+        for given in grid.variants.values():
+            TrainOptions(**({"method": given} if isinstance(given, str) else given))
     assert set(cli.GRIDS) == set(GRIDS)
 
 
@@ -150,7 +209,7 @@ def test_all_grids_name_methods_that_there_are():
     ("how", "words"),
     [
         ("text", "is no file of a study"),
-        ("version", r"was written by another version \(99, not 1\)"),
+        ("version", r"was written by another version \(99, not 2\)"),
     ],
 )
 def test_other_files_are_refused(how, words, tmp_path):
@@ -189,7 +248,7 @@ def kept(path, changes=((0, 3, 6), (4, 8, 8))):
     runs = Runs(path)
     for seed in 0, 1:
         for variant, accuracy, work in ("sgd", 0.5 + 0.1 * seed, 400), ("pfq", 0.5, 100):
-            one = {"variant": variant, "method": variant, "seed": seed, "batch": 8}
+            one = ALIKE | {"variant": variant, "method": variant, "seed": seed, "batch": 8}
             history = [{"validation_accuracy": 0.2}, {"validation_accuracy": accuracy}]
             methods = {"pfq": {"changes": [list(change) for change in changes]}} if variant == "pfq" else {}
             result = {"accuracy": accuracy, "loss": 1.0, "training_bit_macs": work, "wall_s": 1.0}

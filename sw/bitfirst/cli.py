@@ -921,11 +921,17 @@ def report(
     _report(as_json, work, show)
 
 
+#: Studies of methods and what they are about: as `grids.GRIDS` has it, which is slow to import.
 GRIDS = {
     "smd": "SMD against SMB, over schedules of the learning rate and sizes of a batch.",
-    "slu": "SLU against stochastic depth and SkipNet.",
-    "pfq": "PFQ against static widths, stages by hand and in other orders, cycles, SBM, and 8 then 12 bits.",
+    "slu": "SLU, by how much it skips and how its gates learn, against stochastic depth and SkipNet.",
+    "psg-grid": "PSG's threshold and how many first bits predict, against exact signs.",
     "components": "E2-Train's parts, alone and together.",
+    "pfq": "PFQ against static widths, stages by hand and in other orders, cycles, SBM, and 8 then 12 bits.",
+    "pfq-grid": "PFQ's epsilon, alpha and stages.",
+    "dfq": "DFQ's options, their cap, what it aims at; FracTrain.",
+    "finetune": "Fine-tuning on one half of the images what fp32 has trained on the other: all layers, or the last.",
+    "methods": "All methods and baselines that train from the beginning.",
 }
 
 
@@ -933,6 +939,7 @@ def _add_grid(name: str, about: str) -> None:
     def study(
         seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
         epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
+        trials: Annotated[int, typer.Option(help="Learning rates that each row tries first, by validation.")] = 1,
         device: Device = "model?counting=0",
         scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler; here without it.")] = None,
         workers: Annotated[int, typer.Option(help="Processes here, where no scheduler is given.")] = 1,
@@ -945,10 +952,10 @@ def _add_grid(name: str, about: str) -> None:
         def work() -> Result:
             from . import grids
 
-            tell = Console(stderr=True).print
+            tell = Console(stderr=True, highlight=False).print
             try:
                 folder = None if images is None else str(images.absolute())
-                return grids.study(name, seeds, out, device, epochs, scheduler, workers, folder, tell)
+                return grids.study(name, seeds, out, device, epochs, scheduler, workers, folder, trials, tell)
             except KeyboardInterrupt:
                 raise Interrupted(f"what is finished is kept in {out}; the same command goes on") from None
 
@@ -968,10 +975,13 @@ def _compared(result: Result) -> Group:
     for row in result["table"]:
         interval = row["difference_interval"]
         shown = {"method": row["variant"], "batch": row["batch"], "seeds": row["seeds"], "failed": row["failed"]}
-        shown["validation accuracy"] = " ".join(f"{one:.1%}" for one in row["accuracies"]) or "-"
+        if row["trials"] > 1:
+            shown["rate"] = f"{row['rate']:g}"
+        shown["test accuracy"] = " ".join(f"{one:.1%}" for one in row["accuracies"]) or "-"
         shown["bit-MACs to sgd's"] = "-" if row["work"] is None else f"{row['work']:.3f}"
         shown["difference"] = "-" if interval is None else f"{row['difference']:+.1%}"
         shown["95 % interval"] = "-" if interval is None else f"{interval[0]:+.1%} .. {interval[1]:+.1%}"
+        shown["stages"] = "-" if row["stages"] is None else "{stages_visited} of {stages}".format(**row)
         rows.append(shown)
     return Group(_rows(rows), result["note"], f"all runs: {escape(str(result['file']))}")
 

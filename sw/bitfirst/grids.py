@@ -4,19 +4,21 @@ Digits show mechanics: what a method saves, and that it trains. What they say of
 networks say that are not trained far enough (`note`).
 """
 
+import copy
 import hashlib
 import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import bitfirst
 
@@ -25,101 +27,214 @@ from .device import Device
 from .errors import UsageError
 from .training import Meter, TrainOptions
 
-VERSION = 1  #: of the file
+DIGITS, CIFAR = "digits", "cifar10 (JPEG copy), 20000"  #: images of a study
+NETWORKS: dict[str, Callable[[], nn.Module]] = {DIGITS: models.digits_resnet, CIFAR: models.resnet8}
+VERSION = 2  #: of the file
 FILE = "study.sqlite"
 CIFAR_BATCH = 4
-TRAINED = 0.8  #: accuracy of the reference below which nothing is ranked
+TRAINED = 0.8  #: accuracy of ordinary training below which nothing is ranked
 TIMEOUT = "10s"  #: for a scheduler to answer
-REFERENCE = "sgd"
+HERE = "127.0.0.1"  #: where a cluster of this machine listens
+REFERENCE, FLOAT = "sgd", "fp32"
 WORK = "0.6666667"
+RATES = (1.0, 0.5, 2.0, 0.25, 4.0)  #: times the learning rates of `TrainOptions`: the trials of tuning, in their order
 BOARDS = ("serial", "udp", "usb")  #: devices of which a worker has one: it offers the resource `board`
+
+#: What a row trains with: a method as the command line takes it, or options of `TrainOptions`.
+Variant = str | dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """methods  by the name that tables have, as the command line takes them; `REFERENCE` is what differences are to
-    batches  sizes of a batch
+    """about      one line, for the command's help
+    variants   by the name that tables have; `REFERENCE` is what differences are to
+    batches    sizes of a batch
+    finetunes  each training begins with a network that fp32 has trained on one half of the images, and has the other
     """
 
-    methods: dict[str, str]
+    about: str
+    variants: dict[str, Variant]
     batches: tuple[int, ...] = (32,)
+    finetunes: bool = False
 
 
+def _psg(**options: Any) -> dict[str, Any]:
+    return {"method": "psg", **options}
+
+
+_SMB = {f"smb {schedule}": f"smb:work={WORK},schedule={schedule}" for schedule in ("scaled", "truncated", "raised")}
+_PFQ, _FRACTRAIN = (f"{name}:every=11,epsilon=0.1,alpha=0.8" for name in ("pfq", "fractrain"))
+_PRECISION = {
+    "static 8/8": "static",
+    "pfq": _PFQ,
+    "by hand": "byhand",
+    "by hand, reversed": "byhand:order=reversed",
+    "by hand, random": "byhand:order=random",
+    "cpt": "cpt",
+    "8 then 12": "int8int12",
+}
+_E2TRAIN = {"e2train": "e2train", "e2train + swa": "e2train:swa=true"}
 GRIDS = {
     "smd": Grid(
-        {
-            REFERENCE: "sgd",
-            "smd": f"smd:p=0.5,work={WORK}",
-            "smb scaled": f"smb:work={WORK}",
-            "smb truncated": f"smb:work={WORK},schedule=truncated",
-            "smb raised": f"smb:work={WORK},schedule=raised",
-        },
+        "SMD against SMB, over schedules of the learning rate and sizes of a batch.",
+        {REFERENCE: "sgd", "smd": f"smd:p=0.5,work={WORK}", **_SMB},
         (16, 32, 64),
     ),
     "slu": Grid(
-        {REFERENCE: "sgd", "slu": "slu:skip=0.4", "stochastic depth": "sd:last=0.5", "skipnet": "skipnet"},
-    ),
-    "pfq": Grid(
+        "SLU, by how much it skips and how its gates learn, against stochastic depth and SkipNet.",
         {
             REFERENCE: "sgd",
-            "sbm": "sbm",
-            "static 8/8": "static",
-            "pfq": "pfq:every=11,epsilon=0.1,alpha=0.8",
-            "by hand": "byhand",
-            "by hand, reversed": "byhand:order=reversed",
-            "by hand, random": "byhand:order=random",
-            "cpt": "cpt",
-            "8 then 12": "int8int12",
+            **{f"slu, skip {skip}": f"slu:skip={skip}" for skip in (0.2, 0.4, 0.6)},
+            "slu, probe": "slu:gate_gradient=probe",
+            "slu, full": "slu:gate_gradient=full",
+            "slu, full, norm of all": "slu:gate_gradient=full,bn=all",
+            **{f"stochastic depth, last {last}": f"sd:last={last}" for last in (0.8, 0.5, 0.2)},
+            "skipnet": "skipnet",
+        },
+    ),
+    "psg-grid": Grid(
+        "PSG's threshold and how many first bits predict, against exact signs.",
+        {
+            REFERENCE: "sgd",
+            "exact signs": "signsgd",
+            **{f"beta {beta}": _psg(beta=beta) for beta in (0.0, 0.0125, 0.025, 0.05, 0.1, 0.2)},
+            **{f"bits {bits}": _psg(predictor=f"{bits} round") for bits in ("2x6", "3x8", "4x6", "4x10", "6x12")},
         },
     ),
     "components": Grid(
+        "E2-Train's parts, alone and together.",
         {
             REFERENCE: "sgd",
             "smd": f"smd:work={WORK}",
             "slu": "slu",
             "psg": "psg",
             "smd + slu": f"smd:work={WORK}+slu",
+            "smd + psg": f"smd:work={WORK}+psg",
             "slu + psg": "slu+psg",
+            **_E2TRAIN,
+        },
+    ),
+    "pfq": Grid(
+        "PFQ against static widths, stages by hand and in other orders, cycles, SBM, and 8 then 12 bits.",
+        {REFERENCE: "sgd", "sbm": "sbm", **_PRECISION},
+    ),
+    "pfq-grid": Grid(
+        "PFQ's epsilon, alpha and stages.",
+        {
+            REFERENCE: "sgd",
+            **{
+                f"epsilon {epsilon}, alpha {alpha}": f"pfq:every=11,epsilon={epsilon},alpha={alpha}"
+                for epsilon in (0.05, 0.1, 0.2)
+                for alpha in (0.3, 0.8)
+            },
+            **{
+                f"stages {stages}": f"{_PFQ},schedule={stages}"
+                for stages in ("3-8/6-8", "4-8/8-8", "3-4-6-8/8-8-8-8", "6-8/8-8")
+            },
+        },
+    ),
+    "dfq": Grid(
+        "DFQ's options, their cap, what it aims at; FracTrain.",
+        {
+            REFERENCE: "sgd",
+            "static 8/8": "static",
+            "dfq": "dfq",
+            "dfq, cap 8": "dfq:cap=8",
+            "dfq, skipping": "dfq:options=0-3-4-6/0-6-8-12",
+            "dfq, imagenet's": "dfq:options=3-4-6-8/6-8-12-16,weights=6",
+            "dfq, one option": "dfq:options=4/8",
+            "dfq, target 2": "dfq:target=2.0",
+            "fractrain": _FRACTRAIN,
+            "fractrain, cap 8": f"{_FRACTRAIN},cap=8",
+        },
+    ),
+    "finetune": Grid(
+        "Fine-tuning on one half of the images what fp32 has trained on the other: all layers, or the last.",
+        {
+            REFERENCE: "sgd",
+            FLOAT: "fp32",
             "e2train": "e2train",
-            "e2train + swa": "e2train:swa=true",
+            "fractrain": _FRACTRAIN,
+            "last layer, fp32": "fconly:bits=none",
+            "last layer, 8 bits": "fconly",
+            "last layer, 8 bits, kept": "fconly:cached=true",
+        },
+        finetunes=True,
+    ),
+    "methods": Grid(
+        "All methods and baselines that train from the beginning.",
+        {
+            REFERENCE: "sgd",
+            FLOAT: "fp32",
+            "fp16": "fp16",
+            "sbm": "sbm",
+            "swa": "swa",
+            "smd": f"smd:work={WORK}",
+            **_SMB,
+            "slu": "slu",
+            "stochastic depth": "sd",
+            "skipnet": "skipnet",
+            "exact signs": "signsgd",
+            "psg": "psg",
+            **_E2TRAIN,
+            **_PRECISION,
+            "dfq": "dfq",
+            "fractrain": _FRACTRAIN,
         },
     ),
 }
 
 
-def configurations(name: str, seeds: int, device: str, epochs: int, images: str | None = None) -> list[dict[str, Any]]:
-    """What each run is told, seed by seed: the name of its row, folder of `images` (None: the digits), and options of
-    `TrainOptions`. A batch of CIFAR-10's is `CIFAR_BATCH` times as large.
+def configurations(name: str, seeds: int, device: str, epochs: int, images: str = DIGITS) -> list[dict[str, Any]]:
+    """What each run is told, seed by seed: the name of its row, which images, whether a network that is trained already
+    is tuned, by which of `RATES` the learning rates are multiplied, and options of `TrainOptions`. A batch of
+    CIFAR-10's is `CIFAR_BATCH` times as large.
     """
     grid = GRIDS[name]
-    common = {"device": device, "epochs": epochs} | ({} if images is None else {"images": images})
+    common = {"images": images, "finetunes": grid.finetunes, "rate": RATES[0], "device": device, "epochs": epochs}
     return [
-        {"variant": variant, "method": method, "seed": seed, "batch": batch} | common
+        {"variant": variant, **_options(given), "seed": seed, "batch": batch} | common
         for seed in range(seeds)
-        for batch in (size if images is None else CIFAR_BATCH * size for size in grid.batches)
-        for variant, method in grid.methods.items()
+        for batch in (size if images == DIGITS else CIFAR_BATCH * size for size in grid.batches)
+        for variant, given in grid.variants.items()
     ]
 
 
-def run_one(configuration: dict[str, Any]) -> dict[str, Any]:
-    """One training, judged by the validation split: what came of it."""
-    options = TrainOptions(**{key: value for key, value in configuration.items() if key not in ("variant", "images")})
-    started, splits = time.monotonic(), splits_of(configuration.get("images"))
-    network = models.digits_resnet if configuration.get("images") is None else models.resnet8
+def _options(given: Variant) -> dict[str, Any]:
+    return {"method": given} if isinstance(given, str) else given
+
+
+OWN = ("variant", "images", "finetunes", "rate")  #: of a configuration, beside the options of `TrainOptions`
+
+
+def run_one(configuration: dict[str, Any], folder: str | None = None) -> dict[str, Any]:
+    """One training: what came of it. Learning rates are tuned by its validation split, and its test split is reported.
+
+    folder  of the images, where they are not the digits
+    """
+    options = TrainOptions(**{key: value for key, value in configuration.items() if key not in OWN})
+    rate = configuration["rate"]
+    options = replace(options, lr=rate * options.lr, lr_signs=rate * options.lr_signs)
+    started, splits = time.monotonic(), splits_of(folder)
+    network = NETWORKS[configuration["images"]]
     try:
         with training.host_settings(options.threads), bitfirst.open(options.device) as board:
+            if configuration["finetunes"]:
+                network, splits = _begun(configuration["images"], folder, options.seed, options.epochs, options.batch)
             run = training.new_run(options, board, network)
             work = _Work(board)
             training.fit(run, splits, options, work.step, work.epoch)
             net = run.method.result(run.net, data.batches(splits.train, options.batch, options.seed, 0))
-            accuracy = run.history[-1]["validation_accuracy"]
+            validation_accuracy = run.history[-1]["validation_accuracy"]
             if net is not run.net:  # such as a mean of weights
-                accuracy = training.evaluate(net, splits.validation)
+                validation_accuracy = training.evaluate(net, splits.validation)
             counters = _counters(run.meter)
+            accuracy = training.evaluate(net, splits.test)
     except UsageError as error:  # it diverged: what failed is told, too
         return {"failed": str(error), "wall_s": time.monotonic() - started}
     return {
         "accuracy": accuracy,
+        "validation_accuracy": validation_accuracy,
         "loss": run.history[-1]["loss"],
         "training_bit_macs": work.done,
         "counters": counters,
@@ -130,10 +245,23 @@ def run_one(configuration: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1)
+def _begun(
+    images: str, folder: str | None, seed: int, epochs: int, batch: int
+) -> tuple[Callable[[], nn.Module], data.Splits]:
+    """Makes copies of a network that fp32 has trained on one half of the images; and the other half, to train with."""
+    splits = splits_of(folder)
+    first, second = data.halves(splits.train)
+    options = TrainOptions(seed=seed, epochs=epochs, batch=batch)
+    run = training.new_run(options, None, NETWORKS[images])
+    training.fit(run, replace(splits, train=first), options)
+    return partial(copy.deepcopy, run.net), replace(splits, train=second)
+
+
 @cache
-def splits_of(images: str | None) -> data.Splits:
+def splits_of(folder: str | None) -> data.Splits:
     """The digits; or of a folder with JPEG copies of CIFAR-10, 20,000 images to train (`data.cifar`)."""
-    return data.digits() if images is None else data.cifar(Path(images))
+    return data.digits() if folder is None else data.cifar(Path(folder))
 
 
 class _Work:
@@ -182,17 +310,23 @@ class Runs:
 
     def add(self, study: str, configuration: dict[str, Any], result: dict[str, Any]) -> None:
         versions = {"bitfirst": version("bitfirst"), "torch": torch.__version__}
-        row = study, configuration, versions, {"seed": data.SPLIT_SEED, "reported": "validation"}, result
+        row = (
+            study,
+            configuration,
+            versions,
+            {"seed": data.SPLIT_SEED, "tuned": "validation", "reported": "test"},
+            result,
+        )
         texts = [part if isinstance(part, str) else json.dumps(part) for part in row]
         self._database.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?)", (identity(configuration), *texts))
         self._database.commit()
 
     def all(self, study: str) -> list[dict[str, Any]]:
-        """What runs were told, and what came of them, in one dictionary each; as they came."""
+        """What runs were told, and what came of them, in one dictionary each, with its "id"; as they came."""
         rows = self._database.execute(
-            "SELECT configuration, result FROM runs WHERE study = ? ORDER BY rowid", (study,)
+            "SELECT id, configuration, result FROM runs WHERE study = ? ORDER BY rowid", (study,)
         ).fetchall()
-        return [json.loads(configuration) | json.loads(result) for configuration, result in rows]
+        return [{"id": one} | json.loads(configuration) | json.loads(result) for one, configuration, result in rows]
 
     def studies(self) -> list[str]:
         """Names, as they came."""
@@ -226,7 +360,13 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
             yield client
         return
     local = LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=workers > 1, dashboard_address=":0", memory_limit=None
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=workers > 1,
+        host=HERE if workers > 1 else None,
+        dashboard_address=f"{HERE}:0",
+        worker_dashboard_address=f"{HERE}:0",
+        memory_limit=None,
     )
     with local, Client(local) as client:
         yield client
@@ -240,47 +380,92 @@ def study(
     epochs: int = 6,
     scheduler: str | None = None,
     workers: int = 1,
-    images: str | None = None,
+    folder: str | None = None,
+    trials: int = 1,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """All runs of `GRIDS[name]` that `out`/`FILE` does not have yet; then `summary`.
 
+    folder  with JPEG copies of CIFAR-10; None: the digits
+    trials  each variant tries so many of `RATES` with the first seed; all seeds have the one that validated best
+
     Runs are kept as they come, so that a study that was stopped goes on. Raises `UsageError` for an unknown name, fewer
-    than 2 seeds, and a file that is not a study's.
+    than 2 seeds, and a file that is not a study's, or holds this study with another device, length or images.
     """
     if name not in GRIDS:
         raise UsageError(f"study {name!r} is unknown; choose from {', '.join(GRIDS)}")
     if seeds < 2 or epochs < 1 or workers < 1:
         raise UsageError(f"seeds = {seeds}, epochs = {epochs}, workers = {workers}: choose at least 2, 1 and 1")
-    wanted = configurations(name, seeds, device, epochs, images)
-    if images is not None:
-        splits_of(images)  # what is wrong with them is said before anything begins
+    if not 1 <= trials <= len(RATES):
+        raise UsageError(f"trials = {trials}: choose 1 to {len(RATES)}")
+    wanted = configurations(name, seeds, device, epochs, DIGITS if folder is None else CIFAR)
+    splits_of(folder)  # what is wrong with them is said before anything begins
     runs = Runs(out / FILE)
     try:
-        known = runs.known()
-        missing = [one for one in wanted if identity(one) not in known]
-        tell(f"{len(wanted)} runs, {len(missing)} to do")
-        if missing:
-            with cluster(scheduler, workers) as client:
-                for configuration, result in finished(client, missing):
-                    runs.add(name, configuration, result)
-                    how = result.get("failed") or f"validation accuracy {result['accuracy']:.2%}"
-                    tell("{variant}, batch {batch}, seed {seed}: ".format(**configuration) + how)
-        ids = {identity(one) for one in wanted}
-        keys = wanted[0].keys()
-        rows = [row for row in runs.all(name) if identity({key: row[key] for key in keys if key in row}) in ids]
+        _check_alike(runs, name, wanted[0])
+        tries: list[dict[str, Any]] = []
+        if trials > 1:
+            tries = [one | {"rate": rate} for rate in RATES[:trials] for one in wanted if one["seed"] == 0]
+            _complete(runs, name, tries, scheduler, workers, folder, tell)
+            rates = tuned(runs.all(name), RATES[:trials])
+            wanted = [one | {"rate": rates[one["variant"], one["batch"]]} for one in wanted]
+        _complete(runs, name, wanted, scheduler, workers, folder, tell)
+        ids = {identity(one) for one in tries + wanted}
+        rows = [row for row in runs.all(name) if row["id"] in ids]
     finally:
         runs.close()
     return summary(name, rows) | {"file": str(out / FILE)}
 
 
-def finished(client: Any, missing: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _check_alike(runs: "Runs", name: str, one: dict[str, Any]) -> None:
+    for row in runs.all(name)[:1]:
+        for key in "device", "epochs", "images":
+            if row[key] != one[key]:
+                raise UsageError(f"{runs.path} has this study with {key} = {row[key]}: choose another --out")
+
+
+def _complete(
+    runs: "Runs",
+    name: str,
+    wanted: list[dict[str, Any]],
+    scheduler: str | None,
+    workers: int,
+    folder: str | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Trains what `runs` does not have."""
+    known = runs.known()
+    missing = [one for one in wanted if identity(one) not in known]
+    tell(f"{len(wanted)} runs, {len(missing)} to do")
+    if not missing:
+        return
+    with cluster(scheduler, workers) as client:
+        for configuration, result in finished(client, missing, folder):
+            runs.add(name, configuration, result)
+            how = result.get("failed") or "accuracy {accuracy:.2%}, {wall_s:.0f} s".format(**result)
+            tell("{variant}, batch {batch}, seed {seed}, rate {rate:g}: ".format(**configuration) + how)
+
+
+def tuned(rows: list[dict[str, Any]], rates: tuple[float, ...] = RATES) -> dict[tuple[str, int], float]:
+    """By variant and batch, the one of `rates` with which the first seed validated best; of equal ones the first."""
+    found: dict[tuple[str, int], tuple[float, int, float]] = {}
+    for row in rows:
+        if row["seed"] == 0 and row["rate"] in rates:
+            good = row.get("validation_accuracy", -1.0), -rates.index(row["rate"]), row["rate"]
+            key = row["variant"], row["batch"]
+            found[key] = max(found.get(key, good), good)
+    return {key: rate for key, (_, _, rate) in found.items()}
+
+
+def finished(
+    client: Any, missing: list[dict[str, Any]], folder: str | None = None
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Each configuration with its result, as soon as it is there."""
     from distributed import as_completed
 
     board = missing[0]["device"].partition(":")[0] in BOARDS
     resources = {"board": 1} if board else None
-    futures = {client.submit(run_one, one, pure=False, resources=resources): one for one in missing}
+    futures = {client.submit(run_one, one, folder, pure=False, resources=resources): one for one in missing}
     for future in as_completed(list(futures)):
         yield futures[future], future.result()
 
@@ -288,24 +473,40 @@ def finished(client: Any, missing: list[dict[str, Any]]) -> Iterator[tuple[dict[
 # comparison
 def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """{"study", "rows", "table", "note"}: a row of the table for each variant and size of a batch, with every seed's
-    accuracy, and where there are two or more the mean difference to the reference of the same seed with its 95 %
-    interval; `work` is that of its training steps, as a share of the reference's.
+    test accuracy, and where there are two or more the mean difference to the reference of the same seed with its 95 %
+    interval; `work` is that of its training steps, as a share of the reference's (None: the device did none), `rate`
+    what the learning rates were multiplied by, `trials` how many were tried, `stages` and `stages_visited` (the fewest
+    of a seed) those of precision. Runs that tuning did not choose are left out.
     """
-    table = []
-    for variant, batch in dict.fromkeys((row["variant"], row["batch"]) for row in rows):
-        own = [row for row in rows if (row["variant"], row["batch"]) == (variant, batch)]
-        reference = {row["seed"]: row for row in rows if (row["variant"], row["batch"]) == (REFERENCE, batch)}
-        table.append({"variant": variant, "batch": batch, **_compared(own, reference)})
-    table.sort(key=lambda row: (row["batch"], row["variant"] != REFERENCE, row["variant"]))
-    return {"study": name, "rows": rows, "table": table, "note": note(rows, table)}
+    rates, table = tuned(rows), []
+    chosen = [row for row in rows if row["rate"] == rates.get((row["variant"], row["batch"]))]
+    for variant, batch in rates:
+        own = [row for row in chosen if (row["variant"], row["batch"]) == (variant, batch)]
+        reference = {row["seed"]: row for row in chosen if (row["variant"], row["batch"]) == (REFERENCE, batch)}
+        tried = {row["rate"] for row in rows if (row["variant"], row["batch"]) == (variant, batch)}
+        about = {"variant": variant, "batch": batch, "rate": rates[variant, batch], "trials": len(tried)}
+        table.append(about | _compared(own, reference) | _stages(own))
+    order = list(GRIDS[name].variants) if name in GRIDS else []
+    table.sort(key=lambda row: (row["batch"], order.index(row["variant"]) if row["variant"] in order else 0))
+    return {"study": name, "rows": chosen, "table": table, "note": note(chosen, table)}
 
 
 def note(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> str:
     """What the table claims."""
-    if any(row.get("images") is None for row in rows):
+    if any(row["images"] == DIGITS for row in rows):
         return "digits: mechanics, no claim of accuracy"
-    best = max((row["accuracy"] or 0.0 for row in table if row["variant"] == REFERENCE), default=0.0)
-    return f"{REFERENCE} reaches {best:.1%}" + ("" if best >= TRAINED else ": under-trained, no ranking claimed")
+    ordinary = FLOAT if any(row["variant"] == FLOAT for row in table) else REFERENCE
+    best = max((row["accuracy"] or 0.0 for row in table if row["variant"] == ordinary), default=0.0)
+    return f"{ordinary} reaches {best:.1%}" + ("" if best >= TRAINED else ": under-trained, no ranking claimed")
+
+
+def _stages(rows: list[dict[str, Any]]) -> dict[str, int | None]:
+    """How many stages of precision there are, and how many every seed visited; None for methods without."""
+    found = [part for row in rows for part in row.get("methods", {}).values() if "stages" in part]
+    return {
+        "stages": max((part["stages"] for part in found), default=None),
+        "stages_visited": min((part["stages_visited"] for part in found), default=None),
+    }
 
 
 def _compared(rows: list[dict[str, Any]], reference: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -323,7 +524,7 @@ def _compared(rows: list[dict[str, Any]], reference: dict[int, dict[str, Any]]) 
     pairs = [(row, reference[row["seed"]]) for row in done if "accuracy" in reference.get(row["seed"], {})]
     if pairs:
         ours, theirs = (sum(row["training_bit_macs"] for row in part) for part in zip(*pairs, strict=True))
-        found["work"] = ours / theirs if theirs else None
+        found["work"] = ours / theirs if ours and theirs else None
     if len(pairs) > 1:
         mean, low, high = training.interval([row["accuracy"] - other["accuracy"] for row, other in pairs])
         found |= {"difference": mean, "difference_interval": [low, high]}
