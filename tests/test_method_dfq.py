@@ -284,6 +284,49 @@ def test_the_gates_learn_by_the_score_of_their_choices(monkeypatch):
     assert wanted.abs().max() > 1e-3
 
 
+def test_one_choice_for_a_batch_learns_by_the_score_of_its_mean_loss():
+    """Mean over the choices against the gradient of the expectation; whatever the usual loss is, in float64."""
+    method = DFQ("3-6/6-8", beta=0.05, target=100.0, per="batch")
+    net = convert(residual_perceptron(1), ReferenceDevice(), method)
+    gates = method.gates.double()
+    pooled = torch.rand(2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    losses = torch.tensor([[1.0, 0.2], [0.5, 0.9]], dtype=torch.float64)  # of a sample, by the option
+    costs = torch.tensor([cost_of(pair, 4) for pair in method.options])
+    gates.costs[0] = 1
+
+    def logits():
+        hidden, _ = gates.lstm(gates.inputs[0](pooled))
+        return gates.output(hidden).mean(0, keepdim=True)
+
+    def gradients():
+        return torch.cat([parameter.grad.flatten() for parameter in gates.parameters()])
+
+    (functional.softmax(logits(), 1) * (losses.mean(0) - 0.05 * costs)).sum().backward()
+    wanted = gradients()
+    for usual in 0.0, 3.0:
+        net.zero_grad()
+        method._labels = torch.zeros(2)
+        for one in range(2):
+            method._usual = usual
+            gates.choices = [bitfirst.methods.dfq.Choice(logits(), torch.tensor([one, one]))]
+            method.loss = lambda scores, y, one=one: losses[:, one]
+            likely = gates.choices[0].log_probability.exp().item()
+            (likely * method.penalty(net)).backward()
+            loss = losses[:, one].mean().item() - 0.05 * costs[one].item()
+            assert method._usual == pytest.approx(0.9 * usual + 0.1 * loss)
+        torch.testing.assert_close(gradients(), wanted, rtol=1e-5, atol=1e-9)
+    assert wanted.abs().max() > 1e-3
+
+
+def test_one_choice_for_a_batch_is_one_bucket():
+    method = DFQ(per="batch", seed=4)
+    net = network(method)
+    bitfirst.train(net, few(6), optimizer_of(net, method), method)
+    chosen = [sum(count > 0 for count in counts) for counts in method.counts]
+    assert method.summary()["buckets"] == 1.0 and max(chosen) > 1
+    assert all(count % 8 == 0 for counts in method.counts for count in counts)
+
+
 def test_costs_are_those_of_32_bit_products():
     assert cost_of(Pair(8, 8), 8) == pytest.approx(6.25)
     assert cost_of(Pair(8, 16), 8) == pytest.approx(10.42, abs=0.005)
@@ -320,12 +363,13 @@ def test_fractrains_target_rises_when_the_loss_stalls():
     assert FracTrain.__mro__[1] is DFQ and method.summary()["stages_visited"] == 4
 
 
-def small_fractrain() -> Method:
-    return Compose([SMD(seed=1), FracTrain(every=2, epsilon=9.0, options="0-3-6/0-6-8", seed=1), SignSGD()])
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_fractrain_resumes_with_signs_and_dropped_batches(per, monkeypatch, tmp_path):
+    def small() -> Method:
+        fractrain = FracTrain(every=2, epsilon=9.0, options="0-3-6/0-6-8", per=per, seed=1)
+        return Compose([SMD(seed=1), fractrain, SignSGD()])
 
-
-def test_fractrain_resumes_with_signs_and_dropped_batches(monkeypatch, tmp_path):
-    whole, resumed = interrupted_and_not(small_fractrain, monkeypatch, tmp_path, "signsgd")
+    whole, resumed = interrupted_and_not(small, monkeypatch, tmp_path, "signsgd")
     assert resumed["weights_sha256"] == whole["weights_sha256"]
     assert resumed["method"] == whole["method"]
 
@@ -358,6 +402,7 @@ def test_conflicts(methods, words):
         (lambda: DFQ(weights=1), "weight: 1 bits"),
         (lambda: DFQ("3-17/6-6"), "17 bits"),
         (lambda: DFQ(target=0), "target = 0"),
+        (lambda: DFQ(per="epoch"), "per 'epoch' is unknown: choose from sample, batch"),
         (lambda: FracTrain((2.0, 1.0)), "give rising costs"),
         (
             lambda: convert(nn.Linear(2, 2), ReferenceDevice(), DFQ()),

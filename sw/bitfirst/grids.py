@@ -142,6 +142,7 @@ GRIDS = {
             "dfq, cap 8": "dfq:cap=8",
             "dfq, skipping": "dfq:options=0-3-4-6/0-6-8-12",
             "dfq, imagenet's": "dfq:options=3-4-6-8/6-8-12-16,weights=6",
+            "dfq, per batch": "dfq:per=batch",
             "dfq, one option": "dfq:options=4/8",
             "dfq, target 2": "dfq:target=2.0",
             "fractrain": _FRACTRAIN,

@@ -112,13 +112,17 @@ class GatedMethod(Method):
         gradient of the choices' `log_probability` (of each sample). That is the gradient where a sample's loss depends
         on its own choices alone; batch norm makes it depend on the others' too, and then it is biased.
         """
+        losses = self._losses(costs)
+        others = (losses.sum() - losses) / max(len(losses) - 1, 1)
+        expected = ((losses - others) * log_probability).mean()
+        return costs.mean() + expected - expected.detach()
+
+    def _losses(self, costs: torch.Tensor) -> torch.Tensor:
+        """Of each sample in the latest pass, with its cost; no gradient."""
         if self._labels is None or len(self._labels) != len(costs):
             raise UsageError("the gates' gradient by score needs the labels: take the batches from method.loader(data)")
         with torch.no_grad():
-            losses = self.loss(self.gates.scores, self._labels) + costs
-            others = (losses.sum() - losses) / max(len(losses) - 1, 1)
-        expected = ((losses - others) * log_probability).mean()
-        return costs.mean() + expected - expected.detach()
+            return self.loss(self.gates.scores, self._labels) + costs
 
     def _passed(self) -> list[Any]:
         """The choices of the latest pass. Raises `UsageError` where there was none."""

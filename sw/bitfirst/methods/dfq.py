@@ -23,6 +23,8 @@ from .sign_sgd import DEVICE
 CIFAR, IMAGENET = "3-4-4-6-6/6-6-8-8-12", "3-4-6-8/6-8-12-16"  #: FracTrain's options, with weights of 4 and of 6 bits
 HIDDEN, WIDTH = 32, 16  #: of the gates
 FULL_BITS = 32  #: of what costs are compared to
+PER = SAMPLE, BATCH = "sample", "batch"
+BASELINE_MOMENTUM = 0.9  #: of the mean of batches' losses that one batch's is compared to
 
 
 def cost_of(pair: Pair, weights: int) -> float:
@@ -33,21 +35,24 @@ def cost_of(pair: Pair, weights: int) -> float:
 
 @dataclass
 class Choice:
-    """What one block did in the latest pass: logits [n, options], option int64 [n]."""
+    """Of one block in the latest pass: logits [n, options], of one choice for all [1, options]; option int64 [n]."""
 
     logits: torch.Tensor
     option: torch.Tensor
 
     @property
     def log_probability(self) -> torch.Tensor:
-        """Of having chosen so, [n]."""
-        return functional.log_softmax(self.logits, 1).gather(1, self.option[:, None]).squeeze(1)
+        """Of having chosen so, [n]; of one choice [1]."""
+        option = self.option[: len(self.logits), None]
+        return functional.log_softmax(self.logits, 1).gather(1, option).squeeze(1)
 
 
 class PrecisionGates(BlockGates):
     """The gates of blocks whose samples have widths of their own: C -> 32, ReLU, 32 -> 16 of each block, one logit for
     each option.
     """
+
+    per_batch = False  #: one choice for all samples of a pass
 
     def __init__(self, blocks: list[Residual], options: tuple[Pair, ...], weights: int, seed: int) -> None:
         inputs = (
@@ -59,7 +64,9 @@ class PrecisionGates(BlockGates):
 
     def block(self, number: int, block: Residual, x: torch.Tensor) -> torch.Tensor:
         logits = self.logits(number, block, x)
-        option = self._choose(functional.softmax(logits.detach(), 1))
+        if self.per_batch:
+            logits = logits.mean(0, keepdim=True)
+        option = self._choose(functional.softmax(logits.detach(), 1)).expand(len(x))
         self.choices.append(Choice(logits, option))
         computed = torch.tensor([pair.forward > 0 for pair in self.options])[option]
         with _in_buckets(block, self.buckets(option[computed])):
@@ -113,12 +120,14 @@ class DFQ(GatedMethod):
     target   cost that is aimed at, in per cent of 32-bit products (`cost_of`), by the blocks' MACs
     beta     of the penalty: beta times the cost, negative where it is below the target
     cap      no width of an option is above it; None: as they are
+    per      "sample"; "batch": one choice in each block for all samples of a batch, by the mean of their logits
     loss     of each sample: of scores [n, classes] and labels [n]
     seed     of the gates' choices
 
     In training the gates choose by chance and learn by the score function, with the mean of the batch's other samples
-    as the baseline, which needs no result of what is not chosen; the released code computes all options. In evaluation
-    they take the likeliest.
+    as the baseline, which needs no result of what is not chosen; the released code computes all options. With
+    per="batch" it is the batch's mean loss, and the baseline is a moving mean of those before; what batch norm shares
+    among the samples does no harm then. In evaluation they take the likeliest.
     """
 
     roles = ("precision", "blocks")
@@ -130,9 +139,12 @@ class DFQ(GatedMethod):
         target: float = 3.0,
         beta: float = 1e-3,
         cap: int | None = None,
+        per: str = SAMPLE,
         loss: SampleLoss = cross_entropies,
         seed: int = 0,
     ) -> None:
+        if per not in PER:
+            raise UsageError(f"per {per!r} is unknown: choose from {', '.join(PER)}")
         if not (target > 0 and beta >= 0 and (cap is None or cap >= 2)):
             raise UsageError(
                 f"target = {target}, beta = {beta}, cap = {cap}: choose above 0, 0 or more, 2 bits or more"
@@ -144,8 +156,9 @@ class DFQ(GatedMethod):
                 raise UsageError(f"option {pair.forward}/{pair.backward}: 0 on both sides skips the block")
             _ = Bits(pair.forward or 1, weights, pair.backward or 2)
         super().__init__(loss, seed)
-        self.weights, self.target, self.beta = weights, target, beta
+        self.weights, self.target, self.beta, self.per = weights, target, beta, per
         self.passes = self.dispatched = 0
+        self._usual: float | None = None  # mean of the batches' losses before
 
     def refuses(self, other: Method) -> str | None:
         if isinstance(other, PSG):
@@ -168,6 +181,7 @@ class DFQ(GatedMethod):
         if len(self.gates.options) != len(self.options):
             raise UsageError(f"the network's gates have {len(self.gates.options)} options, not {len(self.options)}")
         self.gates.options, self.gates.weights = self.options, self.weights
+        self.gates.per_batch = self.per == BATCH
         for number, block in enumerate(blocks):
             block.dispatch = self.gates, number
             for layer in _residual_layers(block):
@@ -184,7 +198,17 @@ class DFQ(GatedMethod):
         costs = self.batch_costs()
         beta = self.beta if costs.mean() > self.target else -self.beta
         log_probability = sum(choice.log_probability for choice in choices)
+        if self.per == BATCH:
+            return self._score_of_batch(beta * costs, log_probability)
         return self._score(beta * costs, log_probability)
+
+    def _score_of_batch(self, costs: torch.Tensor, log_probability: torch.Tensor) -> torch.Tensor:
+        """As `_score`, of one choice for all: what the batch's mean loss is above the usual one."""
+        loss = self._losses(costs).mean().item()
+        usual = loss if self._usual is None else self._usual
+        self._usual = BASELINE_MOMENTUM * usual + (1 - BASELINE_MOMENTUM) * loss
+        expected = (loss - usual) * log_probability.sum()
+        return costs.mean() + expected - expected.detach()
 
     def _costs(self) -> torch.Tensor:
         """Of each option, in per cent."""
@@ -197,11 +221,12 @@ class DFQ(GatedMethod):
         return sum(costs) / sum(macs)
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"passes": self.passes, "dispatched": self.dispatched}
+        counted = {"passes": self.passes, "dispatched": self.dispatched}
+        return super().state_dict() | counted | {"usual": self._usual}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.passes, self.dispatched = state["passes"], state["dispatched"]
+        self.passes, self.dispatched, self._usual = state["passes"], state["dispatched"], state["usual"]
 
     def summary(self) -> dict[str, Any]:
         """`counts` are by block and option; the largest bits of an option; buckets in a block's pass on average."""
@@ -216,7 +241,7 @@ class FracTrain(DFQ):
 
     targets                stage by stage, in per cent
     epsilon, alpha, every  of `pfq.PFQ`
-    options, weights, beta, cap, loss, seed  of `DFQ`
+    options, weights, beta, cap, per, loss, seed  of `DFQ`
     """
 
     def __init__(
@@ -229,12 +254,13 @@ class FracTrain(DFQ):
         weights: int = 4,
         beta: float = 1e-3,
         cap: int | None = None,
+        per: str = SAMPLE,
         loss: SampleLoss = cross_entropies,
         seed: int = 0,
     ) -> None:
         if not targets or list(targets) != sorted(targets):
             raise UsageError(f"targets = {targets}: give rising costs in per cent, such as 1.5, 2, 2.5, 3")
-        super().__init__(options, weights, targets[0], beta, cap, loss, seed)
+        super().__init__(options, weights, targets[0], beta, cap, per, loss, seed)
         self.targets = tuple(targets)
         self._stages = Stages(len(self.targets), Indicator(epsilon, alpha), every)
 
