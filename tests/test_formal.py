@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from amaranth.lib import fifo
-from bitfirst_hdl import frames, update
+from bitfirst_hdl import frames, queues, update
 from bitfirst_hdl.frames import Reply
 from bitfirst_hdl.readout import ABREAST
 from bitfirst_hdl.top import REPLY_QUEUE
@@ -19,7 +19,7 @@ from bitfirst_sim.formal.crossings import (
     crossing_seen_through,
     crossing_with_resets,
 )
-from bitfirst_sim.formal.fifos import QueueOrder
+from bitfirst_sim.formal.fifos import QueueOrder, SameReady
 from bitfirst_sim.formal.handshakes import LiteHandshakes, Packets, axi_seen_through
 from bitfirst_sim.formal.packing import OwnWords, Passes, element_seen_through, packed_seen_through
 from bitfirst_sim.formal.prove import FormalError, Property, altered, prove, search
@@ -39,6 +39,7 @@ PROVED: dict[str, tuple[Make, int]] = {
     "queue of replies": (lambda: QueueOrder(fifo.SyncFIFO(width=Reply.as_shape().size, depth=REPLY_QUEUE)), 24),
     "buffered queue": (lambda: QueueOrder(fifo.SyncFIFOBuffered(width=4, depth=4), buffered=True), 16),
     "buffered queue of words": (lambda: QueueOrder(fifo.SyncFIFOBuffered(width=64, depth=9), buffered=True), 24),
+    "ready queue": (lambda: SameReady(queues.ReadyFIFO(width=1, depth=5)), 16),
     "units of 8 bits": (lambda: UnitOrder(link_seen_through(), 8), 30),
     "units of 16 bits": (lambda: UnitOrder(link_seen_through(), 16), 30),
     "units of 32 bits": (lambda: UnitOrder(link_seen_through(), 32), 30),
@@ -74,6 +75,10 @@ PROVED: dict[str, tuple[Make, int]] = {
 def queue_mutant(old: str, new: str) -> Property:
     module = altered(fifo, (old, new))
     return QueueOrder(module.SyncFIFOBuffered(width=4, depth=4), buffered=True, inductive=False)
+
+
+def ready_mutant(old: str, new: str) -> Property:
+    return SameReady(altered(queues, (old, new)).ReadyFIFO(width=1, depth=5))
 
 
 def unit_mutant(old: str, new: str) -> Property:
@@ -203,6 +208,8 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         40,
     ),
     "a tile's rows only once": (packing_mutant, "Mux(program.again, first, following)", "following", 20),
+    "ready queue forgets that words leave": (ready_mutant, "held + takes - gives", "held + takes", 8),
+    "ready queue is full a word late": (ready_mutant, "self.depth - 1)]", "self.depth)]", 8),
     "queue takes words when full": (queue_mutant, "w_rdy.eq(inner_level != inner_depth)", "w_rdy.eq(1)", 8),
     "queue drops a word that is not taken": (
         queue_mutant,

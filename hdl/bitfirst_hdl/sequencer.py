@@ -244,9 +244,9 @@ class CommandCheck(wiring.Component):
         ]
 
     def _outside(self) -> Value:
-        """What is wrong with what is addressed: it is nothing, or it ends behind the memory, or far behind."""
+        """What is wrong with what is addressed: it is nothing, or it ends far behind the memory."""
         far = self._first[16:].any() | self._count[17:].any()
-        return self._uses.replicate(3) & Cat(self._count == 0, self._end > self._depth, far)
+        return self._uses.replicate(2) & Cat(self._count == 0, far)
 
     def _use(self, m: Module, first: Value, count: Value, depth: Value | int) -> None:
         """`count` rows from `first` are addressed."""
@@ -265,15 +265,19 @@ class CommandCheck(wiring.Component):
             (self._bad_space, Status.BAD_SPACE),
             (self._bad_value, Status.BAD_VALUE),
         )
-        was_bad_range, bad_ranges = Signal(), Signal(4)  # before the last step, in it
+        was_bad_range, bad_ranges = Signal(), Signal(3)  # before the last step, in it
+        # the end is compared in the cycle behind the step, where the sum and the comparison would be a long path
+        used, end, depth = Signal(), Signal.like(self._end), Signal.like(self._depth)
+        is_bad_range = was_bad_range | bad_ranges.any() | (used & (end > depth))
         with m.If(self.go):
-            m.d.sync += [was_bad_range.eq(0), bad_ranges.eq(0)]
+            m.d.sync += [was_bad_range.eq(0), bad_ranges.eq(0), used.eq(0)]
         with m.Elif(self._active):
             m.d.sync += [
-                was_bad_range.eq(was_bad_range | bad_ranges.any()),
+                was_bad_range.eq(is_bad_range),
                 bad_ranges.eq(Cat(self._bad_range, self._outside())),
+                *(used.eq(self._uses), end.eq(self._end), depth.eq(self._depth)),
             ]
-        m.d.comb += self.status.eq(Mux(was_bad_range | bad_ranges.any(), Status.BAD_RANGE, Status.OK))
+        m.d.comb += self.status.eq(Mux(is_bad_range, Status.BAD_RANGE, Status.OK))
         for number, (failed, status) in reversed(list(enumerate(failures))):
             found = Signal(name=f"found_{number}")
             with m.If(self._active):

@@ -13,6 +13,7 @@ from .crossing import cross
 from .engine import MatmulEngine
 from .frames import FrameLink, Reply
 from .gather import Gather
+from .queues import ReadyFIFO
 from .raw_readout import RawReadout
 from .readout import Readout
 from .sequencer import Sequencer
@@ -102,7 +103,7 @@ class Core(wiring.Component):
                 readout.words.ready.eq(words.ready),
             ]
             return Const(0)
-        m.submodules.sums = sums = fifo.SyncFIFOBuffered(width=WORD_BITS, depth=2 * MAX_DATA_WORDS)
+        m.submodules.sums = sums = ReadyFIFO(width=WORD_BITS, depth=2 * MAX_DATA_WORDS)
         wiring.connect(m, sums.r_stream, words)
         m.d.comb += [
             sums.w_data.eq(readout.words.payload.data),

@@ -72,3 +72,26 @@ class QueueOrder(Property):
         words = Array(getattr(self, f"word{i}") for i in range(self.places))
         with m.If(ahead < inside):
             m.d.comb += Assert(words[Mux(place >= self.places, place - self.places, place)] == value)
+
+
+class SameReady(Property):
+    """A `ReadyFIFO` is ready when the queue in it is, so it is that queue, cycle by cycle."""
+
+    def __init__(self, queue) -> None:
+        self.queue = queue
+        self.probes = {"inside": "queue.queue.inner_level"}
+        super().__init__({"w_en": In(1), "r_en": In(1), "inside": In(range(queue.depth))})
+
+    def state(self, m: Module) -> None:
+        m.submodules.queue = queue = self.queue
+        m.d.comb += [
+            queue.w_en.eq(self.w_en),
+            queue.r_en.eq(self.r_en),
+            Assert(queue.w_rdy == queue.queue.w_rdy, "ready"),
+            Assert(queue.held == self.inside, "words in the memory"),
+            Assert((self.inside == queue.level - queue.r_rdy) & (self.inside < queue.depth)),
+            Assert(queue.w_rdy == (queue.held != queue.depth - 1), "room"),
+            Cover(~queue.w_rdy),
+            Cover(queue.level == queue.depth),
+            Cover((queue.level == queue.depth - 1) & queue.w_rdy & queue.r_rdy),
+        ]
