@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo '$(PYTHON) is older than 3.11: name a newer one with make PYTHON=...' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(PIP) install -c constraints.txt hatchling setuptools  # setuptools: liteiclink, of LiteEth, comes as source alone
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[build,test]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[build,tensorboard,test]'
 	@touch $@
 
 bench-setup: $(BENCH_STAMP)

@@ -1,13 +1,12 @@
 """Studies of methods: runs on Dask, one file, going on where it stopped, paired differences."""
 
-import csv
 import json
 import sqlite3
 
 import bitfirst
 import pytest
 import torch
-from bitfirst import cli, comparison, data, grids, training
+from bitfirst import cli, data, grids, training
 from bitfirst.errors import UsageError
 from bitfirst.grids import FILE, GRIDS, Grid, Runs, configurations, study, summary
 from bitfirst.training import TrainOptions
@@ -238,53 +237,3 @@ def test_what_cannot_be_is_one_line(arguments, words, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=words) as error:
         study(**{"name": "smd", "seeds": 2, "out": tmp_path, **arguments})
     assert "\n" not in str(error.value)
-
-
-# the report
-
-
-def kept(path, changes=((0, 3, 6), (4, 8, 8))):
-    """A file of four runs, one of which failed."""
-    runs = Runs(path)
-    for seed in 0, 1:
-        for variant, accuracy, work in ("sgd", 0.5 + 0.1 * seed, 400), ("pfq", 0.5, 100):
-            one = ALIKE | {"variant": variant, "method": variant, "seed": seed, "batch": 8}
-            history = [{"validation_accuracy": 0.2}, {"validation_accuracy": accuracy}]
-            methods = {"pfq": {"changes": [list(change) for change in changes]}} if variant == "pfq" else {}
-            result = {"accuracy": accuracy, "loss": 1.0, "training_bit_macs": work, "wall_s": 1.0}
-            result |= {"history": history, "methods": methods}
-            runs.add("pfq", one, result if (variant, seed) != ("pfq", 1) else {"failed": "diverged <b>", "wall_s": 1.0})
-    runs.close()
-
-
-def test_a_report_has_every_run_and_is_self_contained(tmp_path):
-    kept(tmp_path / FILE)
-    found = comparison.write(tmp_path / FILE, tmp_path / "out")
-    page = (tmp_path / "out" / "comparison.html").read_text()
-    assert "digits: mechanics, no claim of accuracy" in page and "50.00%, 60.00%" in page and "0.250" in page
-    assert "http" not in page and page.count("data:image/png;base64,") == 3
-    assert found["plots"] == ["accuracy.png", "learning.png", "precision.png"]
-    assert all((tmp_path / "out" / name).stat().st_size > 5_000 for name in found["plots"])
-    with (tmp_path / "out" / "runs.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["variant"], row["seed"], row["accuracy"]) for row in rows] == [
-        ("sgd", "0", "0.5"),
-        ("pfq", "0", "0.5"),
-        ("sgd", "1", "0.6"),
-        ("pfq", "1", ""),
-    ]
-    assert rows[3]["failed"] == "diverged <b>" and rows[1]["training_bit_macs"] == "100"
-
-
-def test_precision_is_shown_where_it_changes_alone(tmp_path):
-    kept(tmp_path / FILE, ((0, 8, 8),))
-    assert comparison.write(tmp_path / FILE, tmp_path)["plots"] == ["accuracy.png", "learning.png"]
-
-
-def test_a_report_of_nothing_is_one_line(tmp_path):
-    with pytest.raises(UsageError, match="is not there: give the file of a study"):
-        comparison.write(tmp_path / FILE, tmp_path)
-    assert not (tmp_path / FILE).exists()
-    Runs(tmp_path / FILE).close()
-    with pytest.raises(UsageError, match="holds no runs yet"):
-        comparison.write(tmp_path / FILE, tmp_path)

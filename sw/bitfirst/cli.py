@@ -903,22 +903,46 @@ def study_psg(
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="File of a study, such as runs/smd/study.sqlite.")],
-    out: Annotated[Path | None, typer.Option(help="Directory for page, plots and CSV; the file's by default.")] = None,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files of studies (study.sqlite) and trainings (result.json), or folders with them."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for page, plots and CSV; that of the first path by default.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Validation accuracy, such as 0.9: what each run took to reach it.")
+    ] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Directory for TensorBoard's events.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the runs of a study: a page, plots, and a table of all runs."""
+    """Compare runs of studies, and single trainings: a page, plots, and a table of all runs."""
 
     def work() -> Result:
         from . import comparison
 
-        return comparison.write(file, out or file.parent)
+        folder = paths[0] if paths[0].is_dir() else paths[0].parent
+        return comparison.write(paths, out or folder, target, tensorboard)
 
     def show(result: Result) -> Group:
-        tables = [_compared(one | {"file": file}) for one in result["studies"]]
-        return Group(*tables, f"page: {escape(result['page'])}")
+        tables = [_compared(one) for one in result["studies"]]
+        parts = [_targets(result["targets"])] if "targets" in result else []
+        return Group(*tables, *parts, f"all runs: {escape(result['csv'])}", f"page: {escape(result['page'])}")
 
     _report(as_json, work, show)
+
+
+def _targets(rows: list[Result]) -> Table:
+    """What runs took to reach an accuracy."""
+    shown = []
+    for row in rows:
+        least = ">= " if row["censored"] else ""
+        cells = {"run": row["label"], "seed": row["seed"]}
+        for name, key in ("bit-MACs", "bit_macs"), ("steps", "steps"), ("wall time, s", "wall_s"):
+            count = row[f"{key}_to_target"]
+            cells[f"{name} to {row['target']:g}"] = "-" if count is None else least + _text(count)
+        shown.append(cells)
+    return _rows(shown)
 
 
 #: Studies of methods and what they are about: as `grids.GRIDS` has it, which is slow to import.
@@ -983,7 +1007,8 @@ def _compared(result: Result) -> Group:
         shown["95 % interval"] = "-" if interval is None else f"{interval[0]:+.1%} .. {interval[1]:+.1%}"
         shown["stages"] = "-" if row["stages"] is None else "{stages_visited} of {stages}".format(**row)
         rows.append(shown)
-    return Group(_rows(rows), result["note"], f"all runs: {escape(str(result['file']))}")
+    parts = [f"all runs: {escape(str(result['file']))}"] if "file" in result else []
+    return Group(_rows(rows), result["note"], *parts)
 
 
 @app.command()

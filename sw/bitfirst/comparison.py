@@ -1,66 +1,217 @@
-"""`bitfirst report`: the runs of a study side by side, as one self-contained page, plots and a table for others."""
+"""`bitfirst report`: runs side by side, as one self-contained page, plots and a table for others.
+
+Runs are those of studies, and single trainings; in the page each study is a group, as are trainings of equal length.
+"""
 
 import csv
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
-from . import grids
+from . import comparison_figures, grids
 from .errors import UsageError
 from .report import STYLE, save
 
-COLUMNS = ("study", "variant", "batch", "seed", "accuracy", "loss", "training_bit_macs", "wall_s", "failed")
-HEAD = ("method", "batch", "seeds", "failed", "validation accuracy, each seed", "mean", "bit-MACs to sgd's")
-DIFFERENCE = ("difference to sgd", "95 % interval")
-MARKS, LINES = "os^Dv", ("-", "--", ":")
+RESULT = "result.json"  #: of a single training
+MEND = f"give files of studies, such as runs/smd/{grids.FILE}, or of trainings, such as runs/digits/{RESULT}"
+COLUMNS = (
+    "study",
+    "source",
+    "variant",
+    "batch",
+    "seed",
+    "rate",
+    "accuracy",
+    "validation_accuracy",
+    "loss",
+    "training_bit_macs",
+    "wall_s",
+    "failed",
+)
+TARGET_COLUMNS = ("target", "bit_macs_to_target", "steps_to_target", "wall_s_to_target", "censored")
+HEAD = ("method", "batch", "seeds", "failed", "rate", "test accuracy, each seed", "mean", "bit-MACs to sgd's")
+DIFFERENCE = ("difference to sgd", "95 % interval", "stages visited")
+TARGET_HEAD = ("method", "batch", "seed", "bit-MACs", "steps", "wall time, s")
 
 
-def write(path: Path, out: Path) -> dict[str, Any]:
-    """Of a study's file: comparison.html, runs.csv, and accuracy.png, learning.png and precision.png (where some method
-    changes it) into `out`; {"page", "csv", "plots", "studies"}.
+def write(
+    paths: Iterable[Path], out: Path, target: float | None = None, tensorboard: Path | None = None
+) -> dict[str, Any]:
+    """Of the runs in these files (or folders that hold one): comparison.html, runs.csv and PNG files into `out`.
 
-    Raises `UsageError` for a file that is no study's, or has no run yet.
+    target       a validation accuracy: what each run took to reach it is told, too
+    tensorboard  folder for events
+
+    Returns {"page", "csv", "plots", "studies": as of `grids.summary`, runs with `COLUMNS`}, with a target "targets",
+    with a folder "tensorboard". Raises `UsageError` for what holds no runs, before anything is written.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} is not there: give the file of a study, such as runs/smd/{grids.FILE}")
-    runs = grids.Runs(path)
-    try:
-        studies = {name: runs.all(name) for name in runs.studies()}
-    finally:
-        runs.close()
-    if not studies:
-        raise UsageError(f"{path} holds no runs yet: let the study do some")
+    if target is not None and not 0 < target <= 1:
+        raise UsageError(f"target = {target}: give an accuracy above 0, up to 1, such as 0.9")
+    if tensorboard is not None:
+        from . import events
+
+        events.check()
+    files = list(dict.fromkeys(file for path in paths for file in files_of(path)))
+    groups = grouped([row for file in files for row in read(file)])
+    summaries = [grids.summary(name, rows) for name, rows in groups.items()]
+    label(summaries)
+    rows = [row for own in groups.values() for row in own]
+    shown = [row for one in summaries for row in one["rows"]]
+    found: dict[str, Any] = {"page": str(out / "comparison.html"), "csv": str(out / "runs.csv")}
+    if target is not None:
+        for row in rows:
+            row |= reached(row, target)
     out.mkdir(parents=True, exist_ok=True)
-    rows = [{"study": name} | row for name, own in studies.items() for row in own]
-    with (out / "runs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    done = [row for row in rows if "failed" not in row]
-    summaries = [grids.summary(name, own) for name, own in studies.items()]
+    _write_csv(rows, out / "runs.csv", COLUMNS if target is None else COLUMNS + TARGET_COLUMNS)
     with matplotlib.rc_context(STYLE):
-        figures = {"accuracy": accuracy_figure(summaries), "learning": learning_figure(done)}
-        changing = precision_rows(done)
-        if changing:
-            figures["precision"] = precision_figure(changing)
-        plots = {name: save(figure, out / f"{name}.png") for name, figure in figures.items()}
+        figures = comparison_figures.figures(summaries, target)
+        plots = {name: (title, about, save(figure, out / f"{name}.png")) for name, title, about, figure in figures}
     environment = Environment(
         loader=PackageLoader("bitfirst"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("comparison.html.jinja").render(
         head=HEAD + DIFFERENCE,
         studies={one["study"]: (one["note"], [cells(row) for row in one["table"]]) for one in summaries},
+        target=target,
+        target_head=TARGET_HEAD,
+        targets={one["study"]: [target_cells(row) for row in one["rows"]] for one in summaries} if target else {},
         plots=plots,
-        file=path.name,
+        files=[str(file) for file in files],
     )
     (out / "comparison.html").write_text(page, encoding="utf-8")
-    names = [f"{name}.png" for name in plots]
-    return {"page": str(out / "comparison.html"), "csv": str(out / "runs.csv"), "plots": names, "studies": summaries}
+    found |= {"plots": [f"{name}.png" for name in plots], "studies": [brief(one) for one in summaries]}
+    if target is not None:
+        found["targets"] = [{key: row[key] for key in ("study", "label", "seed", *TARGET_COLUMNS)} for row in shown]
+    if tensorboard is not None:
+        found["tensorboard"] = str(tensorboard)
+        events.write(shown, tensorboard)
+    return found
 
 
+# reading
+def files_of(path: Path) -> list[Path]:
+    """What can be read of a path: itself, or in a folder a study's file and a training's result.
+
+    Raises `UsageError` where there is nothing.
+    """
+    if path.is_dir():
+        found = [path / name for name in (grids.FILE, RESULT) if (path / name).is_file()]
+        if not found:
+            raise UsageError(f"{path} holds neither {grids.FILE} nor {RESULT}: {MEND}")
+        return found
+    if not path.is_file():
+        raise UsageError(f"{path} is not there: {MEND}")
+    return [path]
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The runs of a file: one dictionary each, with its "study" (of a training a name that tells its length) and
+    "source". Raises `UsageError` for a file of something else, of another version, or without runs.
+    """
+    rows = [_training(file)] if file.suffix == ".json" else _runs(file)
+    if not rows:
+        raise UsageError(f"{file} holds no runs yet: let the study do some")
+    return [row | {"source": str(file)} for row in rows]
+
+
+def _runs(file: Path) -> list[dict[str, Any]]:
+    runs = grids.Runs(file, MEND)
+    try:
+        return [{"study": name} | row for name in runs.studies() for row in runs.all(name)]
+    finally:
+        runs.close()
+
+
+def _training(file: Path) -> dict[str, Any]:
+    """The result of `bitfirst train` as a study would have it."""
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        told, last = result["options"], result["history"][-1]
+        method = told.get("method", grids.REFERENCE)
+        row = {"variant": method, "images": grids.DIGITS, "rate": 1.0}
+        row |= {key: told[key] for key in ("seed", "batch", "epochs")}
+        row |= {"study": f"trainings of {told['epochs']} epochs", "accuracy": result["test_accuracy"]}
+        row |= {key: last[key] for key in ("validation_accuracy", "loss")}
+        row |= {"training_bit_macs": last.get("training_bit_macs", 0), "methods": result.get("method", {})}
+        return row | {key: result[key] for key in OF_A_TRAINING if result.get(key)}
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise UsageError(f"{file} is no result of bitfirst train: {MEND}") from None
+
+
+OF_A_TRAINING = ("device", "wall_s", "history", "weights_sha256", "layers", "blocks", "routing", "signs")
+
+
+def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """By "study", to which the file is added where several have it; trainings that are told the same are named
+    by their folders.
+    """
+    sources = {row["study"]: {one["source"] for one in rows if one["study"] == row["study"]} for row in rows}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if len(sources[row["study"]]) > 1 and not _is_training(row):
+            row["study"] += f" ({row['source']})"
+        groups.setdefault(row["study"], []).append(row)
+    for own in groups.values():
+        told = [(row["variant"], row["batch"], row["seed"]) for row in own]
+        for row, one in zip(own, told, strict=True):
+            if _is_training(row) and told.count(one) > 1:
+                row["variant"] += f" ({Path(row['source']).parent})"
+    return groups
+
+
+def _is_training(row: dict[str, Any]) -> bool:
+    return row["source"].endswith(".json")
+
+
+def label(summaries: list[dict[str, Any]]) -> None:
+    """Gives rows of tables and runs their "study", and the name ("label") that figures have: with batch and study where
+    these differ."""
+    sizes = {row["batch"] for one in summaries for row in one["table"]}
+    for one in summaries:
+        for row in one["table"] + one["rows"]:
+            row["study"], parts = one["study"], [row["variant"]]
+            parts += [f"batch {row['batch']}"] if len(sizes) > 1 else []
+            parts += [one["study"]] if len(summaries) > 1 else []
+            row["label"] = ", ".join(parts)
+
+
+# what it took to reach an accuracy
+def reached(row: dict[str, Any], target: float) -> dict[str, Any]:
+    """Of a run, `TARGET_COLUMNS`: bit-MACs and number of its training steps, and time with evaluation, to the end of
+    the first epoch whose validation accuracy is `target` or more; censored: it never was, these are the totals, and
+    what it takes is more. None for what the run does not tell; all but the target for one that failed.
+    """
+    found: dict[str, Any] = dict.fromkeys(TARGET_COLUMNS) | {"target": target}
+    history = row.get("history")
+    if not history:
+        return found
+    accuracies = [epoch["validation_accuracy"] for epoch in history]
+    end = next((number for number, one in enumerate(accuracies) if one >= target), None)
+    until = history if end is None else history[: end + 1]
+    times = [epoch.get("wall_s") for epoch in until]
+    return found | {
+        "bit_macs_to_target": until[-1].get("training_bit_macs"),
+        "steps_to_target": until[-1].get("steps"),
+        "wall_s_to_target": None if None in times else sum(times),
+        "censored": end is None,
+    }
+
+
+def target_cells(row: dict[str, Any]) -> list[str]:
+    """Of a run that `reached` was asked of, for `TARGET_HEAD`."""
+    cells = [row["variant"], str(row["batch"]), str(row["seed"])]
+    if row["censored"] is None:
+        return [*cells, *["failed"] * 3]
+    sign = "≥ " if row["censored"] else ""
+    counts = (row["bit_macs_to_target"], "{:,}"), (row["steps_to_target"], "{:,}"), (row["wall_s_to_target"], "{:.1f}")
+    return cells + ["-" if count is None else sign + pattern.format(count) for count, pattern in counts]
+
+
+# tables
 def cells(row: dict[str, Any]) -> list[str]:
     """Of a row of `grids.summary`'s table, for `HEAD` and `DIFFERENCE`."""
     interval = row["difference_interval"]
@@ -69,85 +220,23 @@ def cells(row: dict[str, Any]) -> list[str]:
         str(row["batch"]),
         str(row["seeds"]),
         str(row["failed"]),
+        f"{row['rate']:g}",
         ", ".join(f"{one:.2%}" for one in row["accuracies"]) or "-",
         "-" if row["accuracy"] is None else f"{row['accuracy']:.2%}",
         "-" if row["work"] is None else f"{row['work']:.3f}",
         "-" if interval is None else f"{row['difference']:+.2%}",
         "-" if interval is None else f"{interval[0]:+.2%} .. {interval[1]:+.2%}",
+        "-" if row["stages"] is None else "{stages_visited} of {stages}".format(**row),
     ]
 
 
-# figures
-def accuracy_figure(summaries: list[dict[str, Any]]) -> Figure:
-    """Validation accuracy against the bit-MACs of training: the mean, and a bar from the worst seed to the best."""
-    figure = Figure(figsize=(9, 4))
-    axes = figure.subplots()
-    rows = [row for one in summaries for row in one["table"] if row["accuracies"]]
-    styles = _styles(rows)
-    for row, style in zip(rows, styles, strict=True):
-        percent = [100 * accuracy for accuracy in row["accuracies"]]
-        mean = sum(percent) / len(percent)
-        bars = [[mean - min(percent)], [max(percent) - mean]]
-        axes.errorbar([row["bit_macs"] / 1e9], [mean], bars, capsize=3, label=_label(row), **style)
-    axes.set(title="Accuracy against work", xlabel="thousand million bit-MACs of training", ylabel="validation, %")
-    _legend(axes)
-    return figure
+def brief(summary: dict[str, Any]) -> dict[str, Any]:
+    """Its runs without all that figures are made of."""
+    return summary | {"rows": [{key: row[key] for key in COLUMNS if key in row} for row in summary["rows"]]}
 
 
-def learning_figure(rows: list[dict[str, Any]]) -> Figure:
-    """Validation accuracy over the epochs, the mean of the seeds."""
-    figure = Figure(figsize=(9, 4))
-    axes = figure.subplots()
-    first = list({_label(row): row for row in reversed(rows)}.values())[::-1]
-    for label, style in zip(map(_label, first), _styles(first), strict=True):
-        histories = [row["history"] for row in rows if _label(row) == label and row.get("history")]
-        epochs = min(map(len, histories), default=0)
-        means = [sum(one[epoch]["validation_accuracy"] for one in histories) for epoch in range(epochs)]
-        axes.plot(range(1, epochs + 1), [100 * mean / len(histories) for mean in means], label=label, **style)
-    axes.set(title="Accuracy over the training", xlabel="epoch", ylabel="validation, %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend(axes)
-    return figure
-
-
-def precision_rows(rows: list[dict[str, Any]]) -> dict[str, list[list[int]]]:
-    """(step, bits forward, bits backward) at each change, by label, of the first run that has such."""
-    found: dict[str, list[list[int]]] = {}
-    for row in rows:
-        for own in row["methods"].values():
-            if len(own.get("changes", ())) > 1:
-                found.setdefault(_label(row), own["changes"])
-    return found
-
-
-def precision_figure(changing: dict[str, list[list[int]]]) -> Figure:
-    """Bits over the steps, forward and backward."""
-    figure = Figure(figsize=(9, 3.4))
-    for axes, column, title in zip(figure.subplots(1, 2), (1, 2), ("forward", "backward"), strict=True):
-        for label, changes in changing.items():
-            steps = [change[0] for change in changes]
-            axes.step(steps, [change[column] for change in changes], ".-", where="post", label=label)
-        axes.set(title=f"Precision, {title}", xlabel="step", ylabel="bits")
-    _legend(axes)
-    return figure
-
-
-def _styles(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """A colour for each method, a mark for each size of a batch."""
-    variants, sizes = (list(dict.fromkeys(row[key] for row in rows)) for key in ("variant", "batch"))
-    return [
-        {
-            "color": f"C{variants.index(row['variant'])}",
-            "marker": MARKS[sizes.index(row["batch"]) % len(MARKS)],
-            "linestyle": LINES[sizes.index(row["batch"]) % len(LINES)],
-        }
-        for row in rows
-    ]
-
-
-def _label(row: dict[str, Any]) -> str:
-    return f"{row['variant']}, batch {row['batch']}"
-
-
-def _legend(axes: Any) -> None:
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+def _write_csv(rows: list[dict[str, Any]], path: Path, columns: tuple[str, ...]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -22,7 +22,7 @@ from torch import nn
 
 import bitfirst
 
-from . import data, models, training
+from . import data, models, observed, training
 from .device import Device
 from .errors import UsageError
 from .training import Meter, TrainOptions
@@ -209,7 +209,8 @@ OWN = ("variant", "images", "finetunes", "rate")  #: of a configuration, beside 
 
 
 def run_one(configuration: dict[str, Any], folder: str | None = None) -> dict[str, Any]:
-    """One training: what came of it. Learning rates are tuned by its validation split, and its test split is reported.
+    """One training: what came of it, and what was seen of it (`observed.result`). Learning rates are tuned by its
+    validation split, and its test split is reported.
 
     folder  of the images, where they are not the digits
     """
@@ -224,13 +225,20 @@ def run_one(configuration: dict[str, Any], folder: str | None = None) -> dict[st
                 network, splits = _begun(configuration["images"], folder, options.seed, options.epochs, options.batch)
             run = training.new_run(options, board, network)
             work = _Work(board)
-            training.fit(run, splits, options, work.step, work.epoch)
+            by_layer = observed.Work(run, data.batches(splits.train, options.batch, options.seed, options.epochs)[0])
+
+            def on_epoch(run: training.Run) -> None:
+                work.epoch()
+                by_layer.epoch(run)
+
+            training.fit(run, splits, options, work.step, on_epoch)
             net = run.method.result(run.net, data.batches(splits.train, options.batch, options.seed, 0))
             validation_accuracy = run.history[-1]["validation_accuracy"]
             if net is not run.net:  # such as a mean of weights
                 validation_accuracy = training.evaluate(net, splits.validation)
             counters = _counters(run.meter)
             accuracy = training.evaluate(net, splits.test)
+            seen = observed.result(run, net, data.in_order(splits.validation, training.EVALUATION_BATCH), by_layer)
     except UsageError as error:  # it diverged: what failed is told, too
         return {"failed": str(error), "wall_s": time.monotonic() - started}
     return {
@@ -243,6 +251,7 @@ def run_one(configuration: dict[str, Any], folder: str | None = None) -> dict[st
         "history": run.history,
         "weights_sha256": training.weights_sha256(net),
         "wall_s": time.monotonic() - started,
+        **seen,
     }
 
 
@@ -286,9 +295,10 @@ def _counters(meter: Meter) -> dict[str, int]:
 
 # the file
 class Runs:
-    """Runs in an SQLite file, one row each. Raises `UsageError` for a file of something else, or of another version."""
+    """Runs in an SQLite file, one row each. Raises `UsageError` for a file of something else, or of another version;
+    `mend` is what it says to do."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mend: str = "choose another --out") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._database = path, sqlite3.connect(path)
         try:
@@ -296,10 +306,10 @@ class Runs:
             (tables,) = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.DatabaseError:
             self.close()
-            raise UsageError(f"{path} is no file of a study: choose another --out") from None
+            raise UsageError(f"{path} is no file of a study: {mend}") from None
         if tables and found != VERSION:
             self.close()
-            raise UsageError(f"{path} was written by another version ({found}, not {VERSION}): choose another --out")
+            raise UsageError(f"{path} was written by another version ({found}, not {VERSION}): {mend}")
         if not tables:
             columns = "id TEXT PRIMARY KEY, study TEXT, configuration TEXT, versions TEXT, split TEXT, result TEXT"
             self._database.execute(f"CREATE TABLE runs ({columns})")

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import bitfirst
 
-from . import checkpoint, data, interrupts, loop, models, optim
+from . import checkpoint, data, interrupts, loop, models, observed, optim
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
 from .methods import E2TRAIN, HOST, NAMES, PSG, Compose, Method, Plan, SignSGD, named
@@ -273,16 +273,23 @@ def fit(
     on_step: Callable[[Run, int, int, float], None] | None = None,
     on_epoch: Callable[[Run], None] | None = None,
 ) -> None:
-    """Trains `run` to its last epoch. Raises `UsageError`, naming the layer, when it diverges."""
+    """Trains `run` to its last epoch. Raises `UsageError`, naming the layer, when it diverges.
+
+    A row of its history has, beside loss and accuracies: "wall_s" of the epoch; so far, "steps" that were trained, the
+    device's "cycles" and "bit_macs", and "training_bit_macs", without those of evaluation; and what `observed.grown`
+    says of blocks.
+    """
     per_epoch = len(splits.train) // options.batch
     plan = run.method.plan(Plan.of(per_epoch * options.epochs))
     run.epochs = math.ceil(plan.steps / per_epoch)
     while run.epoch < run.epochs:
-        started = time.monotonic()
+        started, before = time.monotonic(), run.history[-1] if run.history else {}
         first = run.epoch * per_epoch
         batches = data.batches(splits.train, options.batch, options.seed, run.epoch)[: plan.steps - first]
         beside = _Beside(run, batches, first, plan, on_step)
+        chosen, work = observed.counts(run.method), _bit_macs(run)
         loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
+        work = _bit_macs(run) - work
         validation_accuracy = evaluate(run.net, splits.validation)
         run.epoch += 1
         run.history.append(
@@ -293,17 +300,25 @@ def fit(
                 "validation_accuracy": validation_accuracy,
                 "learning_rate": run.optimizer.param_groups[0]["lr"],
                 "wall_s": time.monotonic() - started,
+                "steps": before.get("steps", 0) + beside.steps,
+                **observed.grown(run.method, chosen),
             }
         )
         if run.meter is not None:
             counters = run.meter.read()
             run.history[-1] |= costs(counters, "cycles", "bit_macs")
+            run.history[-1]["training_bit_macs"] = before.get("training_bit_macs", 0) + work
         if on_epoch is not None:
             on_epoch(run)
 
 
+def _bit_macs(run: Run) -> int:
+    return 0 if run.meter is None else run.meter.device.bit_macs
+
+
 class _Beside(loop.Hooks):
-    """What one epoch of `fit` does beside the loop: learning rate, journal, accuracy (`right` of `seen`), progress."""
+    """What one epoch of `fit` does beside the loop: learning rate, journal, accuracy (`right` of `seen` in `steps`),
+    progress."""
 
     def __init__(
         self,
@@ -314,7 +329,7 @@ class _Beside(loop.Hooks):
         on_step: Callable[[Run, int, int, float], None] | None,
     ) -> None:
         self.run, self.batches, self.first, self.plan, self.on_step = run, batches, first, plan, on_step
-        self.right = self.seen = 0
+        self.right = self.seen = self.steps = 0
 
     @property
     def step(self) -> int:
@@ -337,6 +352,7 @@ class _Beside(loop.Hooks):
     def after(self, scores: torch.Tensor, y: torch.Tensor, loss: float) -> None:
         self.right += int((scores.argmax(1) == y).sum())
         self.seen += len(y)
+        self.steps += 1
         if self.on_step is not None:
             self.on_step(self.run, self.step + 1, self.plan.steps, loss)
 
@@ -601,7 +617,10 @@ def train_digits(options: TrainOptions, device: Device | None = None, console: C
             comparison = compare(options, board, splits, watch, checkpoints=True)
             with saying_what_is_kept(comparison.run, options):
                 layers = profile(comparison.run, splits, options)
+                validation = data.in_order(splits.validation, EVALUATION_BATCH)
+                routing = observed.routing(comparison.net, validation)
         result = summary(options, board, comparison, layers)
+        result["blocks"], result["routing"] = observed.blocks(comparison.run.net), routing
     finally:
         if device is None:
             board.close()
@@ -617,22 +636,14 @@ def profile(run: Run, splits: data.Splits, options: TrainOptions) -> list[dict[s
     """Counters of each layer and phase in one training step more, whose results are dropped."""
     images, labels = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
     run.net.train()
-    rows = _by_layer(layer_counters(run.net, lambda net: functional.cross_entropy(net(images), labels).backward()))
+    rows = observed.by_layer(
+        layer_counters(run.net, lambda net: functional.cross_entropy(net(images), labels).backward())
+    )
     device = run.meter.device
     for row in rows:
         cycles = row.get("cycles") or row["matmul_cycles"]
         row["utilisation"] = row["bit_macs"] / (device.config.bit_macs_per_cycle * cycles)
     return rows
-
-
-def _by_layer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each layer and phase, also where its samples went in several buckets."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        named = {name: row[name] for name in ("layer", "phase")}
-        before = found.setdefault(tuple(named.values()), dict(named))
-        before.update({name: before.get(name, 0) + count for name, count in row.items() if name not in named})
-    return list(found.values())
 
 
 def summary(

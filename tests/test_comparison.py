@@ -1,0 +1,369 @@
+"""`bitfirst report`: runs of studies and trainings side by side; what is drawn is what the runs tell."""
+
+import csv
+import html
+import json
+import sys
+
+import numpy as np
+import pytest
+from bitfirst import cli, comparison, comparison_figures, data, grids, training
+from bitfirst.errors import UsageError
+from bitfirst.grids import FILE, Runs
+
+ALIKE = {"rate": 1.0, "images": grids.DIGITS, "batch": 8}
+LAYERS = {
+    ("conv", "forward"): 30,
+    ("conv", "weight_gradient"): 30,
+    ("body", "forward"): 20,
+    ("body", "input_gradient"): 20,
+}
+
+
+def work(**factors):
+    """Bit-MACs by layer and product; of layer NAME times `factors`, none at all where that is 0."""
+    found = [
+        {"layer": layer, "phase": phase, "bit_macs": factors.get(layer, 1) * count}
+        for (layer, phase), count in LAYERS.items()
+    ]
+    return [row for row in found if row["bit_macs"]]
+
+
+def history(*accuracies, **more):
+    """Of epochs of 5 steps, 2 s and 100 bit-MACs; `more`: lists, one of each epoch."""
+    rows = [
+        {"epoch": number, "loss": 1 / number, "validation_accuracy": accuracy, "wall_s": 2.0}
+        | {"steps": 5 * number, "training_bit_macs": 100 * number}
+        for number, accuracy in enumerate(accuracies, 1)
+    ]
+    for key, values in more.items():
+        for row, value in zip(rows, values, strict=True):
+            row[key] = value
+    return rows
+
+
+def told(accuracy=0.5, bit_macs=200, methods=None, **more):
+    """What a run tells; without `more` as little as one can."""
+    found = {"accuracy": accuracy, "validation_accuracy": accuracy, "loss": 1.0, "training_bit_macs": bit_macs}
+    return found | {"wall_s": 1.0, "history": history(0.2, accuracy), "methods": methods or {}} | more
+
+
+def signs(*shares):
+    rows = [
+        {"step": 3 * number, "layer": layer, "resolved": share}
+        for number, pair in enumerate(shares)
+        for layer, share in zip(("conv", "body"), pair, strict=True)
+    ]
+    return {"rows": rows}
+
+
+def keep(path, *runs, study="small"):
+    """A study's file with these runs: (variant, seed, result)."""
+    kept = Runs(path)
+    for variant, seed, result in runs:
+        kept.add(study, ALIKE | {"variant": variant, "method": variant, "seed": seed}, result)
+    kept.close()
+    return path
+
+
+CHANGES = {"pfq": {"changes": [[0, 3, 6], [4, 8, 8]], "stages": 2, "stages_visited": 2}}
+
+
+def few(path):
+    """Four runs, one of which failed."""
+    return keep(
+        path,
+        ("sgd", 0, told(0.5, 400)),
+        ("pfq", 0, told(0.5, 100, CHANGES)),
+        ("sgd", 1, told(0.6, 400)),
+        ("pfq", 1, {"failed": "diverged <b>", "wall_s": 1.0}),
+    )
+
+
+def trained(folder, method="sgd", accuracy=0.9, epochs=2):
+    """The result of a training, in `folder`."""
+    options = {"seed": 0, "batch": 8, "epochs": epochs} | ({} if method == "sgd" else {"method": method})
+    result = {"options": options, "history": history(*[accuracy] * epochs), "test_accuracy": accuracy, "wall_s": 3.0}
+    folder.mkdir()
+    (folder / comparison.RESULT).write_text(json.dumps(result | {"method": {}, "device": "model", "layers": work()}))
+    return folder
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def panels(*paths):
+    """Of the figures' heat maps, those that have any: {name: {title: panel}}."""
+    rows = [row for path in paths for row in comparison.read(path)]
+    summaries = [grids.summary(name, own) for name, own in comparison.grouped(rows).items()]
+    comparison.label(summaries)
+    by_label = {}
+    for row in summaries[0]["rows"]:
+        by_label.setdefault(row["label"], []).append(row)
+    maps = comparison_figures.heat_maps(summaries, by_label)
+    return {name: {one.title: one for one in found} for name, _, found, _ in maps if found}
+
+
+def same(values, expected):
+    return np.allclose(values, np.array(expected, float), equal_nan=True)
+
+
+def test_a_report_has_every_run_and_is_self_contained(tmp_path):
+    few(tmp_path / FILE)
+    found = comparison.write([tmp_path / FILE], tmp_path / "out")
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "digits: mechanics, no claim of accuracy" in page and "50.00%, 60.00%" in page and "0.250" in page
+    assert "2 of 2" in page and "http" not in page and page.count("data:image/png;base64,") == 3
+    assert found["plots"] == ["accuracy.png", "learning.png", "precision.png"]
+    assert all((tmp_path / "out" / name).stat().st_size > 5_000 for name in found["plots"])
+    rows = table(tmp_path / "out" / "runs.csv")
+    assert [(row["variant"], row["seed"], row["accuracy"]) for row in rows] == [
+        ("sgd", "0", "0.5"),
+        ("pfq", "0", "0.5"),
+        ("sgd", "1", "0.6"),
+        ("pfq", "1", ""),
+    ]
+    assert rows[3]["failed"] == "diverged <b>" and rows[1]["training_bit_macs"] == "100"
+    assert json.dumps(found)
+
+
+def test_what_runs_do_not_tell_is_not_drawn(tmp_path):
+    bare = told(methods={"pfq": {"changes": [[0, 8, 8]]}})
+    del bare["history"]
+    keep(tmp_path / FILE, ("sgd", 0, bare))
+    found = comparison.write([tmp_path / FILE], tmp_path, target=0.5)
+    assert found["plots"] == ["accuracy.png", "learning.png"] and panels(tmp_path / FILE) == {}
+
+
+# heat maps
+def test_work_by_layer_stands_beside_the_references(tmp_path):
+    keep(
+        tmp_path / FILE,
+        ("sgd", 0, told(layers=work())),
+        ("same", 0, told(layers=work())),
+        ("half", 0, told(layers=work(body=0.5))),
+        ("half", 1, told(layers=work(body=0))),
+        ("none", 0, told(layers=work(body=0))),
+    )
+    found = panels(tmp_path / FILE)["layers"]
+    assert list(found) == ["sgd", "half", "none"]  # one that is the same needs no panel
+    nan = float("nan")
+    assert found["sgd"].own and same(found["sgd"].values, [[30, nan, 30], [20, 20, nan]])
+    assert same(found["half"].values, [[100, nan, 100], [25, 25, nan]])
+    assert same(found["none"].values, [[100, nan, 100], [0, 0, nan]])
+    assert found["none"].rows == ["conv", "body"] and found["none"].columns == ["forward", "dX", "dW"]
+
+
+def test_work_over_the_epochs_is_to_the_first(tmp_path):
+    changes = [{"epoch": 1, "layers": work()}, {"epoch": 3, "layers": work(body=2)}]
+    run = told(layer_epochs=changes) | {"history": history(0.1, 0.2, 0.3, 0.4)}
+    keep(tmp_path / FILE, ("pfq", 0, run), ("sgd", 0, told()))
+    (panel,) = panels(tmp_path / FILE)["work"].values()
+    assert panel.title == "pfq" and same(panel.values, [[100, 100, 100, 100], [100, 100, 200, 200]])
+
+
+def test_gates_are_means_of_the_seeds(tmp_path):
+    def run(*executed, **more):
+        return told(blocks=["one", "two"]) | {"history": history(0.2, 0.5, executed=executed, **more)}
+
+    keep(
+        tmp_path / FILE,
+        ("slu", 0, run([0.5, 1.0], [0.25, None])),
+        ("slu", 1, run([0.7, 0.0], [0.75, 0.5])),
+        ("dfq", 0, run([1.0, 1.0], [1.0, 1.0], block_bits=[[3.5, 8.0], [4.0, 6.0]])),
+    )
+    found = panels(tmp_path / FILE)
+    assert same(found["gates"]["slu"].values, [[60, 50], [50, 50]]) and found["gates"].keys() == {"slu"}
+    assert same(found["gate_bits"]["dfq"].values, [[3.5, 4], [8, 6]]) and found["gate_bits"].keys() == {"dfq"}
+    assert found["gates"]["slu"].rows == ["one", "two"] and found["gates"]["slu"].columns == ["1", "2"]
+
+
+def test_routes_are_by_class_and_block(tmp_path):
+    def run(executed, **more):
+        return told(blocks=["one", "two"], routing={"blocks": ["one", "two"], "executed": executed, **more})
+
+    keep(
+        tmp_path / FILE,
+        ("slu", 0, run([[0.5, 1], [0.0, 1], [1, 1]])),
+        ("slu", 1, run([[0.7, 1], [0.5, 0], [1, 1]])),
+        ("dfq", 0, run([[0.5, 1], [1, 1], [1, 1]], bits=[[2, 3], [4, 5], [6, 7]])),
+    )
+    found = panels(tmp_path / FILE)
+    assert same(found["routing"]["slu"].values, [[60, 100], [25, 50], [100, 100]])
+    assert found["routing"]["slu"].rows == ["0", "1", "2"] and found["routing"].keys() == {"slu", "dfq"}
+    assert same(found["routing_bits"]["dfq"].values, [[2, 3], [4, 5], [6, 7]])
+
+
+def test_resolved_shares_are_by_layer_and_step(tmp_path):
+    keep(
+        tmp_path / FILE,
+        ("psg", 0, told(signs=signs((0.5, 0.25), (1.0, 0.75), (1.0, 1.0)))),
+        (
+            "psg",
+            1,
+            told(signs={"rows": [row for row in signs((0.7, 0.25), (0, 0), (0, 0))["rows"] if row["step"] != 3]}),
+        ),
+        ("exact", 0, told(signs=signs((0.0, 0.0), (0.0, 0.0)))),  # nothing is predicted there
+    )
+    found = panels(tmp_path / FILE)["resolved"]
+    assert found.keys() == {"psg"} and same(found["psg"].values, [[60, 100, 50], [25, 75, 50]])
+    assert found["psg"].rows == ["conv", "body"] and found["psg"].columns == ["0", "3", "6"]
+
+
+def test_every_figure_is_made(tmp_path):
+    gated = told(0.4, 100, layers=work(body=0.5), blocks=["one"], routing={"blocks": ["one"], "executed": [[0.5]]})
+    widths = told(methods=CHANGES, layers=work(body=2), blocks=["one"], signs=signs((0.5, 0.25)))
+    widths["routing"] = {"blocks": ["one"], "executed": [[1]], "bits": [[4]]}
+    widths["layer_epochs"] = [{"epoch": 1, "layers": work()}, {"epoch": 2, "layers": work(body=2)}]
+    keep(
+        tmp_path / FILE,
+        ("sgd", 0, told(layers=work())),
+        ("slu", 0, gated | {"history": history(0.1, 0.2, executed=[[0.5], [None]])}),
+        ("pfq", 0, widths | {"history": history(0.1, 0.2, executed=[[1], [1]], block_bits=[[3], [4]])}),
+        ("fp32", 0, told(0.9, 0)),
+    )
+    found = comparison.write([tmp_path], tmp_path, target=0.5)
+    assert [name.removesuffix(".png") for name in found["plots"]] == list(comparison_figures.ABOUT)
+    page = html.unescape((tmp_path / "comparison.html").read_text())
+    assert page.count("data:image/png;base64,") == 10 and all(one in page for one in comparison_figures.ABOUT.values())
+
+
+# several files
+def test_studies_and_trainings_stand_in_one_page(tmp_path):
+    few(tmp_path / FILE)
+    keep(tmp_path / "other.sqlite", ("sgd", 0, told(0.75)))
+    ours = [trained(tmp_path / "a"), trained(tmp_path / "b", "psg"), trained(tmp_path / "c", "psg", 0.8)]
+    longer = trained(tmp_path / "d", "slu", epochs=3) / comparison.RESULT
+    paths = [tmp_path, tmp_path / "other.sqlite", *ours, longer, ours[0]]
+    found = comparison.write(paths, tmp_path / "out")
+    names = [one["study"] for one in found["studies"]]
+    assert names == [
+        f"small ({tmp_path / FILE})",
+        f"small ({tmp_path / 'other.sqlite'})",
+        "trainings of 2 epochs",
+        "trainings of 3 epochs",
+    ]
+    rows = {row["variant"]: row for row in found["studies"][2]["table"]}
+    assert rows.keys() == {"sgd", f"psg ({tmp_path / 'b'})", f"psg ({tmp_path / 'c'})"}
+    assert rows[f"psg ({tmp_path / 'c'})"]["accuracies"] == [0.8] and rows["sgd"]["bit_macs"] == 200
+    rows = table(tmp_path / "out" / "runs.csv")
+    assert len(rows) == 9 and rows[-1]["source"] == str(longer) and rows[-1]["variant"] == "slu"
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert all(str(path / comparison.RESULT) in page for path in ours) and "75.00%" in page
+
+
+def test_a_training_is_read_as_it_was_written(tmp_path, monkeypatch):
+    whole = data.digits()
+    parts = (data.Split(part.images[:32], part.labels[:32]) for part in (whole.train, whole.validation, whole.test))
+    splits = data.Splits(*parts)
+    monkeypatch.setattr(training.data, "digits", lambda: splits)
+    options = training.TrainOptions(device="model", epochs=1, batch=16, method="slu", out=tmp_path / "run")
+    result = training.train_digits(options)
+    (row,) = comparison.read(tmp_path / "run" / comparison.RESULT)
+    assert (row["variant"], row["batch"], row["accuracy"]) == ("slu", 16, result["test_accuracy"])
+    assert 0 < row["training_bit_macs"] < result["bit_macs"]  # without evaluation
+    assert row["training_bit_macs"] == result["history"][-1]["training_bit_macs"] and row["layers"] == result["layers"]
+    found = comparison.write([tmp_path / "run"], tmp_path / "out")
+    assert found["plots"] == ["accuracy.png", "learning.png", "layers.png", "gates.png", "routing.png"]
+
+
+BAD = {
+    "absent": (None, "is not there: give files of studies, such as runs/smd/study.sqlite"),
+    "empty folder": ("", "holds neither study.sqlite nor result.json"),
+    "text": ("rows, rows, rows " * 100, "is no file of a study: give files of studies"),
+    "text.json": ("rows", "is no result of bitfirst train"),
+    "object.json": ('{"options": {"seed": 0}}', "is no result of bitfirst train"),
+    "list.json": ("[1, 2]", "is no result of bitfirst train"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_path_of_something_else_is_one_line(name, tmp_path, capfd):
+    content, words = BAD[name]
+    few(tmp_path / "good.sqlite")
+    path = tmp_path / name
+    if content == "":
+        path.mkdir()
+    elif content is not None:
+        path.write_text(content)
+    out = tmp_path / "out"
+    assert cli.run(["report", str(tmp_path / "good.sqlite"), str(path), "--out", str(out)]) == 2
+    told_ = capfd.readouterr()
+    assert told_.out == "" and words in " ".join(told_.err.split()) and told_.err.count("\n") == 1
+    assert not out.exists() and (content is not None or not path.exists())
+
+
+def test_a_file_without_runs_is_one_line(tmp_path):
+    keep(tmp_path / FILE)
+    with pytest.raises(UsageError, match="holds no runs yet"):
+        comparison.write([tmp_path], tmp_path)
+
+
+# to an accuracy
+def test_a_target_is_reached_or_censored(tmp_path):
+    late = told(0.9) | {"history": history(0.1, 0.5, 0.5, 0.9)}
+    never = told(0.3) | {"history": history(0.1, 0.2, 0.3)}
+    old = told(0.9) | {"history": [{"validation_accuracy": 0.9, "wall_s": 2.0}]}
+    keep(tmp_path / FILE, ("sgd", 0, late), ("x", 0, never), ("y", 0, old), ("z", 0, {"failed": "no", "wall_s": 1.0}))
+    found = comparison.write([tmp_path], tmp_path, target=0.5)
+    rows = {row["variant"]: row for row in table(tmp_path / "runs.csv")}
+    keys = comparison.TARGET_COLUMNS
+    assert [rows["sgd"][key] for key in keys] == ["0.5", "200", "10", "4.0", "False"]
+    assert [rows["x"][key] for key in keys] == ["0.5", "300", "15", "6.0", "True"]
+    assert [rows["y"][key] for key in keys] == ["0.5", "", "", "2.0", "False"]
+    assert [rows["z"][key] for key in keys] == ["0.5", "", "", "", ""]
+    page = " ".join((tmp_path / "comparison.html").read_text().split())
+    assert "To a validation accuracy of 50 %" in page
+    assert "<td>sgd</td><td>8</td><td>0</td><td>200</td><td>10</td><td>4.0</td>" in page
+    assert "<td>x</td><td>8</td><td>0</td><td>≥ 300</td><td>≥ 15</td><td>≥ 6.0</td>" in page
+    assert "<td>z</td><td>8</td><td>0</td><td>failed</td>" in page
+    assert [row["censored"] for row in found["targets"]] == [False, True, False, None]
+    higher = comparison.write([tmp_path], tmp_path, target=0.95)
+    assert [row["censored"] for row in higher["targets"]] == [True, True, True, None]
+    assert not any(key in row for row in comparison.write([tmp_path], tmp_path)["studies"][0]["rows"] for key in keys)
+
+
+def test_the_command_shows_targets_and_refuses_what_is_no_accuracy(tmp_path, capfd):
+    keep(tmp_path / FILE, ("sgd", 0, told(0.5)), ("slow", 0, told(0.3)))
+    assert cli.run(["report", str(tmp_path), "--target", "0.5"]) == 0
+    shown = capfd.readouterr().out
+    assert ">= 200" in shown and ">= 10" in shown and "comparison.html" in shown
+    assert cli.run(["report", str(tmp_path), "--target", "90"]) == 2
+    assert "target = 90.0: give an accuracy above 0, up to 1" in " ".join(capfd.readouterr().err.split())
+
+
+# TensorBoard
+def test_events_are_read_back_by_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = told(0.5, methods=CHANGES, blocks=["one"], signs=signs((0.5, 0.25)))
+    run["history"] = history(0.25, 0.75, executed=[[0.5], [None]], train_accuracy=[0.5, 0.625])
+    keep(tmp_path / FILE, ("pfq / slu", 0, run), ("sgd", 0, {"failed": "no", "wall_s": 1.0}))
+    found = comparison.write([tmp_path], tmp_path / "out", tensorboard=tmp_path / "events")
+    assert found["tensorboard"] == str(tmp_path / "events")
+    (folder,) = (tmp_path / "events").glob("*/*")
+    assert folder.relative_to(tmp_path / "events").parts == ("pfq - slu", "seed 0")
+    events = EventAccumulator(str(folder)).Reload()
+    read = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert read == {
+        "accuracy/train": [(5, 0.5), (10, 0.625)],
+        "accuracy/validation": [(5, 0.25), (10, 0.75)],
+        "accuracy/test": [(10, 0.5)],
+        "loss/train": [(5, 1.0), (10, 0.5)],
+        "bit_macs/training": [(5, 100.0), (10, 200.0)],
+        "executed/one": [(5, 0.5)],
+        "bits/forward": [(0, 3.0), (4, 8.0)],
+        "bits/backward": [(0, 6.0), (4, 8.0)],
+        "resolved/conv": [(0, 0.5)],
+        "resolved/body": [(0, 0.25)],
+    }
+
+
+def test_without_tensorboard_it_says_what_to_install(tmp_path, monkeypatch, capfd):
+    few(tmp_path / FILE)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert cli.run(["report", str(tmp_path), "--out", str(tmp_path / "out"), "--tensorboard", str(tmp_path / "x")]) == 2
+    assert "pip install 'bitfirst[tensorboard]'" in " ".join(capfd.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
