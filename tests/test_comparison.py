@@ -157,11 +157,12 @@ def test_work_by_layer_stands_beside_the_references(tmp_path):
 
 
 def test_work_over_the_epochs_is_to_the_first(tmp_path):
-    changes = [{"epoch": 1, "layers": work()}, {"epoch": 3, "layers": work(body=2)}]
-    run = told(layer_epochs=changes) | {"history": history(0.1, 0.2, 0.3, 0.4)}
+    epochs = [{"epoch": 1, "layers": work()}, {"epoch": 3, "layers": work(body=2)}]
+    run = told(layer_epochs=epochs)
     keep(tmp_path / FILE, ("pfq", 0, run), ("sgd", 0, told()))
     (panel,) = panels(tmp_path / FILE)["work"].values()
-    assert panel.title == "pfq" and same(panel.values, [[100, 100, 100, 100], [100, 100, 200, 200]])
+    assert panel.title == "pfq" and same(panel.values, [[100, 100], [100, 200]])
+    assert panel.columns == ["1", "3"]
 
 
 def test_gates_are_means_of_the_seeds(tmp_path):
@@ -242,8 +243,8 @@ def test_studies_and_trainings_stand_in_one_page(tmp_path):
     assert names == [
         f"small ({tmp_path / FILE})",
         f"small ({tmp_path / 'other.sqlite'})",
-        "trainings of 2 epochs",
-        "trainings of 3 epochs",
+        "trainings, epochs: 2",
+        "trainings, epochs: 3",
     ]
     rows = {row["variant"]: row for row in found["studies"][2]["table"]}
     assert rows.keys() == {"sgd", f"psg ({tmp_path / 'b'})", f"psg ({tmp_path / 'c'})"}

@@ -46,14 +46,18 @@ def test_seeing_changes_nothing_and_one_step_by_layer_is_one_step(few, method):
 
 
 def test_work_by_layer_follows_the_widths(few):
-    found = grids.run_one(told("byhand:schedule=8-4/8-6"))
-    assert found["methods"]["byhand"]["changes"] == [[0, 8, 8], [4, 4, 6]]
-    first, second = found["layer_epochs"]
-    assert (first["epoch"], second["epoch"]) == (1, 2) and second["layers"] == found["layers"]
+    """12 steps in 3 epochs; the second one is half at 8/8 bits and half at 4/6."""
+    found = grids.run_one(told("byhand:schedule=8-4/8-6", 3))
+    assert found["methods"]["byhand"]["changes"] == [[0, 8, 8], [6, 4, 6]]
+    first, second, third = (one["layers"] for one in found["layer_epochs"])
+    assert [one["epoch"] for one in found["layer_epochs"]] == [1, 2, 3] and third == found["layers"]
     ratios = {"forward": (4 * 4, 8 * 8), "input_gradient": (4 * 6, 8 * 8), "weight_gradient": (4 * 6, 8 * 8)}
-    for before, after in zip(first["layers"], second["layers"], strict=True):
+    for before, between, after in zip(first, second, third, strict=True):
         ours, theirs = ratios[before["phase"]]
         assert before["layer"] == after["layer"] and after["bit_macs"] * theirs == before["bit_macs"] * ours
+        assert between["bit_macs"] == (before["bit_macs"] + after["bit_macs"]) / 2
+    done = sum(row["bit_macs"] for one in (first, second, third) for row in one)
+    assert done * 4 == found["training_bit_macs"]
 
 
 def sizes_of(net, images):

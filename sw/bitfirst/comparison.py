@@ -134,7 +134,7 @@ def _training(file: Path) -> dict[str, Any]:
         method = told.get("method", grids.REFERENCE)
         row = {"variant": method, "images": grids.DIGITS, "rate": 1.0}
         row |= {key: told[key] for key in ("seed", "batch", "epochs")}
-        row |= {"study": f"trainings of {told['epochs']} epochs", "accuracy": result["test_accuracy"]}
+        row |= {"study": f"trainings, epochs: {told['epochs']}", "accuracy": result["test_accuracy"]}
         row |= {key: last[key] for key in ("validation_accuracy", "loss")}
         row |= {"training_bit_macs": last.get("training_bit_macs", 0), "methods": result.get("method", {})}
         return row | {key: result[key] for key in OF_A_TRAINING if result.get(key)}

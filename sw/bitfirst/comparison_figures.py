@@ -54,7 +54,7 @@ ABOUT = {
     "changes them.",
     "layers": "Bit-MACs of one training step at the end, by layer and product. Of the reference: per cent of its step; "
     "of each method whose step is another: per cent of the reference's in the same place.",
-    "work": "Bit-MACs of one training step by layer, for each epoch, in per cent of the first epoch's.",
+    "work": "Bit-MACs of a training step by layer, the mean of each epoch's widths, in per cent of the first epoch's.",
     "gates": "Share of the samples (stochastic depth: batches) that computed a block in training, by epoch, in per "
     "cent.",
     "gate_bits": "Mean bits forward that the gates gave a block in training, by epoch; 0 for what is skipped.",
@@ -123,7 +123,8 @@ def precision_figure(changing: dict[str, list[list[int]]]) -> Figure:
         axes.set_title(_wrapped(label), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.set_xlabel("step", fontsize=8)
-        axes.set_ylim(bottom=0)
+    most = max(max(change[1:]) for changes in changing.values() for change in changes)
+    grid[0].set(ylim=(0, most + 1), yticks=range(0, most + 1, 4))
     grid[0].set_ylabel("bits", fontsize=8)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return figure
@@ -288,17 +289,15 @@ def resolved(row: Row) -> tuple[np.ndarray, list[str], list[Any]] | None:
 
 def work_over_epochs(row: Row) -> tuple[np.ndarray, list[str], list[Any]] | None:
     """Layers over epochs, to the first epoch; None where widths stay."""
-    changes = row.get("layer_epochs")
-    if not changes:
+    epochs = row.get("layer_epochs")
+    if not epochs:
         return None
-    names = list(dict.fromkeys(one["layer"] for one in changes[0]["layers"]))
-    starts = [change["epoch"] for change in changes] + [len(row["history"]) + 1]
-    columns = []
-    for change, start, end in zip(changes, starts, starts[1:], strict=False):
-        work = [sum(one["bit_macs"] for one in change["layers"] if one["layer"] == name) for name in names]
-        columns += [work] * (end - start)
+    names = list(dict.fromkeys(one["layer"] for one in epochs[0]["layers"]))
+    columns = [
+        [sum(one["bit_macs"] for one in epoch["layers"] if one["layer"] == name) for name in names] for epoch in epochs
+    ]
     values = np.array(columns, float).T
-    return 100 * values / values[:, :1], names, list(range(1, len(columns) + 1))
+    return 100 * values / values[:, :1], names, [epoch["epoch"] for epoch in epochs]
 
 
 def layer_panels(summaries: list[Row]) -> list[Panel]:

@@ -225,20 +225,15 @@ def run_one(configuration: dict[str, Any], folder: str | None = None) -> dict[st
                 network, splits = _begun(configuration["images"], folder, options.seed, options.epochs, options.batch)
             run = training.new_run(options, board, network)
             work = _Work(board)
-            by_layer = observed.Work(run, data.batches(splits.train, options.batch, options.seed, options.epochs)[0])
-
-            def on_epoch(run: training.Run) -> None:
-                work.epoch()
-                by_layer.epoch(run)
-
-            training.fit(run, splits, options, work.step, on_epoch)
+            training.fit(run, splits, options, work.step, work.epoch)
             net = run.method.result(run.net, data.batches(splits.train, options.batch, options.seed, 0))
             validation_accuracy = run.history[-1]["validation_accuracy"]
             if net is not run.net:  # such as a mean of weights
                 validation_accuracy = training.evaluate(net, splits.validation)
             counters = _counters(run.meter)
             accuracy = training.evaluate(net, splits.test)
-            seen = observed.result(run, net, data.in_order(splits.validation, training.EVALUATION_BATCH), by_layer)
+            batch = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
+            seen = observed.result(run, net, data.in_order(splits.validation, training.EVALUATION_BATCH), batch)
     except UsageError as error:  # it diverged: what failed is told, too
         return {"failed": str(error), "wall_s": time.monotonic() - started}
     return {

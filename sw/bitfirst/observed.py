@@ -5,6 +5,7 @@ have them in the order of the network.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .bits import Bits
 from .blocks import residual_blocks
 from .connection import Connection
 from .device import Device
@@ -19,8 +21,10 @@ from .golden.model import ModelDevice
 from .methods import Method
 from .methods.block_gates import BlockGates
 from .methods.dfq import PrecisionGates
+from .methods.precision import Pair
 from .nn import layer_counters
 
+Batch = tuple[torch.Tensor, torch.Tensor]  #: images and labels
 Counts = list[list[int]]  #: of what was done in training: by block, by option
 
 
@@ -64,7 +68,7 @@ def _mean(counted: list[int], values: list[int]) -> float | None:
 
 
 # routing
-def routing(net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, Any] | None:
+def routing(net: nn.Module, batches: Iterable[Batch]) -> dict[str, Any] | None:
     """Of the trained `net` in evaluation: {"blocks", "samples": of each class, "executed": by class and block, the
     share of samples that compute it}; with options "bits" too, the mean bits forward, 0 for what is skipped.
 
@@ -98,8 +102,9 @@ def _bits(gates: BlockGates, choice: Any) -> torch.Tensor:
 
 
 # work
-def layers(net: nn.Module, device: Device, images: torch.Tensor, labels: torch.Tensor) -> list[dict[str, Any]]:
-    """Bit-MACs of each layer and phase ({"layer", "phase", "bit_macs"}) in one training step on this batch.
+def layers(net: nn.Module, device: Device, batch: Batch, bits: Bits | None = None) -> list[dict[str, Any]]:
+    """Bit-MACs of each layer and phase ({"layer", "phase", "bit_macs"}) in one training step on this batch; with
+    `bits`, as if all layers had these.
 
     The step is that of a copy on a golden model with the configuration of `device`, which is not asked: nothing of the
     training, and no counter, changes.
@@ -108,8 +113,9 @@ def layers(net: nn.Module, device: Device, images: torch.Tensor, labels: torch.T
     connection = Connection(ModelDevice(device.config, device.url, False))
     for layer in other.modules():
         if hasattr(layer, "connection"):
-            layer.connection = connection
+            layer.connection, layer.bits = connection, bits or layer.bits
     other.train()
+    images, labels = batch
     rows = layer_counters(other, lambda one: functional.cross_entropy(one(images), labels).backward())
     found = [{key: row[key] for key in ("layer", "phase", "bit_macs")} for row in by_layer(rows)]
     order = [name for name, _ in net.named_modules()]
@@ -126,38 +132,47 @@ def by_layer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-class Work:
-    """Work by layer over a training `run` (`training.Run`), on one batch: now, before its first epoch, and before each
-    that begins with other widths than the one before.
-
-    rows  {"epoch": from 1, "layers": as of `layers`}
+def layer_epochs(run: Any, batch: Batch) -> list[dict[str, Any]] | None:
+    """Of a `training.Run` that is done: {"epoch": from 1, "layers": as of `layers`, the mean of the widths that its
+    steps had}, for each epoch with a step. All are measured on the trained network. None where widths have stayed.
     """
+    changes = next((part.changes for part in run.method.parts if hasattr(part, "changes")), [])
+    if len(changes) < 2:
+        return None
+    measured = {
+        pair: layers(run.net, run.meter.device, batch, Pair(*pair).bits) for pair in {one[1:] for one in changes}
+    }
+    found, start = [], 0
+    for row in run.history:
+        if row["steps"] > start:
+            widths = Counter(_pair_at(changes, step) for step in range(start, row["steps"]))
+            found.append({"epoch": row["epoch"], "layers": _mean_work(widths, measured)})
+        start = row["steps"]
+    return found
 
-    def __init__(self, run: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-        self.batch = batch
-        self.rows: list[dict[str, Any]] = []
-        self._widths: list[Any] = []
-        self.epoch(run)
 
-    def epoch(self, run: Any) -> None:
-        """One is done; another one begins, if there is one more."""
-        widths = [layer.bits for layer in run.net.modules() if hasattr(layer, "connection")]
-        if widths != self._widths and run.epoch < run.epochs:
-            self._widths = widths
-            self.rows.append({"epoch": run.epoch + 1, "layers": layers(run.net, run.meter.device, *self.batch)})
+def _pair_at(changes: list[tuple[int, int, int]], step: int) -> tuple[int, int]:
+    return next((forward, backward) for since, forward, backward in reversed(changes) if since <= step)
 
 
-def result(run: Any, net: nn.Module, batches: Iterable[Any], work: Work) -> dict[str, Any]:
+def _mean_work(widths: Counter, measured: dict[tuple[int, int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Of as many steps with each of these widths."""
+    rows = by_layer(
+        [row | {"bit_macs": row["bit_macs"] * steps} for pair, steps in widths.items() for row in measured[pair]]
+    )
+    return [row | {"bit_macs": row["bit_macs"] / widths.total()} for row in rows]
+
+
+def result(run: Any, net: nn.Module, batches: Iterable[Batch], batch: Batch) -> dict[str, Any]:
     """Of a `training.Run` that is done, what a study keeps: "blocks"; "routing" of `net`, which came of it, on
-    `batches`; "signs" as of `signs.Journal.summary`; "layers", the work by layer after it; and "layer_epochs", `work`'s
-    rows, where widths have changed. Only what there is.
+    `batches`; "signs" as of `signs.Journal.summary`; "layers" and "layer_epochs", the work of a step with `batch`.
+    Only what there is.
     """
-    device = run.meter.device
     found = {
         "blocks": blocks(run.net),
         "routing": routing(net, batches),
         "signs": None if run.journal is None else run.journal.summary(run.net),
-        "layers": layers(run.net, device, *work.batch),
-        "layer_epochs": work.rows if len(work.rows) > 1 else None,
+        "layers": layers(run.net, run.meter.device, batch),
+        "layer_epochs": layer_epochs(run, batch),
     }
     return {name: one for name, one in found.items() if one}
