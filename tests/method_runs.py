@@ -81,7 +81,7 @@ def interrupted_and_not(
     """Results of a run, and of one that was interrupted in its last epoch and went on."""
     small_digits(monkeypatch, make)
     options = TrainOptions(device="reference", epochs=epochs, batch=8, method=name, out=tmp_path / "whole")
-    uninterrupted = training.train_digits(options, ReferenceDevice(), QUIET)
+    uninterrupted = training.train_and_compare(options, ReferenceDevice(), QUIET)
     options = replace(options, out=tmp_path / "parts")
     epoch = loop.epoch
 
@@ -93,5 +93,5 @@ def interrupted_and_not(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "epoch", once)
         with pytest.raises(LinkError, match=r"\d of \d epochs are kept"):
-            training.train_digits(options, ReferenceDevice(), QUIET)
-    return uninterrupted, training.train_digits(replace(options, resume=True), ReferenceDevice(), QUIET)
+            training.train_and_compare(options, ReferenceDevice(), QUIET)
+    return uninterrupted, training.train_and_compare(replace(options, resume=True), ReferenceDevice(), QUIET)

@@ -271,7 +271,7 @@ def test_dead_simulator_is_a_link_error(rtl: BoardDevice) -> None:
         ("replay:/nonexistent/file", "cannot be read"),
         ("rtl?output_stall=much", "output_stall = 'much' in rtl.output_stall=much is no number: give it as 0.0"),
         ("rtl?input_idle=1.5", "input_idle = 1.5 must be at least 0 and below 1"),
-        ("model?record=x", "unknown; options of model: counting"),
+        ("model?record=x", "unknown; options of model: counting, device"),
     ],
 )
 def test_urls_that_make_no_sense(url: str, message: str) -> None:

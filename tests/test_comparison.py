@@ -80,10 +80,17 @@ def few(path):
     )
 
 
-def trained(folder, method="sgd", accuracy=0.9, epochs=2):
+def trained(folder, method="sgd", accuracy=0.9, epochs=2, data="digits"):
     """The result of a training, in `folder`."""
     options = {"seed": 0, "batch": 8, "epochs": epochs} | ({} if method == "sgd" else {"method": method})
-    result = {"options": options, "history": history(*[accuracy] * epochs), "test_accuracy": accuracy, "wall_s": 3.0}
+    task = {"title": f"of {data}", "data": data}
+    result = {
+        "task": task,
+        "options": options,
+        "history": history(*[accuracy] * epochs),
+        "test_accuracy": accuracy,
+        "wall_s": 3.0,
+    }
     folder.mkdir()
     (folder / comparison.RESULT).write_text(json.dumps(result | {"method": {}, "device": "model", "layers": work()}))
     return folder
@@ -243,8 +250,8 @@ def test_studies_and_trainings_stand_in_one_page(tmp_path):
     assert names == [
         f"small ({tmp_path / FILE})",
         f"small ({tmp_path / 'other.sqlite'})",
-        "trainings, epochs: 2",
-        "trainings, epochs: 3",
+        "of digits, epochs: 2",
+        "of digits, epochs: 3",
     ]
     rows = {row["variant"]: row for row in found["studies"][2]["table"]}
     assert rows.keys() == {"sgd", f"psg ({tmp_path / 'b'})", f"psg ({tmp_path / 'c'})"}
@@ -255,13 +262,21 @@ def test_studies_and_trainings_stand_in_one_page(tmp_path):
     assert all(str(path / comparison.RESULT) in page for path in ours) and "75.00%" in page
 
 
+def test_trainings_on_other_data_are_apart_and_claim_by_their_own_reference(tmp_path):
+    found = comparison.write([trained(tmp_path / "a"), trained(tmp_path / "b", data="cifar10:x")], tmp_path / "out")
+    assert {one["study"]: one["note"] for one in found["studies"]} == {
+        "of digits, epochs: 2": "digits: mechanics, no claim of accuracy",
+        "of cifar10:x, epochs: 2": "sgd reaches 90.0%",
+    }
+
+
 def test_a_training_is_read_as_it_was_written(tmp_path, monkeypatch):
     whole = data.digits()
     parts = (data.Split(part.images[:32], part.labels[:32]) for part in (whole.train, whole.validation, whole.test))
     splits = data.Splits(*parts)
     monkeypatch.setattr(training.data, "digits", lambda: splits)
     options = training.TrainOptions(device="model", epochs=1, batch=16, method="slu", out=tmp_path / "run")
-    result = training.train_digits(options)
+    result = training.train_and_compare(options)
     (row,) = comparison.read(tmp_path / "run" / comparison.RESULT)
     assert (row["variant"], row["batch"], row["accuracy"]) == ("slu", 16, result["test_accuracy"])
     assert 0 < row["training_bit_macs"] < result["bit_macs"]  # without evaluation
@@ -326,7 +341,8 @@ def test_a_target_is_reached_or_censored(tmp_path):
     assert not any(key in row for row in comparison.write([tmp_path], tmp_path)["studies"][0]["rows"] for key in keys)
 
 
-def test_the_command_shows_targets_and_refuses_what_is_no_accuracy(tmp_path, capfd):
+def test_the_command_shows_targets_and_refuses_what_is_no_accuracy(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     keep(tmp_path / FILE, ("sgd", 0, told(0.5)), ("slow", 0, told(0.3)))
     assert cli.run(["report", str(tmp_path), "--target", "0.5"]) == 0
     shown = capfd.readouterr().out

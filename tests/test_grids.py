@@ -135,7 +135,7 @@ def test_a_row_of_the_file_has_all_that_made_it(small, tmp_path, monkeypatch):
 
 
 def test_runs_are_those_of_the_main_job(small):
-    """The same weights as by the parts of `train_digits`; counters where the device counts."""
+    """The same weights as by the parts of `train_and_compare`; counters where the device counts."""
     (one, *_) = configurations("small", 1, "model:tiny", 1)
     found = grids.run_one(one)
     options = TrainOptions(device="model:tiny", seed=0, batch=8, epochs=1, method="sgd")

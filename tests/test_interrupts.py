@@ -48,5 +48,5 @@ def test_training_ends_with_the_next_step(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(training, "_cross_entropy", interrupted)
     with interrupts.noted(), pytest.raises(KeyboardInterrupt):
-        training.train_digits(training.TrainOptions(device="model", out=tmp_path))
+        training.train_and_compare(training.TrainOptions(device="model", out=tmp_path))
     assert len(steps) == 1

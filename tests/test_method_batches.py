@@ -173,7 +173,7 @@ def test_an_epoch_in_which_all_is_dropped_changes_nothing(monkeypatch, tmp_path)
     small_digits(monkeypatch, lambda: SMD(p=0.999999))
     options = TrainOptions(device="reference", epochs=2, batch=8, out=tmp_path)
     device = ReferenceDevice()
-    result = training.train_digits(options, device, QUIET)
+    result = training.train_and_compare(options, device, QUIET)
     assert [row["loss"] for row in result["history"]] == [None, None]
     assert result["method"] == {"smd": {"iterations": 10, "dropped": 10}}
     untrained = training.new_run(options, ReferenceDevice()).net
@@ -223,7 +223,7 @@ def test_the_job_trains_as_long_as_planned(method, monkeypatch, tmp_path):
     batches = []
     loader = type(method).loader
     monkeypatch.setattr(type(method), "loader", lambda self, data: loader(self, batches.append(data) or data))
-    result = training.train_digits(
+    result = training.train_and_compare(
         TrainOptions(device="reference", epochs=3, batch=8, out=tmp_path), ReferenceDevice(), QUIET
     )
     wanted = {"SMB": [5, 3], "SMD": [5, 5, 5, 5, 5, 5]}[type(method).__name__]  # of 15 iterations: 8, 30

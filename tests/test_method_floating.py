@@ -74,7 +74,7 @@ def test_the_result_has_no_cost_of_a_device(monkeypatch, tmp_path):
     small_digits(monkeypatch, FP16)
     monkeypatch.setattr(report, "write", written)
     options = TrainOptions(device="reference", epochs=1, batch=8, method="fp16", out=tmp_path)
-    result = training.train_digits(options, ReferenceDevice(), QUIET)
+    result = training.train_and_compare(options, ReferenceDevice(), QUIET)
     for name in "cycles", "bit_macs", "bytes_moved", "utilisation", "array_utilisation":
         assert result[name] is None
     assert result["energy"]["provenance"] == "unavailable" and result["layers"] == []
@@ -297,7 +297,7 @@ def test_copies_and_conversions_are_without_it():
 def test_a_training_begins_with_the_weights_of_another(monkeypatch, tmp_path):
     small_digits(monkeypatch, lambda: Compose([SLU(seed=1)]))
     options = TrainOptions(device="reference", epochs=1, batch=8, out=tmp_path / "first")
-    training.train_digits(options, ReferenceDevice(), QUIET)
+    training.train_and_compare(options, ReferenceDevice(), QUIET)
     weights, _ = checkpoint.load(tmp_path / "first" / training.CHECKPOINT)
     monkeypatch.setattr(TrainOptions, "training_method", lambda self: FCOnly())
     tuned = replace(options, init=tmp_path / "first" / training.CHECKPOINT, out=tmp_path / "second", method="fconly")
@@ -306,7 +306,7 @@ def test_a_training_begins_with_the_weights_of_another(monkeypatch, tmp_path):
         run = training.new_run(tuned, device)
         for name, tensor in run.net.state_dict().items():
             assert torch.equal(tensor, weights[f"net.{name}"])
-    training.train_digits(tuned, ReferenceDevice(), QUIET)
+    training.train_and_compare(tuned, ReferenceDevice(), QUIET)
     after, _ = checkpoint.load(tmp_path / "second" / training.CHECKPOINT)
     assert torch.equal(after["net.conv.weight"], weights["net.conv.weight"])
     assert not torch.equal(after["net.linear.weight"], weights["net.linear.weight"])

@@ -33,6 +33,14 @@ def result():
         for phase in ("forward", "input_gradient", "weight_gradient")
     ]
     return {
+        "task": {
+            "title": "CIFAR-10, resnet20",
+            "network": "resnet20",
+            "classes": 10,
+            "train": 45000,
+            "validation": 5000,
+            "test": 10000,
+        },
         "test_accuracy": 0.98765,
         "fp32_test_accuracy": 0.97654,
         "weights_sha256": "ab" * 32,
@@ -98,6 +106,16 @@ def test_report_is_complete_and_self_contained(result, tmp_path):
         assert words in text
     assert len(page.sources) == 3
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert "CIFAR-10, resnet20: 45,000 samples to train" in " ".join(text.split()) and "digits" not in text
+
+
+def test_without_fp32_nothing_stands_beside(result, tmp_path):
+    with_fp32 = " ".join(read(report.write(result, tmp_path)).text)
+    result |= {"fp32_test_accuracy": None, "fp32_history": []}
+    text = " ".join(read(report.write(result, tmp_path)).text)
+    assert "98.77%" in text and "97.65%" not in text and text.count("n/a") == with_fp32.count("n/a") + 4
+    loss, accuracy = report.accuracy_figure(result).axes
+    assert [line.get_label() for line in loss.lines] == [line.get_label() for line in accuracy.lines] == ["rtl"]
 
 
 @pytest.fixture

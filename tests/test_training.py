@@ -11,7 +11,7 @@ import torch
 from bitfirst import checkpoint, data, training
 from bitfirst.errors import DeviceError, LinkError, UsageError
 from bitfirst.nn import Bits
-from bitfirst.training import CHECKPOINT, TrainOptions, learning_rate, train_digits, train_many, weights_sha256
+from bitfirst.training import CHECKPOINT, TrainOptions, learning_rate, train_and_compare, train_many, weights_sha256
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
 from reference_device import ReferenceDevice
 from result_keys import TRAIN_KEYS
@@ -73,7 +73,7 @@ def test_learning_rate_rises_and_falls():
 
 def test_train_writes_result_report_and_checkpoint(small, tmp_path):
     options = TrainOptions(device="model:tiny", epochs=2, out=tmp_path / "run")
-    result = train_digits(options, console=QUIET)
+    result = train_and_compare(options, console=QUIET)
     assert all(key in result for key in TRAIN_KEYS)
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     assert result["energy"]["provenance"] == "unavailable" and result["energy"]["total_j"] is None
@@ -94,7 +94,7 @@ def test_train_writes_result_report_and_checkpoint(small, tmp_path):
 
 def test_bit_macs_of_the_run_are_those_of_its_steps(small, tmp_path):
     device = bitfirst.open("model:tiny")
-    result = train_digits(TrainOptions(device="model:tiny", epochs=1, out=tmp_path), device, QUIET)
+    result = train_and_compare(TrainOptions(device="model:tiny", epochs=1, out=tmp_path), device, QUIET)
     step = sum(row["bit_macs"] for row in result["layers"])
     forward = sum(row["bit_macs"] for row in result["layers"] if row["phase"] == "forward") // 32
     assert result["bit_macs"] == 4 * step + (60 + 60) * forward
@@ -103,11 +103,11 @@ def test_bit_macs_of_the_run_are_those_of_its_steps(small, tmp_path):
 
 def test_same_seed_same_weights_and_other_seed_other_weights(small, tmp_path):
     options = TrainOptions(device="model:tiny", epochs=1, out=tmp_path)
-    hashes = [train_digits(options, console=QUIET)["weights_sha256"] for _ in range(2)]
+    hashes = [train_and_compare(options, console=QUIET)["weights_sha256"] for _ in range(2)]
     assert hashes[0] == hashes[1]
-    assert train_digits(replace(options, seed=1), console=QUIET)["weights_sha256"] != hashes[0]
+    assert train_and_compare(replace(options, seed=1), console=QUIET)["weights_sha256"] != hashes[0]
     narrow = replace(options, bits=Bits(4, 4, 8))
-    assert train_digits(narrow, console=QUIET)["weights_sha256"] != hashes[0]
+    assert train_and_compare(narrow, console=QUIET)["weights_sha256"] != hashes[0]
 
 
 def test_the_callers_random_state_and_threads_stay(small, tmp_path):
@@ -115,7 +115,7 @@ def test_the_callers_random_state_and_threads_stay(small, tmp_path):
     wanted = torch.rand(3)
     torch.manual_seed(9)
     threads = torch.get_num_threads()
-    train_digits(TrainOptions(device="model:tiny", epochs=1, out=tmp_path, threads=1), console=QUIET)
+    train_and_compare(TrainOptions(device="model:tiny", epochs=1, out=tmp_path, threads=1), console=QUIET)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.rand(3), wanted)
 
@@ -137,12 +137,14 @@ class DyingDevice(ReferenceDevice):
 
 
 def test_interrupted_and_resumed_is_uninterrupted(small, tmp_path):
-    whole = train_digits(TrainOptions(device="reference", epochs=3, out=tmp_path / "whole"), ReferenceDevice(), QUIET)
+    whole = train_and_compare(
+        TrainOptions(device="reference", epochs=3, out=tmp_path / "whole"), ReferenceDevice(), QUIET
+    )
     options = TrainOptions(device="reference", epochs=3, out=tmp_path / "parts")
     in_second_epoch = 4 * 20 + 7 + 30  # operations
     with pytest.raises(LinkError, match=r"does not answer; 1 of 3 epochs are kept in .*--resume"):
-        train_digits(options, DyingDevice(in_second_epoch), QUIET)
-    resumed = train_digits(replace(options, resume=True), ReferenceDevice(), QUIET)
+        train_and_compare(options, DyingDevice(in_second_epoch), QUIET)
+    resumed = train_and_compare(replace(options, resume=True), ReferenceDevice(), QUIET)
     assert resumed["weights_sha256"] == whole["weights_sha256"]
     assert resumed["test_accuracy"] == whole["test_accuracy"]
     for key in "epoch", "loss", "validation_accuracy", "bit_macs":
@@ -154,7 +156,7 @@ def test_interrupted_and_resumed_is_uninterrupted(small, tmp_path):
 
 def test_a_dead_link_before_the_first_checkpoint_is_said_plainly(small, tmp_path):
     with pytest.raises(LinkError) as caught:
-        train_digits(TrainOptions(device="reference", epochs=1, out=tmp_path), DyingDevice(5), QUIET)
+        train_and_compare(TrainOptions(device="reference", epochs=1, out=tmp_path), DyingDevice(5), QUIET)
     assert "--resume" not in str(caught.value)
     assert not (tmp_path / CHECKPOINT).exists()
 
@@ -162,14 +164,14 @@ def test_a_dead_link_before_the_first_checkpoint_is_said_plainly(small, tmp_path
 def test_resume_refuses_other_options_and_bad_files(small, tmp_path):
     options = TrainOptions(device="reference", epochs=1, out=tmp_path)
     with pytest.raises(UsageError, match=r"no checkpoint .*without --resume"):
-        train_digits(replace(options, resume=True), ReferenceDevice(), QUIET)
-    train_digits(options, ReferenceDevice(), QUIET)
+        train_and_compare(replace(options, resume=True), ReferenceDevice(), QUIET)
+    train_and_compare(options, ReferenceDevice(), QUIET)
     with pytest.raises(UsageError, match=r"made with seed = 0, not 1"):
-        train_digits(replace(options, resume=True, seed=1), ReferenceDevice(), QUIET)
+        train_and_compare(replace(options, resume=True, seed=1), ReferenceDevice(), QUIET)
     path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UsageError, match="cannot be read"):
-        train_digits(replace(options, resume=True), ReferenceDevice(), QUIET)
+        train_and_compare(replace(options, resume=True), ReferenceDevice(), QUIET)
 
 
 def test_a_checkpoint_is_replaced_as_a_whole(tmp_path, monkeypatch):
@@ -203,9 +205,9 @@ def test_rtl_killed_and_resumed_equals_the_golden_model(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(training, "keep", keep_and_kill)
         with pytest.raises(LinkError, match=r"1 of 2 epochs are kept in .*--resume"):
-            train_digits(options, console=QUIET)
-    rtl = train_digits(replace(options, resume=True), console=QUIET)
-    model = train_digits(replace(options, device="model:tiny", out=tmp_path / "model"), console=QUIET)
+            train_and_compare(options, console=QUIET)
+    rtl = train_and_compare(replace(options, resume=True), console=QUIET)
+    model = train_and_compare(replace(options, device="model:tiny", out=tmp_path / "model"), console=QUIET)
     assert rtl["weights_sha256"] == model["weights_sha256"]
     assert rtl["cycles"] > model["phases"]["forward"]["matmul_cycles"] > 0
     assert 0 < rtl["utilisation"] < rtl["array_utilisation"] < 1
@@ -238,14 +240,14 @@ def test_bad_options_are_refused(change, words):
 def test_an_output_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"file cannot be made a directory .*--out"):
-        train_digits(TrainOptions(device="reference", out=tmp_path / "file"), ReferenceDevice(), QUIET)
+        train_and_compare(TrainOptions(device="reference", out=tmp_path / "file"), ReferenceDevice(), QUIET)
 
 
 @pytest.mark.parametrize("name", ("reference", "model:tiny"))
 def test_divergence_names_the_layer(name, small, tmp_path):
     device = ReferenceDevice() if name == "reference" else bitfirst.open(name)
     with pytest.raises(UsageError, match=r"(layer|nor is) \w+.*lower the learning rate"):
-        train_digits(TrainOptions(device=name, epochs=2, lr=1e30, out=tmp_path), device, QUIET)
+        train_and_compare(TrainOptions(device=name, epochs=2, lr=1e30, out=tmp_path), device, QUIET)
 
 
 def test_divergence_in_fp32_names_the_tensor(small):
@@ -312,11 +314,11 @@ def test_an_unfinished_run_is_not_overwritten(tmp_path):
     options = interrupted(tmp_path)
     before = (tmp_path / CHECKPOINT).read_bytes()
     with pytest.raises(UsageError, match=r"1 of 2 epochs .* --resume, or choose another --out"):
-        train_digits(options, ReferenceDevice(), QUIET)
+        train_and_compare(options, ReferenceDevice(), QUIET)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     checkpoint.save(tmp_path / CHECKPOINT, {}, {"epoch": 1, "options": 3})
     with pytest.raises(UsageError, match="not whole: delete it"):
-        train_digits(options, ReferenceDevice(), QUIET)
+        train_and_compare(options, ReferenceDevice(), QUIET)
 
 
 @pytest.mark.parametrize("missing", ("options", "counters", "net.", "momentum.", "random"))
@@ -339,7 +341,7 @@ def test_a_device_that_fails_says_what_is_kept(fault, small, tmp_path, monkeypat
 
     monkeypatch.setattr(training, "profile", fail)
     with pytest.raises(fault, match=r"gone; 1 of 1 epochs are kept in .*--resume"):
-        train_digits(options, ReferenceDevice(), QUIET)
+        train_and_compare(options, ReferenceDevice(), QUIET)
 
 
 @pytest.mark.parametrize("values", ({"seed": -1}, {"seed": 10**20}, {"threads": 100_000}))

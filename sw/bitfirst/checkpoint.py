@@ -20,7 +20,8 @@ def save(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     metadata = {_KEY: json.dumps({"version": VERSION, **state})}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, new, metadata)
+    apart = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    save_file(apart, new, metadata)  # which refuses tensors that share memory, such as a classifier of the embedding's
     with new.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(new, path)

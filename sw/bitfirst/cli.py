@@ -285,6 +285,18 @@ def _check_directory(path: Path, option: str) -> None:
 @app.command()
 def train(
     device: Device = "rtl",
+    data: Annotated[
+        str, typer.Option(help="digits, cifar10:FOLDER, cifar100:FOLDER, folders:FOLDER (ImageNet's way), text:FILE.")
+    ] = "digits",
+    network: Annotated[
+        str | None, typer.Option(help="resnet20, resnet74, vgg11, ...; by default one that goes with the data.")
+    ] = None,
+    train_images: Annotated[
+        int | None, typer.Option(help="Train with so many images (or sequences) alone, always the same.")
+    ] = None,
+    eval_images: Annotated[int | None, typer.Option(help="Validate and test with at most so many.")] = None,
+    augment: Annotated[bool, typer.Option("--augment", help="Move and mirror images by chance, as for CIFAR.")] = False,
+    fp32: Annotated[bool, typer.Option(help="Train the same in fp32, too, to compare.")] = True,
     seed: Annotated[int, typer.Option(help="Initial weights and order of the images.")] = 0,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
     batch: Annotated[int, typer.Option(help="Images in one step.")] = 32,
@@ -305,13 +317,15 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint of another training, to begin with its weights: fine-tuning.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory for checkpoint, result and report.")] = Path("runs/digits"),
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for checkpoint, result and report; runs/digits, runs/cifar10, ...")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     trace: Annotated[Path | None, typer.Option(help="File for waveforms (VCD); rtl only.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch; a part of what makes runs identical.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train a residual network on handwritten digits, its matrix products on a device; compare with fp32."""
+    """Train a network, its matrix products on a device, and compare with fp32: digits of themselves, or your data."""
 
     def work() -> Result:
         from . import training
@@ -319,6 +333,12 @@ def train(
 
         options = training.TrainOptions(
             device=device,
+            data=data,
+            network=network,
+            train_images=train_images,
+            eval_images=eval_images,
+            augment=augment,
+            fp32=fp32,
             seed=seed,
             epochs=epochs,
             batch=batch,
@@ -342,9 +362,9 @@ def train(
         console = Console(stderr=True)
         if device.startswith("rtl") and console.is_terminal:
             console.print(f"opening {device}: the first time it is generated and compiled, which takes some minutes")
-        kept, started_ns = out / training.CHECKPOINT, time.time_ns()
+        kept, started_ns = options.out / training.CHECKPOINT, time.time_ns()
         try:
-            return training.train_digits(options, console=console)
+            return training.train_and_compare(options, console=console)
         except KeyboardInterrupt:
             if kept.exists() and (resume or kept.stat().st_mtime_ns >= started_ns):
                 raise Interrupted(f"{kept} is kept; go on with the same command and --resume") from None

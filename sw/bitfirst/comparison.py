@@ -109,7 +109,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The runs of a file: one dictionary each, with its "study" (of a training a name that tells its length) and
+    """The runs of a file: one dictionary each, with its "study" (of a training what it learnt and its length) and
     "source". Raises `UsageError` for a file of something else, of another version, or without runs.
     """
     rows = [_training(file)] if file.suffix == ".json" else _runs(file)
@@ -132,9 +132,10 @@ def _training(file: Path) -> dict[str, Any]:
         result = json.loads(file.read_text(encoding="utf-8"))
         told, last = result["options"], result["history"][-1]
         method = told.get("method", grids.REFERENCE)
-        row = {"variant": method, "images": grids.DIGITS, "rate": 1.0}
+        title, data = (result["task"][key] for key in ("title", "data"))
+        row = {"variant": method, "images": grids.DIGITS if data == grids.DIGITS else title, "rate": 1.0}
         row |= {key: told[key] for key in ("seed", "batch", "epochs")}
-        row |= {"study": f"trainings, epochs: {told['epochs']}", "accuracy": result["test_accuracy"]}
+        row |= {"study": f"{title}, epochs: {told['epochs']}", "accuracy": result["test_accuracy"]}
         row |= {key: last[key] for key in ("validation_accuracy", "loss")}
         row |= {"training_bit_macs": last.get("training_bit_macs", 0), "methods": result.get("method", {})}
         return row | {key: result[key] for key in OF_A_TRAINING if result.get(key)}

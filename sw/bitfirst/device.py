@@ -43,12 +43,14 @@ class Device(ABC):
     bit_macs        useful bit multiply-accumulates so far: no padding, no inserted zeros, at the requested widths
     bytes_moved     bytes of all frames on the link so far, both ways (`model`: what a link would carry)
     counting        whether cycles and commands are counted; only a model can be without
+    place           PyTorch's device on which networks and data had best be; None: wherever they are
     store           the book of the device's tensor store; `store.refetched_bytes` were sent again, for want of room or
                     in another order
     phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
     """
 
     counting = True
+    place: torch.device | None = None
 
     def __init__(self, url: str, config: ArrayConfig) -> None:
         self.url = url

@@ -49,7 +49,7 @@ class Frozen:
         if missing:
             computed = self._computed(x[list(missing.values())])
             self._features.update(zip(missing, computed, strict=True))
-        return torch.stack([self._features[key] for key in keys])
+        return torch.stack([self._features[key].to(x.device) for key in keys])
 
     @torch.no_grad()
     def _computed(self, x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Protocol
@@ -151,6 +151,10 @@ class MasterWeights(Quantised):
 
     masters: Masters | None = None
 
+    def on(self, place: torch.device) -> "MasterWeights":
+        """The same, for operands that lie there."""
+        return self if self.values.device == place else replace(self, values=self.values.to(place))
+
     @cached_property
     def real(self) -> Quantised:
         """The weights themselves, as long as the masters are those of which these weights were made."""
@@ -158,7 +162,7 @@ class MasterWeights(Quantised):
         if masters is None:
             masters = self.read_back
         flat = update.weights(torch.from_numpy(masters), self.exponent + _SHIFT_OF_ONES).numpy()
-        values = _from_store(flat, self.masters.shape).to(torch.float32).reshape(self.values.shape)
+        values = _from_store(flat, self.masters.shape).to(self.values).reshape(self.values.shape)
         return Quantised(values, self.bits, True, self.exponent, self.known_peak, self.content)
 
     @cached_property
@@ -209,7 +213,7 @@ class Kept:
     def put(self, master: torch.Tensor | None, momentum: torch.Tensor) -> None:
         """Momenta, and masters, where these are what the parameter says."""
         parameter = self._parameter()
-        if master is None or not torch.equal(update.visible(master), parameter):
+        if master is None or not torch.equal(update.visible(master).to(parameter.device), parameter):
             master = update.masters(parameter)
         self.masters.put(master, momentum)
         self._seen = self._values

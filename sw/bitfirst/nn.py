@@ -116,7 +116,7 @@ def _again(values: torch.Tensor, bits: int, about: list[int]) -> Quantised:
 def _weight(w: torch.Tensor, bits: int, signer: int, name: str) -> Quantised:
     kept = _signers[signer].kept if signer != NO_SIGNER else None
     if kept is not None and kept.decides:
-        return kept.masters.weights(bits)
+        return kept.masters.weights(bits).on(w.device)
     return quantise(w, bits, signed=True, name=f"layer {name}: weight")
 
 
@@ -126,7 +126,7 @@ def _weight_again(values: torch.Tensor, bits: int, about: list[int], signer: int
     if not about[1]:
         return before
     kept = _signers[signer].kept
-    weights = kept.masters.weights(bits) if kept is not None else before
+    weights = kept.masters.weights(bits).on(values.device) if kept is not None else before
     if weights is before or weights.content != before.content:
         raise UsageError(f"layer {name}: its weight was updated between forward and backward pass: step after both")
     return weights

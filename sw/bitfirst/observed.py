@@ -98,7 +98,7 @@ def _bits(gates: BlockGates, choice: Any) -> torch.Tensor:
     """[n]: bits forward of each sample, 0 where it skips; without options 0 or 1."""
     if not isinstance(gates, PrecisionGates):
         return choice.chosen.long()
-    return torch.tensor([pair.forward for pair in gates.options])[choice.option]
+    return torch.tensor([pair.forward for pair in gates.options]).to(choice.option.device)[choice.option]
 
 
 # work

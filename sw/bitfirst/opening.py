@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import torch
 from bitfirst_hdl.config import ArrayConfig, ConfigError, load
 from bitfirst_hdl.contract import datagrams
 
@@ -28,7 +29,7 @@ KINDS = {
     "replay": "replay:FILE, a recording",
 }
 _OPTIONS = {
-    "model": ("counting",),
+    "model": ("counting", "device"),
     "rtl": ("record", "seed", "input_idle", "output_stall"),
     "serial": ("record", "baud", "config"),
     "tcp": ("record", "config"),
@@ -45,7 +46,8 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
     url     `model`, `model:CONFIG`, `rtl`, `rtl:CONFIG`, `serial:///PATH?baud=..`, `tcp://HOST:PORT`,
             `udp://HOST:PORT` or `replay:FILE`; CONFIG is the name of a configuration or a .toml file. Boards take
             `config=CONFIG` too and are refused when they were built with another one; all but `model` take
-            `record=FILE`. `model?counting=0` computes the same numbers but counts no cycles, which is faster
+            `record=FILE`. `model?counting=0` computes the same numbers but counts no cycles, which is faster;
+            `model?device=cuda` (or cpu, cuda:1) computes on this device of PyTorch's
     trace   file for waveforms (`rtl` only)
     record  file that gets all bytes of the link, for `replay:`
 
@@ -64,7 +66,7 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
         counting = options.get("counting", "1")
         if counting not in ("0", "1"):
             raise UsageError(f"counting = {counting!r} in {url}: give 0 or 1")
-        return ModelDevice(_config(rest or DEFAULT_CONFIG), url, counting == "1")
+        return ModelDevice(_config(rest or DEFAULT_CONFIG), url, counting == "1", _place(url, options.get("device")))
     from .board import BoardDevice
 
     wanted = rest or DEFAULT_CONFIG if kind == "rtl" else options.get("config")
@@ -75,6 +77,24 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
     if record is not None:
         transport = RecordingTransport(transport, record)
     return BoardDevice(url, transport, config)
+
+
+def _place(url: str, name: str | None) -> torch.device | None:
+    """PyTorch's device of this name, None for none. Raises `UsageError` for one that is unknown or not there."""
+    if name is None:
+        return None
+    if name == "cpu":
+        return torch.device(name)
+    kind, colon, number = name.partition(":")
+    if kind != "cuda" or bool(colon) != number.isdecimal():
+        raise UsageError(f"device = {name!r} in {url}: give cpu, cuda or such as cuda:1")
+    count = torch.cuda.device_count()
+    if int(number or 0) >= count:
+        raise UsageError(
+            f"{url}: PyTorch finds {count or 'no'} CUDA devices here: leave device={name} out, or install a driver and "
+            "PyTorch for CUDA"
+        )
+    return torch.device("cuda", int(number or 0))
 
 
 def connect(url: str) -> Transport:

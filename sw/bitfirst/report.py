@@ -25,6 +25,7 @@ COLOURS = {
     "other": "#8c959f",
 }
 DEVICE, FP32 = "#0969da", "#bc4c00"
+MOST_NAMES = 12  #: of layers below a plot that are not turned and made smaller
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -39,15 +40,13 @@ STYLE = {
 def write(result: dict[str, Any], out: Path) -> Path:
     """Writes report.html and its plots into `out`; returns the report's path.
 
-    `result` as `training.train_digits` makes it. Plots: accuracy.png, cycles.png, layers.png; signs.png too where
-    weights learnt by signs.
+    `result` as `training.train_and_compare` makes it. Plots: accuracy.png; cycles.png and layers.png where cycles were
+    counted; signs.png where weights learnt by signs.
     """
     with matplotlib.rc_context(STYLE):
-        figures = {
-            "accuracy": accuracy_figure(result),
-            "cycles": cycles_figure(result),
-            "layers": layers_figure(result),
-        }
+        figures = {"accuracy": accuracy_figure(result)}
+        if result["phases"]:
+            figures |= {"cycles": cycles_figure(result), "layers": layers_figure(result)}
         if "signs" in result:
             figures["signs"] = signs_figure(result["signs"]["rows"])
         plots = {name: save(figure, out / f"{name}.png") for name, figure in figures.items()}
@@ -86,7 +85,7 @@ def accuracy_figure(result: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(9, 3.4))
     loss, accuracy = figure.subplots(1, 2)
     runs = (result["device"], result["history"], DEVICE, "o-"), ("fp32", result["fp32_history"], FP32, "s--")
-    for name, history, colour, style in runs:
+    for name, history, colour, style in (one for one in runs if one[1]):
         epochs = [row["epoch"] for row in history]
         loss.plot(epochs, [row["loss"] for row in history], style, color=colour, label=name)
         percent = [100 * row["validation_accuracy"] for row in history]
@@ -151,7 +150,9 @@ def layers_figure(result: dict[str, Any]) -> Figure:
         places = [names.index(row["layer"]) + offset for row in rows]
         heights = [100 * row["utilisation"] for row in rows]
         axes.bar(places, heights, 0.25, color=COLOURS[phase], label=PHASES[phase])
-    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    few = len(names) <= MOST_NAMES
+    axes.set_xticks(range(len(names)), names, rotation=20 if few else 90, ha="right" if few else "center")
+    axes.tick_params(axis="x", labelsize=10 if few else max(3, 10 * MOST_NAMES / len(names)))
     axes.set(title="Utilisation by layer", ylabel="% of the array's bit-MACs")
     axes.grid(axis="x", visible=False)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -225,7 +226,7 @@ def _number(value: float | None, pattern: str = "{:,}") -> str:
 def cards(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("test accuracy", f"{result['test_accuracy']:.2%}"),
-        ("fp32 test accuracy", f"{result['fp32_test_accuracy']:.2%}"),
+        ("fp32 test accuracy", _number(result["fp32_test_accuracy"], "{:.2%}")),
         ("device cycles", _number(result["cycles"])),
         ("utilisation", _number(result["utilisation"] or result["array_utilisation"], "{:.1%}")),
         ("bytes on the link", _number(result["bytes_moved"])),
@@ -234,12 +235,14 @@ def cards(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def comparison(result: dict[str, Any]) -> list[tuple[str, str, str]]:
-    ours, theirs = result["history"][-1], result["fp32_history"][-1]
+    unknown = {"validation_accuracy": None, "loss": None}
+    last = [(result[runs] or [unknown])[-1] for runs in ("history", "fp32_history")]
+    tests = result["test_accuracy"], result["fp32_test_accuracy"]
     bits = result["options"]["bits"]
     return [
-        ("test accuracy", f"{result['test_accuracy']:.2%}", f"{result['fp32_test_accuracy']:.2%}"),
-        ("validation accuracy", f"{ours['validation_accuracy']:.2%}", f"{theirs['validation_accuracy']:.2%}"),
-        ("training loss, last epoch", *(_number(run["loss"], "{:.4f}") for run in (ours, theirs))),
+        ("test accuracy", *(_number(share, "{:.2%}") for share in tests)),
+        ("validation accuracy", *(_number(row["validation_accuracy"], "{:.2%}") for row in last)),
+        ("training loss, last epoch", *(_number(row["loss"], "{:.4f}") for row in last)),
         ("bits of x, w, gradient", f"{bits['activation']}, {bits['weight']}, {bits['gradient']}", "32, 32, 32"),
     ]
 
@@ -273,8 +276,8 @@ def layer_rows(result: dict[str, Any]) -> list[list[str]]:
             row["layer"],
             PHASES[row["phase"]],
             f"{row['bit_macs']:,}",
-            f"{row.get('cycles') or row['matmul_cycles']:,}",
-            f"{row['utilisation']:.1%}",
+            _number(row.get("cycles") or row.get("matmul_cycles")),
+            _number(row.get("utilisation"), "{:.1%}"),
         ]
         for row in result["layers"]
     ]
@@ -321,5 +324,6 @@ def energy_line(energy: dict[str, Any]) -> str:
 def settings(result: dict[str, Any]) -> list[tuple[str, Any]]:
     rows = [("device", result["device"]), *result["identity"].items(), *result["config"].items()]
     rows += [("bit-MACs per cycle", result["bit_macs_per_cycle"]), ("useful bit-MACs", _number(result["bit_macs"]))]
-    rows += [(name, value) for name, value in result["options"].items() if name != "bits"]
+    learnt = {name: result["task"][name] for name in ("network", "classes")}
+    rows += [(name, value) for name, value in (learnt | result["options"]).items() if name != "bits"]
     return [*rows, ("weights sha256", result["weights_sha256"])]

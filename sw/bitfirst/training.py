@@ -1,4 +1,4 @@
-"""The main job: trains a small residual CNN on handwritten digits, on a device and in fp32, and compares them."""
+"""The main job: trains a network on a device and in fp32, and compares; of itself a small one on handwritten digits."""
 
 import hashlib
 import json
@@ -21,12 +21,13 @@ from torch.nn import functional
 
 import bitfirst
 
-from . import checkpoint, data, interrupts, loop, models, observed, optim
+from . import checkpoint, data, interrupts, loop, models, observed, optim, tasks
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
 from .methods import E2TRAIN, HOST, NAMES, PSG, Compose, Method, Plan, SignSGD, named
 from .nn import Bits, convert, layer_counters
 from .signs import Journal
+from .tasks import Task
 
 CHECKPOINT = "checkpoint.safetensors"
 STATES = {"momentum": optim.BUFFER, "master": optim.MASTER}  #: of the optimiser, by their names in a checkpoint
@@ -50,6 +51,12 @@ NO_ENERGY = {
 @dataclass(frozen=True)
 class TrainOptions:
     """device   URL for `bitfirst.open`
+    data     what is learnt: `tasks.KINDS`, such as "digits" or "cifar10:FOLDER"
+    network  one of `tasks.NETWORKS`; None: that of the data
+    train_images, eval_images
+             train with so many of the images (or sequences), validate and test with at most so many; None: all
+    augment  images are moved and mirrored by chance, as is usual for CIFAR
+    fp32     whether the same is trained in fp32, too
     seed     initial weights and order of the images
     lr       peak of the one-cycle learning rate
     bits     widths of x, w and of the output's gradient
@@ -60,13 +67,19 @@ class TrainOptions:
     lr_signs peak of the rate for weights that learn by signs
     update   "host" or "device": where these weights are moved; the result is the same
     init     checkpoint of another training of this network, such as `out`'s: weights and statistics are those at first
-    out      directory for checkpoint, result.json and report.html
+    out      directory for checkpoint, result.json and report.html; None: runs/KIND, by the data
     resume   continue from the checkpoint in `out`
     trace    file for waveforms (simulated boards only)
     threads  of PyTorch on the host; a part of what makes runs identical
     """
 
     device: str = "rtl"
+    data: str = "digits"
+    network: str | None = None
+    train_images: int | None = None
+    eval_images: int | None = None
+    augment: bool = False
+    fp32: bool = True
     seed: int = 0
     epochs: int = 6
     batch: int = 32
@@ -80,15 +93,17 @@ class TrainOptions:
     lr_signs: float = 0.001
     update: str = HOST
     init: Path | None = None
-    out: Path = Path("runs/digits")
+    out: Path | None = None
     resume: bool = False
     trace: Path | None = None
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in "epochs", "batch", "threads":
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name in "epochs", "batch", "threads", "train_images", "eval_images":
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} = {value} must be at least 1")
+        self._choose_task()
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"seed = {self.seed} must be 0 to {2**31 - 1}")
         if self.threads > MAX_THREADS:
@@ -108,6 +123,20 @@ class TrainOptions:
             method.check(self.bits)
             if not 0 < self.lr_signs < MOST_LR_SIGNS:
                 raise UsageError(f"lr_signs = {self.lr_signs} must be positive and below {MOST_LR_SIGNS}")
+
+    def _choose_task(self) -> None:
+        """Network and `out` where they follow from the data."""
+        network = tasks.kind_of(self.data).network if self.network is None else self.network
+        task = Task(self.data, network)
+        if self.augment and not task.is_colour:
+            raise UsageError(f"augment moves and mirrors colour images: leave it out for {task.name}")
+        object.__setattr__(self, "network", network)
+        if self.out is None:
+            object.__setattr__(self, "out", Path("runs", task.name))
+
+    @property
+    def task(self) -> Task:
+        return Task(self.data, self.network)
 
     def _check_psg_options(self) -> None:
         """They are for psg and signsgd, not for a method that has signs of its own."""
@@ -148,11 +177,17 @@ class TrainOptions:
         names += ("method",) if self.method != "sgd" else ()
         names += () if signs is None else ("lr_signs",)
         found = {name: getattr(self, name) for name in names} | {"bits": asdict(self.bits)}
-        found |= {} if self.init is None else {"init": str(self.init)}
+        found |= self._task_identity() | ({} if self.init is None else {"init": str(self.init)})
         if isinstance(signs, PSG):
             tau = signs.tau if signs.constant is None else str(signs.constant)
             found |= {"beta": signs.beta, "tau": tau, "predictor": signs.predictor}
         return found
+
+    def _task_identity(self) -> dict[str, Any]:
+        """What is other than in the training on the digits."""
+        found = {"data": self.data, "network": self.network} if self.data != "digits" else {}
+        names = "train_images", "eval_images", "augment"
+        return found | {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 class Meter:
@@ -165,6 +200,8 @@ class Meter:
         self._start = self._totals()
 
     def _totals(self) -> dict[str, int]:
+        if not self.device.counting:
+            return {"bit_macs": self.device.bit_macs}
         totals = {"bit_macs": self.device.bit_macs, "bytes_moved": self.device.bytes_moved}
         for phase, counters in self.device.phase_counters.items():
             totals |= {f"{Phase(phase).name.lower()}/{name}": count for name, count in counters.items()}
@@ -177,7 +214,9 @@ class Meter:
         return {key: self.earlier.get(key, 0) + now.get(key, 0) - self._start.get(key, 0) for key in keys}
 
     def read(self) -> dict[str, int]:
-        """As of now, by a MARK. "bit_macs", "bytes_moved", and "PHASE/COUNTER" for each phase and counter."""
+        """As of now, by a MARK. "bit_macs", "bytes_moved", and "PHASE/COUNTER" for each phase and counter; "bit_macs"
+        alone of a model that does not count.
+        """
         self.device.mark(Phase.OTHER)
         return self.latest()
 
@@ -229,17 +268,24 @@ class Run:
 
 
 def new_run(
-    options: TrainOptions, device: Device | None, network: Callable[[], nn.Module] = models.digits_resnet
+    options: TrainOptions,
+    device: Device | None,
+    network: Callable[[], nn.Module] = models.digits_resnet,
+    place: torch.device | None = None,
 ) -> Run:
-    """The network and its optimiser, before the first step. The same weights with and without a device."""
+    """`network` and its optimiser, before the first step. The same weights with and without a device.
+
+    Without, the network is put on `place`; with one, on that of the device.
+    """
     torch.manual_seed(options.seed)
     net = network()
     if options.init is not None:
         _load_weights(net, options.init)
     if device is None:
+        net.to(place)
         return Run("fp32", net, Method(), optimizer_of(net, Method(), options), epochs=options.epochs)
     method = options.training_method()
-    convert(net, device, method, bits=options.bits, inplace=True)
+    convert(net.to(device.place), device, method, bits=options.bits, inplace=True)
     journal = None if method.signs is None else Journal()
     optimizer = optimizer_of(net, method, options)
     return Run(device.url, net, method, optimizer, Meter(device), journal, options.epochs)
@@ -273,19 +319,22 @@ def fit(
     on_step: Callable[[Run, int, int, float], None] | None = None,
     on_epoch: Callable[[Run], None] | None = None,
 ) -> None:
-    """Trains `run` to its last epoch. Raises `UsageError`, naming the layer, when it diverges.
+    """Trains `run` to its last epoch. Raises `UsageError`, naming the layer, when it diverges, and where there is not
+    one batch.
 
     A row of its history has, beside loss and accuracies: "wall_s" of the epoch; so far, "steps" that were trained, the
     device's "cycles" and "bit_macs", and "training_bit_macs", without those of evaluation; and what `observed.grown`
     says of blocks.
     """
     per_epoch = len(splits.train) // options.batch
+    if not per_epoch:
+        raise UsageError(f"{len(splits.train)} images are no batch of {options.batch}: choose a smaller batch, or more")
     plan = run.method.plan(Plan.of(per_epoch * options.epochs))
     run.epochs = math.ceil(plan.steps / per_epoch)
     while run.epoch < run.epochs:
         started, before = time.monotonic(), run.history[-1] if run.history else {}
         first = run.epoch * per_epoch
-        batches = data.batches(splits.train, options.batch, options.seed, run.epoch)[: plan.steps - first]
+        batches = epoch_batches(splits, options, run.epoch, place_of(run.net))[: plan.steps - first]
         beside = _Beside(run, batches, first, plan, on_step)
         chosen, work = observed.counts(run.method), _bit_macs(run)
         loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
@@ -310,6 +359,18 @@ def fit(
             run.history[-1]["training_bit_macs"] = before.get("training_bit_macs", 0) + work
         if on_epoch is not None:
             on_epoch(run)
+
+
+def epoch_batches(
+    splits: data.Splits, options: TrainOptions, epoch: int, place: torch.device | None = None
+) -> data.Batches:
+    """What is trained with in this epoch, from 0, on `place`."""
+    return data.batches(splits.train, options.batch, options.seed, epoch, options.augment, place)
+
+
+def place_of(net: nn.Module) -> torch.device:
+    """PyTorch's device on which the network is."""
+    return next(net.parameters()).device
 
 
 def _bit_macs(run: Run) -> int:
@@ -351,7 +412,7 @@ class _Beside(loop.Hooks):
 
     def after(self, scores: torch.Tensor, y: torch.Tensor, loss: float) -> None:
         self.right += int((scores.argmax(1) == y).sum())
-        self.seen += len(y)
+        self.seen += y.numel()
         self.steps += 1
         if self.on_step is not None:
             self.on_step(self.run, self.step + 1, self.plan.steps, loss)
@@ -362,7 +423,9 @@ def _cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _cross_entropies(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(scores, labels, label_smoothing=LABEL_SMOOTHING, reduction="none")
+    """Of each sample: of a sequence, the mean of its tokens'."""
+    losses = functional.cross_entropy(scores, labels, label_smoothing=LABEL_SMOOTHING, reduction="none")
+    return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
 
 
 def _loss(images: torch.Tensor, labels: torch.Tensor, net: nn.Module) -> torch.Tensor:
@@ -370,13 +433,12 @@ def _loss(images: torch.Tensor, labels: torch.Tensor, net: nn.Module) -> torch.T
 
 
 def evaluate(net: nn.Module, split: data.Split) -> float:
-    """Share of `split` that `net` classifies correctly."""
+    """Share of `split` that `net` classifies correctly; of text, of its tokens."""
     net.eval()
+    batches = data.in_order(split, EVALUATION_BATCH, place_of(net))
     with torch.no_grad():
-        right = sum(
-            int((net(images).argmax(1) == labels).sum()) for images, labels in data.in_order(split, EVALUATION_BATCH)
-        )
-    return right / len(split)
+        right = sum(int((net(images).argmax(1) == labels).sum()) for images, labels in batches)
+    return right / split.labels.numel()
 
 
 def weights_sha256(net: nn.Module) -> str:
@@ -395,6 +457,8 @@ def keep(run: Run, options: TrainOptions) -> None:
         kept = run.optimizer.state_of(parameter)
         tensors |= {f"{short}.{name}": kept[full] for short, full in STATES.items() if full in kept}
     tensors["random"] = torch.get_rng_state()
+    if place_of(run.net).type == "cuda":
+        tensors["random_cuda"] = torch.cuda.get_rng_state(place_of(run.net))
     state = {
         "options": options.identity(),
         "epoch": run.epoch,
@@ -423,16 +487,22 @@ def restore(run: Run, options: TrainOptions) -> None:
     tensors, state = checkpoint.load(path)
     try:
         wanted, found = options.identity(), state["options"]
-        for name in wanted:
-            if wanted[name] != found.get(name):
-                raise UsageError(f"{path} was made with {name} = {found.get(name)}, not {wanted[name]}: use the same")
+        for name in wanted | found:
+            made, now = found.get(name), wanted.get(name)
+            if made != now:
+                raise UsageError(f"{path} was made with {name} = {made}, not {now}: use the same")
+        counted = set(state["counters"]) != {"bit_macs"}
+        if counted != run.meter.device.counting:
+            raise UsageError(f"{path} was made {'with' if counted else 'without'} counting: continue it so")
         run.net.load_state_dict(checkpoint.strip(tensors, "net."))
         parameters = dict(run.net.named_parameters())
         for moved in state["moved"]:
             kind, _, name = moved.partition(".")
-            run.optimizer.state[parameters[name]][STATES[kind]] = tensors[moved]
+            run.optimizer.state[parameters[name]][STATES[kind]] = tensors[moved].to(parameters[name].device)
         run.method.load_state_dict(state["method"] | checkpoint.strip(tensors, "method."))
         torch.set_rng_state(tensors["random"])
+        if place_of(run.net).type == "cuda" and "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"], place_of(run.net))
         run.epoch, run.history, run.meter.earlier = state["epoch"], state["history"], state["counters"]
         if run.journal is not None:
             run.journal.restore(state["journal"])
@@ -460,14 +530,19 @@ def refuse_to_overwrite(path: Path) -> None:
 
 @contextmanager
 def host_settings(threads: int) -> Iterator[None]:
-    """Fixed thread count and a random state of our own; both as before afterwards."""
-    before = torch.get_num_threads()
+    """Fixed thread count, a random state of our own, and on a GPU convolutions in float32 as such, the same each time;
+    all as before afterwards.
+    """
+    before, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    precision, deterministic = cudnn.conv.fp32_precision, cudnn.deterministic
     torch.set_num_threads(threads)
+    cudnn.conv.fp32_precision, cudnn.deterministic = "ieee", True
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_num_threads(before)
+        cudnn.conv.fp32_precision, cudnn.deterministic = precision, deterministic
 
 
 class Watch:
@@ -527,18 +602,23 @@ def _loss_text(loss: float | None) -> str:
     return "-" if loss is None else f"{loss:.4f}"
 
 
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
 @dataclass
 class Comparison:
     """One network trained on a device and in fp32, from the same weights, on the same batches.
 
-    `net` is what came of `run`: its network, or such as the mean of its weights.
+    `net` is what came of `run`: its network, or such as the mean of its weights. `fp32` is None where it was not
+    wanted.
     """
 
     run: Run
     net: nn.Module
-    fp32: Run
+    fp32: Run | None
     test_accuracy: float
-    fp32_test_accuracy: float
+    fp32_test_accuracy: float | None
     counters: dict[str, int]
 
 
@@ -565,7 +645,8 @@ def compare(
     spoil: Callable[[nn.Module], None] | None = None,
 ) -> Comparison:
     """Trains and tests both. `spoil` changes the converted network first, for negative controls."""
-    run = new_run(options, device)
+    network = partial(options.task.make, len(splits.classes))
+    run = new_run(options, device, network)
     if options.resume:
         restore(run, options)
     if spoil is not None:
@@ -580,19 +661,24 @@ def compare(
     on_step = watch.step if watch is not None else None
     with saying_what_is_kept(run, options, checkpoints):
         fit(run, splits, options, on_step, on_epoch)
-        net = run.method.result(run.net, data.batches(splits.train, options.batch, options.seed, 0))
+        net = run.method.result(run.net, epoch_batches(splits, options, 0, place_of(run.net)))
         test_accuracy = evaluate(net, splits.test)
         counters = run.meter.read()
-    fp32 = new_run(options, None)
+    if not options.fp32:
+        return Comparison(run, net, None, test_accuracy, None, counters)
+    fp32 = new_run(options, None, network, device.place)
     fit(fp32, splits, options, on_step, on_epoch)
     return Comparison(run, net, fp32, test_accuracy, evaluate(fp32.net, splits.test), counters)
 
 
-def train_digits(options: TrainOptions, device: Device | None = None, console: Console | None = None) -> dict[str, Any]:
+def train_and_compare(
+    options: TrainOptions, device: Device | None = None, console: Console | None = None
+) -> dict[str, Any]:
     """Trains on `options.device` (or on `device`, which stays open) and in fp32; writes checkpoint, result and report.
 
     Returns the object that `bitfirst train --json` prints. Progress goes to `console`, standard error by default.
-    Raises `UsageError` for bad options and divergence, `LinkError` when the device dies (the checkpoint stays).
+    Raises `UsageError` for bad options, data that cannot be read, and divergence, `LinkError` when the device dies (the
+    checkpoint stays).
     """
     from . import report  # matplotlib is slow to import
 
@@ -606,20 +692,15 @@ def train_digits(options: TrainOptions, device: Device | None = None, console: C
         checkpoint.load(options.out / CHECKPOINT)  # fails before a device is opened
     else:
         refuse_to_overwrite(options.out / CHECKPOINT)
-    splits = data.digits()
+    splits = options.task.splits(options.train_images, options.eval_images)
     board = device or bitfirst.open(options.device, trace=options.trace)
-    if not board.counting:
-        raise UsageError(
-            f"{options.device} counts nothing, and the report tells what was counted: leave counting=0 out"
-        )
     try:
         with host_settings(options.threads), Watch(console) as watch:
             comparison = compare(options, board, splits, watch, checkpoints=True)
             with saying_what_is_kept(comparison.run, options):
                 layers = profile(comparison.run, splits, options)
-                validation = data.in_order(splits.validation, EVALUATION_BATCH)
-                routing = observed.routing(comparison.net, validation)
-        result = summary(options, board, comparison, layers)
+                routing = _routing(comparison.net, splits.validation)
+        result = {"task": task_of(options, splits), **summary(options, board, comparison, layers)}
         result["blocks"], result["routing"] = observed.blocks(comparison.run.net), routing
     finally:
         if device is None:
@@ -632,24 +713,42 @@ def train_digits(options: TrainOptions, device: Device | None = None, console: C
     return result
 
 
+def _routing(net: nn.Module, split: data.Split) -> dict[str, Any] | None:
+    """`observed.routing`; None for sequences, which have no class."""
+    if split.labels.ndim != 1:
+        return None
+    return observed.routing(net, data.in_order(split, EVALUATION_BATCH, place_of(net)))
+
+
 def profile(run: Run, splits: data.Splits, options: TrainOptions) -> list[dict[str, Any]]:
-    """Counters of each layer and phase in one training step more, whose results are dropped."""
-    images, labels = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
+    """Counters of each layer and phase in one training step more, whose results are dropped; of a model that does not
+    count, "bit_macs" alone.
+    """
+    images, labels = epoch_batches(splits, options, options.epochs, place_of(run.net))[0]
     run.net.train()
     rows = observed.by_layer(
         layer_counters(run.net, lambda net: functional.cross_entropy(net(images), labels).backward())
     )
     device = run.meter.device
+    if not device.counting:
+        return [{name: row[name] for name in ("layer", "phase", "bit_macs")} for row in rows]
     for row in rows:
         cycles = row.get("cycles") or row["matmul_cycles"]
         row["utilisation"] = row["bit_macs"] / (device.config.bit_macs_per_cycle * cycles)
     return rows
 
 
+def task_of(options: TrainOptions, splits: data.Splits) -> dict[str, Any]:
+    """What was learnt, and of how many samples: `task` of the result."""
+    counts = {name: len(getattr(splits, name)) for name in ("train", "validation", "test")}
+    named = {"title": options.task.title, "data": options.task.data, "network": options.network}
+    return named | {"classes": len(splits.classes), **counts}
+
+
 def summary(
     options: TrainOptions, device: Device, comparison: Comparison, layers: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The result, all but `wall_s` and `report`."""
+    """The result, all but `task`, `wall_s` and `report`."""
     counters = comparison.counters
     phases: dict[str, dict[str, int]] = {}
     for key, count in counters.items():
@@ -672,7 +771,7 @@ def summary(
         "config": device.config.as_dict(),
         "bit_macs_per_cycle": device.config.bit_macs_per_cycle,
         "history": comparison.run.history,
-        "fp32_history": comparison.fp32.history,
+        "fp32_history": [] if comparison.fp32 is None else comparison.fp32.history,
         "phases": phases,
         "layers": layers,
     }
@@ -687,15 +786,19 @@ def identity(device: Device) -> dict[str, Any]:
 
 def comparison_table(result: dict[str, Any]) -> Table:
     """The end of a training, for people."""
-    table = Table(title="Handwritten digits, the same network twice")
+    title = result["task"]["title"]
+    table = Table(
+        title=f"{title[0].upper()}{title[1:]}" + (", the same network twice" if result["fp32_history"] else "")
+    )
     bits = result["options"]["bits"]
     table.add_column("")
     table.add_column(result["device"], justify="right")
     table.add_column("fp32 on the host", justify="right")
-    table.add_row("test accuracy", f"{result['test_accuracy']:.2%}", f"{result['fp32_test_accuracy']:.2%}")
+    table.add_row("test accuracy", *(_share(result[key]) for key in ("test_accuracy", "fp32_test_accuracy")))
     for name, key in ("validation accuracy", "validation_accuracy"), ("last training loss", "loss"):
-        show = "{:.2%}".format if key == "validation_accuracy" else _loss_text
-        table.add_row(name, *(show(result[runs][-1][key]) for runs in ("history", "fp32_history")))
+        show = _share if key == "validation_accuracy" else _loss_text
+        last = [result[runs][-1][key] if result[runs] else None for runs in ("history", "fp32_history")]
+        table.add_row(name, *map(show, last))
     table.add_row("bits of x, w, g", f"{bits['activation']}, {bits['weight']}, {bits['gradient']}", "32, 32, 32")
     table.add_row("device cycles", f"{result['cycles']:,}" if result["cycles"] else "-", "-")
     for key in "utilisation", "array_utilisation":

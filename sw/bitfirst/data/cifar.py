@@ -64,6 +64,11 @@ def cifar100(folder: Path, validation: int = VALIDATION, seed: int = SPLIT_SEED)
     return _splits(train, test, names or tuple(map(str, range(100))), validation, seed, folder)
 
 
+def has_copies(folder: Path) -> bool:
+    """Whether it is JPEG copies that `cifar10` reads there."""
+    return (folder / CIFAR_FILES[0]).exists()
+
+
 def _splits(train: Images, test: Images, names: tuple[str, ...], validation: int, seed: int, folder: Path) -> Splits:
     for (_, labels), name in (train, "training"), (test, "test"):
         check_labels(labels, len(names), f"{folder}: the {name} file")
@@ -81,7 +86,7 @@ def _splits(train: Images, test: Images, names: tuple[str, ...], validation: int
 # which files
 def _read(folder: Path, classes: int) -> tuple[Images, Images, tuple[str, ...] | None]:
     """Training images, test images, names of the classes if they are known."""
-    if classes == 10 and (folder / CIFAR_FILES[0]).exists():
+    if classes == 10 and has_copies(folder):
         train, test = (read_images(folder / name) for name in CIFAR_FILES)
         return tuple(part.numpy() for part in train), tuple(part.numpy() for part in test), None
     for kind in "python", "binary":

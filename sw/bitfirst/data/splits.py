@@ -92,6 +92,26 @@ def check_labels(labels: np.ndarray, classes: int, name: str) -> None:
         raise UsageError(f"{name} has {len(found)} classes ({span}), {classes} are wanted: give the files of one set")
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Of `samples` those of these numbers, int64 [n], fetched when they are asked for."""
+
+    samples: Samples
+    numbers: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, chosen: torch.Tensor) -> torch.Tensor:
+        return self.samples[self.numbers[chosen]]
+
+
+def some(split: Split, count: int, seed: int = SPLIT_SEED) -> Split:
+    """`count` samples of it at random, by `seed` alone, in their order; with a larger count those and more."""
+    numbers = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    return Split(Chosen(split.images, numbers), split.labels[numbers], split.normal)
+
+
 def halves(split: Split, seed: int = SPLIT_SEED) -> tuple[Split, Split]:
     """Two halves, stratified by class: one to train a network with, the other to fine-tune it (E2-Train)."""
     one, other = separated(split.labels.numpy(), len(split) // 2, seed, "the split")
@@ -105,12 +125,19 @@ class Batches(Sequence[tuple[torch.Tensor, torch.Tensor]]):
 
     order    int64: numbers of the images, batch by batch
     moved    seed of `move`, with the number of the batch; None: images as they are
+    place    where batches are put: PyTorch's device; None: where `split` has them
     latest   number of the batch that was fetched last; -1 before
     fetched  how many were
     """
 
-    def __init__(self, split: Split, order: Sequence[torch.Tensor], moved: int | None = None) -> None:
-        self.split, self.order, self.moved = split, order, moved
+    def __init__(
+        self,
+        split: Split,
+        order: Sequence[torch.Tensor],
+        moved: int | None = None,
+        place: torch.device | None = None,
+    ) -> None:
+        self.split, self.order, self.moved, self.place = split, order, moved, place
         self.latest, self.fetched = -1, 0
 
     def __len__(self) -> int:
@@ -119,13 +146,13 @@ class Batches(Sequence[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, index: Any) -> Any:
         """One batch; of a slice from the first one on, so many of them, not fetched yet."""
         if isinstance(index, slice):
-            return Batches(self.split, self.order[index], self.moved)
+            return Batches(self.split, self.order[index], self.moved, self.place)
         images, labels = self.split.fetch(self.order[index])
         self.latest = index
         self.fetched += 1
         if self.moved is not None:
             images = move(images, torch.Generator().manual_seed(self.moved * 1_000_003 + index))
-        return images, labels
+        return images.to(self.place), labels.to(self.place)
 
 
 def move(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -142,17 +169,20 @@ def move(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return padded.permute(0, 2, 3, 1)[numbers, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def batches(split: Split, size: int, seed: int, epoch: int, moved: bool = False) -> Batches:
+def batches(
+    split: Split, size: int, seed: int, epoch: int, moved: bool = False, place: torch.device | None = None
+) -> Batches:
     """One epoch in random order, a function of `seed` and `epoch` alone; an incomplete last batch is left out.
 
-    `moved`: each image moved and mirrored at random (`move`), a function of these and its batch's number.
+    `moved`: each image moved and mirrored at random (`move`), a function of these and its batch's number. `place`: of
+    `Batches`.
     """
     of_epoch = seed * 1_000_003 + epoch
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(of_epoch))
     whole = [chosen for chosen in order.split(size) if len(chosen) == size]
-    return Batches(split, whole, of_epoch if moved else None)
+    return Batches(split, whole, of_epoch if moved else None, place)
 
 
-def in_order(split: Split, size: int) -> Batches:
+def in_order(split: Split, size: int, place: torch.device | None = None) -> Batches:
     """All images in their order, for evaluation."""
-    return Batches(split, torch.arange(len(split)).split(size))
+    return Batches(split, torch.arange(len(split)).split(size), place=place)

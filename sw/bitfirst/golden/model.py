@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 
 import numpy as np
+import torch
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import packets
 from bitfirst_hdl.contract.packets import Phase, Status
@@ -36,12 +38,15 @@ class ModelDevice(Device):
     that a board would follow. With `counting` off the work of the array and the link is not counted, which takes a
     third of the time: for studies of accuracy.
 
-    Operands may lie on a GPU. There is no link: `counters` has the execution counters alone.
+    Operands may lie on a GPU, and are multiplied there; with a `place` all are multiplied there, wherever they lie.
+    There is no link: `counters` has the execution counters alone.
     """
 
-    def __init__(self, config: ArrayConfig, url: str = "model", counting: bool = True) -> None:
+    def __init__(
+        self, config: ArrayConfig, url: str = "model", counting: bool = True, place: torch.device | None = None
+    ) -> None:
         super().__init__(url, config)
-        self.counting = counting
+        self.counting, self.place = counting, place
         self._supplies = Supplies(self.store)
         self._counters = Counter(dict.fromkeys(EXECUTION_COUNTERS, 0))
         self._cut: tuple[Quantised, exact.Pieces] | None = None
@@ -165,13 +170,18 @@ class ModelDevice(Device):
                 return exact.weight_gradient(self._pieces(g), self._pieces(x), geometry)
         raise TypeError(f"{type(operation).__name__} is no operation")
 
+    def _placed(self, operand: Quantised) -> Quantised:
+        if self.place is None or operand.values.device == self.place:
+            return operand
+        return replace(operand, values=operand.values.to(self.place), known_peak=operand.peak)
+
     def _pieces(self, operand: Quantised) -> exact.Pieces:
         """The operand, cut; the latest one that took work is kept: dX and dW have the same g."""
         if isinstance(operand, MasterWeights):
             operand = operand.real
         if self._cut is not None and self._cut[0] is operand:
             return self._cut[1]
-        pieces = exact.cut(operand)
+        pieces = exact.cut(self._placed(operand))
         if len(pieces.weights) > 1:
             self._cut = operand, pieces
         return pieces

@@ -60,7 +60,7 @@ class BlockGates(nn.Module):
 
     def attach(self, net: nn.Module, block: Residual) -> None:
         """To a network: as a submodule of `block`, not of `net`, which may be a Sequential."""
-        block.add_module(NAME, self)
+        block.add_module(NAME, self.to(next(net.parameters()).device))
         net.register_forward_pre_hook(self._begin)
         net.register_forward_hook(self._end)
 

@@ -68,7 +68,7 @@ class PrecisionGates(BlockGates):
             logits = logits.mean(0, keepdim=True)
         option = self._choose(functional.softmax(logits.detach(), 1)).expand(len(x))
         self.choices.append(Choice(logits, option))
-        computed = torch.tensor([pair.forward > 0 for pair in self.options])[option]
+        computed = torch.tensor([pair.forward > 0 for pair in self.options]).to(option.device)[option]
         with _in_buckets(block, self.buckets(option[computed])):
             return for_some(block, x, block.shortcut(x), computed, 2)
 
@@ -76,7 +76,7 @@ class PrecisionGates(BlockGates):
         """By chance in training; the likeliest in evaluation."""
         if not self.training:
             return probability.argmax(1)
-        drawn = self.random.uniform(len(probability))[:, None]
+        drawn = self.random.uniform(len(probability), device=probability.device)[:, None]
         return (drawn >= probability.cumsum(1)).sum(1).clamp(max=len(self.options) - 1)
 
     def buckets(self, option: torch.Tensor) -> list[Bucket]:
@@ -212,7 +212,8 @@ class DFQ(GatedMethod):
 
     def _costs(self) -> torch.Tensor:
         """Of each option, in per cent."""
-        return torch.tensor([cost_of(pair, self.weights) if pair.forward else 0.0 for pair in self.options])
+        costs = [cost_of(pair, self.weights) if pair.forward else 0.0 for pair in self.options]
+        return torch.tensor(costs).to(self.gates.output.weight.device)
 
     def batch_costs(self) -> torch.Tensor:
         """Of each sample in the latest pass, in per cent: the mean over the blocks, by their MACs."""

@@ -56,7 +56,8 @@ class Gates(BlockGates):
     def block(self, number: int, block: Residual, x: torch.Tensor) -> torch.Tensor:
         """The block's output: of the samples that are chosen, and of the shortcut for all others."""
         logits = self.logits(number, block, x).squeeze(1)
-        choice = Choice(logits, self._choose(torch.sigmoid(logits.detach())), torch.zeros(len(x), dtype=torch.bool))
+        chosen = self._choose(torch.sigmoid(logits.detach()))
+        choice = Choice(logits, chosen, torch.zeros_like(chosen))
         self.choices.append(choice)
         shortcut = block.shortcut(x)
         if self.training and self.rules.bn == "all":
@@ -71,7 +72,7 @@ class Gates(BlockGates):
         by_chance = self.rules.chance if self.training else not self.rules.threshold
         if not by_chance:
             return probability >= 0.5
-        return self.random.uniform(len(probability), self.training) < probability
+        return self.random.uniform(len(probability), self.training, probability.device) < probability
 
     def _of_all(self, block: Residual, x: torch.Tensor, shortcut: torch.Tensor, choice: Choice) -> torch.Tensor:
         """As released: computed for all samples, and multiplied by the mask."""
@@ -84,7 +85,7 @@ class Gates(BlockGates):
     ) -> torch.Tensor:
         """0, with a gradient for the gate: of the samples computed, and of those skipped that are probed."""
         q = 1.0 if self.rules.gate_gradient == FULL else self.rules.q
-        choice.probed = ~choice.chosen & self._probes(len(x), q)
+        choice.probed = ~choice.chosen & self._probes(len(x), q).to(x.device)
         probed = choice.probed.nonzero().squeeze(1)
         with torch.no_grad():
             difference = y - shortcut  # 0 where it was skipped

@@ -20,9 +20,9 @@ class Random:
     def __init__(self, *names: object) -> None:
         self._training, self._evaluation = generator(*names), generator(*names, "evaluation")
 
-    def uniform(self, count: int, training: bool = True) -> torch.Tensor:
-        """float32 [count], 0 or more, below 1."""
-        return torch.rand(count, generator=self._training if training else self._evaluation)
+    def uniform(self, count: int, training: bool = True, device: torch.device | None = None) -> torch.Tensor:
+        """float32 [count], 0 or more, below 1: the same on every `device`."""
+        return torch.rand(count, generator=self._training if training else self._evaluation).to(device)
 
     @property
     def state(self) -> torch.Tensor:

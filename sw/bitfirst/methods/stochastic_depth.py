@@ -73,4 +73,4 @@ class Depth:
         chosen = self.random.uniform(1).item() < keep
         counts["seen"] += 1
         counts["executed"] += chosen
-        return for_some(block, x, block.shortcut(x), torch.full((len(x),), chosen), 1)
+        return for_some(block, x, block.shortcut(x), torch.full((len(x),), chosen, device=x.device), 1)
