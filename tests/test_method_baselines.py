@@ -103,9 +103,7 @@ def test_evaluating_by_chance_changes_nothing_of_the_training():
 
 
 def test_random_numbers_of_evaluation_that_are_the_trainings_are_found(monkeypatch):
-    monkeypatch.setattr(
-        Random, "uniform", lambda self, count, training=True: torch.rand(count, generator=self._training)
-    )
+    monkeypatch.setattr(Random, "uniform", lambda self, count, *_: torch.rand(count, generator=self._training))
     with pytest.raises(AssertionError):
         test_evaluating_by_chance_changes_nothing_of_the_training()
 

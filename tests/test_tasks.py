@@ -159,6 +159,7 @@ def test_cifar_from_the_command_line(images, tmp_path, monkeypatch, capsys):
     result = json.loads(shown.out)
     assert result["task"] == {
         "title": "CIFAR-10, resnet8",
+        "data": f"cifar10:{images}",
         "network": "resnet8",
         "classes": 10,
         "train": 16,
