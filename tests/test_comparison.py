@@ -262,6 +262,16 @@ def test_studies_and_trainings_stand_in_one_page(tmp_path):
     assert all(str(path / comparison.RESULT) in page for path in ours) and "75.00%" in page
 
 
+def test_tables_are_markdown_too(tmp_path):
+    keep(tmp_path / FILE, ("sgd", 0, told(0.5)), ("a | b", 0, told(0.25)))
+    comparison.write([tmp_path], tmp_path)
+    lines = (tmp_path / "tables.md").read_text().splitlines()
+    assert lines[0] == "Study small: digits: mechanics, no claim of accuracy" and lines[2].startswith(
+        "| method | batch |"
+    )
+    assert lines[5].startswith("| a \\| b | 8 | 1 | 0 | 1 | 25.00% | 25.00% |") and len(lines) == 6
+
+
 def test_trainings_on_other_data_are_apart_and_claim_by_their_own_reference(tmp_path):
     found = comparison.write([trained(tmp_path / "a"), trained(tmp_path / "b", data="cifar10:x")], tmp_path / "out")
     assert {one["study"]: one["note"] for one in found["studies"]} == {

@@ -1013,22 +1013,43 @@ for _name, _about in GRIDS.items():
     _add_grid(_name, _about)
 
 
+MOST_SEEDS = 3  #: of which each has its accuracy in the table
+
+
 def _compared(result: Result) -> Group:
-    """The table of a study of methods."""
-    rows = []
-    for row in result["table"]:
-        interval = row["difference_interval"]
-        shown = {"method": row["variant"], "batch": row["batch"], "seeds": row["seeds"], "failed": row["failed"]}
-        if row["trials"] > 1:
-            shown["rate"] = f"{row['rate']:g}"
-        shown["test accuracy"] = " ".join(f"{one:.1%}" for one in row["accuracies"]) or "-"
-        shown["bit-MACs to sgd's"] = "-" if row["work"] is None else f"{row['work']:.3f}"
-        shown["difference"] = "-" if interval is None else f"{row['difference']:+.1%}"
-        shown["95 % interval"] = "-" if interval is None else f"{interval[0]:+.1%} .. {interval[1]:+.1%}"
-        shown["stages"] = "-" if row["stages"] is None else "{stages_visited} of {stages}".format(**row)
-        rows.append(shown)
+    """The table of a study of methods; columns that would say nothing are left out."""
+    rows = result["table"]
+    about = {
+        "method": lambda row: row["variant"],
+        "batch": lambda row: row["batch"] if len({one["batch"] for one in rows}) > 1 else None,
+        "n": lambda row: row["seeds"],
+        "rate": lambda row: f"{row['rate']:g}" if row["trials"] > 1 else None,
+        "test %": _accuracies,
+        "work": lambda row: None if row["work"] is None else f"{row['work']:.3f}",
+        "diff.": lambda row: None if row["difference"] is None else f"{100 * row['difference']:+.1f}",
+        "95 %": _interval,
+        "stages": lambda row: None if row["stages"] is None else "{stages_visited} of {stages}".format(**row),
+    }
+    cells = {name: ["" if (one := cell(row)) is None else str(one) for row in rows] for name, cell in about.items()}
+    cells = {name: column for name, column in cells.items() if any(column)}
+    table = _close(f"{result['study']}: {result['note']}", *cells)
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*map(escape, row))
+    legend = "work: bit-MACs of training, sgd's being 1; diff.: points to sgd of the same seed, with its 95 % interval"
     parts = [f"all runs: {escape(str(result['file']))}"] if "file" in result else []
-    return Group(_rows(rows), result["note"], *parts)
+    return Group(table, legend, *parts)
+
+
+def _accuracies(row: Result) -> str:
+    """Each seed's, or of many their mean; and how many failed."""
+    shown = row["accuracies"] if row["seeds"] <= MOST_SEEDS else filter(None, [row["accuracy"]])
+    words = [f"{100 * one:.1f}" for one in shown] + ([f"{row['failed']} failed"] if row["failed"] else [])
+    return " ".join(words)
+
+
+def _interval(row: Result) -> str | None:
+    ends = row["difference_interval"]
+    return None if ends is None else f"{100 * ends[0]:+.1f} .. {100 * ends[1]:+.1f}"
 
 
 @app.command()

@@ -41,7 +41,7 @@ TARGET_HEAD = ("method", "batch", "seed", "bit-MACs", "steps", "wall time, s")
 def write(
     paths: Iterable[Path], out: Path, target: float | None = None, tensorboard: Path | None = None
 ) -> dict[str, Any]:
-    """Of the runs in these files (or folders that hold one): comparison.html, runs.csv and PNG files into `out`.
+    """Of the runs in these files (or folders that hold one): comparison.html, tables.md, runs.csv and PNGs into `out`.
 
     target       a validation accuracy: what each run took to reach it is told, too
     tensorboard  folder for events
@@ -67,6 +67,7 @@ def write(
             row |= reached(row, target)
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(rows, out / "runs.csv", COLUMNS if target is None else COLUMNS + TARGET_COLUMNS)
+    (out / "tables.md").write_text("\n".join(map(markdown, summaries)), encoding="utf-8")
     with matplotlib.rc_context(STYLE):
         figures = comparison_figures.figures(summaries, target)
         plots = {name: (title, about, save(figure, out / f"{name}.png")) for name, title, about, figure in figures}
@@ -229,6 +230,14 @@ def cells(row: dict[str, Any]) -> list[str]:
         "-" if interval is None else f"{interval[0]:+.2%} .. {interval[1]:+.2%}",
         "-" if row["stages"] is None else "{stages_visited} of {stages}".format(**row),
     ]
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """Its table as Markdown, for documents."""
+    head = HEAD + DIFFERENCE
+    rows = [head, ("---",) * len(head), *map(cells, summary["table"])]
+    lines = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+    return f"Study {summary['study']}: {summary['note']}\n\n" + "\n".join(lines) + "\n"
 
 
 def brief(summary: dict[str, Any]) -> dict[str, Any]:
