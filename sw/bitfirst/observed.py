@@ -51,7 +51,9 @@ def grown(method: Method, before: Counts) -> dict[str, Any]:
     """For the history of a training, since `before`: {"executed": by block the share that computed it}, where a method
     chooses blocks; with options "block_bits" too, the mean bits forward. None for a block that was not reached.
     """
-    since = [[now - then for now, then in zip(*pair, strict=True)] for pair in zip(counts(method), before, strict=True)]
+    since = [
+        [after - until for after, until in zip(*pair, strict=True)] for pair in zip(counts(method), before, strict=True)
+    ]
     if not since:
         return {}
     widths = options(method)
