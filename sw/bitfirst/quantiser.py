@@ -12,6 +12,7 @@ from .quantised import Quantised
 
 MIN_EXPONENT = -126  #: below it, 2**-exponent leaves float32
 EXACT_EXPONENT = 60  #: within it, scaling an integer of 24 bits in float32 neither rounds nor leaves its range
+BLOCK = 2**16  #: numbers rounded by chance at a time, which the processor's cache holds
 
 
 def check_bits(bits: int, signed: bool, name: str = "tensor") -> None:
@@ -77,9 +78,13 @@ def quantise_stochastically(tensor: torch.Tensor, bits: int, key: int, name: str
     exponent = exponent_of(largest, bits, True, low, math.ceil)
     if nearest.peak == 0 and largest == 0:
         return nearest
-    index = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape)
-    chance = random_bits(key, index).to(torch.float64) * 2.0**-32
-    values = (tensor.to(torch.float64) * 2.0**-exponent + chance).floor_().to(torch.float32)
+    values = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    first = 0
+    for source, target in zip(tensor.flatten().split(BLOCK), values.flatten().split(BLOCK), strict=True):
+        index = torch.arange(first, first + len(source), device=tensor.device)
+        chance = random_bits(key, index).to(torch.float64) * 2.0**-32
+        target.copy_((source.to(torch.float64) * 2.0**-exponent + chance).floor_())
+        first += len(source)
     return Quantised(values, bits, True, exponent, known_peak=int(values.abs().max()), low=low)
 
 

@@ -11,12 +11,15 @@ _ROUNDS = ((2, 1, 14), (0, 2, 11), (1, 0, 25), (2, 1, 16), (0, 2, 4), (1, 0, 14)
 
 def mix(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     """Hash three 32-bit words (in int64) into one."""
-    words = [a, b, c]
+    words = [word.to(torch.int32, copy=True) for word in (a, b, c)]  # modulo 2**32, in half the memory
+    moved = torch.empty_like(words[0])
     for target, source, count in _ROUNDS:
-        other = words[source]
-        rotated = (other << count | other >> (32 - count)) & _MASK
-        words[target] = ((words[target] ^ other) - rotated) & _MASK
-    return words[2]
+        word, other = words[target], words[source]
+        word ^= other
+        torch.bitwise_right_shift(other, 32 - count, out=moved).bitwise_and_(2**count - 1)  # without its sign
+        word -= moved
+        word -= torch.bitwise_left_shift(other, count, out=moved)
+    return words[2].to(torch.int64) & _MASK
 
 
 def random_bits(key: int, index: torch.Tensor) -> torch.Tensor:
