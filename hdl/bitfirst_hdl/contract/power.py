@@ -1,0 +1,123 @@
+"""The space POWER of devices with the feature "power": how their sensors are told, and what has been measured.
+
+Sensors hang on one I2C bus. The device knows no chip: the host says which registers hold what (`Rail`), and sets the
+chips up by transfers of its own (`Transfer`). Numbers stay in the sensors' units; the host knows what they are worth.
+
+While it runs, the device goes round its rails. A round begins when a sensor says that a conversion is done; its time is
+the cycle in which that was seen. From the time of the round before to this one the numbers read are taken as valid, in
+each phase for as many cycles as it had of them. So the sums over all phases are those of no phases at all.
+
+WRITE takes one word a row (`WRITTEN_ROWS`), READ words from `first` on (`READ_WORDS`); words that are no field are 0.
+"""
+
+from amaranth.lib import data
+
+RAILS = 4
+PHASES = 8  #: bits above those of the phase that MARK sets mean nothing here
+READS = 4  #: registers read in a round of a rail
+CODE_BITS = 20  #: of a current (signed) and a voltage (unsigned), as they are added up
+CYCLES_BITS = 24  #: of what a phase has of a round
+
+CONTROL_ROW, TRANSFER_ROW, FIRST_RAIL_ROW = 0, 1, 4
+WRITTEN_ROWS = FIRST_RAIL_ROW + RAILS
+
+STATE_WORD, RESULT_WORD, STAMP_WORD = 0, 1, 2
+FIRST_SUM_WORD = 128  #: those of rail r, phase p from `FIRST_SUM_WORD` + (r * PHASES + p) * SUM_WORDS on
+SUM_NAMES = ("cycles", "samples", "charge", "energy")
+SUM_WORDS = len(SUM_NAMES)
+FIRST_RECORD_WORD = 512  #: record i from `FIRST_RECORD_WORD` + i % RECORDS * RECORD_WORDS on
+RECORDS = 128  #: the last ones
+RECORD_WORDS = 2
+READ_WORDS = FIRST_RECORD_WORD + RECORDS * RECORD_WORDS
+
+
+class Control(data.Struct):
+    """Row 0. What it starts is done in the order of the fields; READs wait until it is.
+
+    With `clear` the next round says when the first time begins: what its numbers are valid for is not known.
+    """
+
+    recover: 1  # free the bus: clock pulses until no chip holds SDA, then a STOP
+    clear: 1  # all sums, records and faults to 0
+    snapshot: 1  # copy the sums as of the last round whole, and its time; READ gives the copy
+    run: 1  # go round the rails from now on; 0: stop after this round
+    record: 1  # write each sample down
+    reserved0: 59
+
+
+class Transfer(data.Struct):
+    """Row 1. START, address and `written` bytes, then, where `read` is not 0, START, address and so many bytes; STOP.
+
+    Not while `run` (nothing happens, the result is not `done`). READs wait until it is done.
+    """
+
+    address: 7
+    reserved0: 1
+    written: 3  # bytes, at most 4
+    read: 3  # bytes, at most 5
+    reserved1: 2
+    bytes: 32  # the first one least significant
+    reserved2: 16
+
+
+class Rail(data.Struct):
+    """Rows 4 to 7. A sensor, and the registers of which a sample is made, in their order; those with `bytes` 0 are left.
+
+    A register is 1 to 3 bytes, the most significant first. Of three the top 20 bits are the number. `READY`: read again
+    and again until bit `ready` of the register is set. One register may say `READY` and hold the voltage: then both.
+    """
+
+    address: 7
+    enabled: 1
+    ready: 5  # bit of the register as read
+    reserved0: 3
+    reads: data.ArrayLayout(12, READS)  # `RailRead`
+
+
+class RailRead(data.Struct):
+    register: 8
+    bytes: 2
+    role: 2  # `Role`
+
+
+class Role:
+    """What a register read in a round is for."""
+
+    NONE, READY, CURRENT, VOLTAGE = range(4)
+
+
+class State(data.Struct):
+    """Word 0. Faults stay until `clear`."""
+
+    running: 1
+    sda: 1  # as seen
+    scl: 1
+    reserved0: 5
+    silent: RAILS  # rails whose sensor did not acknowledge: no sample in such a round
+    saturated: RAILS  # a number had all ones, or all but the sign, so may stand for a larger one
+    overflow: 1  # a sum left 63 bits
+    late: 1  # a phase had more than 2**24 - 1 cycles of a round: the rest is not in the sums
+    crowded: 1  # more phases in a round than are remembered: those behind were taken for the last one
+    stretched: 1  # a chip held SCL for over 25 ms
+    reserved1: 12
+    recorded: 16  # samples written down since `clear`, modulo 2**16
+    rounds: 16  # since `clear`, modulo 2**16
+
+
+class Result(data.Struct):
+    """Word 1, of the last transfer."""
+
+    done: 1
+    acknowledged: 1  # each byte
+    reserved0: 22
+    bytes: 40  # read, the first one most significant of as many as were asked for
+
+
+class Record(data.Struct):
+    """Two words: a sample. `stamp` is the time of its round, in cycles since power-up, modulo 2**48."""
+
+    stamp: 48
+    phase: 8
+    rail: 8
+    current: 32  # signed
+    voltage: 32
