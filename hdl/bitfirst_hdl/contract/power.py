@@ -61,7 +61,7 @@ class Transfer(data.Struct):
 
 
 class Rail(data.Struct):
-    """Rows 4 to 7. A sensor, and the registers of which a sample is made, in their order; those with `bytes` 0 are left.
+    """Rows 4 to 7. A sensor, and the registers that make a sample, in their order; those with `bytes` 0 are left out.
 
     A register is 1 to 3 bytes, the most significant first. Of three the top 20 bits are the number. `READY`: read again
     and again until bit `ready` of the register is set. One register may say `READY` and hold the voltage: then both.
