@@ -9,6 +9,7 @@ from typing import Any
 
 from amaranth.lib.data import Struct
 
+from .contract import power
 from .contract.packets import (
     COMMANDS,
     GROUP,
@@ -29,8 +30,9 @@ DATAPATHS = {"serial": 1, "fixed": 2, "fusion": 3, "fixed16": 4}
 SLICE_BITS = {"serial": (1, 2, 4, 8), "fixed": (8,), "fusion": (2,), "fixed16": (8,)}  #: that each may have
 BRICKS, BRICK_PLANES = 16, 2  #: of a fused unit; planes of B that each multiplies, as many as slices of A have bits
 #: Parts that a device may be without; bit i of the identity's `features` is the i-th.
-FEATURES = ("update", "packed", "gather", "requantise", "trace")
+FEATURES = ("update", "packed", "gather", "requantise", "trace", "power")
 STANDARD = ("gather", "requantise")  #: what a device for training by ordinary gradients has
+INSIDE = FEATURES[:-1]  #: those that take no pins
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
@@ -73,7 +75,7 @@ class ArrayConfig:
                 "gather"); "packed": packed MATMULs and PROGRAM (needs "gather" and "requantise"); "gather": the tensor
                 store, TENSOR and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of
                 sums as numbers of fewer bits, and of their signs: without it they come as they are; "trace": watchdog,
-                and a memory of the last commands and faults
+                and a memory of the last commands and faults; "power": sensors of energy, on pins of their own
     """
 
     datapath: str = "serial"
@@ -89,7 +91,7 @@ class ArrayConfig:
     link_bits: int = 64
     clock_khz: int = 100_000
     watchdog_cycles: int = 1 << 26
-    features: tuple[str, ...] = FEATURES
+    features: tuple[str, ...] = INSIDE
 
     def __post_init__(self) -> None:
         self._name_features()
@@ -458,6 +460,11 @@ class ArrayConfig:
         """Whether it has the feature "trace"."""
         return "trace" in self.features
 
+    @property
+    def measures(self) -> bool:
+        """Whether it has the feature "power"."""
+        return "power" in self.features
+
     # commands
     @property
     def writable(self) -> dict[Space, tuple[int, int]]:
@@ -470,6 +477,8 @@ class ArrayConfig:
             spaces[Space.CELLS_B] = self.b_rows, self.b_row_words
         if self.packs:
             spaces[Space.PROGRAM] = PROGRAM_ROWS, self.program_words
+        if self.measures:
+            spaces[Space.POWER] = power.WRITTEN_ROWS, 1
         return spaces
 
     @property
@@ -513,12 +522,14 @@ class ArrayConfig:
         }
 
 
-#: Named configurations. `psg` is `default` with all features: what learning by signs takes makes the simulated board
-#: a third slower. `tiny` and `small` compile in seconds; `least` is for small chips, `micro` for the smallest; `slice1`
-#: and `slice8` compare S; `fixed`, `fixed16` and `fusion` multiply 8 x 8 bits as often in a cycle as `default`.
+#: Named configurations. `psg` is `default` with all features that take no pins: what learning by signs takes makes the
+#: simulated board a third slower. `power` is `psg` with sensors, at a clock that lets a simulation last seconds of the
+#: board. `tiny` and `small` compile in seconds; `least` is for small chips, `micro` for the smallest; `slice1` and
+#: `slice8` compare S; `fixed`, `fixed16` and `fusion` multiply 8 x 8 bits as often in a cycle as `default`.
 CONFIGS = {
     "default": ArrayConfig(features=STANDARD),
     "psg": ArrayConfig(),
+    "power": ArrayConfig(clock_khz=2_000, features=FEATURES),
     "small": ArrayConfig(rows=4, columns=4, a_cells=128, b_cells=64, sum_tiles=32, store_words=2048, features=STANDARD),
     "tiny": ArrayConfig(rows=2, columns=4, a_cells=32, b_cells=32, sum_tiles=8, store_words=512, rx_words=1024),
     "least": ArrayConfig(lanes=16, rows=1, columns=4, b_cells=64, sum_tiles=512, rx_words=1024, features=()),

@@ -1,5 +1,6 @@
 """Signatures between the cores."""
 
+from amaranth.hdl import Module
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -156,3 +157,19 @@ class Payload(data.Struct):
 def word_stream() -> stream.Signature:
     """64-bit words without framing: the link side."""
     return stream.Signature(packets.WORD_BITS)
+
+
+#: Ports of devices with the feature "power" alone: an I2C bus; `_low` pulls the wire low, else it is left to go high.
+SENSOR_PINS = {"scl_i": In(1, init=1), "sda_i": In(1, init=1), "scl_low": Out(1), "sda_low": Out(1)}
+
+
+def sensor_pins(config: ArrayConfig) -> dict[str, wiring.Member]:
+    """`SENSOR_PINS` where the device has them."""
+    return SENSOR_PINS if config.measures else {}
+
+
+def connect_sensors(m: Module, outer: wiring.Component, inner: wiring.Component, config: ArrayConfig) -> None:
+    """The sensors' pins of a component are those of one in it, where the device has them."""
+    for name, member in sensor_pins(config).items():
+        ours, theirs = getattr(outer, name), getattr(inner, name)
+        m.d.comb += theirs.eq(ours) if member.flow == In else ours.eq(theirs)

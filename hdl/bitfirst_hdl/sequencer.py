@@ -9,7 +9,7 @@ The first that fails gives the status; the golden model does the same.
    rows * words of them, any other command has some.
 3. `BAD_VALUE`   a reserved field is not zero.
 4. `BAD_SPACE`   WRITE to other than `config.ArrayConfig.writable`; READ of other than REGISTERS, SUMS and, with the
-   feature "update", STORE.
+   feature "update", STORE, with the feature "power", POWER.
 5. `BAD_VALUE`   TENSOR: slot > 15, bits > 16, `layout` not 0. LOAD: `flip` has a bit at or above octets * 8 / S (octets
    of the slot's tensor, 0 without one), or is not zero for target B, as `turn`; both `listed` and `n_fast`. MATMUL:
    slices or planes 0, slices * S > 16, planes > 16, a bit of `a_offset` at or above `slices`, of `b_negative` at or
@@ -44,7 +44,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from .config import MAX_BITS, ArrayConfig
-from .contract import codec, packets
+from .contract import codec, packets, power
 from .contract.numeric import DECAY_SHIFT, MAX_SHIFT, MAX_THRESHOLD, STEP_SHIFT
 from .contract.packets import (
     COMMAND_WORDS,
@@ -368,6 +368,9 @@ class CommandCheck(wiring.Component):
                 words = read.count << exact_log2(STORE_WORD_WORDS)
                 m.d.sync += self.read_words.eq(words)
                 m.d.comb += [depth.eq(config.store_words), self._bad_range.eq(words > MAX_DATA_WORDS)]
+            with m.Case(*([Space.POWER] if config.measures else [])):
+                m.d.sync += self.read_words.eq(read.count)
+                m.d.comb += [depth.eq(power.READ_WORDS), self._bad_range.eq(read.count > MAX_DATA_WORDS)]
             with m.Case(Space.SUMS):
                 m.d.comb += [depth.eq(config.sum_tiles), self._bad_value.eq(self._bad_fields)]
                 m.d.sync += self._bad_fields.eq(
@@ -675,7 +678,10 @@ class Sequencer(wiring.Component):
     updating       in(1)  it is busy, from the cycle after it took one
     largest        in     its answer to UPDATE, once it is not busy
     stored         in, stream of words: its answer to READ
-    store_write, list_write, sum_write, program_write, a_cells_write, b_cells_write  out, `MemoryWrite`
+    power_start    out(1)  READ of POWER: words are wanted from `power_first` on
+    power_first    out(16)
+    power          in, stream of words: those, one after another
+    store_write, list_write, sum_write, program_write, a_cells_write, b_cells_write, power_write  out, `MemoryWrite`
     job            out, stream of `readout.Job`
     readout_busy   in(1)
     command, fault, matmul, load_started, update_started, word_written  out(1)  high for a cycle each, for the counters
@@ -692,7 +698,7 @@ class Sequencer(wiring.Component):
     LOAD          the LOAD before it; a MATMUL that walks over cells to be written
     MATMUL        the engine; a LOAD into its cells; a READ of its sums
     READ of SUMS  the readout; room among `PROMISES` answers not yet on their way to the host; MATMULs into its sums
-    READ of REGISTERS  all answers of READs before it being on their way to the host
+    READ of REGISTERS, POWER  all answers of READs before it being on their way to the host
     READ of STORE  likewise; the LOAD before it
     UPDATE, WEIGHTS  the LOAD before it; commands behind it for its end
     SYNC, MARK, RESET  all of it; refused ones too, so that answers keep their order
@@ -729,6 +735,10 @@ class Sequencer(wiring.Component):
                 "program_write": Out(MemoryWrite()),
                 "a_cells_write": Out(MemoryWrite()),
                 "b_cells_write": Out(MemoryWrite()),
+                "power_write": Out(MemoryWrite()),
+                "power_start": Out(1),
+                "power_first": Out(16),
+                "power": In(word_stream()),
                 "job": Out(stream.Signature(Job)),
                 "readout_busy": In(1),
                 "command": Out(1),
@@ -771,6 +781,7 @@ class Sequencer(wiring.Component):
             self.job.payload.read.eq(packets.Read(self._bits)),
             self.job.payload.sequence.eq(self._sequence),
             self.phase.eq(packets.Mark(self._bits).phase),
+            self.power_first.eq(packets.Read(self._bits).first),
         ]
         self._name_update(m)
         self._answer_read_of_sums(m)
@@ -903,6 +914,8 @@ class Sequencer(wiring.Component):
                     m.d.comb += waits.load.eq(1)
                 with m.Case(Space.PROGRAM):
                     m.d.comb += waits.matmuls.eq(1)
+                with m.Case(*([Space.POWER] if self.config.measures else [])):
+                    pass
                 with m.Case(*([] if self.config.gathers else _CELLS)):
                     m.d.comb += waits.walk_cells.eq(1)
                 with m.Default():
@@ -983,6 +996,8 @@ class Sequencer(wiring.Component):
                         with m.Elif(read.space == Space.STORE):
                             m.d.comb += self.update.valid.eq(1)
                             self._stay_until(m, self.update.ready)
+                        with m.Elif(self._of_power(read)):
+                            m.d.comb += self.power_start.eq(1)
                     with m.Case(*self._is(*_UPDATES)):
                         m.d.comb += [self.update.valid.eq(1), self.update_started.eq(self.update.ready)]
                         self._stay_until(m, self.update.ready)
@@ -1000,6 +1015,9 @@ class Sequencer(wiring.Component):
         with m.State("SNAPSHOT"):
             m.d.comb += self.snapshot.eq(1)
             m.next = "REPLY"
+
+    def _of_power(self, read: packets.Read) -> Value:
+        return Const(0) if not self.config.measures else read.space == Space.POWER
 
     @staticmethod
     def _stay_until(m: Module, ready: Signal, quiet: Value | int = 0) -> None:
@@ -1025,6 +1043,7 @@ class Sequencer(wiring.Component):
             Space.PROGRAM: self.program_write,
             Space.CELLS_A: self.a_cells_write,
             Space.CELLS_B: self.b_cells_write,
+            Space.POWER: self.power_write,
         }
         for space, port in ports.items():
             m.d.comb += [port.row.eq(stored_row), port.word.eq(stored_word), port.data.eq(stored)]
@@ -1137,6 +1156,12 @@ class Sequencer(wiring.Component):
                             self.data.valid.eq(self.stored.valid),
                             self.data.payload.eq(self.stored.payload),
                             self.stored.ready.eq(self.data.ready),
+                        ]
+                    with m.Elif(self._of_power(read)):
+                        m.d.comb += [
+                            self.data.valid.eq(self.power.valid),
+                            self.data.payload.eq(self.power.payload),
+                            self.power.ready.eq(self.data.ready),
                         ]
                 with m.Case(*self._is(Opcode.UPDATE)):
                     m.d.comb += self.data.payload.eq(self.largest)

@@ -104,6 +104,7 @@ class Space(enum.IntEnum, shape=8):
     PROGRAM = 4  # which elements of a packed MATMUL multiply what, write only; row = one word of A for each array row
     CELLS_A = 5  # operand A as the array takes it, write only; row = one slice of one K chunk for all array rows
     CELLS_B = 6  # operand B, likewise; row = one plane (but for "serial": all) of one K chunk for all array columns
+    POWER = 7  # sensors and what they measured, see `power`; rows to write, words to read
 
 
 class Rounding(enum.IntEnum, shape=2):
@@ -152,7 +153,8 @@ class Write(data.Struct):
     element e; "fusion" has all slices in row `cell` of CELLS_A likewise. What
     a word has more than a row means nothing. Both wait while a MATMUL walks over the cells.
 
-    A device with the feature "gather" has STORE and LIST, any other CELLS_A and CELLS_B (BAD_SPACE).
+    A device with the feature "gather" has STORE and LIST, any other CELLS_A and CELLS_B (BAD_SPACE). POWER, of devices
+    with the feature "power", takes one word a row; what that starts goes on beside later commands.
     """
 
     opcode: 8
@@ -325,10 +327,13 @@ class Matmul(data.Struct):
 
 
 class Read(data.Struct):
-    """Read `count` words of REGISTERS from `first`, store words of STORE, or tiles of SUMS from tile `first`.
+    """Read `count` words of REGISTERS or POWER from `first`, store words of STORE, or tiles of SUMS from tile `first`.
 
     STORE: two data words for each store word, as WRITE takes them; no other field is looked at. Waits while a LOAD
     runs. On devices with the feature "update" alone (BAD_SPACE).
+
+    POWER: likewise, at most 512 words; waits until what was written there is done. On devices with the feature "power"
+    alone (BAD_SPACE).
 
     SUMS: elements come tile by tile, row-major, only the first `rows` rows and `cols` columns of each tile.
     `bits` = 64 gives the sum as it is, one word each. `bits` = 2 .. 32 requantises (see `numeric`) with

@@ -10,7 +10,7 @@ each phase for as many cycles as it had of them. So the sums over all phases are
 WRITE takes one word a row (`WRITTEN_ROWS`), READ words from `first` on (`READ_WORDS`); words that are no field are 0.
 """
 
-from amaranth.lib import data
+from amaranth.lib import data, enum
 
 RAILS = 4
 PHASES = 8  #: bits above those of the phase that MARK sets mean nothing here
@@ -29,6 +29,11 @@ FIRST_RECORD_WORD = 512  #: record i from `FIRST_RECORD_WORD` + i % RECORDS * RE
 RECORDS = 128  #: the last ones
 RECORD_WORDS = 2
 READ_WORDS = FIRST_RECORD_WORD + RECORDS * RECORD_WORDS
+
+#: Those above that other software needs.
+NUMBERS = ("RAILS", "PHASES", "CONTROL_ROW", "TRANSFER_ROW", "FIRST_RAIL_ROW")
+NUMBERS += ("STATE_WORD", "RESULT_WORD", "STAMP_WORD", "FIRST_SUM_WORD", "SUM_WORDS")
+NUMBERS += ("FIRST_RECORD_WORD", "RECORDS", "RECORD_WORDS", "READ_WORDS")
 
 
 class Control(data.Struct):
@@ -75,15 +80,20 @@ class Rail(data.Struct):
 
 
 class RailRead(data.Struct):
+    """A register that is read in a round, 12 bits of `Rail`."""
+
     register: 8
     bytes: 2
     role: 2  # `Role`
 
 
-class Role:
+class Role(enum.IntEnum, shape=2):
     """What a register read in a round is for."""
 
-    NONE, READY, CURRENT, VOLTAGE = range(4)
+    NONE = 0
+    READY = 1
+    CURRENT = 2
+    VOLTAGE = 3
 
 
 class State(data.Struct):

@@ -12,13 +12,16 @@ from pathlib import Path
 
 from amaranth.lib import data
 
-from . import codec, numeric, packets, registers
+from . import codec, numeric, packets, power, registers
 
 NOTE = "Rendered from bitfirst_hdl.contract by `python -m bitfirst_hdl.contract.render`; do not edit."
 ENUMS = (packets.Opcode, packets.Status, packets.Space, packets.Rounding, packets.Sign, packets.Target, packets.Phase)
+ENUMS += (power.Role,)
 COMMAND_STRUCTS = tuple(dict.fromkeys(packets.COMMANDS.values()))
 RESPONSE_STRUCTS = packets.Response, packets.TraceState, packets.TraceRecord
+POWER_STRUCTS = power.Control, power.Transfer, power.Rail, power.RailRead, power.State, power.Result, power.Record
 STRUCTS = (packets.Header, packets.Trailer, packets.Knock, *COMMAND_STRUCTS, *RESPONSE_STRUCTS, registers.Identity)
+STRUCTS += POWER_STRUCTS
 COUNTERS_NOTE = """COUNTERS and MARK respond with all of them, one 64-bit word each, in this order. Execution counters
 are a function of commands and data alone; arrival counters depend on when words arrived.
 """
@@ -45,6 +48,7 @@ CONSTANTS = {
     "MULTIPLIER_BITS": numeric.MULTIPLIER_BITS,
     "MAX_SHIFT": numeric.MAX_SHIFT,
     "HASH_INITIAL": numeric.HASH_INITIAL,
+    **{f"POWER_{name}": getattr(power, name) for name in power.NUMBERS},
     "AXI_ADDRESS_BITS": registers.AXI_ADDRESS_BITS,
 }
 
@@ -133,6 +137,9 @@ def document() -> str:
         "## Counters\n",
         COUNTERS_NOTE,
         _table(("word", "counter", "class", "unit", ""), counters) + "\n",
+        "## Power\n",
+        _prose(power) + "\n",
+        *(_struct_section(struct) for struct in POWER_STRUCTS),
         "## AXI4-Lite registers\n",
         AXI_NOTE,
         _axi_table() + "\n",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from bitfirst_hdl.config import MAX_BITS, ArrayConfig
-from bitfirst_hdl.contract import codec, packets, registers
+from bitfirst_hdl.contract import codec, packets, power, registers
 from bitfirst_hdl.contract.numeric import (
     DECAY_SHIFT,
     MASTER_BITS,
@@ -48,7 +48,7 @@ Fields = dict[str, int]
 
 
 class GoldenDevice:
-    """Executes commands in order, each at once. Arrival counters stay 0.
+    """Executes commands in order, each at once. Arrival counters stay 0. It has no sensors: READ of POWER gives zeros.
 
     The order of the checks is that of `bitfirst_hdl.sequencer`.
 
@@ -153,6 +153,9 @@ class GoldenDevice:
             return Status.OK if count and first + count <= len(self.identity) else Status.BAD_RANGE
         if fields["space"] == Space.STORE and self.config.updates:
             inside = first + count <= len(self.store) and count * STORE_WORD_WORDS <= MAX_DATA_WORDS
+            return Status.OK if count and inside else Status.BAD_RANGE
+        if fields["space"] == Space.POWER and self.config.measures:
+            inside = first + count <= power.READ_WORDS and count <= MAX_DATA_WORDS
             return Status.OK if count and inside else Status.BAD_RANGE
         if fields["space"] != Space.SUMS:
             return Status.BAD_SPACE
@@ -260,6 +263,8 @@ class GoldenDevice:
         rows = slice(fields["row"], fields["row"] + fields["rows"])
         values = np.asarray(data, dtype=np.uint64).reshape(fields["rows"], fields["words"])
         self._counters["words_written"] += values.size
+        if fields["space"] == Space.POWER:
+            return _words()
         if fields["space"] in CELLS:
             self._write_cells(CELLS[fields["space"]], fields, values)
             return _words()
@@ -305,6 +310,8 @@ class GoldenDevice:
         first, count = fields["first"], fields["count"]
         if fields["space"] == Space.REGISTERS:
             return _words(*self.identity[first : first + count])
+        if fields["space"] == Space.POWER:
+            return _words(*[0] * count)
         if fields["space"] == Space.STORE:
             return _halves(self.store[first : first + count])
         rows, cols, bits = fields["rows"], fields["cols"], fields["bits"]
