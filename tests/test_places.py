@@ -10,6 +10,7 @@ from bitfirst.training import METHODS, TrainOptions
 from other_device import Elsewhere, other_device
 
 OTHERS = "slu:gate_gradient=probe", "slu:gate_gradient=full,bn=all", "e2train:swa=true", "dfq:per=batch"
+OTHERS += ("fconly:cached=true",)
 
 
 def trained(method: str, place: torch.device | None = None, **more: object) -> tuple[str, float]:

@@ -47,7 +47,7 @@ class Frozen:
         keys = [hashlib.sha256(image.numpy().tobytes()).digest()[:KEY_BYTES] for image in x.detach().cpu()]
         missing = {key: place for place, key in enumerate(keys) if key not in self._features}
         if missing:
-            computed = self._computed(x[list(missing.values())])
+            computed = self._computed(x[torch.tensor(list(missing.values()))])
             self._features.update(zip(missing, computed, strict=True))
         return torch.stack([self._features[key].to(x.device) for key in keys])
 
