@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import bitfirst
 
-from . import checkpoint, data, interrupts, loop, models, observed, optim, tasks
+from . import checkpoint, data, interrupts, loop, memory, models, observed, optim, tasks
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
 from .methods import E2TRAIN, HOST, NAMES, PSG, Compose, Method, Plan, SignSGD, named
@@ -531,8 +531,9 @@ def refuse_to_overwrite(path: Path) -> None:
 @contextmanager
 def host_settings(threads: int) -> Iterator[None]:
     """Fixed thread count, a random state of our own, and on a GPU convolutions in float32 as such, the same each time;
-    all as before afterwards.
+    all as before afterwards, but for `memory.keep`.
     """
+    memory.keep()
     before, cudnn = torch.get_num_threads(), torch.backends.cudnn
     precision, deterministic = cudnn.conv.fp32_precision, cudnn.deterministic
     torch.set_num_threads(threads)
