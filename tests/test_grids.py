@@ -174,6 +174,17 @@ def test_differences_are_to_the_same_seed_and_batch():
     assert other["difference_interval"][0] < -0.5  # control: unpaired
 
 
+def test_runs_without_the_first_seed_are_in_the_table():
+    """As in a file that is half done, and of a training with another seed."""
+    good = ALIKE | {"variant": "sgd", "batch": 8, "validation_accuracy": 0.5, "training_bit_macs": 1}
+    rows = [good | {"seed": seed, "accuracy": seed / 10} for seed in (3, 2)]
+    (row,) = summary("small", rows)["table"]
+    assert (row["accuracies"], row["rate"], row["seeds"]) == ([0.2, 0.3], 1.0, 2)
+    better = good | {"seed": 3, "accuracy": 0.9, "validation_accuracy": 0.9, "rate": 2.0}
+    assert grids.tuned([*rows, better]) == {("sgd", 8): 1.0}  # it is the second seed's
+    assert grids.tuned([*rows, better | {"seed": 2}]) == {("sgd", 8): 2.0}
+
+
 def test_images_of_cifar_train_resnet_8_with_larger_batches(small, tmp_path, monkeypatch):
     def split(count):
         generator = torch.Generator().manual_seed(count)

@@ -453,14 +453,15 @@ def _complete(
 
 
 def tuned(rows: list[dict[str, Any]], rates: tuple[float, ...] = RATES) -> dict[tuple[str, int], float]:
-    """By variant and batch, the one of `rates` with which the first seed validated best; of equal ones the first."""
-    found: dict[tuple[str, int], tuple[float, int, float]] = {}
+    """By variant and batch, the one of `rates` with which the first seed there is validated best; of equal ones the
+    first."""
+    found: dict[tuple[str, int], tuple[int, float, int, float]] = {}
     for row in rows:
-        if row["seed"] == 0 and row["rate"] in rates:
-            good = row.get("validation_accuracy", -1.0), -rates.index(row["rate"]), row["rate"]
+        if row["rate"] in rates:
+            good = -row["seed"], row.get("validation_accuracy", -1.0), -rates.index(row["rate"]), row["rate"]
             key = row["variant"], row["batch"]
             found[key] = max(found.get(key, good), good)
-    return {key: rate for key, (_, _, rate) in found.items()}
+    return {key: rate for key, (*_, rate) in found.items()}
 
 
 def finished(
