@@ -90,6 +90,17 @@ def test_each_variant_tries_as_many_rates_and_keeps_what_validates_best(small, t
     runs.close()
 
 
+def test_two_studies_in_one_file_have_each_their_reference(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "run_one", lambda one, folder: {"accuracy": 0.5, "training_bit_macs": 7, "wall_s": 1.0})
+    monkeypatch.setitem(GRIDS, "other", Grid("", {"sgd": "sgd", "slu": "slu"}, (8,)))
+    tables = [study(name, 2, tmp_path, "model:tiny?counting=0", 1)["table"] for name in ("small", "other")]
+    assert [[row["variant"] for row in table] for table in tables] == [["sgd", "smd", "smb"] * 2, ["sgd", "slu"]]
+    assert all(row["seeds"] == 2 and row["difference"] == 0 for table in tables for row in table)
+    runs = Runs(tmp_path / FILE)
+    assert [len(runs.all(name)) for name in runs.studies()] == [12, 4]
+    runs.close()
+
+
 def test_a_file_of_another_length_is_refused(small, tmp_path, monkeypatch):
     monkeypatch.setattr(grids, "run_one", lambda one, folder: {"failed": "no", "wall_s": 1.0})
     study("small", 2, tmp_path, "model:tiny?counting=0", 1)

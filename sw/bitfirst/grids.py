@@ -324,26 +324,23 @@ class Runs:
             result,
         )
         texts = [part if isinstance(part, str) else json.dumps(part) for part in row]
-        self._database.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?)", (identity(configuration), *texts))
+        self._database.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?)", (identity([study, configuration]), *texts))
         self._database.commit()
 
     def all(self, study: str) -> list[dict[str, Any]]:
-        """What runs were told, and what came of them, in one dictionary each, with its "id"; as they came."""
-        rows = self._database.execute(
-            "SELECT id, configuration, result FROM runs WHERE study = ? ORDER BY rowid", (study,)
-        ).fetchall()
-        return [{"id": one} | json.loads(configuration) | json.loads(result) for one, configuration, result in rows]
+        """What runs were told, and what came of them, in one dictionary each, with the `identity` of what they were
+        told as "id"; as they came."""
+        rows = self._database.execute("SELECT configuration, result FROM runs WHERE study = ? ORDER BY rowid", (study,))
+        told = [(json.loads(configuration), json.loads(result)) for configuration, result in rows]
+        return [{"id": identity(configuration)} | configuration | result for configuration, result in told]
 
     def studies(self) -> list[str]:
         """Names, as they came."""
         names = self._database.execute("SELECT study FROM runs GROUP BY study ORDER BY min(rowid)")
         return [name for (name,) in names]
 
-    def known(self) -> set[str]:
-        return {one for (one,) in self._database.execute("SELECT id FROM runs")}
 
-
-def identity(configuration: dict[str, Any]) -> str:
+def identity(configuration: dict[str, Any] | list[Any]) -> str:
     """Equal for equal runs."""
     return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
 
@@ -440,7 +437,7 @@ def _complete(
     tell: Callable[[str], None],
 ) -> None:
     """Trains what `runs` does not have."""
-    known = runs.known()
+    known = {row["id"] for row in runs.all(name)}
     missing = [one for one in wanted if identity(one) not in known]
     tell(f"{len(wanted)} runs, {len(missing)} to do")
     if not missing:
