@@ -172,6 +172,16 @@ def test_a_run_that_diverges_is_told_and_not_averaged(small, monkeypatch):
     assert table["x"]["difference"] is None and table["sgd"]["difference_interval"] == [0.0, 0.0]
 
 
+def test_a_device_that_cannot_be_opened_is_one_line_and_no_run(small, tmp_path, capfd):
+    arguments = ["study", "smd", "--seeds", "2", "--epochs", "1", "--out", str(tmp_path)]
+    assert cli.run([*arguments, "--device", "model:nosuch"]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1].startswith("bitfirst: configuration 'nosuch' is unknown; choose from default")
+    runs = Runs(tmp_path / FILE)
+    assert runs.studies() == []
+    runs.close()
+
+
 def test_differences_are_to_the_same_seed_and_batch():
     rows = [
         ALIKE | {"variant": variant, "batch": batch, "seed": seed, "accuracy": accuracy, "training_bit_macs": 1}

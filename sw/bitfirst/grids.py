@@ -210,32 +210,38 @@ OWN = ("variant", "images", "finetunes", "rate")  #: of a configuration, beside 
 
 def run_one(configuration: dict[str, Any], folder: str | None = None) -> dict[str, Any]:
     """One training: what came of it, and what was seen of it (`observed.result`). Learning rates are tuned by its
-    validation split, and its test split is reported.
+    validation split, and its test split is reported. Raises `UsageError` where the device cannot be opened.
 
     folder  of the images, where they are not the digits
     """
     options = TrainOptions(**{key: value for key, value in configuration.items() if key not in OWN})
     rate = configuration["rate"]
     options = replace(options, lr=rate * options.lr, lr_signs=rate * options.lr_signs)
-    started, splits = time.monotonic(), splits_of(folder)
-    network = NETWORKS[configuration["images"]]
-    try:
-        with training.host_settings(options.threads), bitfirst.open(options.device) as board:
-            if configuration["finetunes"]:
-                network, splits = _begun(configuration["images"], folder, options.seed, options.epochs, options.batch)
-            run = training.new_run(options, board, network)
-            work = _Work(board)
-            training.fit(run, splits, options, work.step, work.epoch)
-            net = run.method.result(run.net, data.batches(splits.train, options.batch, options.seed, 0))
-            validation_accuracy = run.history[-1]["validation_accuracy"]
-            if net is not run.net:  # such as a mean of weights
-                validation_accuracy = training.evaluate(net, splits.validation)
-            counters = _counters(run.meter)
-            accuracy = training.evaluate(net, splits.test)
-            batch = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
-            seen = observed.result(run, net, data.in_order(splits.validation, training.EVALUATION_BATCH), batch)
-    except UsageError as error:  # it diverged: what failed is told, too
-        return {"failed": str(error), "wall_s": time.monotonic() - started}
+    started = time.monotonic()
+    with training.host_settings(options.threads), bitfirst.open(options.device) as board:
+        try:
+            result = _trained(configuration, options, board, folder)
+        except UsageError as error:  # it diverged: what failed is told, too
+            result = {"failed": str(error)}
+    return result | {"wall_s": time.monotonic() - started}
+
+
+def _trained(configuration: dict[str, Any], options: TrainOptions, board: Device, folder: str | None) -> dict[str, Any]:
+    """The result, all but `wall_s`."""
+    splits, network = splits_of(folder), NETWORKS[configuration["images"]]
+    if configuration["finetunes"]:
+        network, splits = _begun(configuration["images"], folder, options.seed, options.epochs, options.batch)
+    run = training.new_run(options, board, network)
+    work = _Work(board)
+    training.fit(run, splits, options, work.step, work.epoch)
+    net = run.method.result(run.net, data.batches(splits.train, options.batch, options.seed, 0))
+    validation_accuracy = run.history[-1]["validation_accuracy"]
+    if net is not run.net:  # such as a mean of weights
+        validation_accuracy = training.evaluate(net, splits.validation)
+    counters = _counters(run.meter)
+    accuracy = training.evaluate(net, splits.test)
+    batch = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
+    seen = observed.result(run, net, data.in_order(splits.validation, training.EVALUATION_BATCH), batch)
     return {
         "accuracy": accuracy,
         "validation_accuracy": validation_accuracy,
@@ -245,7 +251,6 @@ def run_one(configuration: dict[str, Any], folder: str | None = None) -> dict[st
         "methods": {part.name: part.summary() for part in run.method.parts},
         "history": run.history,
         "weights_sha256": training.weights_sha256(net),
-        "wall_s": time.monotonic() - started,
         **seen,
     }
 
