@@ -24,7 +24,7 @@ import bitfirst
 
 from . import data, models, observed, training
 from .device import Device
-from .errors import UsageError
+from .errors import BitfirstError, UsageError
 from .training import Meter, TrainOptions
 
 DIGITS, CIFAR = "digits", "cifar10 (JPEG copy), 20000"  #: images of a study
@@ -469,14 +469,25 @@ def tuned(rows: list[dict[str, Any]], rates: tuple[float, ...] = RATES) -> dict[
 def finished(
     client: Any, missing: list[dict[str, Any]], folder: str | None = None
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each configuration with its result, as soon as it is there."""
+    """Each configuration with its result, as soon as it is there. Raises what a worker did (`BitfirstError`)."""
     from distributed import as_completed
 
     board = missing[0]["device"].partition(":")[0] in BOARDS
     resources = {"board": 1} if board else None
-    futures = {client.submit(run_one, one, folder, pure=False, resources=resources): one for one in missing}
+    futures = {client.submit(_run_or_error, one, folder, pure=False, resources=resources): one for one in missing}
     for future in as_completed(list(futures)):
-        yield futures[future], future.result()
+        result = future.result()
+        if isinstance(result, BitfirstError):
+            raise result
+        yield futures[future], result
+
+
+def _run_or_error(configuration: dict[str, Any], folder: str | None) -> dict[str, Any] | BitfirstError:
+    """Errors are returned: of one that is raised Dask writes a traceback."""
+    try:
+        return run_one(configuration, folder)
+    except BitfirstError as error:
+        return error
 
 
 # comparison
