@@ -183,6 +183,15 @@ def test_a_device_that_cannot_be_opened_is_one_line_and_no_run(small, tmp_path, 
     runs.close()
 
 
+@pytest.mark.parametrize("device", ["serial:///dev/nothing", "tcp://127.0.0.1:9", "udp://127.0.0.1:9"])
+def test_a_board_is_had_by_the_worker_here(device, small, tmp_path, monkeypatch):
+    assert grids._is_board(device)
+    with grids.cluster(None, 1) as client:
+        assert client.submit(int, 1, resources={"board": 1}).result(timeout=30) == 1  # else it waits for ever
+    monkeypatch.setattr(grids, "run_one", lambda one, folder: {"accuracy": 0.5, "training_bit_macs": 7, "wall_s": 1.0})
+    assert len(study("small", 2, tmp_path, device, 1)["rows"]) == 12
+
+
 def test_differences_are_to_the_same_seed_and_batch():
     rows = [
         ALIKE | {"variant": variant, "batch": batch, "seed": seed, "accuracy": accuracy, "training_bit_macs": 1}
@@ -262,6 +271,7 @@ def test_other_files_are_refused(how, words, tmp_path):
     [
         ({"name": "letters"}, "study 'letters' is unknown; choose from smd"),
         ({"seeds": 1}, "seeds = 1"),
+        ({"device": "serial:///dev/ttyUSB0", "workers": 2}, "workers = 2 would share the board serial:///dev/ttyUSB0"),
         ({"scheduler": "tcp://127.0.0.1:9"}, "no Dask scheduler answers at"),
     ],
 )

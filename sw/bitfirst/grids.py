@@ -38,7 +38,7 @@ HERE = "127.0.0.1"  #: where a cluster of this machine listens
 REFERENCE, FLOAT = "sgd", "fp32"
 WORK = "0.6666667"
 RATES = (1.0, 0.5, 2.0, 0.25, 4.0)  #: times the learning rates of `TrainOptions`: the trials of tuning, in their order
-BOARDS = ("serial", "udp", "usb")  #: devices of which a worker has one: it offers the resource `board`
+BOARDS = ("serial", "tcp", "udp")  #: devices of which a worker has one: it offers the resource `board`
 
 #: What a row trains with: a method as the command line takes it, or options of `TrainOptions`.
 Variant = str | dict[str, Any]
@@ -374,6 +374,7 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
         host=HERE if workers > 1 else None,
         dashboard_address=f"{HERE}:0",
         worker_dashboard_address=f"{HERE}:0",
+        resources={"board": 1},
         memory_limit=None,
     )
     with local, Client(local) as client:
@@ -398,12 +399,15 @@ def study(
     trials  each variant tries so many of `RATES` with the first seed; all seeds have the one that validated best
 
     Runs are kept as they come, so that a study that was stopped goes on. Raises `UsageError` for an unknown name, fewer
-    than 2 seeds, and a file that is not a study's, or holds this study with another device, length or images.
+    than 2 seeds, several workers here with one board, and a file that is not a study's, or holds this study with
+    another device, length or images.
     """
     if name not in GRIDS:
         raise UsageError(f"study {name!r} is unknown; choose from {', '.join(GRIDS)}")
     if seeds < 2 or epochs < 1 or workers < 1:
         raise UsageError(f"seeds = {seeds}, epochs = {epochs}, workers = {workers}: choose at least 2, 1 and 1")
+    if _is_board(device) and scheduler is None and workers > 1:
+        raise UsageError(f"workers = {workers} would share the board {device}: choose 1, or give a --scheduler")
     if not 1 <= trials <= len(RATES):
         raise UsageError(f"trials = {trials}: choose 1 to {len(RATES)}")
     wanted = configurations(name, seeds, device, epochs, DIGITS if folder is None else CIFAR)
@@ -472,14 +476,17 @@ def finished(
     """Each configuration with its result, as soon as it is there. Raises what a worker did (`BitfirstError`)."""
     from distributed import as_completed
 
-    board = missing[0]["device"].partition(":")[0] in BOARDS
-    resources = {"board": 1} if board else None
+    resources = {"board": 1} if _is_board(missing[0]["device"]) else None
     futures = {client.submit(_run_or_error, one, folder, pure=False, resources=resources): one for one in missing}
     for future in as_completed(list(futures)):
         result = future.result()
         if isinstance(result, BitfirstError):
             raise result
         yield futures[future], result
+
+
+def _is_board(device: str) -> bool:
+    return device.partition(":")[0] in BOARDS
 
 
 def _run_or_error(configuration: dict[str, Any], folder: str | None) -> dict[str, Any] | BitfirstError:
