@@ -3,7 +3,7 @@
 import bitfirst
 import pytest
 import torch
-from bitfirst import data, training
+from bitfirst import data, grids, training
 from bitfirst.errors import UsageError
 from bitfirst.quantiser import quantise
 from bitfirst.training import METHODS, TrainOptions
@@ -37,6 +37,30 @@ def test_each_method_gives_the_same_on_another_device(method):
 def test_fp32_is_trained_there_too():
     with other_device() as place:
         assert isinstance(training.new_run(TrainOptions(), None, place=place).net.linear.weight, Elsewhere)
+
+
+@pytest.mark.parametrize("method", ["e2train:swa=true", "byhand:schedule=4-8/6-8", "dfq"])
+def test_a_study_is_of_the_same_there(method, monkeypatch):
+    whole = data.digits()
+    few = data.Splits(*(data.some(part, 20) for part in (whole.train, whole.validation, whole.test)))
+    monkeypatch.setattr(grids, "splits_of", lambda folder: few)
+    told = {"images": grids.DIGITS, "finetunes": False, "rate": 1.0, "device": "model:tiny?counting=0"}
+    told |= {"variant": method, "method": method, "seed": 0, "batch": 8, "epochs": 2}
+    here, opened = grids.run_one(told), bitfirst.open
+
+    def there(url):
+        device = opened(url)
+        device.place = place
+        return device
+
+    monkeypatch.setattr(bitfirst, "open", there)
+    with other_device() as place:
+        found = grids.run_one(told)
+    for result in here, found:
+        del result["wall_s"]
+        for epoch in result["history"]:
+            del epoch["wall_s"]
+    assert found == here and here["layers"]
 
 
 def test_the_other_device_notices_what_is_mixed():

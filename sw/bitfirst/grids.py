@@ -234,14 +234,15 @@ def _trained(configuration: dict[str, Any], options: TrainOptions, board: Device
     run = training.new_run(options, board, network)
     work = _Work(board)
     training.fit(run, splits, options, work.step, work.epoch)
-    net = run.method.result(run.net, data.batches(splits.train, options.batch, options.seed, 0))
+    place = training.place_of(run.net)
+    net = run.method.result(run.net, training.epoch_batches(splits, options, 0, place))
     validation_accuracy = run.history[-1]["validation_accuracy"]
     if net is not run.net:  # such as a mean of weights
         validation_accuracy = training.evaluate(net, splits.validation)
     counters = _counters(run.meter)
     accuracy = training.evaluate(net, splits.test)
-    batch = data.batches(splits.train, options.batch, options.seed, options.epochs)[0]
-    seen = observed.result(run, net, data.in_order(splits.validation, training.EVALUATION_BATCH), batch)
+    batch = training.epoch_batches(splits, options, options.epochs, place)[0]
+    seen = observed.result(run, net, data.in_order(splits.validation, training.EVALUATION_BATCH, place), batch)
     return {
         "accuracy": accuracy,
         "validation_accuracy": validation_accuracy,
