@@ -80,9 +80,9 @@ def few(path):
     )
 
 
-def trained(folder, method="sgd", accuracy=0.9, epochs=2, data="digits"):
-    """The result of a training, in `folder`."""
-    options = {"seed": 0, "batch": 8, "epochs": epochs} | ({} if method == "sgd" else {"method": method})
+def trained(folder, method="sgd", accuracy=0.9, epochs=2, data="digits", **more):
+    """The result of a training, in `folder`; `more`: options."""
+    options = {"seed": 0, "batch": 8, "epochs": epochs} | more | ({} if method == "sgd" else {"method": method})
     task = {"title": f"of {data}", "data": data}
     result = {
         "task": task,
@@ -278,6 +278,29 @@ def test_trainings_on_other_data_are_apart_and_claim_by_their_own_reference(tmp_
         "of digits, epochs: 2": "digits: mechanics, no claim of accuracy",
         "of cifar10:x, epochs: 2": "sgd reaches 90.0%",
     }
+
+
+def test_trainings_with_other_options_are_no_seeds_of_the_same(tmp_path):
+    bits = {"activation": 8, "weight": 8, "gradient": 16}
+    paths = [
+        trained(tmp_path / "a", lr=0.1, bits=bits),
+        trained(tmp_path / "b", accuracy=0.8, seed=1, lr=0.5, bits=bits),
+        trained(tmp_path / "c", "psg", lr=0.1, bits=bits, beta=0.1),
+        trained(tmp_path / "d", "psg", seed=1, lr=0.1, bits=bits, beta=0.1),
+        trained(tmp_path / "e", "slu", lr=0.1, bits=bits),
+        trained(tmp_path / "f", "slu", seed=1, lr=0.1, bits=bits | {"weight": 4}, init="x"),
+        trained(tmp_path / "g", lr=0.1, bits=bits, train_images=16),
+    ]
+    found = comparison.write(paths, tmp_path / "out")["studies"]
+    assert [one["study"] for one in found] == ["of digits, epochs: 2", "of digits, epochs: 2, train_images: 16"]
+    assert {row["variant"]: row["seeds"] for row in found[0]["table"]} == {
+        "sgd, lr 0.1": 1,
+        "sgd, lr 0.5": 1,
+        "psg": 2,
+        "slu, bits 8/8/16, init None": 1,
+        "slu, bits 8/4/16, init x": 1,
+    }
+    assert [row["variant"] for row in found[1]["table"]] == ["sgd"]
 
 
 def test_a_training_is_read_as_it_was_written(tmp_path, monkeypatch):

@@ -111,7 +111,8 @@ def files_of(path: Path) -> list[Path]:
 
 def read(file: Path) -> list[dict[str, Any]]:
     """The runs of a file: one dictionary each, with its "study" (of a training what it learnt and its length) and
-    "source". Raises `UsageError` for a file of something else, of another version, or without runs.
+    "source"; a training has "options". Raises `UsageError` for a file of something else, of another version, or
+    without runs.
     """
     rows = [_training(file)] if file.suffix == ".json" else _runs(file)
     if not rows:
@@ -136,7 +137,9 @@ def _training(file: Path) -> dict[str, Any]:
         title, data = (result["task"][key] for key in ("title", "data"))
         row = {"variant": method, "images": grids.DIGITS if data == grids.DIGITS else title, "rate": 1.0}
         row |= {key: told[key] for key in ("seed", "batch", "epochs")}
-        row |= {"study": f"{title}, epochs: {told['epochs']}", "accuracy": result["test_accuracy"]}
+        about = [f"{name}: {told[name]}" for name in ("epochs", *OF_ITS_DATA) if name in told]
+        row |= {"study": ", ".join([title, *about]), "accuracy": result["test_accuracy"]}
+        row["options"] = {name: _option(told[name]) for name in OF_ITS_METHOD if name in told}
         row |= {key: last[key] for key in ("validation_accuracy", "loss")}
         row |= {"training_bit_macs": last.get("training_bit_macs", 0), "methods": result.get("method", {})}
         return row | {key: result[key] for key in OF_A_TRAINING if result.get(key)}
@@ -144,12 +147,19 @@ def _training(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file} is no result of bitfirst train: {MEND}") from None
 
 
+def _option(value: Any) -> str:
+    return "/".join(map(str, value.values())) if isinstance(value, dict) else str(value)
+
+
+#: Options of a training by which trainings are apart, and those by which trainings of one method have other names.
+OF_ITS_DATA = ("train_images", "eval_images", "augment")
+OF_ITS_METHOD = ("lr", "momentum", "bits", "lr_signs", "beta", "tau", "predictor", "init")
 OF_A_TRAINING = ("device", "wall_s", "history", "weights_sha256", "layers", "blocks", "routing", "signs")
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """By "study", to which the file is added where several have it; trainings that are told the same are named
-    by their folders.
+    """By "study", to which the file is added where several have it; trainings by one method are named by the options in
+    which they differ, and those that are told the same by their folders.
     """
     sources = {row["study"]: {one["source"] for one in rows if one["study"] == row["study"]} for row in rows}
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -158,11 +168,23 @@ def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
             row["study"] += f" ({row['source']})"
         groups.setdefault(row["study"], []).append(row)
     for own in groups.values():
+        _name_options([row for row in own if _is_training(row)])
         told = [(row["variant"], row["batch"], row["seed"]) for row in own]
         for row, one in zip(own, told, strict=True):
             if _is_training(row) and told.count(one) > 1:
                 row["variant"] += f" ({Path(row['source']).parent})"
     return groups
+
+
+def _name_options(rows: list[dict[str, Any]]) -> None:
+    """Runs of one method with other options are no seeds of the same."""
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        methods.setdefault(row["variant"], []).append(row)
+    for own in methods.values():
+        differing = [name for name in OF_ITS_METHOD if len({row["options"].get(name) for row in own}) > 1]
+        for row in own:
+            row["variant"] = ", ".join([row["variant"], *(f"{name} {row['options'].get(name)}" for name in differing)])
 
 
 def _is_training(row: dict[str, Any]) -> bool:
