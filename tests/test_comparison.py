@@ -266,9 +266,7 @@ def test_tables_are_markdown_too(tmp_path):
     keep(tmp_path / FILE, ("sgd", 0, told(0.5)), ("a | b", 0, told(0.25)))
     comparison.write([tmp_path], tmp_path)
     lines = (tmp_path / "tables.md").read_text().splitlines()
-    assert lines[0] == "Study small: digits: mechanics, no claim of accuracy" and lines[2].startswith(
-        "| method | batch |"
-    )
+    assert lines[0] == "small: digits: mechanics, no claim of accuracy" and lines[2].startswith("| method | batch |")
     assert lines[5].startswith("| a \\| b | 8 | 1 | 0 | 1 | 25.00% | 25.00% |") and len(lines) == 6
 
 

@@ -238,6 +238,37 @@ def test_images_of_cifar_train_resnet_8_with_larger_batches(small, tmp_path, mon
     assert summary("small", good)["note"] == "sgd reaches 90.0%"
 
 
+@pytest.mark.parametrize(
+    ("runs", "note"),
+    [
+        ({"sgd": 0.9, "fp32": 0.7}, "fp32 reaches 70.0%: under-trained, no ranking claimed"),
+        ({"sgd": 0.7, "fp32": 0.8}, "fp32 reaches 80.0%"),
+        ({"sgd": 0.7, "slu": 0.9}, "sgd reaches 70.0%: under-trained, no ranking claimed"),
+        ({"slu": 0.9}, "no run of sgd to tell how far networks are trained: no ranking claimed"),
+        ({"sgd": None, "slu": 0.9}, "no run of sgd to tell how far networks are trained: no ranking claimed"),
+    ],
+)
+def test_what_a_table_claims_is_by_fp32_or_ordinary_training(runs, note):
+    results = {
+        variant: {"failed": "no"} if accuracy is None else {"accuracy": accuracy, "training_bit_macs": 1}
+        for variant, accuracy in runs.items()
+    }
+    alike = ALIKE | {"images": grids.CIFAR, "batch": 8, "seed": 0}
+    rows = [alike | {"variant": variant} | result for variant, result in results.items()]
+    assert summary("small", rows)["note"] == note
+
+
+def test_stages_are_those_that_every_seed_visited():
+    rows = [
+        ALIKE | {"variant": variant, "batch": 8, "seed": seed, "accuracy": 0.5, "training_bit_macs": 1, "methods": own}
+        for variant, visited in (("sgd", (None, None)), ("pfq", (4, 2)))
+        for seed, count in enumerate(visited)
+        for own in ({} if count is None else {"pfq": {"stages": 4, "stages_visited": count}},)
+    ]
+    table = {row["variant"]: (row["stages_visited"], row["stages"]) for row in summary("small", rows)["table"]}
+    assert table == {"sgd": (None, None), "pfq": (2, 4)}
+
+
 def test_all_grids_name_methods_that_there_are():
     for name, grid in GRIDS.items():
         assert grids.REFERENCE in grid.variants and cli.GRIDS[name] == grid.about

@@ -259,7 +259,7 @@ def markdown(summary: dict[str, Any]) -> str:
     head = HEAD + DIFFERENCE
     rows = [head, ("---",) * len(head), *map(cells, summary["table"])]
     lines = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-    return f"Study {summary['study']}: {summary['note']}\n\n" + "\n".join(lines) + "\n"
+    return f"{summary['study']}: {summary['note']}\n\n" + "\n".join(lines) + "\n"
 
 
 def brief(summary: dict[str, Any]) -> dict[str, Any]:

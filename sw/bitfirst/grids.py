@@ -524,7 +524,10 @@ def note(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> str:
     if any(row["images"] == DIGITS for row in rows):
         return "digits: mechanics, no claim of accuracy"
     ordinary = FLOAT if any(row["variant"] == FLOAT for row in table) else REFERENCE
-    best = max((row["accuracy"] or 0.0 for row in table if row["variant"] == ordinary), default=0.0)
+    reached = [row["accuracy"] for row in table if row["variant"] == ordinary and row["accuracy"] is not None]
+    if not reached:
+        return f"no run of {ordinary} to tell how far networks are trained: no ranking claimed"
+    best = max(reached)
     return f"{ordinary} reaches {best:.1%}" + ("" if best >= TRAINED else ": under-trained, no ranking claimed")
 
 
