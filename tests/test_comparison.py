@@ -352,23 +352,28 @@ def test_a_file_without_runs_is_one_line(tmp_path):
 def test_a_target_is_reached_or_censored(tmp_path):
     late = told(0.9) | {"history": history(0.1, 0.5, 0.5, 0.9)}
     never = told(0.3) | {"history": history(0.1, 0.2, 0.3)}
+    host = told(0.9, 0) | {"history": history(0.1, 0.9, training_bit_macs=[0, 0])}
     old = told(0.9) | {"history": [{"validation_accuracy": 0.9, "wall_s": 2.0}]}
-    keep(tmp_path / FILE, ("sgd", 0, late), ("x", 0, never), ("y", 0, old), ("z", 0, {"failed": "no", "wall_s": 1.0}))
+    failed = {"failed": "no", "wall_s": 1.0}
+    keep(
+        tmp_path / FILE, *((name, 0, run) for name, run in zip("sxyzh", (late, never, old, failed, host), strict=True))
+    )
     found = comparison.write([tmp_path], tmp_path, target=0.5)
     rows = {row["variant"]: row for row in table(tmp_path / "runs.csv")}
     keys = comparison.TARGET_COLUMNS
-    assert [rows["sgd"][key] for key in keys] == ["0.5", "200", "10", "4.0", "False"]
+    assert [rows["s"][key] for key in keys] == ["0.5", "200", "10", "4.0", "False"]
     assert [rows["x"][key] for key in keys] == ["0.5", "300", "15", "6.0", "True"]
     assert [rows["y"][key] for key in keys] == ["0.5", "", "", "2.0", "False"]
     assert [rows["z"][key] for key in keys] == ["0.5", "", "", "", ""]
+    assert [rows["h"][key] for key in keys] == ["0.5", "", "10", "4.0", "False"]
     page = " ".join((tmp_path / "comparison.html").read_text().split())
     assert "To a validation accuracy of 50 %" in page
-    assert "<td>sgd</td><td>8</td><td>0</td><td>200</td><td>10</td><td>4.0</td>" in page
+    assert "<td>s</td><td>8</td><td>0</td><td>200</td><td>10</td><td>4.0</td>" in page
     assert "<td>x</td><td>8</td><td>0</td><td>≥ 300</td><td>≥ 15</td><td>≥ 6.0</td>" in page
     assert "<td>z</td><td>8</td><td>0</td><td>failed</td>" in page
-    assert [row["censored"] for row in found["targets"]] == [False, True, False, None]
+    assert [row["censored"] for row in found["targets"]] == [False, True, False, None, False]
     higher = comparison.write([tmp_path], tmp_path, target=0.95)
-    assert [row["censored"] for row in higher["targets"]] == [True, True, True, None]
+    assert [row["censored"] for row in higher["targets"]] == [True, True, True, None, True]
     assert not any(key in row for row in comparison.write([tmp_path], tmp_path)["studies"][0]["rows"] for key in keys)
 
 

@@ -207,7 +207,8 @@ def label(summaries: list[dict[str, Any]]) -> None:
 def reached(row: dict[str, Any], target: float) -> dict[str, Any]:
     """Of a run, `TARGET_COLUMNS`: bit-MACs and number of its training steps, and time with evaluation, to the end of
     the first epoch whose validation accuracy is `target` or more; censored: it never was, these are the totals, and
-    what it takes is more. None for what the run does not tell; all but the target for one that failed.
+    what it takes is more. None for what the run does not tell, such as bit-MACs where the device computed nothing; all
+    but the target for one that failed.
     """
     found: dict[str, Any] = dict.fromkeys(TARGET_COLUMNS) | {"target": target}
     history = row.get("history")
@@ -218,7 +219,7 @@ def reached(row: dict[str, Any], target: float) -> dict[str, Any]:
     until = history if end is None else history[: end + 1]
     times = [epoch.get("wall_s") for epoch in until]
     return found | {
-        "bit_macs_to_target": until[-1].get("training_bit_macs"),
+        "bit_macs_to_target": until[-1].get("training_bit_macs") if history[-1].get("training_bit_macs") else None,
         "steps_to_target": until[-1].get("steps"),
         "wall_s_to_target": None if None in times else sum(times),
         "censored": end is None,
