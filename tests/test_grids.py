@@ -1,5 +1,6 @@
 """Studies of methods: runs on Dask, one file, going on where it stopped, paired differences."""
 
+import io
 import json
 import sqlite3
 
@@ -10,6 +11,7 @@ from bitfirst import cli, data, grids, training
 from bitfirst.errors import UsageError
 from bitfirst.grids import FILE, GRIDS, Grid, Runs, configurations, study, summary
 from bitfirst.training import TrainOptions
+from rich.console import Console
 
 ALIKE = {"rate": 1.0, "images": grids.DIGITS}
 SMALL = Grid("", {"sgd": "sgd", "smd": "smd:p=0.5,work=0.5", "smb": "smb:work=0.5"}, (8, 16))
@@ -101,11 +103,21 @@ def test_two_studies_in_one_file_have_each_their_reference(small, tmp_path, monk
     runs.close()
 
 
-def test_a_file_of_another_length_is_refused(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"epochs": 2}, "epochs = 1"),
+        ({"device": "model?counting=0"}, "device = model:tiny"),
+        ({"folder": "copies"}, "images = digits"),
+    ],
+)
+def test_a_file_of_another_length_device_or_images_is_refused(other, words, small, tmp_path, monkeypatch):
     monkeypatch.setattr(grids, "run_one", lambda one, folder: {"failed": "no", "wall_s": 1.0})
-    study("small", 2, tmp_path, "model:tiny?counting=0", 1)
-    with pytest.raises(UsageError, match="has this study with epochs = 1: choose another --out"):
-        study("small", 2, tmp_path, "model:tiny?counting=0", 2)
+    monkeypatch.setattr(grids.data, "cifar", lambda folder: None)
+    told = {"name": "small", "seeds": 2, "out": tmp_path, "device": "model:tiny", "epochs": 1}
+    study(**told)
+    with pytest.raises(UsageError, match=f"has this study with {words}: choose another --out"):
+        study(**told | other)
 
 
 def test_fine_tuning_begins_with_a_network_trained_on_the_other_half(small, tmp_path, monkeypatch):
@@ -211,6 +223,7 @@ def test_runs_without_the_first_seed_are_in_the_table():
     rows = [good | {"seed": seed, "accuracy": seed / 10} for seed in (3, 2)]
     (row,) = summary("small", rows)["table"]
     assert (row["accuracies"], row["rate"], row["seeds"]) == ([0.2, 0.3], 1.0, 2)
+    assert grids.tuned([good | {"seed": 2, "rate": rate} for rate in (4.0, 0.5, 1.0)]) == {("sgd", 8): 1.0}  # alike
     better = good | {"seed": 3, "accuracy": 0.9, "validation_accuracy": 0.9, "rate": 2.0}
     assert grids.tuned([*rows, better]) == {("sgd", 8): 1.0}  # it is the second seed's
     assert grids.tuned([*rows, better | {"seed": 2}]) == {("sgd", 8): 2.0}
@@ -267,6 +280,28 @@ def test_stages_are_those_that_every_seed_visited():
     ]
     table = {row["variant"]: (row["stages_visited"], row["stages"]) for row in summary("small", rows)["table"]}
     assert table == {"sgd": (None, None), "pfq": (2, 4)}
+
+
+def test_the_table_for_people_says_each_seed_or_the_mean_of_many(monkeypatch):
+    def shown(seeds, rates=(1.0,)):
+        alike = ALIKE | {"batch": 8, "images": grids.DIGITS, "training_bit_macs": 4}
+        rows = [alike | {"variant": "sgd", "seed": seed, "accuracy": 0.0, "rate": 1.0} for seed in range(seeds)]
+        for seed in range(seeds):
+            result = {"failed": "no"} if seed == 2 else {"accuracy": 0.25 + seed / 8, "training_bit_macs": 3}
+            rows += [alike | {"variant": "x", "seed": seed, "rate": rate} | result for rate in rates]
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(cli._compared(summary("small", rows)))
+        text = console.export_text()
+        return text, [line.split() for line in text.splitlines() if line.strip()]
+
+    text, lines = shown(3)
+    assert lines[1] == ["method", "n", "test", "%", "work", "diff.", "95", "%"] and lines[-1][0] == "work:"
+    assert lines[-2] == ["x", "3", "25.0", "37.5", "1", "failed", "0.750", "+31.2", "-48.2", "..", "+110.7"]
+    assert "the mean" not in text and "rate" not in lines[1]
+    text, lines = shown(4, (1.0, 0.5))
+    assert lines[1] == ["method", "n", "rate", "test", "%", "work", "diff.", "95", "%"]
+    assert lines[-2][:6] == ["x", "4", "1", "41.7", "1", "failed"] and "of more than 3 seeds the mean" in text
+    assert [line[:3] for line in lines if line[0] == "sgd"] == [["sgd", "4", "0.0"]]
 
 
 def test_all_grids_name_methods_that_there_are():

@@ -1036,13 +1036,16 @@ def _compared(result: Result) -> Group:
     for row in zip(*cells.values(), strict=True):
         table.add_row(*map(escape, row))
     legend = "work: bit-MACs of training, sgd's being 1; diff.: points to sgd of the same seed, with its 95 % interval"
+    legend += (
+        f"; test: of more than {MOST_SEEDS} seeds the mean" if any(row["seeds"] > MOST_SEEDS for row in rows) else ""
+    )
     parts = [f"all runs: {escape(str(result['file']))}"] if "file" in result else []
     return Group(table, legend, *parts)
 
 
 def _accuracies(row: Result) -> str:
     """Each seed's, or of many their mean; and how many failed."""
-    shown = row["accuracies"] if row["seeds"] <= MOST_SEEDS else filter(None, [row["accuracy"]])
+    shown = row["accuracies"] if row["seeds"] <= MOST_SEEDS else [row["accuracy"]] if row["accuracies"] else []
     words = [f"{100 * one:.1f}" for one in shown] + ([f"{row['failed']} failed"] if row["failed"] else [])
     return " ".join(words)
 
