@@ -39,7 +39,6 @@ def test_seeing_changes_nothing_and_one_step_by_layer_is_one_step(few, method):
     assert found["weights_sha256"] == training.weights_sha256(run.net)
     for seen, plain in zip(found["history"], run.history, strict=True):
         assert seen | {"wall_s": 0} == plain | {"wall_s": 0}
-    assert found["history"][-1]["training_bit_macs"] == found["training_bit_macs"]
     if method == "sgd":
         assert sum(row["bit_macs"] for row in found["layers"]) * 8 == found["training_bit_macs"]
         assert found.keys().isdisjoint(("blocks", "routing", "signs", "layer_epochs"))

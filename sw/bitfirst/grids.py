@@ -232,8 +232,7 @@ def _trained(configuration: dict[str, Any], options: TrainOptions, board: Device
     if configuration["finetunes"]:
         network, splits = _begun(configuration["images"], folder, options.seed, options.epochs, options.batch)
     run = training.new_run(options, board, network)
-    work = _Work(board)
-    training.fit(run, splits, options, work.step, work.epoch)
+    training.fit(run, splits, options)
     place = training.place_of(run.net)
     net = run.method.result(run.net, training.epoch_batches(splits, options, 0, place))
     validation_accuracy = run.history[-1]["validation_accuracy"]
@@ -247,7 +246,7 @@ def _trained(configuration: dict[str, Any], options: TrainOptions, board: Device
         "accuracy": accuracy,
         "validation_accuracy": validation_accuracy,
         "loss": run.history[-1]["loss"],
-        "training_bit_macs": work.done,
+        "training_bit_macs": run.history[-1]["training_bit_macs"],
         "counters": counters,
         "methods": {part.name: part.summary() for part in run.method.parts},
         "history": run.history,
@@ -273,21 +272,6 @@ def _begun(
 def splits_of(folder: str | None) -> data.Splits:
     """The digits; or of a folder with JPEG copies of CIFAR-10, 20,000 images to train (`data.cifar`)."""
     return data.digits() if folder is None else data.cifar(Path(folder))
-
-
-class _Work:
-    """Bit-MACs of the training steps alone (`done`), without those of evaluation."""
-
-    def __init__(self, device: Device) -> None:
-        self.device, self.done = device, 0
-        self._before = device.bit_macs
-
-    def step(self, *_: object) -> None:
-        self.done += self.device.bit_macs - self._before
-        self.epoch()
-
-    def epoch(self, *_: object) -> None:
-        self._before = self.device.bit_macs
 
 
 def _counters(meter: Meter) -> dict[str, int]:
