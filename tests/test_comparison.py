@@ -144,6 +144,15 @@ def test_what_runs_do_not_tell_is_not_drawn(tmp_path):
     assert found["plots"] == ["accuracy.png", "learning.png"] and panels(tmp_path / FILE) == {}
 
 
+def test_precision_is_that_of_the_first_run_that_changes_it_to_its_end():
+    fixed = told(methods={"static": {"changes": [[0, 8, 8]]}})
+    other = {"pfq": {"changes": [[0, 3, 6], [9, 4, 6]]}}
+    found = comparison_figures.precision_rows(
+        {"pfq": [fixed, told(methods=CHANGES), told(methods=other)], "static": [fixed]}
+    )
+    assert found == {"pfq": [[0, 3, 6], [4, 8, 8], [10, 8, 8]]}
+
+
 # heat maps
 def test_work_by_layer_stands_beside_the_references(tmp_path):
     keep(
