@@ -103,6 +103,18 @@ def test_two_studies_in_one_file_have_each_their_reference(small, tmp_path, monk
     runs.close()
 
 
+def test_what_the_same_command_beside_it_has_done_stays(small, tmp_path, monkeypatch):
+    def run_one(one, folder):
+        runs = Runs(tmp_path / FILE)
+        runs.add("small", one, {"accuracy": 0.5, "training_bit_macs": 7, "wall_s": 1.0})
+        runs.close()
+        return {"accuracy": 0.5, "training_bit_macs": 7, "wall_s": 2.0}
+
+    monkeypatch.setattr(grids, "run_one", run_one)
+    rows = study("small", 2, tmp_path, "model:tiny?counting=0", 1)["rows"]
+    assert [row["wall_s"] for row in rows] == [1.0] * 12
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [

@@ -305,6 +305,7 @@ class Runs:
         self._database.close()
 
     def add(self, study: str, configuration: dict[str, Any], result: dict[str, Any]) -> None:
+        """Keeps a run; one that is there already, such as by the same command beside this one, stays as it is."""
         versions = {"bitfirst": version("bitfirst"), "torch": torch.__version__}
         row = (
             study,
@@ -314,7 +315,9 @@ class Runs:
             result,
         )
         texts = [part if isinstance(part, str) else json.dumps(part) for part in row]
-        self._database.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?)", (identity([study, configuration]), *texts))
+        self._database.execute(
+            "INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?)", (identity([study, configuration]), *texts)
+        )
         self._database.commit()
 
     def all(self, study: str) -> list[dict[str, Any]]:
