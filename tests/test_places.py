@@ -34,6 +34,22 @@ def test_each_method_gives_the_same_on_another_device(method):
     assert there == trained(method)
 
 
+def test_the_control_of_random_gradients_is_the_same_there():
+    whole = data.digits()
+    few = data.Splits(*(data.some(part, 16) for part in (whole.train, whole.validation, whole.test)))
+    options = TrainOptions(epochs=1, batch=8, fp32=False)
+
+    def trained_at(place):
+        with training.host_settings(1), bitfirst.open("model:tiny?counting=0") as board:
+            board.place = place
+            comparison = training.compare(options, board, few, spoil=training.randomise_gradients(0))
+            return training.weights_sha256(comparison.net)
+
+    with other_device() as place:
+        there = trained_at(place)
+    assert there == trained_at(None)
+
+
 def test_fp32_is_trained_there_too():
     with other_device() as place:
         assert isinstance(training.new_run(TrainOptions(), None, place=place).net.linear.weight, Elsewhere)

@@ -822,7 +822,7 @@ def randomise_gradients(seed: int) -> Callable[[nn.Module], None]:
     generator = torch.Generator().manual_seed(seed)
 
     def randomise(gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * (torch.randint(0, 2, gradient.shape, generator=generator) * 2 - 1)
+        return gradient * (torch.randint(0, 2, gradient.shape, generator=generator) * 2 - 1).to(gradient.device)
 
     def watch_output(_: nn.Module, __: object, output: torch.Tensor) -> None:
         if output.requires_grad:
