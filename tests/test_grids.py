@@ -182,6 +182,21 @@ def test_runs_are_those_of_the_main_job(small):
     assert found["counters"]["forward/array_steps"] == counters["forward/array_steps"] > 0
 
 
+def test_both_learning_rates_are_tuned_by_what_came_of_the_training(small):
+    """The rate of weights that learn by signs, too; and of a mean of weights its own accuracies."""
+    (one, *_) = configurations("small", 1, "model:tiny?counting=0", 3)
+    found = grids.run_one(one | {"method": "psg+swa", "rate": 4.0})
+    options = TrainOptions(batch=8, epochs=3, method="psg+swa", lr=0.4, lr_signs=0.004)
+    with training.host_settings(1), bitfirst.open("model:tiny?counting=0") as board:
+        run, splits = training.new_run(options, board), grids.data.digits()
+        training.fit(run, splits, options)
+        net = run.method.result(run.net, training.epoch_batches(splits, options, 0))
+        assert found["weights_sha256"] == training.weights_sha256(net)
+        assert found["accuracy"] == training.evaluate(net, splits.test)
+        assert found["validation_accuracy"] == training.evaluate(net, splits.validation)
+        assert found["validation_accuracy"] != run.history[-1]["validation_accuracy"]
+
+
 def test_a_run_that_diverges_is_told_and_not_averaged(small, monkeypatch):
     (one, *_) = configurations("small", 1, "model:tiny?counting=0", 1)
     found = grids.run_one(one | {"rate": 1e9})
