@@ -144,6 +144,23 @@ def test_what_runs_do_not_tell_is_not_drawn(tmp_path):
     assert found["plots"] == ["accuracy.png", "learning.png"] and panels(tmp_path / FILE) == {}
 
 
+def test_curves_are_means_and_the_span_of_the_seeds():
+    named = {"study": "small", "batch": 8}
+    rows = [
+        named | {"label": "a", "variant": "a", "accuracies": [0.5, 0.75, 0.875], "bit_macs": 2e9},
+        named | {"label": "host", "variant": "host", "accuracies": [0.75, 0.25], "bit_macs": 0},
+    ]
+    axes = comparison_figures.accuracy_figure(rows).axes[0]
+    (bar,) = axes.containers
+    mean, _, (span,) = bar.lines
+    assert same(mean.get_xydata(), [[2, 212.5 / 3]]) and same(span.get_segments(), [[[2, 50], [2, 87.5]]])
+    (line,) = (one for one in axes.lines if one.get_label() == "host")
+    assert line.get_ydata() == [50, 50]
+    runs = [named | {"variant": "a", "history": history(*one)} for one in ((0.25, 0.5), (0.75, 1.0))]
+    learning, target = comparison_figures.learning_figure({"a": runs}, 0.9).axes[0].lines
+    assert same(learning.get_xydata(), [[1, 50], [2, 75]]) and same(target.get_ydata(), [90, 90])
+
+
 def test_precision_is_that_of_the_first_run_that_changes_it_to_its_end():
     fixed = told(methods={"static": {"changes": [[0, 8, 8]]}})
     other = {"pfq": {"changes": [[0, 3, 6], [9, 4, 6]]}}
