@@ -335,7 +335,7 @@ def test_all_grids_name_methods_that_there_are():
     for name, grid in GRIDS.items():
         assert grids.REFERENCE in grid.variants and cli.GRIDS[name] == grid.about
         for given in grid.variants.values():
-            TrainOptions(**({"method": given} if isinstance(given, str) else given))
+            TrainOptions(**grids._options(given, "model"))
     assert set(cli.GRIDS) == set(GRIDS)
 
 

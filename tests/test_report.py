@@ -209,7 +209,21 @@ def test_without_a_link_there_are_no_wall_cycles(result, tmp_path):
 def test_measured_energy_has_its_provenance(result, tmp_path):
     result["energy"] |= {"total_j": 12.5, "uncertainty_j": 0.25, "provenance": "measured"}
     text = " ".join(read(report.write(result, tmp_path)).text)
-    assert re.search(r"12\.5 J ± 0\.25 J \(measured, scope board, not extrapolated\)", text)
+    assert "12.50 J ± 0.25 J at k = 2 (measured, scope board, not extrapolated)." in text and "modelled" not in text
+
+
+def test_modelled_energy_says_by_what(result, tmp_path):
+    result["energy"] |= {"total_j": 4e-3, "provenance": "modelled", "scope": "array"}
+    about = {"name": "set", "about": "Of no board.", "origin": "a paper"}
+    about["training"] = {"total_j": 3e-3, "step_j": 3e-4, "sample_j": 3e-5, "epoch_j": 1.5e-3}
+    result["energy_model"] = about | {"parts": {"link_bytes": 3e-3, "fetches": 1e-3}, "low_j": 2e-3, "high_j": 8e-3}
+    text = " ".join(" ".join(read(report.write(result, tmp_path)).text).split())
+    assert "4 mJ, uncertainty not known (modelled, scope array, not extrapolated)." in text
+    assert "times coefficients set: Of no board. Origin: a paper. With all" in text and "0.002 J and 0.008 J" in text
+    assert (
+        "steps alone, modelled too: 0.003 J, which is 0.0003 J a step, 3e-05 J a sample and 0.0015 J an epoch." in text
+    )
+    assert re.search(r"link_bytes byte on the link, both ways 0\.003 75\.0%", text) and "measured" not in text
 
 
 def test_names_are_escaped(result, tmp_path):

@@ -149,6 +149,8 @@ def test_interrupted_and_resumed_is_uninterrupted(small, tmp_path):
     assert resumed["test_accuracy"] == whole["test_accuracy"]
     for key in "epoch", "loss", "validation_accuracy", "bit_macs":
         assert [row[key] for row in resumed["history"]] == [row[key] for row in whole["history"]]
+    steps = [[row["training_counters"]["array_steps"] for row in run["history"]] for run in (whole, resumed)]
+    assert steps[0] == steps[1] and steps[0][0] > 0
     assert resumed["bit_macs"] == whole["bit_macs"]
     assert resumed["phases"]["forward"]["matmul_cycles"] == whole["phases"]["forward"]["matmul_cycles"]
     torch.testing.assert_close(*(checkpoint.load(tmp_path / run / CHECKPOINT)[0] for run in ("whole", "parts")))

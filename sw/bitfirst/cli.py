@@ -34,6 +34,13 @@ Device = Annotated[
 ]
 Config = Annotated[str, typer.Argument(help="A named configuration, or a .toml file.")]
 
+EnergyModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Coefficients by which energy is modelled: horowitz-45nm, or a file that bitfirst.energy_fit saved."
+    ),
+]
+
 _PHASES = {"forward": "fwd", "input_gradient": "dX", "weight_gradient": "dW"}
 
 app = typer.Typer(
@@ -323,6 +330,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     trace: Annotated[Path | None, typer.Option(help="File for waveforms (VCD); rtl only.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch; a part of what makes runs identical.")] = 1,
+    energy_model: EnergyModel = None,
     as_json: Json = False,
 ) -> None:
     """Train a network, its matrix products on a device, and compare with fp32: digits of themselves, or your data."""
@@ -356,6 +364,7 @@ def train(
             resume=resume,
             trace=trace,
             threads=threads,
+            energy_model=energy_model,
         )
         if trace is not None:
             _check_directory(trace, "--trace")
@@ -934,35 +943,60 @@ def report(
         float | None, typer.Option(help="Validation accuracy, such as 0.9: what each run took to reach it.")
     ] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Directory for TensorBoard's events.")] = None,
+    energy_model: EnergyModel = None,
+    grid_factor: Annotated[
+        float | None, typer.Option(help="Grams of CO2 a kWh of your grid: CO2 by the modelled energy.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare runs of studies, and single trainings: a page, plots, and a table of all runs."""
 
     def work() -> Result:
         from . import comparison
+        from . import energy_model as models
 
         folder = paths[0] if paths[0].is_dir() else paths[0].parent
-        return comparison.write(paths, out or folder, target, tensorboard)
+        model = None if energy_model is None else models.load(energy_model)
+        return comparison.write(paths, out or folder, target, tensorboard, model, grid_factor)
 
     def show(result: Result) -> Group:
         tables = [_compared(one) for one in result["studies"]]
-        parts = [_targets(result["targets"])] if "targets" in result else []
+        parts = [part for one in result.get("energy", {}).get("studies", ()) for part in _energies(one, result)]
+        parts += [_targets(result["targets"])] if "targets" in result else []
         return Group(*tables, *parts, f"all runs: {escape(result['csv'])}", f"page: {escape(result['page'])}")
 
     _report(as_json, work, show)
 
 
+def _energies(found: Result, result: Result) -> list[Any]:
+    """Counters to those of the baseline, energies with what they are, and whether their ranking holds."""
+    from .comparison_energy import tables_of
+
+    shown = tables_of(found, any(row["co2_g"] is not None for row in found["rows"]))
+    parts = []
+    titles = f"counted, to {shown['baseline']}", f"energy: {shown['label']}; by {result['energy']['name']}"
+    for title, (head, rows) in zip(titles, (shown["ratios"], shown["energies"]), strict=True):
+        table = _close(title, *head)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        parts += [table] if rows else []
+    return [*parts, escape(shown["verdict"])]
+
+
 def _targets(rows: list[Result]) -> Table:
     """What runs took to reach an accuracy."""
-    shown = []
+    names = {"bit-MACs": "bit_macs", "steps": "steps", "wall s": "wall_s", "cycles": "array_cycles"}
+    names |= {"J, modelled": "energy_j"} if rows and "energy_j_to_target" in rows[0] else {}
+    title = f"to a validation accuracy of {rows[0]['target']:g}; >=: never reached it" if rows else ""
+    table = _close(title, "run", "seed", *names)
     for row in rows:
         least = ">= " if row["censored"] else ""
-        cells = {"run": row["label"], "seed": row["seed"]}
-        for name, key in ("bit-MACs", "bit_macs"), ("steps", "steps"), ("wall time, s", "wall_s"):
-            count = row[f"{key}_to_target"]
-            cells[f"{name} to {row['target']:g}"] = "-" if count is None else least + _text(count)
-        shown.append(cells)
-    return _rows(shown)
+        counts = [row[f"{key}_to_target"] for key in names.values()]
+        cells = [
+            "-" if count is None else least + (f"{count:.3g}" if count >= 1e6 else _text(count)) for count in counts
+        ]
+        table.add_row(escape(row["label"]), str(row["seed"]), *cells)
+    return table
 
 
 #: Studies of methods and what they are about: as `grids.GRIDS` has it, which is slow to import.
@@ -975,8 +1009,10 @@ GRIDS = {
     "pfq-grid": "PFQ's epsilon, alpha and stages.",
     "dfq": "DFQ's options, their cap, what it aims at; FracTrain.",
     "finetune": "Fine-tuning on one half of the images what fp32 has trained on the other: all layers, or the last.",
+    "energy": "E2-Train and FracTrain against SBM on an array of fixed multipliers, by what the device counts.",
     "methods": "All methods and baselines that train from the beginning.",
 }
+COUNTED = ("energy",)  #: of them, those that are about what a device counts
 
 
 def _add_grid(name: str, about: str) -> None:
@@ -984,7 +1020,7 @@ def _add_grid(name: str, about: str) -> None:
         seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
         epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
         trials: Annotated[int, typer.Option(help="Learning rates that each row tries first, by validation.")] = 1,
-        device: Device = "model?counting=0",
+        device: Device = "model" if name in COUNTED else "model?counting=0",
         scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler; here without it.")] = None,
         workers: Annotated[int, typer.Option(help="Processes here, where no scheduler is given.")] = 1,
         images: Annotated[

@@ -12,7 +12,9 @@ from typing import Any
 import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from . import comparison_figures, grids
+from . import comparison_energy, comparison_figures, grids
+from .energy import co2_g
+from .energy_model import EnergyModel
 from .errors import UsageError
 from .report import STYLE, save
 
@@ -32,29 +34,35 @@ COLUMNS = (
     "wall_s",
     "failed",
 )
-TARGET_COLUMNS = ("target", "bit_macs_to_target", "steps_to_target", "wall_s_to_target", "censored")
+TARGET_COLUMNS = ("target", "bit_macs_to_target", "steps_to_target", "wall_s_to_target", "array_cycles_to_target")
+TARGET_COLUMNS += ("censored",)
 HEAD = ("method", "batch", "seeds", "failed", "rate", "test accuracy, each seed", "mean", "bit-MACs to sgd's")
 DIFFERENCE = ("difference to sgd", "95 % interval", "stages visited")
-TARGET_HEAD = ("method", "batch", "seed", "bit-MACs", "steps", "wall time, s")
+TARGET_HEAD = ("method", "batch", "seed", "bit-MACs", "steps", "wall time, s", "cycles of products")
+ENERGY_TARGET_HEAD = ("energy, J", "CO2, g")
 
 
 def write(
-    paths: Iterable[Path], out: Path, target: float | None = None, tensorboard: Path | None = None
+    paths: Iterable[Path],
+    out: Path,
+    target: float | None = None,
+    tensorboard: Path | None = None,
+    model: EnergyModel | None = None,
+    g_per_kwh: float | None = None,
 ) -> dict[str, Any]:
     """Of the runs in these files (or folders that hold one): comparison.html, tables.md, runs.csv and PNGs into `out`.
 
     target       a validation accuracy: what each run took to reach it is told, too
     tensorboard  folder for events
+    model        of the energy of their training steps
+    g_per_kwh    of a grid: CO2 by that energy
 
     Returns {"page", "csv", "plots", "studies": as of `grids.summary`, runs with `COLUMNS`}, with a target "targets",
-    with a folder "tensorboard". Raises `UsageError` for what holds no runs, before anything is written.
+    with a folder "tensorboard", with a model "energy": its "name", "origin", "about", and "studies" as of
+    `comparison_energy.table`, of those that have a figure. Raises `UsageError` for what holds no runs, before anything
+    is written.
     """
-    if target is not None and not 0 < target <= 1:
-        raise UsageError(f"target = {target}: give an accuracy above 0, up to 1, such as 0.9")
-    if tensorboard is not None:
-        from . import events
-
-        events.check()
+    _check_options(target, tensorboard, model, g_per_kwh)
     files = list(dict.fromkeys(file for path in paths for file in files_of(path)))
     groups = grouped([row for file in files for row in read(file)])
     summaries = [grids.summary(name, rows) for name, rows in groups.items()]
@@ -62,14 +70,25 @@ def write(
     rows = [row for own in groups.values() for row in own]
     shown = [row for one in summaries for row in one["rows"]]
     found: dict[str, Any] = {"page": str(out / "comparison.html"), "csv": str(out / "runs.csv")}
+    energies = []
+    if model is not None:
+        comparison_energy.add(rows, model, g_per_kwh)
+        tables = (comparison_energy.table(one, model, g_per_kwh) for one in summaries)
+        energies = [one for one in tables if one["rows"]]
+        found["energy"] = {"name": model.name, "origin": model.origin, "about": model.about, "studies": energies}
     if target is not None:
         for row in rows:
-            row |= reached(row, target)
+            row |= reached(row, target, model, g_per_kwh)
     out.mkdir(parents=True, exist_ok=True)
-    _write_csv(rows, out / "runs.csv", COLUMNS if target is None else COLUMNS + TARGET_COLUMNS)
-    (out / "tables.md").write_text("\n".join(map(markdown, summaries)), encoding="utf-8")
+    columns = COLUMNS + (() if model is None else comparison_energy.COLUMNS)
+    if target is not None:
+        columns += TARGET_COLUMNS + (() if model is None else comparison_energy.TARGET_COLUMNS)
+    _write_csv(rows, out / "runs.csv", columns)
+    energy_tables = [comparison_energy.tables_of(one, g_per_kwh is not None) for one in energies]
+    texts = [*map(markdown, summaries), *(energy_markdown(one, model) for one in energy_tables)]
+    (out / "tables.md").write_text("\n".join(texts), encoding="utf-8")
     with matplotlib.rc_context(STYLE):
-        figures = comparison_figures.figures(summaries, target)
+        figures = comparison_figures.figures(summaries, target, energies)
         plots = {name: (title, about, save(figure, out / f"{name}.png")) for name, title, about, figure in figures}
     environment = Environment(
         loader=PackageLoader("bitfirst"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -78,7 +97,10 @@ def write(
         head=HEAD + DIFFERENCE,
         studies={one["study"]: (one["note"], [cells(row) for row in one["table"]]) for one in summaries},
         target=target,
-        target_head=TARGET_HEAD,
+        target_head=TARGET_HEAD + (() if model is None else ENERGY_TARGET_HEAD),
+        energies=energy_tables,
+        model=model,
+        g_per_kwh=g_per_kwh,
         targets={one["study"]: [target_cells(row) for row in one["rows"]] for one in summaries} if target else {},
         plots=plots,
         files=[str(file) for file in files],
@@ -86,11 +108,29 @@ def write(
     (out / "comparison.html").write_text(page, encoding="utf-8")
     found |= {"plots": [f"{name}.png" for name in plots], "studies": [brief(one) for one in summaries]}
     if target is not None:
-        found["targets"] = [{key: row[key] for key in ("study", "label", "seed", *TARGET_COLUMNS)} for row in shown]
+        keys = ("study", "label", "seed", *TARGET_COLUMNS, *comparison_energy.TARGET_COLUMNS)
+        found["targets"] = [{key: row[key] for key in keys if key in row} for row in shown]
     if tensorboard is not None:
+        from . import events
+
         found["tensorboard"] = str(tensorboard)
         events.write(shown, tensorboard)
     return found
+
+
+def _check_options(
+    target: float | None, tensorboard: Path | None, model: EnergyModel | None, g_per_kwh: float | None
+) -> None:
+    if target is not None and not 0 < target <= 1:
+        raise UsageError(f"target = {target}: give an accuracy above 0, up to 1, such as 0.9")
+    if g_per_kwh is not None:
+        co2_g(0.0, g_per_kwh)
+        if model is None:
+            raise UsageError("a grid factor makes CO2 of energy: give --energy-model, too")
+    if tensorboard is not None:
+        from . import events
+
+        events.check()
 
 
 # reading
@@ -154,7 +194,7 @@ def _option(value: Any) -> str:
 #: Options of a training by which trainings are apart, and those by which trainings of one method have other names.
 OF_ITS_DATA = ("train_images", "eval_images", "augment")
 OF_ITS_METHOD = ("lr", "momentum", "bits", "lr_signs", "beta", "tau", "predictor", "init")
-OF_A_TRAINING = ("device", "wall_s", "history", "weights_sha256", "layers", "blocks", "routing", "signs")
+OF_A_TRAINING = ("device", "wall_s", "history", "weights_sha256", "layers", "blocks", "routing", "signs", "config")
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -204,13 +244,16 @@ def label(summaries: list[dict[str, Any]]) -> None:
 
 
 # what it took to reach an accuracy
-def reached(row: dict[str, Any], target: float) -> dict[str, Any]:
-    """Of a run, `TARGET_COLUMNS`: bit-MACs and number of its training steps, and time with evaluation, to the end of
-    the first epoch whose validation accuracy is `target` or more; censored: it never was, these are the totals, and
-    what it takes is more. None for what the run does not tell, such as bit-MACs where the device computed nothing; all
-    but the target for one that failed.
+def reached(
+    row: dict[str, Any], target: float, model: EnergyModel | None = None, g_per_kwh: float | None = None
+) -> dict[str, Any]:
+    """Of a run, `TARGET_COLUMNS`: bit-MACs, number and cycles (of matrix products) of its training steps, and time with
+    evaluation, to the end of the first epoch whose validation accuracy is `target` or more; censored: it never was,
+    these are the totals, and what it takes is more. With a model energy and CO2, too. None for what the run does not
+    tell, such as bit-MACs where the device computed nothing; all but the target for one that failed.
     """
     found: dict[str, Any] = dict.fromkeys(TARGET_COLUMNS) | {"target": target}
+    found |= {} if model is None else dict.fromkeys(comparison_energy.TARGET_COLUMNS)
     history = row.get("history")
     if not history:
         return found
@@ -222,17 +265,21 @@ def reached(row: dict[str, Any], target: float) -> dict[str, Any]:
         "bit_macs_to_target": until[-1].get("training_bit_macs") if history[-1].get("training_bit_macs") else None,
         "steps_to_target": until[-1].get("steps"),
         "wall_s_to_target": None if None in times else sum(times),
+        "array_cycles_to_target": until[-1].get("training_counters", {}).get("matmul_cycles"),
         "censored": end is None,
+        **({} if model is None else comparison_energy.until(row, until[-1], model, g_per_kwh)),
     }
 
 
 def target_cells(row: dict[str, Any]) -> list[str]:
     """Of a run that `reached` was asked of, for `TARGET_HEAD`."""
     cells = [row["variant"], str(row["batch"]), str(row["seed"])]
+    names = {"bit_macs": "{:,}", "steps": "{:,}", "wall_s": "{:.1f}", "array_cycles": "{:,}"}
+    names |= {"energy_j": "{:.4g}", "co2_g": "{:.3g}"} if "energy_j_to_target" in row else {}
     if row["censored"] is None:
-        return [*cells, *["failed"] * 3]
+        return [*cells, *["failed"] * len(names)]
     sign = "≥ " if row["censored"] else ""
-    counts = (row["bit_macs_to_target"], "{:,}"), (row["steps_to_target"], "{:,}"), (row["wall_s_to_target"], "{:.1f}")
+    counts = [(row[f"{name}_to_target"], pattern) for name, pattern in names.items()]
     return cells + ["-" if count is None else sign + pattern.format(count) for count, pattern in counts]
 
 
@@ -257,15 +304,34 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 def markdown(summary: dict[str, Any]) -> str:
     """Its table as Markdown, for documents."""
-    head = HEAD + DIFFERENCE
-    rows = [head, ("---",) * len(head), *map(cells, summary["table"])]
-    lines = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-    return f"{summary['study']}: {summary['note']}\n\n" + "\n".join(lines) + "\n"
+    table = _markdown(HEAD + DIFFERENCE, map(cells, summary["table"]))
+    return f"{summary['study']}: {summary['note']}\n\n{table}"
+
+
+def _markdown(head: tuple[str, ...], rows: Iterable[list[str]]) -> str:
+    lines = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in _ruled(head, rows))
+    return "\n".join(lines) + "\n"
+
+
+def _ruled(head: tuple[str, ...], rows: Iterable[list[str]]) -> list[Iterable[str]]:
+    return [head, ("---",) * len(head), *rows]
+
+
+def energy_markdown(shown: dict[str, Any], model: EnergyModel) -> str:
+    """Of `comparison_energy.tables_of`, as Markdown."""
+    parts = []
+    if shown["ratios"][1]:
+        parts += [f"{shown['study']}, what the device counted in training steps, to {shown['baseline']}:"]
+        parts += [_markdown(*shown["ratios"])]
+    parts += [f"{shown['study']}, energy of the training steps ({shown['label']}; coefficients {model.name}):"]
+    parts += [_markdown(*shown["energies"]), shown["verdict"]]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def brief(summary: dict[str, Any]) -> dict[str, Any]:
     """Its runs without all that figures are made of."""
-    return summary | {"rows": [{key: row[key] for key in COLUMNS if key in row} for row in summary["rows"]]}
+    keys = COLUMNS + comparison_energy.COLUMNS
+    return summary | {"rows": [{key: row[key] for key in keys if key in row} for row in summary["rows"]]}
 
 
 def _write_csv(rows: list[dict[str, Any]], path: Path, columns: tuple[str, ...]) -> None:

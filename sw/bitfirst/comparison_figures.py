@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from .energy_model import TERMS
 from .grids import REFERENCE
 from .report import PHASES
 
@@ -29,14 +30,25 @@ COLOURS = 10  #: of the default cycle; more methods have twice as many, in pairs
 Row = dict[str, Any]
 
 
-def figures(summaries: list[Row], target: float | None = None) -> Iterator[tuple[str, str, str, Figure]]:
+def figures(
+    summaries: list[Row], target: float | None = None, energies: list[Row] = ()
+) -> Iterator[tuple[str, str, str, Figure]]:
     """(name, title, what it shows, figure) of each that there is something for; `summaries` as of `grids.summary`, with
-    "label" in rows."""
+    "label" in rows, `energies` as of `comparison_energy.table`, with rows."""
     table = [row for one in summaries for row in one["table"] if row["accuracies"]]
     by_label: dict[str, list[Row]] = {}
     for row in (row for one in summaries for row in one["rows"] if "failed" not in row):
         by_label.setdefault(row["label"], []).append(row)
     yield "accuracy", "Accuracy against work", ABOUT["accuracy"], accuracy_figure(table)
+    known = [row for one in energies for row in one["rows"]]
+    whole = {row["label"]: row for row in known if not row["host"]}
+    if whole:
+        label = "{label}; {model}".format(**energies[0])
+        yield "energy", "Accuracy against energy", ABOUT["energy"], energy_figure([*whole.values()], label)
+        yield "energy_parts", "Energy by what took it", ABOUT["energy_parts"], parts_figure(known, label)
+        if target is not None:
+            runs = {name: rows for name, rows in by_label.items() if name in whole}
+            yield "energy_to_target", "Energy to the target", ABOUT["energy_to_target"], to_target_figure(runs, label)
     yield "learning", "Accuracy over the training", ABOUT["learning"], learning_figure(by_label, target)
     changing = precision_rows(by_label)
     if changing:
@@ -49,6 +61,12 @@ def figures(summaries: list[Row], target: float | None = None) -> Iterator[tuple
 ABOUT = {
     "accuracy": "Test accuracy against the bit-MACs of the training steps: the mean, and a bar from the worst seed to "
     "the best. A dashed line is a training of which the device computed nothing.",
+    "energy": "Test accuracy against the modelled energy of the training steps: the mean, and a bar from the worst "
+    "seed to the best. All coefficients times 2 would move all points together; what else they do stands in the table.",
+    "energy_parts": "The same energies, by what was counted; beside them floating point on the host, of which this is "
+    "the arithmetic alone.",
+    "energy_to_target": "Energy of each run's training steps to the first epoch that reached the target (dots), and to "
+    "the end of the training, whose length was fixed (bars). Triangles: censored; the run never reached it.",
     "learning": "Validation accuracy over the epochs, the mean of the seeds.",
     "precision": "Bits of activations and weights (forward) and of output gradients (backward), of the first run that "
     "changes them.",
@@ -78,6 +96,69 @@ def accuracy_figure(rows: list[Row]) -> Figure:
         bars = [[mean - min(percent)], [max(percent) - mean]]
         axes.errorbar([row["bit_macs"] / 1e9], [mean], bars, capsize=3, label=_wrapped(row["label"]), **style)
     axes.set(title="Accuracy against work", xlabel="thousand million bit-MACs of training", ylabel="test, %")
+    _legend(axes)
+    return figure
+
+
+def energy_figure(rows: list[Row], label: str) -> Figure:
+    """`rows` and `label` as of `comparison_energy.table`."""
+    figure, axes = _wide(len(rows))
+    for row, style in zip(rows, _styles([row | {"study": ""} for row in rows]), strict=True):
+        percent = [100 * accuracy for accuracy in row["accuracies"]]
+        mean = sum(percent) / len(percent)
+        bars = [[mean - min(percent)], [max(percent) - mean]]
+        millijoules = [1e3 * row["energy"]["total_j"]]
+        axes.errorbar(millijoules, [mean], bars, capsize=3, label=_wrapped(row["label"]), **style)
+    axes.set(title="Accuracy against energy", xlabel=f"mJ of training, {label}", ylabel="test, %")
+    axes.set_xlim(left=0)
+    _legend(axes)
+    return figure
+
+
+def parts_figure(rows: list[Row], label: str) -> Figure:
+    """A bar for each method, the first one on top, of what took how much."""
+    figure = Figure(figsize=(9, max(2.5, 0.3 * len(rows) + 1.1)))
+    axes = figure.subplots()
+    names = [_wrapped(row["label"] + (" (arithmetic)" if row["host"] else "")) for row in rows][::-1]
+    left = np.zeros(len(rows))
+    order = list(TERMS)
+    terms = sorted(
+        {term for row in rows for term in row["parts"]}, key=lambda term: order.index(term.partition(" ")[0])
+    )
+    for number, term in enumerate(terms):
+        widths = np.array([1e3 * row["parts"].get(term, 0.0) for row in rows][::-1])
+        colour = matplotlib.colormaps["tab10"].colors[number % COLOURS]
+        axes.barh(names, widths, left=left, color=colour, label=term.replace("_", " "))
+        left += widths
+    axes.set(title="Energy by what took it", xlabel=f"mJ of training, {label}", xlim=(0, 1.04 * left.max()))
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", labelsize=8)
+    _legend(axes)
+    return figure
+
+
+def to_target_figure(by_label: dict[str, list[Row]], label: str) -> Figure:
+    """A line for each method, with each of its runs."""
+    shown = {name: [row for row in rows if row["energy_j_to_target"]] for name, rows in by_label.items()}
+    shown = {name: rows for name, rows in shown.items() if rows}
+    figure = Figure(figsize=(9, max(2.5, 0.3 * len(shown) + 1.1)))
+    axes = figure.subplots()
+    kinds = ("o", False, "reached the target"), (">", True, "censored: never did")
+    for mark, censored, name in kinds:
+        points = [
+            (1e3 * row["energy_j_to_target"], place)
+            for place, rows in enumerate(shown.values())
+            for row in rows
+            if row["censored"] == censored
+        ]
+        filled = "none" if censored else "#0969da"
+        x, y = zip(*points, strict=True) if points else ((), ())
+        axes.plot(x, y, mark, color="#0969da", markerfacecolor=filled, label=name)
+    ends = [(1e3 * row["energy_j"], place) for place, rows in enumerate(shown.values()) for row in rows]
+    axes.plot(*zip(*ends, strict=True), "|", color="#59636e", markersize=12, label="whole training")
+    axes.set_yticks(range(len(shown)), [_wrapped(name) for name in shown], fontsize=8)
+    axes.set(title="Energy to the target", xlabel=f"mJ of training, {label}", ylim=(len(shown) - 0.5, -0.5))
+    axes.set_xlim(left=0)
     _legend(axes)
     return figure
 

@@ -36,11 +36,13 @@ TRAINED = 0.8  #: accuracy of ordinary training below which nothing is ranked
 TIMEOUT = "10s"  #: for a scheduler to answer
 HERE = "127.0.0.1"  #: where a cluster of this machine listens
 REFERENCE, FLOAT = "sgd", "fp32"
+FIXED_BASELINE = "sbm, fixed"  #: what the energy of methods is compared to: 8 bits, on multipliers of 8 x 8 bits
 WORK = "0.6666667"
 RATES = (1.0, 0.5, 2.0, 0.25, 4.0)  #: times the learning rates of `TrainOptions`: the trials of tuning, in their order
 BOARDS = ("serial", "tcp", "udp")  #: devices of which a worker has one: it offers the resource `board`
 
-#: What a row trains with: a method as the command line takes it, or options of `TrainOptions`.
+#: What a row trains with: a method as the command line takes it, or options of `TrainOptions`; "array" is the
+#: configuration of the device.
 Variant = str | dict[str, Any]
 
 
@@ -162,6 +164,19 @@ GRIDS = {
         },
         finetunes=True,
     ),
+    "energy": Grid(
+        "E2-Train and FracTrain against SBM on an array of fixed multipliers, by what the device counts.",
+        {
+            FIXED_BASELINE: {"method": "sbm", "array": "fixed"},
+            "fractrain, fixed": {"method": _FRACTRAIN, "array": "fixed"},
+            REFERENCE: "sgd",
+            "sbm": "sbm",
+            "e2train": {"method": "e2train", "array": "psg"},
+            "fractrain": _FRACTRAIN,
+            FLOAT: "fp32",
+            "fp16": "fp16",
+        },
+    ),
     "methods": Grid(
         "All methods and baselines that train from the beginning.",
         {
@@ -194,15 +209,27 @@ def configurations(name: str, seeds: int, device: str, epochs: int, images: str 
     grid = GRIDS[name]
     common = {"images": images, "finetunes": grid.finetunes, "rate": RATES[0], "device": device, "epochs": epochs}
     return [
-        {"variant": variant, **_options(given), "seed": seed, "batch": batch} | common
+        {"variant": variant, "seed": seed, "batch": batch} | common | _options(given, device)
         for seed in range(seeds)
         for batch in (size if images == DIGITS else CIFAR_BATCH * size for size in grid.batches)
         for variant, given in grid.variants.items()
     ]
 
 
-def _options(given: Variant) -> dict[str, Any]:
-    return {"method": given} if isinstance(given, str) else given
+def _options(given: Variant, device: str) -> dict[str, Any]:
+    options = {"method": given} if isinstance(given, str) else dict(given)
+    array = options.pop("array", None)
+    return options if array is None else options | {"device": with_array(device, array)}
+
+
+def with_array(device: str, array: str) -> str:
+    """The URL of a simulated device, with this configuration. Raises `UsageError` for any other device."""
+    kind, mark, rest = device.partition("?")
+    if kind not in ("model", "rtl"):
+        raise UsageError(
+            f"device {device!r} has an array of its own, and this study compares several: give model or rtl"
+        )
+    return f"{kind}:{array}{mark}{rest}"
 
 
 OWN = ("variant", "images", "finetunes", "rate")  #: of a configuration, beside the options of `TrainOptions`
@@ -248,6 +275,7 @@ def _trained(configuration: dict[str, Any], options: TrainOptions, board: Device
         "loss": run.history[-1]["loss"],
         "training_bit_macs": run.history[-1]["training_bit_macs"],
         "counters": counters,
+        "config": board.config.as_dict(),
         "methods": {part.name: part.summary() for part in run.method.parts},
         "history": run.history,
         "weights_sha256": training.weights_sha256(net),
@@ -402,7 +430,7 @@ def study(
     splits_of(folder)  # what is wrong with them is said before anything begins
     runs = Runs(out / FILE)
     try:
-        _check_alike(runs, name, wanted[0])
+        _check_alike(runs, name, wanted)
         tries: list[dict[str, Any]] = []
         if trials > 1:
             tries = [one | {"rate": rate} for rate in RATES[:trials] for one in wanted if one["seed"] == 0]
@@ -417,8 +445,9 @@ def study(
     return summary(name, rows) | {"file": str(out / FILE)}
 
 
-def _check_alike(runs: "Runs", name: str, one: dict[str, Any]) -> None:
+def _check_alike(runs: "Runs", name: str, wanted: list[dict[str, Any]]) -> None:
     for row in runs.all(name)[:1]:
+        one = next((one for one in wanted if one["variant"] == row["variant"]), wanted[0])
         for key in "device", "epochs", "images":
             if row[key] != one[key]:
                 raise UsageError(f"{runs.path} has this study with {key} = {row[key]}: choose another --out")

@@ -69,6 +69,12 @@ def _mean(counted: list[int], values: list[int]) -> float | None:
     return sum(count * value for count, value in zip(counted, values, strict=True)) / total if total else None
 
 
+def host_macs(method: Method) -> dict[str, int]:
+    """MACs so far that the host has computed in floating point, by their format: {"fp32_macs": n}."""
+    found = [part.products for part in method.parts if hasattr(part, "products")]
+    return {f"{one.name}_macs": one.macs for one in found}
+
+
 # routing
 def routing(net: nn.Module, batches: Iterable[Batch]) -> dict[str, Any] | None:
     """Of the trained `net` in evaluation: {"blocks", "samples": of each class, "executed": by class and block, the

@@ -10,6 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .energy import Energy
+from .energy_model import TERMS
+
 PHASES = {
     "forward": "forward",
     "backward": "dX and dW",
@@ -64,6 +67,8 @@ def write(result: dict[str, Any], out: Path) -> Path:
         layers=layer_rows(result),
         signs=signs_of(result["signs"]) if "signs" in result else None,
         energy=energy_line(result["energy"]),
+        energy_model=result.get("energy_model"),
+        energy_parts=energy_parts(result["energy_model"]) if "energy_model" in result else [],
         settings=settings(result),
     )
     path = out / "report.html"
@@ -312,13 +317,19 @@ def signs_of(signs: dict[str, Any]) -> dict[str, Any]:
 
 
 def energy_line(energy: dict[str, Any]) -> str:
-    if energy["total_j"] is None:
-        return f"No figure: provenance {energy['provenance']}; this device has no power sensor."
-    kind = "extrapolated" if energy["extrapolated"] else "not extrapolated"
-    return (
-        f"{energy['total_j']:.4g} J ± {energy['uncertainty_j']:.2g} J "
-        f"({energy['provenance']}, scope {energy['scope']}, {kind})."
-    )
+    found = str(Energy(**energy))
+    if energy["total_j"] is not None:
+        return f"{found}."
+    return f"{found[0].upper()}{found[1:]}: this device told none; --energy-model gives a modelled one."
+
+
+def energy_parts(model: dict[str, Any]) -> list[list[str]]:
+    """Of `energy_model.EnergyModel.about_parts`: what each term is of, joules, share."""
+    total = sum(model["parts"].values())
+    return [
+        [name, TERMS[name.partition(" ")[0]], f"{joules:.4g}", f"{joules / total:.1%}"]
+        for name, joules in sorted(model["parts"].items(), key=lambda part: -part[1])
+    ]
 
 
 def settings(result: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import bitfirst
 
-from . import checkpoint, data, interrupts, loop, memory, models, observed, optim, tasks
+from . import checkpoint, data, energy, energy_model, interrupts, loop, memory, models, observed, optim, tasks
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
 from .methods import E2TRAIN, HOST, NAMES, PSG, Compose, Method, Plan, SignSGD, named
@@ -39,13 +39,6 @@ LABEL_SMOOTHING = 0.1
 METHODS = tuple(dict.fromkeys(("sgd", "signsgd", "psg", *NAMES)))
 PSG_OPTIONS = ("beta", "tau", "predictor", "update")
 MOST_LR_SIGNS = 0.5  #: what a step of `optim.SGD` by signs can hold
-NO_ENERGY = {
-    "total_j": None,
-    "uncertainty_j": None,
-    "provenance": "unavailable",
-    "scope": "board",
-    "extrapolated": False,
-}
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,8 @@ class TrainOptions:
     resume   continue from the checkpoint in `out`
     trace    file for waveforms (simulated boards only)
     threads  of PyTorch on the host; a part of what makes runs identical
+    energy_model
+             name or file of coefficients (`energy_model`): energy is modelled by them; None: there is no figure
     """
 
     device: str = "rtl"
@@ -97,6 +92,7 @@ class TrainOptions:
     resume: bool = False
     trace: Path | None = None
     threads: int = 1
+    energy_model: str | None = None
 
     def __post_init__(self) -> None:
         for name in "epochs", "batch", "threads", "train_images", "eval_images":
@@ -323,8 +319,9 @@ def fit(
     one batch.
 
     A row of its history has, beside loss and accuracies: "wall_s" of the epoch; so far, "steps" that were trained, the
-    device's "cycles" and "bit_macs", and "training_bit_macs", without those of evaluation; and what `observed.grown`
-    says of blocks.
+    device's "cycles" and "bit_macs", and without those of evaluation "training_bit_macs" and "training_counters" (of a
+    device that counts: added up over the phases, and MACs in float32 on the host); and what `observed.grown` says of
+    blocks.
     """
     per_epoch = len(splits.train) // options.batch
     if not per_epoch:
@@ -336,9 +333,9 @@ def fit(
         first = run.epoch * per_epoch
         batches = epoch_batches(splits, options, run.epoch, place_of(run.net))[: plan.steps - first]
         beside = _Beside(run, batches, first, plan, on_step)
-        chosen, work = observed.counts(run.method), _bit_macs(run)
+        chosen, work, counted = observed.counts(run.method), _bit_macs(run), _counted(run)
         loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
-        work = _bit_macs(run) - work
+        work, after = _bit_macs(run) - work, _counted(run)
         validation_accuracy = evaluate(run.net, splits.validation)
         run.epoch += 1
         run.history.append(
@@ -357,6 +354,11 @@ def fit(
             counters = run.meter.read()
             run.history[-1] |= costs(counters, "cycles", "bit_macs")
             run.history[-1]["training_bit_macs"] = before.get("training_bit_macs", 0) + work
+            if after and (not before or "training_counters" in before):  # not after a checkpoint without them
+                earlier = before.get("training_counters", {})
+                run.history[-1]["training_counters"] = {
+                    name: earlier.get(name, 0) + count - counted.get(name, 0) for name, count in after.items()
+                }
         if on_epoch is not None:
             on_epoch(run)
 
@@ -375,6 +377,13 @@ def place_of(net: nn.Module) -> torch.device:
 
 def _bit_macs(run: Run) -> int:
     return 0 if run.meter is None else run.meter.device.bit_macs
+
+
+def _counted(run: Run) -> dict[str, int]:
+    """The device's counters as of now, and the host's MACs; {} where the device does not count."""
+    if run.meter is None or not run.meter.device.counting:
+        return {}
+    return energy_model.summed(run.meter.read()) | observed.host_macs(run.method)
 
 
 class _Beside(loop.Hooks):
@@ -694,8 +703,11 @@ def train_and_compare(
     else:
         refuse_to_overwrite(options.out / CHECKPOINT)
     splits = options.task.splits(options.train_images, options.eval_images)
+    model = None if options.energy_model is None else energy_model.load(options.energy_model)
     board = device or bitfirst.open(options.device, trace=options.trace)
     try:
+        if model is not None:
+            modelled(model, Meter(board).read(), board)  # what it cannot tell of is said before anything begins
         with host_settings(options.threads), Watch(console) as watch:
             comparison = compare(options, board, splits, watch, checkpoints=True)
             with saying_what_is_kept(comparison.run, options):
@@ -703,6 +715,10 @@ def train_and_compare(
                 routing = _routing(comparison.net, splits.validation)
         result = {"task": task_of(options, splits), **summary(options, board, comparison, layers)}
         result["blocks"], result["routing"] = observed.blocks(comparison.run.net), routing
+        if model is not None:
+            counters = comparison.counters | observed.host_macs(comparison.run.method)
+            result["energy"], about = modelled(model, counters, board)
+            result["energy_model"] = about | {"training": training_energy(model, comparison.run, options)}
     finally:
         if device is None:
             board.close()
@@ -766,7 +782,7 @@ def summary(
         **costs(counters, "cycles", "bit_macs", "bytes_moved"),
         "utilisation": utilisation(counters, device),
         "array_utilisation": utilisation(counters, device, "matmul_cycles"),
-        "energy": dict(NO_ENERGY),
+        "energy": energy.unavailable().as_dict(),
         "options": options.identity() | {"torch": torch.__version__},
         "identity": identity(device),
         "config": device.config.as_dict(),
@@ -776,6 +792,28 @@ def summary(
         "phases": phases,
         "layers": layers,
     }
+
+
+def modelled(
+    model: energy_model.EnergyModel, counters: dict[str, int], device: Device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Energy by these counters, as `--json` has it; and by what it was modelled, of which parts."""
+    amounts = energy_model.activity(energy_model.summed(counters), device.config)
+    found = model.energy(amounts, device.config)
+    return found.as_dict(), model.about_parts(amounts, device.config)
+
+
+def training_energy(model: energy_model.EnergyModel, run: Run, options: TrainOptions) -> dict[str, float] | None:
+    """Joules of the training steps alone: "total_j", and what that is of each "step_j", "sample_j" and "epoch_j". None
+    where their counters are not known (after a checkpoint without them), or there was no step."""
+    last = run.history[-1] if run.history else {}
+    if not (last.get("training_counters") and last["steps"]):
+        return None
+    config = run.meter.device.config
+    total_j = model.energy(energy_model.activity(last["training_counters"], config), config).total_j
+    per_step = total_j / last["steps"]
+    each = {"step_j": per_step, "sample_j": per_step / options.batch, "epoch_j": total_j / len(run.history)}
+    return {"total_j": total_j} | each
 
 
 def identity(device: Device) -> dict[str, Any]:
@@ -805,7 +843,7 @@ def comparison_table(result: dict[str, Any]) -> Table:
     for key in "utilisation", "array_utilisation":
         table.add_row(key.replace("_", " "), f"{result[key]:.1%}" if result[key] else "-", "-")
     table.add_row("bytes on the link", f"{result['bytes_moved']:,}" if result["bytes_moved"] is not None else "-", "-")
-    table.add_row("energy", result["energy"]["provenance"], "-")
+    table.add_row("energy", str(energy.Energy(**result["energy"])), "-")
     table.caption = f"weights sha256 {result['weights_sha256'][:16]}, report {result['report']}"
     return table
 
