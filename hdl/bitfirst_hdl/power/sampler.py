@@ -1,0 +1,235 @@
+"""Goes round the rails: asks each sensor for its registers, and says what the round's time is."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..contract.packets import WORD_BITS
+from ..contract.power import (
+    CODE_BITS,
+    FIRST_RAIL_ROW,
+    RAILS,
+    READS,
+    TRANSFER_ROW,
+    WRITTEN_ROWS,
+    Rail,
+    RailRead,
+    Role,
+    Transfer,
+)
+from ..ports import MemoryWrite
+from .spans import BLOCK
+from .sums import Nibble, Sample
+from .transfers import COUNT_BITS, Transfers
+
+
+class Sampler(wiring.Component):
+    """Samples in rounds, and transfers between them.
+
+    write      in       rows of the contract's space POWER: 1, transfer, and 4 to 7, rails
+    run        in(1)    go round and round
+    recover    in(1)    until `recovered`: free the bus, between rounds
+    transfer   in(1)    until `transferred`: do what row 1 says, between rounds
+    pause      in(1)    begin no round
+    late       in(1)    no rail is waited for any more
+    tick       in(1)    as that of `i2c.I2CMaster`
+    recovered, transferred  out(1), high for one cycle
+    acknowledged            out(1)  with `transferred`
+    result_bytes            out(3)  likewise, those asked for
+    nibble, sample, take    out, as `Sums` takes them
+    idle       in(1)    `Sums` can take one
+    close      out(1)   this cycle is the time of the round: the first register of its first rail was read, and is
+                        ready if it says so, or was not acknowledged
+    opened     out(1)   from the cycle behind `close` until each rail's sample has been added up
+    release    out(1)   high for one cycle: that is so now
+    rests      out(1)   no round, transfer or recovery is under way
+    silent, saturated   out(4)  high for one cycle, a bit a rail
+    stretched  out(1)   high for one cycle: SCL was held for over 25 ms
+
+    Pins as those of `i2c.I2CMaster`. A rail whose sensor is not ready is asked again; when no rail has been ready yet,
+    the round begins anew. Reset: nothing under way.
+    """
+
+    def __init__(self, clock_khz: int) -> None:
+        self.transfers = Transfers(clock_khz)
+        super().__init__(
+            {
+                "write": In(MemoryWrite()),
+                "run": In(1),
+                "recover": In(1),
+                "transfer": In(1),
+                "pause": In(1),
+                "late": In(1),
+                "tick": In(1),
+                "recovered": Out(1),
+                "transferred": Out(1),
+                "acknowledged": Out(1),
+                "result_bytes": Out(COUNT_BITS),
+                "nibble": Out(Nibble),
+                "sample": Out(Sample),
+                "take": Out(1),
+                "idle": In(1),
+                "close": Out(1),
+                "opened": Out(1),
+                "release": Out(1),
+                "rests": Out(1),
+                "silent": Out(RAILS),
+                "saturated": Out(RAILS),
+                "stretched": Out(1),
+            }
+            | self.transfers.pins
+        )
+        self._rail, self._read = Signal(range(RAILS)), Signal(range(READS))
+        self._transfers = Signal()  # it is a transfer, not a rail
+        self._order = Signal(WORD_BITS)  # row of what is done
+        self._ready = Signal()  # the bit that says so, of the register read last
+        self._full = Signal()  # all bits of that may stand for a larger number
+        self._fresh = Signal()  # a rail, or a transfer, begins
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.transfers = transfers = self.transfers
+        for name, member in transfers.pins.items():
+            ours, inner = getattr(self, name), getattr(transfers, name)
+            m.d.comb += inner.eq(ours) if member.flow == In else ours.eq(inner)
+        self._orders(m)
+        rail, order = data.View(Rail, self._order), data.View(Transfer, self._order)
+        read = Signal(RailRead)
+        bytes_ = Cat(rail.reads)[: READS * len(read.as_value())]
+        m.d.comb += [
+            read.eq(bytes_.word_select(self._read, len(read.as_value()))),
+            self.sample.rail.eq(self._rail),
+            self.acknowledged.eq(transfers.acknowledged),
+            self.result_bytes.eq(transfers.read),
+            self.stretched.eq(transfers.stretched),
+            transfers.tick.eq(self.tick),
+            transfers.address.eq(rail.address),
+            transfers.written.eq(Mux(self._transfers, order.written, 1)),
+            transfers.read.eq(Mux(self._transfers, order.read, read.bytes)),
+        ]
+        byte = Mux(self._transfers, order.bytes.word_select(transfers.count[:2], 8), read.register)
+        m.d.sync += transfers.byte.eq(byte)
+        self._receive(m, rail, read)
+        self._go_round(m, rail, read)
+        return m
+
+    def _orders(self, m: Module) -> None:
+        rows = memory.Memory(shape=WORD_BITS, depth=WRITTEN_ROWS, init=[], attrs=BLOCK)
+        m.submodules.rows = rows
+        write, read = rows.write_port(), rows.read_port(domain="comb")
+        m.d.comb += [
+            write.en.eq(self.write.valid),
+            write.addr.eq(self.write.row),
+            write.data.eq(self.write.data),
+            read.addr.eq(Mux(self._transfers, TRANSFER_ROW, FIRST_RAIL_ROW + self._rail)),
+        ]
+        m.d.sync += self._order.eq(read.data)
+
+    def _receive(self, m: Module, rail: data.View, read: data.View) -> None:
+        """Bits of a register to where they belong; of three bytes the top 20 make a voltage."""
+        transfers, sample, nibble = self.transfers, self.sample, self.nibble
+        left, half, sign, voltage = Signal(3), Signal(), Signal(), Signal(CODE_BITS)  # `left`: bytes behind this one
+        bit, first, before, size = transfers.bit, Signal(), Signal(3), Signal(2)
+        is_current, is_voltage = read.role == Role.CURRENT, (read.role == Role.VOLTAGE) | (read.role == Role.READY)
+        counts = Signal()
+        m.d.comb += [
+            left.eq(transfers.read - transfers.count),
+            first.eq((transfers.count == 1) & (transfers.place == 7)),
+            counts.eq(transfers.bit_read & ((read.bytes != 3) | (left[:2] != 0) | transfers.place[2])),
+            sample.voltage.eq(voltage),
+            sample.sign.eq(sign),
+            sample.bytes.eq(size),
+            sample.half.eq(half),
+            nibble.valid.eq(transfers.bit_read & (transfers.place[:2] == 0) & (self._transfers | is_current)),
+            nibble.place.eq(Cat(transfers.place[2], left[:2], Mux(self._transfers, left[2], half))),
+            nibble.bits.eq(Cat(bit, before)),
+        ]
+        with m.If(transfers.bit_read):
+            m.d.sync += before.eq(Cat(bit, before[:-1]))
+        with m.If(counts & is_voltage):
+            m.d.sync += voltage.eq(Cat(bit, voltage[:-1]))
+        with m.If(counts & first & is_current):
+            m.d.sync += [sign.eq(bit), size.eq(read.bytes)]
+        with m.If(counts):
+            m.d.sync += self._full.eq(first | (self._full & (bit == ~(is_current & sign))))
+        with m.If(transfers.bit_read & (Cat(transfers.place, left[:2]) == rail.ready)):
+            m.d.sync += self._ready.eq(bit)
+        with m.If(self._fresh):
+            m.d.sync += [size.eq(0), sign.eq(0)]
+        with m.If(self._fresh | (transfers.start & is_voltage)):
+            m.d.sync += voltage.eq(0)
+        with m.If(self.take):
+            m.d.sync += half.eq(~half)
+
+    def _go_round(self, m: Module, rail: data.View, read: data.View) -> None:
+        transfers, opens = self.transfers, Signal()
+        m.d.comb += self.close.eq(opens & ~self.opened)
+        with m.If(opens):
+            m.d.sync += self.opened.eq(1)
+        with m.FSM():
+            with m.State("REST"):
+                m.d.comb += self.rests.eq(1)
+                m.d.sync += [self._rail.eq(0), self._transfers.eq(self.transfer)]
+                with m.If(self.recover):
+                    m.d.comb += [transfers.start.eq(1), transfers.recovers.eq(1)]
+                    m.next = "RECOVER"
+                with m.Elif(self.transfer | (self.run & ~self.pause)):
+                    m.next = "FETCH"
+            with m.State("RECOVER"), m.If(transfers.done):
+                m.d.comb += self.recovered.eq(1)
+                m.next = "REST"
+            with m.State("FETCH"):
+                m.next = "CHECK"
+            with m.State("CHECK"):
+                m.d.comb += self._fresh.eq(1)
+                m.d.sync += self._read.eq(0)
+                with m.If(self._transfers):
+                    m.d.comb += transfers.start.eq(1)
+                    m.next = "TRANSFER"
+                with m.Elif(rail.enabled):
+                    m.next = "READ"
+                with m.Else():
+                    m.next = "NEXT"
+            with m.State("TRANSFER"), m.If(transfers.done):
+                m.d.comb += self.transferred.eq(1)
+                m.next = "REST"
+            with m.State("READ"):
+                m.d.comb += transfers.start.eq(read.bytes != 0)
+                m.next = "WAIT"
+                with m.If(read.bytes == 0):
+                    m.next = "ADVANCE"
+            with m.State("WAIT"), m.If(transfers.done):
+                with m.If(~transfers.acknowledged):
+                    m.d.comb += [opens.eq(1), self._mark(self.silent)]
+                    m.next = "NEXT"
+                with m.Elif((read.role != Role.READY) | self._ready):
+                    m.d.comb += opens.eq(1)
+                    with m.If(self._full & ((read.role == Role.CURRENT) | (read.role == Role.VOLTAGE))):
+                        m.d.comb += self._mark(self.saturated)
+                    m.next = "ADVANCE"
+                with m.Elif(~self.opened):
+                    m.next = "REST"
+                with m.Else():
+                    m.next = "READ"
+                    with m.If(self.late):
+                        m.next = "NEXT"
+            with m.State("ADVANCE"):
+                m.d.sync += self._read.eq(self._read + 1)
+                m.next = "READ"
+                with m.If(self._read == READS - 1):
+                    m.next = "GIVE"
+            with m.State("GIVE"), m.If(self.idle):
+                m.d.comb += self.take.eq(self.opened)
+                m.next = "NEXT"
+            with m.State("NEXT"):
+                m.d.sync += self._rail.eq(self._rail + 1)
+                m.next = "FETCH"
+                with m.If(self._rail == RAILS - 1):
+                    m.next = "CLOSE"
+            with m.State("CLOSE"), m.If(self.idle):
+                m.d.comb += self.release.eq(1)
+                m.d.sync += self.opened.eq(0)
+                m.next = "REST"
+
+    def _mark(self, rails: Signal) -> object:
+        return rails.eq(1 << self._rail)

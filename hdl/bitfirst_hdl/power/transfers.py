@@ -1,0 +1,133 @@
+"""Transfers on an I2C bus: written bytes, then bytes read, or what frees the bus."""
+
+from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .i2c import BITS, BYTE, BYTE_BITS, START, STOP, I2CMaster
+
+FREES = 2**BYTE_BITS - 1
+COUNT_BITS = 3
+
+
+class Transfers(wiring.Component):
+    """One transfer after another.
+
+    start         in(1)   begin; only while `ready`
+    recovers      in(1)   with `start`: nine clock pulses and a STOP, nothing else
+    tick          in(1)   as that of `I2CMaster`
+    address       in(7)   this and what follows stay as they are until `done`
+    written       in(3)   bytes
+    read          in(3)   bytes; 0: no second START
+    byte          in(8)   number `count` of those written, a few cycles behind
+    ready         out(1)
+    count         out(3)  bytes begun of those written, then of those read
+    bit_read      out(1)  high for one cycle: `bit` is the next one of a byte read, the first one most significant
+    bit           out(1)
+    place         out(3)  of `bit` in its byte
+    done          out(1)  high for one cycle
+    acknowledged  out(1)  with `done`: each byte was, no wire is held
+    stretched     out(1)  high for one cycle: SCL was held for over 25 ms
+
+    What is not acknowledged, or stretched, is followed by the STOP. Pins as those of `I2CMaster`. Reset: nothing is
+    under way.
+    """
+
+    def __init__(self, clock_khz: int) -> None:
+        self.master = I2CMaster(clock_khz)
+        pins = {name: self.master.signature.members[name] for name in ("scl", "sda", "scl_i", "sda_i")}
+        lows = {name: self.master.signature.members[name] for name in ("scl_low", "sda_low")}
+        self.pins = pins | lows
+        super().__init__(
+            {
+                "start": In(1),
+                "recovers": In(1),
+                "tick": In(1),
+                "address": In(7),
+                "written": In(COUNT_BITS),
+                "read": In(COUNT_BITS),
+                "byte": In(8),
+                "ready": Out(1),
+                "count": Out(COUNT_BITS),
+                "bit_read": Out(1),
+                "bit": Out(1),
+                "place": Out(3),
+                "done": Out(1),
+                "acknowledged": Out(1),
+                "stretched": Out(1),
+            }
+            | self.pins
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.master = master = self.master
+        for name, member in self.pins.items():
+            ours, inner = getattr(self, name), getattr(master, name)
+            m.d.comb += inner.eq(ours) if member.flow == In else ours.eq(inner)
+        m.d.comb += [
+            master.tick.eq(self.tick),
+            self.bit.eq(master.bit),
+            self.place.eq(master.place),
+            self.stretched.eq(master.stretched),
+        ]
+        self._steps(m, master)
+        return m
+
+    def _steps(self, m: Module, master: I2CMaster) -> None:
+        """Each state, when the master rests, looks at what came of the step before and begins the next one."""
+        reads, failed, refused, rests = Signal(), Signal(), Signal(), Signal()
+        written, read = Signal(), Signal()  # all of them
+        m.d.comb += [refused.eq(master.received[0] | failed), rests.eq(~master.busy), master.kind.eq(BYTE)]
+        m.d.sync += [written.eq(self.count == self.written), read.eq(self.count == self.read)]
+        m.d.comb += master.bits.eq(BITS[START])
+        with m.If(master.stretched):
+            m.d.sync += failed.eq(1)
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.ready.eq(1)
+                m.d.sync += [reads.eq(0), failed.eq(0)]
+                with m.If(self.start):
+                    m.next = "START"
+                with m.If(self.start & self.recovers):
+                    m.d.comb += master.go.eq(1)  # ones
+                    m.next = "STOP"
+            with m.State("START"), m.If(rests):
+                m.d.comb += [master.go.eq(1), master.kind.eq(START)]
+                m.d.sync += self.count.eq(0)
+                m.next = "ADDRESS"
+            with m.State("ADDRESS"):
+                m.d.comb += [master.go.eq(rests), master.bits.eq(Cat(Const(1, 1), reads, self.address))]
+                with m.If(rests):
+                    m.next = "WRITE"
+                with m.If(rests & reads):
+                    m.next = "READ"
+            with m.State("WRITE"):
+                m.d.comb += [master.go.eq(rests & ~refused & ~written), master.bits.eq(Cat(Const(1, 1), self.byte))]
+                m.d.sync += self.count.eq(self.count + master.go)
+                with m.If(rests & refused):
+                    m.d.sync += failed.eq(1)
+                    m.next = "STOP"
+                with m.Elif(rests & written):
+                    m.d.sync += reads.eq(1)
+                    m.next = "STOP"
+                    with m.If(self.read != 0):
+                        m.next = "START"
+            with m.State("READ"):
+                last = (self.count + 1)[:COUNT_BITS] == self.read
+                m.d.comb += [
+                    self.bit_read.eq(master.bit_done & ~master.place[-1] & (self.count != 0)),
+                    master.go.eq(rests & ~refused & ~read),
+                    master.bits.eq(Cat(last, Const(0xFF, 8))),
+                ]
+                m.d.sync += self.count.eq(self.count + master.go)
+                with m.If(rests & (refused | read)):
+                    m.next = "STOP"
+                    with m.If(~read):
+                        m.d.sync += failed.eq(1)
+            with m.State("STOP"), m.If(rests):
+                m.d.comb += [master.go.eq(1), master.kind.eq(STOP), master.bits.eq(BITS[STOP])]
+                m.next = "END"
+            with m.State("END"), m.If(rests):
+                m.d.comb += [self.done.eq(1), self.acknowledged.eq(~failed & master.received[0])]
+                m.next = "IDLE"

@@ -1,0 +1,69 @@
+"""What the sums of `bitfirst_hdl.power` must be, in Python's integers, from times, phases and numbers alone."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from bitfirst_hdl.contract.power import PHASES, SUM_NAMES
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A rail's numbers in the round at `stamp` (cycles)."""
+
+    stamp: int
+    rail: int
+    current: int
+    voltage: int
+
+
+class Phases:
+    """The phase in each cycle; cycle 0 has phase 0."""
+
+    def __init__(self) -> None:
+        self.times, self.numbers = [0], [0]
+
+    def set(self, cycle: int, number: int) -> None:
+        """From `cycle` on, later than all before."""
+        assert cycle > self.times[-1]
+        self.times.append(cycle)
+        self.numbers.append(number % PHASES)
+
+    def at(self, cycle: int) -> int:
+        return self.numbers[bisect_right(self.times, cycle) - 1]
+
+    def spans(self, first: int, end: int) -> list[tuple[int, int]]:
+        """(phase, cycles) of each stretch of one phase in [first, end)."""
+        found: list[tuple[int, int]] = []
+        for cycle, following in zip(self.times, [*self.times[1:], end], strict=True):
+            begin, stop = max(cycle, first), min(following, end)
+            if stop <= begin:
+                continue
+            phase = self.at(begin)
+            if found and found[-1][0] == phase:
+                found[-1] = phase, found[-1][1] + stop - begin
+            else:
+                found.append((phase, stop - begin))
+        return found
+
+
+def sums(samples: Iterable[Sample], phases: Phases) -> dict[tuple[int, int], tuple[int, ...]]:
+    """By rail and phase: cycles, samples, charge, energy, in the order of `SUM_NAMES`.
+
+    The samples of the first stamp say when the first time begins, and nothing else.
+    """
+    by_stamp = defaultdict(list)
+    for sample in samples:
+        by_stamp[sample.stamp].append(sample)
+    totals = defaultdict(lambda: [0] * len(SUM_NAMES))
+    stamps = sorted(by_stamp)
+    for before, stamp in pairwise(stamps):
+        for phase, cycles in phases.spans(before, stamp):
+            for sample in by_stamp[stamp]:
+                charge = sample.current * cycles
+                added = cycles, 1, charge, charge * sample.voltage
+                total = totals[sample.rail, phase]
+                totals[sample.rail, phase] = [old + new for old, new in zip(total, added, strict=True)]
+    return {key: tuple(total) for key, total in totals.items()}
