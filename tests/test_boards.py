@@ -25,7 +25,7 @@ from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
 from bitfirst_hdl import ipxact, top, verilog
-from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.config import CONFIGS, FEATURES
 
 ROOT = Path(__file__).parents[1]
 FASTEST = BOARDS["icebreaker"]
@@ -533,3 +533,8 @@ def test_tools_that_are_missing_or_old(
     monkeypatch.setattr(toolchains, "toolchain", lambda platform: lacking)
     assert "no-such-package is not installed; pip install 'bitfirst[build]'" in refused(capsys, "build", "icebreaker")
     assert not list(here.iterdir())
+
+
+def test_sensors_have_no_pins_yet():
+    with pytest.raises(FlowError, match="feature power: no board in the catalogue has pins for sensors; leave it out"):
+        tops.make_device(BOARDS["ulx3s-12f"], replace(CONFIGS["tiny"], features=FEATURES), 0)

@@ -1,7 +1,11 @@
 """The power monitor in gateware against a model in integers, and mutants that the bench must find."""
 
-from bitfirst_hdl.power.monitor import PowerMonitor
-from bitfirst_sim.bench import run_bench
+from types import ModuleType
+
+import pytest
+from bitfirst_hdl.power import monitor, spans, sums
+from bitfirst_sim.bench import BenchError, run_bench
+from bitfirst_sim.formal.prove import altered
 from bitfirst_sim.i2c_bus import OnBus
 
 BENCH = "bitfirst_sim.benches.bench_power"
@@ -9,5 +13,24 @@ CLOCK_KHZ = 5000
 CHIPS = 2
 
 
+def run(module: ModuleType) -> list[str]:
+    return run_bench(OnBus(module.PowerMonitor(CLOCK_KHZ), CHIPS), "power", BENCH).tests
+
+
 def test_monitor() -> None:
-    assert run_bench(OnBus(PowerMonitor(CLOCK_KHZ), CHIPS), "power", BENCH).tests
+    assert run(monitor)
+
+
+#: What is changed: the module, its class in the monitor, the text.
+MUTANTS = {
+    "currents without a sign": (sums, "Sums", ("Mux(above, held.sign, code)", "Mux(above, 0, code)")),
+    "a cycle less in each span": (spans, "Spans", ("cycles.eq(1), phase.eq", "cycles.eq(0), phase.eq")),
+    "the last span of a round left out": (spans, "Spans", ("end.eq(free + begun)", "end.eq(free)")),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_mutants_are_found(mutant: str) -> None:
+    module, name, change = MUTANTS[mutant]
+    with pytest.raises(BenchError, match="cocotb tests failed: adds_up"):
+        run(altered(monitor, **{name: getattr(altered(module, change), name)}))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bitfirst_hdl.config import FEATURES, ArrayConfig
+from bitfirst_hdl.config import INSIDE, ArrayConfig
 
 from . import flow, toolchains, vivado
 from .catalogue import AXI, BOARDS, ETHERNET, UART, Board
@@ -72,7 +72,7 @@ table names; pins have 3.3 V. More in [Links](links.md).
 
 def size(config: ArrayConfig) -> str:
     """Elements, lanes, slice; features."""
-    left_out = [name for name in FEATURES if name not in config.features]
+    left_out = [name for name in INSIDE if name not in config.features]
     features = "all" if not left_out else "no " + ", ".join(left_out)
     return f"{config.rows} x {config.columns}, L {config.lanes}, S {config.slice_bits}; {features}"
 

@@ -9,6 +9,7 @@ from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract.datagrams import PORT
 from bitfirst_hdl.crossing import cross
 from bitfirst_hdl.datagrams import WORD_BITS, DatagramLink
+from bitfirst_hdl.ports import connect_sensors, sensor_pins
 from bitfirst_hdl.top import Core
 
 from . import liteeth_core
@@ -20,6 +21,7 @@ class EthernetTop(wiring.Component):
     rx_clk                    in(1)  125 MHz, which the PHY received; what is sent goes with it as well
     rx_ctl, rx_data           in(1), in(4)   both of its edges
     tx_clk, tx_ctl, tx_data   out(1), out(1), out(4)
+    `ports.SENSOR_PINS` with the feature "power"
 
     `verilog`: what `liteeth_core.generate` gave, which has to be added to that of this component.
 
@@ -27,21 +29,17 @@ class EthernetTop(wiring.Component):
     `ClockCrossing`. LiteEth's core crosses to and from `rx_clk` itself. For ECP5 alone.
     """
 
-    rx_clk: In(1)
-    rx_ctl: In(1)
-    rx_data: In(4)
-    tx_clk: Out(1)
-    tx_ctl: Out(1)
-    tx_data: Out(4)
-
     def __init__(self, config: ArrayConfig, fingerprint: int, verilog: str) -> None:
         self.verilog = verilog
         self.core = Core(replace(config, link_bits=WORD_BITS), fingerprint)
-        super().__init__()
+        received = {"rx_clk": In(1), "rx_ctl": In(1), "rx_data": In(4)}
+        sent = {"tx_clk": Out(1), "tx_ctl": Out(1), "tx_data": Out(4)}
+        super().__init__(received | sent | sensor_pins(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.core = self.core
+        connect_sensors(m, self, self.core)
         link = DatagramLink()
         m.submodules.link = DomainRenamer("ethernet")(link)
         cross(m, link.rx, self.core.rx, "ethernet", "sync")

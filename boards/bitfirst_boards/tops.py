@@ -23,7 +23,9 @@ RGMII_HZ = 125 * MHZ
 
 
 def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaboratable:
-    """The whole device with the ports of the board's link."""
+    """The whole device with the ports of the board's link. Raises `FlowError` where it has pins that no board has."""
+    if config.measures:
+        raise FlowError("feature power: no board in the catalogue has pins for sensors; leave it out of features")
     if board.link == "usb":
         from .usb import UsbTop  # needs LUNA, which other links do not
 

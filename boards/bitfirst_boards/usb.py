@@ -13,6 +13,7 @@ from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.crossing import ClockCrossing
+from bitfirst_hdl.ports import connect_sensors, sensor_pins
 from bitfirst_hdl.top import Core
 
 with warnings.catch_warnings():  # it uses what Amaranth 0.6 will not have any more
@@ -90,27 +91,23 @@ class UsbTop(wiring.Component):
     d_p_out, d_n_out  out(1) what to put on them
     drive             out(1) whether to
     pullup            out(1) of D+, by which the host sees that something is there
+    `ports.SENSOR_PINS` with the feature "power"
 
     Clock domains: `usb_io`, 48 MHz (four samples a bit), and `sync`, of the core, to and from which bytes cross by
     `ClockCrossing`. LUNA's domain `usb` is `usb_io`, enabled in one of four cycles: one clock, so that paths between
     the two need no care.
     """
 
-    d_p: In(1, init=1)
-    d_n: In(1)
-    d_p_out: Out(1)
-    d_n_out: Out(1)
-    drive: Out(1)
-    pullup: Out(1)
-
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
         self.fingerprint = fingerprint
         self.core = Core(replace(config, link_bits=8), fingerprint)
-        super().__init__()
+        lines = {"d_p": In(1, init=1), "d_n": In(1), "d_p_out": Out(1), "d_n_out": Out(1)}
+        super().__init__(lines | {"drive": Out(1), "pullup": Out(1)} | sensor_pins(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.core = self.core
+        connect_sensors(m, self, self.core)
         names = {"d_p": ("i", "o", "oe"), "d_n": ("i", "o", "oe"), "pullup": ("o",)}
         pins = SimpleNamespace(
             **{

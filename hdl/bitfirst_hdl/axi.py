@@ -15,6 +15,7 @@ from .config import ArrayConfig, ConfigError
 from .contract import codec
 from .contract.packets import MAX_PAYLOAD_WORDS, WORD_BITS, Header
 from .contract.registers import AXI_ADDRESS_BITS, AXI_BYTES, AXI_REGISTERS, Access, Field, Identity, Register
+from .ports import connect_sensors, sensor_pins
 from .top import Core
 
 DATA_BITS = 8 * AXI_BYTES
@@ -213,6 +214,7 @@ class AxiTop(wiring.Component):
     s_axis_*   AXI4-Stream in: the link's units, as many as you like in a packet (`tlast` is not looked at). A beat with
                some bit of `tkeep` low is dropped and counted.
     m_axis_*   AXI4-Stream out: one frame in each packet, `tkeep` all ones
+    `ports.SENSOR_PINS` with the feature "power"
 
     No output depends on an input of its own channel in the same cycle; what is valid waits, unchanged, until it is
     taken (A3.2.1). Valid and ready are low from the first clock edge in reset on. Raises `ConfigError` for other widths
@@ -229,10 +231,11 @@ class AxiTop(wiring.Component):
         beat = {"tdata": Out(bits), "tkeep": Out(bits // 8), "tlast": Out(1), "tvalid": Out(1), "tready": In(1)}
         members |= {f"s_axis_{name}": member.flip() for name, member in beat.items()}
         members |= {f"m_axis_{name}": member for name, member in beat.items()}
-        super().__init__(members)
+        super().__init__(members | sensor_pins(config))
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        connect_sensors(m, self, self.core)
         m.domains.sync = domain = ClockDomain()
         domain.clk = self.aclk
         m.submodules.reset = ResetSynchronizer(~self.aresetn)

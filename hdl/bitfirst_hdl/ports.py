@@ -168,8 +168,9 @@ def sensor_pins(config: ArrayConfig) -> dict[str, wiring.Member]:
     return SENSOR_PINS if config.measures else {}
 
 
-def connect_sensors(m: Module, outer: wiring.Component, inner: wiring.Component, config: ArrayConfig) -> None:
-    """The sensors' pins of a component are those of one in it, where the device has them."""
-    for name, member in sensor_pins(config).items():
-        ours, theirs = getattr(outer, name), getattr(inner, name)
-        m.d.comb += theirs.eq(ours) if member.flow == In else ours.eq(theirs)
+def connect_sensors(m: Module, outer: wiring.Component, inner: wiring.Component) -> None:
+    """The sensors' pins of a component are those of one in it, where it has them."""
+    for name, member in SENSOR_PINS.items():
+        if name in outer.signature.members:
+            ours, theirs = getattr(outer, name), getattr(inner, name)
+            m.d.comb += theirs.eq(ours) if member.flow == In else ours.eq(theirs)

@@ -13,6 +13,8 @@ from .crossing import cross
 from .engine import MatmulEngine
 from .frames import FrameLink, Reply
 from .gather import Gather
+from .ports import connect_sensors, sensor_pins
+from .power.monitor import PowerMonitor
 from .queues import ReadyFIFO
 from .raw_readout import RawReadout
 from .readout import Readout
@@ -32,7 +34,9 @@ class Core(wiring.Component):
     rx    in, stream of `config.link_bits` bits, least significant unit of each word first
     tx    out, likewise
     idle  out(1)  nothing buffered, running or to be sent, or stuck (see `Trace`): nothing changes (but `cycles`,
-                  `starved_cycles`) until the next unit comes. The start of a frame may be in.
+                  `starved_cycles`, and what goes on in the power monitor) until the next unit comes. The start of a
+                  frame may be in.
+    `ports.SENSOR_PINS` with the feature "power"
 
     Answers come in the order of the commands, except that those of READ of SUMS come when their sums do. `rx` is not
     held up while the host keeps to its credit. Reset: as after switching on; memories keep what they hold.
@@ -42,7 +46,7 @@ class Core(wiring.Component):
         self.config = config
         self.fingerprint = fingerprint
         units = stream.Signature(config.link_bits)
-        super().__init__({"rx": In(units), "tx": Out(units), "idle": Out(1)})
+        super().__init__({"rx": In(units), "tx": Out(units), "idle": Out(1)} | sensor_pins(config))
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -88,6 +92,8 @@ class Core(wiring.Component):
         ]
         if config.traces:
             self._trace(m, link, sequencer, engine, readout, done, is_stuck)
+        if config.measures:
+            self._measure(m, sequencer)
         self._count(m, counters, link, sequencer, engine, readout, done)
         return m
 
@@ -188,6 +194,18 @@ class Core(wiring.Component):
         with m.If(asked):
             m.d.comb += done.eq(0)
 
+    def _measure(self, m: Module, sequencer) -> None:
+        """The power monitor; its phase is the counters', one cycle later."""
+        m.submodules.power = monitor = PowerMonitor(self.config.clock_khz)
+        wiring.connect(m, sequencer.power_write, monitor.write)
+        wiring.connect(m, monitor.words, sequencer.power)
+        connect_sensors(m, self, monitor)
+        m.d.comb += [monitor.read_start.eq(sequencer.power_start), monitor.read_first.eq(sequencer.power_first)]
+        with m.If(sequencer.clear):
+            m.d.sync += monitor.phase.eq(0)
+        with m.Elif(sequencer.set_phase):
+            m.d.sync += monitor.phase.eq(sequencer.phase)
+
     def _count(self, m: Module, counters, link, sequencer, engine, readout, done: Signal) -> None:
         wiring.connect(m, counters.words, sequencer.counters)
         starved = Signal()  # counted a cycle later: no command ends so soon
@@ -232,6 +250,7 @@ class UartTop(wiring.Component):
 
     rx_pin  in(1)   asynchronous
     tx_pin  out(1)
+    `ports.SENSOR_PINS` with the feature "power"
 
     `divisor`: clock cycles a bit; by default 1 Mbaud at the configuration's clock. A byte that finds no room is
     lost and shows as a damaged frame. `link_domain`: clock domain of the UART, whose cycles `divisor` then counts;
@@ -244,11 +263,12 @@ class UartTop(wiring.Component):
         self.divisor = uart_divisor(config) if divisor is None else check_divisor(divisor)
         self.link_domain = link_domain
         self.core = Core(replace(config, link_bits=8), fingerprint)
-        super().__init__({"rx_pin": In(1, init=1), "tx_pin": Out(1, init=1)})
+        super().__init__({"rx_pin": In(1, init=1), "tx_pin": Out(1, init=1)} | sensor_pins(config))
 
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.core = self.core
+        connect_sensors(m, self, self.core)
         uart = UART(self.divisor)
         m.submodules.uart = DomainRenamer(self.link_domain)(uart)
         if self.link_domain == "sync":

@@ -152,6 +152,7 @@ def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool 
     defines = {"CORE": top, "LINK_BITS": link_bits, "EDGE": edge, "UNITS": max(1, count)}
     verilator_flags = [*VERILATOR_FLAGS, *(f"+define+{name}={value}" for name, value in defines.items())]
     verilator_flags += ["--trace-vcd"] if trace else []
+    verilator_flags += ["+define+SENSORS"] if _has_sensors(core) else []
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
     key = _digest(
@@ -186,6 +187,11 @@ def _native(compiler: list[str]) -> tuple[tuple[str, ...], str]:
         if done.returncode == 0:
             return flags, done.stdout
     return (), ""
+
+
+def _has_sensors(core: str) -> bool:
+    """Whether the device has the feature "power"."""
+    return re.search(r"^  input scl_i;", core, re.MULTILINE) is not None
 
 
 def _top_name(text: str) -> str:

@@ -1,10 +1,28 @@
 """The wires between the gateware's I2C pins and chips in a bench."""
 
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 PINS = ("scl_i", "sda_i", "scl_low", "sda_low")
+
+
+class Ticking(wiring.Component):
+    """A component with a `tick`, high in one of `cycles`; all its other ports."""
+
+    def __init__(self, inner: wiring.Component, cycles: int) -> None:
+        self.inner, self.cycles = inner, cycles
+        self.members = {name: member for name, member in inner.signature.members.items() if name != "tick"}
+        super().__init__(self.members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.inner = self.inner
+        count = Signal(range(self.cycles))
+        m.d.sync += count.eq(Mux(count == self.cycles - 1, 0, count + 1))
+        m.d.comb += self.inner.tick.eq(count == 0)
+        _pass_on(m, self, self.inner, self.members)
+        return m
 
 
 class OnBus(wiring.Component):
@@ -34,12 +52,17 @@ class OnBus(wiring.Component):
                 level.eq(chips.all() & ~getattr(inner, f"{wire}_low")),
                 getattr(inner, f"{wire}_i").eq(level ^ getattr(self, f"spike_{wire}")),
             ]
-        ours = wiring.flipped(self)
-        for name, member in self.members.items():
-            if member.is_signature:
-                wiring.connect(m, getattr(ours, name), getattr(inner, name))
-            elif member.flow == In:
-                m.d.comb += getattr(inner, name).eq(getattr(self, name))
-            else:
-                m.d.comb += getattr(self, name).eq(getattr(inner, name))
+        _pass_on(m, self, inner, self.members)
         return m
+
+
+def _pass_on(m: Module, outer: wiring.Component, inner: wiring.Component, members: dict[str, wiring.Member]) -> None:
+    """These ports of the outer component are those of the inner one."""
+    ours = wiring.flipped(outer)
+    for name, member in members.items():
+        if member.is_signature:
+            wiring.connect(m, getattr(ours, name), getattr(inner, name))
+        elif member.flow == In:
+            m.d.comb += getattr(inner, name).eq(getattr(outer, name))
+        else:
+            m.d.comb += getattr(outer, name).eq(getattr(inner, name))

@@ -42,6 +42,9 @@ module simulated (
     output resting
 );
     wire rx_ready, tx_valid, idle;
+`ifdef SENSORS
+    wire scl_low, sda_low;
+`endif
     wire [`LINK_BITS-1:0] tx_payload;
     bit rx_valid = 0, tx_ready = 0, offered, takes;
     bit [`LINK_BITS-1:0] rx_payload = 0, next_word;
@@ -55,6 +58,12 @@ module simulated (
         .tx__valid(tx_valid),
         .tx__payload(tx_payload),
         .tx__ready(tx_ready),
+`ifdef SENSORS  // the feature "power": a bus with no chip on it
+        .scl_i(~scl_low),
+        .sda_i(~sda_low),
+        .scl_low(scl_low),
+        .sda_low(sda_low),
+`endif
         .idle(idle)
     );
 

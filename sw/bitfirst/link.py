@@ -161,7 +161,7 @@ def response_words(command: Command) -> int:
     """Data words of the answer to `command` when all is well."""
     if command.opcode == Opcode.READ:
         space, bits, count, rows, cols = (command.fields.get(n, 0) for n in ("space", "bits", "count", "rows", "cols"))
-        if space == Space.REGISTERS:
+        if space in (Space.REGISTERS, Space.POWER):
             return count
         if space == Space.STORE:
             return count * packets.STORE_WORD_WORDS

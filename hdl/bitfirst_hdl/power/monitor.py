@@ -51,7 +51,7 @@ class PowerMonitor(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.sampler, m.submodules.sums, m.submodules.spans = sampler, sums, spans = (
+        m.submodules.sampler, m.submodules.sums, m.submodules.span_queue = sampler, sums, spans = (
             self.sampler,
             self.sums,
             self.spans,

@@ -95,9 +95,8 @@ class Sampler(wiring.Component):
         self._orders(m)
         rail, order = data.View(Rail, self._order), data.View(Transfer, self._order)
         read = Signal(RailRead)
-        bytes_ = Cat(rail.reads)[: READS * len(read.as_value())]
         m.d.comb += [
-            read.eq(bytes_.word_select(self._read, len(read.as_value()))),
+            read.eq((Cat(rail.reads) >> self._read * len(read.as_value()))[: len(read.as_value())]),
             self.sample.rail.eq(self._rail),
             self.acknowledged.eq(transfers.acknowledged),
             self.result_bytes.eq(transfers.read),
@@ -107,7 +106,7 @@ class Sampler(wiring.Component):
             transfers.written.eq(Mux(self._transfers, order.written, 1)),
             transfers.read.eq(Mux(self._transfers, order.read, read.bytes)),
         ]
-        byte = Mux(self._transfers, order.bytes.word_select(transfers.count[:2], 8), read.register)
+        byte = Mux(self._transfers, (order.bytes >> (transfers.count[:2] << 3))[:8], read.register)
         m.d.sync += transfers.byte.eq(byte)
         self._receive(m, rail, read)
         self._go_round(m, rail, read)

@@ -249,7 +249,7 @@ class Sums(wiring.Component):
         with m.If(self.close):
             m.d.sync += [self._due.eq(~self._ends), then.eq(bit)]
         with m.If((self._stamping | self._is(Task.STAMP, Task.TIME)) & in_stamp):
-            time = Mux(counts, frames[0], then.bit_select(bit[:3], 1))
+            time = Mux(counts, frames[0], (then >> bit[:3])[0])
             m.d.sync += self._stamp.eq(Cat(self._stamp[1:], Mux(self._stamping, time, self._stamp[0])))
         copied, reads = self._copied_stamp, self._task[Task.READ] & (self._index == STAMP_WORD)
         with m.If((reads | self._task[Task.TIME]) & in_stamp):
@@ -328,12 +328,12 @@ class Sums(wiring.Component):
         bit, task, rail, index = self._bit, self._task, self._held.rail, self._index
         high = Cat(self.last_phase, Const(0, 8 - PHASE_BITS), rail, Const(0, 8 - RAIL_BITS))
         state, of_state = self.state[:STATE_BITS], bit[2:5]
-        fours = Cat(state[first : first + 4].bit_select(bit[:2], 1) for first in range(0, STATE_BITS, 4))
+        fours = Cat((state[first : first + 4] >> bit[:2])[0] for first in range(0, STATE_BITS, 4))
         reads = [task[Task.READ] & (index == word) for word in (STATE_WORD, RESULT_WORD, STAMP_WORD)]
         kinds = (
             (task[Task.SAMPLES] & (bit == 0), Const(1)),
             (task[Task.STAMP] & (bit < STAMP_BITS), self._stamp[0]),
-            (task[Task.STAMP] & (bit >= STAMP_BITS), high.bit_select(bit[:4], 1)),
+            (task[Task.STAMP] & (bit >= STAMP_BITS), (high >> bit[:4])[0]),
             (task[Task.CODES] & ~bit[-1], self._current),
             *((reads[0] & ~bit[-1] & (of_state == place), four) for place, four in enumerate(fours)),
             (reads[0] & bit[-1], self._counts[0]),
@@ -355,9 +355,10 @@ class Sums(wiring.Component):
             write.addr.eq(self.nibble.place),
             write.data.eq(self.nibble.bits),
             read.addr.eq(Mux(self._task[Task.READ], Cat(bit[2], of_result[:3]), nibble)),
-            code.eq(read.data.bit_select(bit[:2], 1)),
+            code.eq((read.data >> bit[:2])[0]),
         ]
-        above = Cat((held.bytes <= count) & (bit >= 8 * count) for count in range(3)).any() | (bit >= CODE_BITS)
+        short = Cat((held.bytes == 0), (held.bytes <= 1) & (bit >= 8), (held.bytes <= 2) & (bit >= 16))
+        above = short.any() | (bit >= CODE_BITS)
         m.d.comb += self._current.eq(Mux(above, held.sign, code))
         m.d.comb += self._result.eq(code & (of_result[:3] < self.result_bytes))
 

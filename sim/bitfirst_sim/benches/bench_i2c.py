@@ -1,14 +1,14 @@
 """Bench of `bitfirst_hdl.power.i2c.I2CMaster` on a bus (`i2c_bus.OnBus`) with chips of cocotbext-i2c.
 
-Parameters: `quarter` and `filter`, cycles; `stretch`, quarters; `chips`.
+Parameters, in cycles: `quarter`, `filter`, and `tick` from one to the next; `stretch`, ticks.
 """
 
 import random
 from typing import Any
 
 import cocotb
-from bitfirst_hdl.power.i2c import BITS, BYTE, START, STOP
-from cocotb.triggers import ClockCycles, RisingEdge
+from bitfirst_hdl.power.i2c import BITS, BYTE, BYTE_BITS, START, STOP
+from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from . import common
 from .chips import Chip, Wires
@@ -16,7 +16,7 @@ from .chips import Chip, Wires
 ADDRESSES = (0x40, 0x45)
 READ = 1
 SDA_IS_FREE = 1
-FREES = 2**BITS - 1
+FREES = 2**BYTE_BITS - 1
 
 
 class Master:
@@ -28,12 +28,13 @@ class Master:
     async def do(self, kind: int, bits: int = 0) -> tuple[int, int]:
         """(`received`, `stretched`)."""
         dut = self.dut
-        dut.go.value, dut.kind.value, dut.bits.value = 1, kind, bits
+        dut.go.value, dut.kind.value, dut.bits.value = 1, kind, BITS.get(kind, bits)
         await RisingEdge(dut.clk)
         dut.go.value = 0
         await RisingEdge(dut.done)
-        await RisingEdge(dut.clk)
+        await ReadOnly()
         stretched = common.value(dut.stretched)
+        await RisingEdge(dut.clk)
         await RisingEdge(dut.clk)
         assert not common.value(dut.busy)
         return common.value(dut.received), stretched
@@ -150,9 +151,9 @@ async def a_held_wire_is_freed(dut: Any) -> None:
 async def a_held_clock_is_given_up(dut: Any) -> None:
     """A chip holds SCL for less than the limit, or for more."""
     given = common.parameters()
-    limit = given["quarter"] * given["stretch"]
+    limit, margin = given["tick"] * given["stretch"], 40 * given["quarter"]
     master, chips, _ = await start(dut)
-    for cycles, gives_up in ((limit - 40 * given["quarter"], 0), (limit + 40 * given["quarter"], 1)):
+    for cycles, gives_up in ((limit - given["tick"] - margin, 0), (limit + margin, 1)):
         assert await master.begin(chips[0].addr)
 
         async def hold(cycles: int = cycles) -> None:

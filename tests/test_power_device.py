@@ -1,0 +1,87 @@
+"""The feature "power" in a whole device: its space, refused as the contract says, and work that goes on beside it."""
+
+from dataclasses import replace
+
+import bitfirst
+import numpy as np
+import pytest
+import torch
+from bitfirst.board import BoardDevice
+from bitfirst.command import Command
+from bitfirst.errors import DeviceError
+from bitfirst.golden.commands import GoldenDevice
+from bitfirst.quantiser import quantise
+from bitfirst.transports import RtlTransport
+from bitfirst_hdl.config import CONFIGS, FEATURES
+from bitfirst_hdl.contract import codec, power
+from bitfirst_hdl.contract.packets import Opcode, Space, Status
+
+TINY = CONFIGS["tiny"]
+WITH = replace(TINY, features=FEATURES, clock_khz=2_000)
+ADDRESS = 0x40
+REFUSED = (
+    ({"first": 0, "count": 0}, Status.BAD_RANGE),
+    ({"first": power.READ_WORDS, "count": 1}, Status.BAD_RANGE),
+    ({"first": 0, "count": 513}, Status.BAD_RANGE),
+)
+
+
+def write(row: int, struct: type, **fields: int) -> Command:
+    place = {"space": Space.POWER, "rows": 1, "words": 1, "row": row, "word": 0}
+    return Command(Opcode.WRITE, place, np.array(codec.encode(struct, **fields), np.uint64))
+
+
+def read(first: int, count: int = 1) -> Command:
+    return Command(Opcode.READ, {"space": Space.POWER, "first": first, "count": count})
+
+
+@pytest.fixture(scope="module")
+def board():
+    with BoardDevice("rtl", RtlTransport(WITH), WITH) as board:
+        yield board
+
+
+def state(board: BoardDevice) -> dict[str, int]:
+    return codec.decode(power.State, board.execute(read(power.STATE_WORD)).tolist())
+
+
+def test_a_bus_without_chips_answers_nobody(board):
+    board.execute(write(power.TRANSFER_ROW, power.Transfer, address=ADDRESS, written=1, read=2))
+    result = codec.decode(power.Result, board.execute(read(power.RESULT_WORD)).tolist())
+    assert result["done"] and not result["acknowledged"]
+    assert state(board)["scl"] and state(board)["sda"] and not state(board)["running"]
+
+
+def test_work_goes_on_beside_rounds_that_nobody_answers(board):
+    rail = {"address": ADDRESS, "enabled": 1, "ready": 3}
+    words = np.array(codec.encode(power.Rail, **rail), np.uint64) | np.uint64((6 | 2 << 8 | 1 << 10) << 16)
+    place = {"space": Space.POWER, "rows": 1, "words": 1, "row": power.FIRST_RAIL_ROW, "word": 0}
+    board.execute(Command(Opcode.WRITE, place, words))
+    board.execute(write(power.CONTROL_ROW, power.Control, clear=1, run=1))
+    x, w = (quantise(torch.rand(shape), 8) for shape in ((2, 3, 6, 6), (4, 3, 3, 3)))
+    with bitfirst.open("model:tiny") as model:
+        wanted = model.conv2d(x, w)
+    assert torch.equal(board.conv2d(x, w).double(), wanted.double())
+    for _ in range(20):
+        seen = state(board)
+        if seen["silent"]:
+            break
+    assert seen["running"] and seen["silent"] == 1 and not seen["rounds"]
+    board.execute(write(power.CONTROL_ROW, power.Control, snapshot=1))
+    sums = board.execute(read(power.FIRST_SUM_WORD, power.RAILS * power.PHASES * power.SUM_WORDS))
+    assert not sums.any() and not state(board)["running"]
+
+
+@pytest.mark.parametrize(("fields", "status"), REFUSED)
+def test_what_lies_outside_is_refused_as_by_the_golden_model(board, fields, status):
+    command = Command(Opcode.READ, {"space": Space.POWER, **fields})
+    with pytest.raises(DeviceError, match=status.name):
+        board.execute(command)
+    assert GoldenDevice(WITH).execute(command)[0] == status
+
+
+@pytest.mark.parametrize("command", [read(0), write(power.CONTROL_ROW, power.Control, run=1)])
+def test_a_device_without_sensors_has_no_such_space(command):
+    assert GoldenDevice(TINY).execute(command)[0] == Status.BAD_SPACE
+    with bitfirst.open("rtl:tiny") as board, pytest.raises(DeviceError, match="BAD_SPACE"):
+        board.execute(command)
