@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +26,8 @@ from . import units
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 WRAPPER = Path(__file__).with_name("wrapper.sv")
+SENSORS = Path(__file__).with_name("sensors.hpp")
+SENSORS_LIBRARY = Path(__file__).with_name("sensors.cpp")
 VERILATOR_FLAGS = ("--cc", "--prefix", "Vcore", "--top-module", "simulated")
 VERILATOR_FLAGS += ("--no-assert", "--no-timing", "--timescale", "1ps/1ps")
 VERILATOR_FLAGS += ("--x-assign", "fast", "--x-initial", "fast", "-O3", "--output-split", "20000")
@@ -35,6 +37,8 @@ FAST_FLAGS = ("-O2",)  # what runs in every cycle
 #: For that too, those that the compiler takes: a seventh faster, and a twentieth with vectors as wide as there are.
 NATIVE_FLAGS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",))
 SLOW_FLAGS = ("-O0",)  # what runs once
+LIBRARY = "library.so"
+LIBRARY_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared")
 RUNTIME_SOURCES = ("verilated.cpp", "verilated_threads.cpp")
 LINT_WAIVERS = {
     "CASEINCOMPLETE": "Amaranth writes the value for all other cases in front of the case statement",
@@ -176,6 +180,37 @@ def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool 
                 (Path(directory) / "clocks.svh").write_text(clocks)
                 _compile(Path(directory), verilator_flags, [*compiler, *flags], fast, trace)
                 (Path(directory) / "simulator").replace(path)
+    return path
+
+
+def build_sensors(header: str | None = None) -> Path:
+    """Compile the simulated sensors into a shared library for `sensors`; its path, from the cache if it is there.
+
+    `header`: other text for sensors.hpp. Raises `BuildError` when there is no C++ compiler or it fails.
+    """
+    compiler = [*find_compiler(), *LIBRARY_FLAGS]
+    header = SENSORS.read_text() if header is None else header
+    mend = "see that the C++ compiler and its headers are complete (Debian, Ubuntu: `apt install g++`)"
+
+    def make(directory: Path) -> None:
+        (directory / SENSORS.name).write_text(header)
+        shutil.copy(SENSORS_LIBRARY, directory)
+        _run([*compiler, SENSORS_LIBRARY.name, "-o", LIBRARY], mend, cwd=directory)
+
+    return _library(make, compiler, header, SENSORS_LIBRARY.read_text())
+
+
+def _library(make: Callable[[Path], None], compiler: list[str], *parts: object) -> Path:
+    """The shared library that `make` leaves in a folder as `LIBRARY`; from the cache where all parts are the same."""
+    version = _run([compiler[0], "--version"], "set CXX to a working C++ compiler").splitlines()[0]
+    path = cache_path() / "libraries" / f"{_digest(compiler, version, *parts)}.so"
+    if path.exists():
+        return path
+    with _locked(path):
+        if not path.exists():
+            with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as directory:
+                make(Path(directory))
+                (Path(directory) / LIBRARY).replace(path)
     return path
 
 
