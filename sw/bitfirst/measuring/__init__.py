@@ -1,0 +1,1 @@
+"""Joules of a device, from its sensors: windows, their uncertainty, calibration."""

@@ -1,0 +1,179 @@
+"""Whether windows tell the truth: sensors drawn within their data sheets' limits, loads whose joules are known."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import uncertainty
+from .calibration import Calibration, Load, calibrate
+from .monitor import Monitor
+from .port import PowerPort
+from .sensors import CHIPS, Rail
+from .uncertainty import K
+from .windows import Reading
+
+WINDOWS_A_SENSOR = 10  #: then another one is drawn and calibrated
+LOADS = (0.1, 0.9)  #: of full scale, in a calibration
+PHASE_S = (1e-3, 1.0)
+NOISE_VOLTS = {"ina226": 1.5e-6, "ina228": 1.9e-6, "ina219": 3e-6}  #: rms at the shunt, in a conversion of 1 ms
+
+
+class Bed(PowerPort, Protocol):
+    """A port whose loads can be set."""
+
+    def load(self, *watts: float) -> None:
+        """What each rail's load takes from now on."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sensor with its errors, on its rail; names as in the simulated rails."""
+
+    kind: str
+    address: int
+    shunt_ohm: float
+    supply_volts: float
+    offset_volts: float
+    gain_error: float
+    bus_offset_volts: float
+    bus_gain_error: float
+    time_error: float
+    noise_volts: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A window: the truth of one run, what was found, and the bound of quantisation and sampling (k = 2), in joules."""
+
+    seconds: float
+    dynamic_j: float
+    total_j: float
+    reading: Reading
+    bound_j: float
+
+    @property
+    def held(self) -> bool:
+        """Whether both intervals contain the truth."""
+        reading = self.reading
+        pairs = (reading.dynamic, self.dynamic_j), (reading.total, self.total_j)
+        return all(abs(energy.total_j - truth) <= energy.uncertainty_j for energy, truth in pairs)
+
+    @property
+    def width(self) -> float:
+        """Of the interval above rest, over the bound."""
+        return self.reading.dynamic.uncertainty_j / self.bound_j
+
+
+def draw(kind: str, rng: np.random.Generator) -> Drawn:
+    """Errors anywhere within the limits of the data sheet."""
+    chip = CHIPS[kind]
+
+    def within(limit: float) -> float:
+        return float(rng.uniform(-limit, limit))
+
+    return Drawn(
+        kind,
+        0x40,
+        shunt_ohm=0.1,
+        supply_volts=float(rng.uniform(4.5, 5.5)),
+        offset_volts=within(chip.offset_volts),
+        gain_error=within(chip.gain_error),
+        bus_offset_volts=within(chip.bus_offset_volts),
+        bus_gain_error=within(chip.bus_gain_error),
+        time_error=float(rng.uniform(-chip.shorter_error, chip.time_error)),
+        noise_volts=NOISE_VOLTS[kind],
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def test_windows(
+    kind: str,
+    bed: Callable[[Drawn], Bed],
+    windows: int = 200,
+    seed: int = 0,
+    relative: float = 0.01,
+    limit_s: float = 4.0,
+    longest_s: float = PHASE_S[1],
+) -> list[Tested]:
+    """So many windows of phases of 1 ms to `longest_s`, on sensors that are drawn and calibrated apart."""
+    rng = np.random.default_rng(seed)
+    tested = []
+    for number in range(windows):
+        if number % WINDOWS_A_SENSOR == 0:
+            drawn = draw(kind, rng)
+            port = bed(drawn)
+            rail = Rail(f"drawn {number // WINDOWS_A_SENSOR}", kind, drawn.address, drawn.shunt_ohm, shunt_error=0.0)
+            found = [calibrated(Monitor(port, [rail]), drawn)]
+            monitor = Monitor(port, [rail], calibrations=found)
+        tested.append(_window(monitor, drawn, rng, relative, limit_s, longest_s))
+    return tested
+
+
+test_windows.__test__ = False  # it is no test of pytest's
+
+
+def calibrated(monitor: Monitor, drawn: Drawn, seconds: float = 1.0) -> Calibration:
+    """Against the truth, as a perfect meter would tell it."""
+    rail = monitor.rails[0]
+    loads = []
+    for share in LOADS:
+        watts = share * rail.range.volts / rail.shunt_ohm * drawn.supply_volts
+        monitor.port.load(watts)
+        monitor.wait(4 * monitor.sample_s)
+        loads.append(Load(*monitor.steady(seconds)[0], watts, 0.0))
+    return calibrate(rail, loads)
+
+
+def _window(
+    monitor: Monitor, drawn: Drawn, rng: np.random.Generator, relative: float, limit_s: float, longest_s: float
+) -> Tested:
+    port = monitor.port
+    seconds = math.exp(rng.uniform(math.log(PHASE_S[0]), math.log(longest_s)))
+    cycles = round(seconds * port.clock_hz)
+    idle, above = float(rng.uniform(0.2, 1.0)), float(rng.uniform(0.3, 2.0))
+    port.load(idle)
+    monitor.wait(4 * monitor.sample_s)
+    with monitor.window("tested", relative=relative, limit_s=limit_s, seed=int(rng.integers(2**31))) as window:
+        for _ in window.replays():
+            port.load(idle + above)
+            port.wait(cycles)
+            port.load(idle)
+    seconds, reading = cycles / port.clock_hz, window.reading
+    bound = bound_j(monitor, drawn, reading, above)
+    return Tested(seconds, above * seconds, (idle + above) * seconds, reading, bound)
+
+
+def bound_j(monitor: Monitor, drawn: Drawn, reading: Reading, above_watts: float) -> float:
+    """What quantisation and sampling alone leave unknown of the energy above rest, at k = 2: of the truth, not of what
+    was found. Infinite where nothing was resolved."""
+    if reading.unresolved is not None:
+        return math.inf
+    rail, timing, facts = monitor.rails[0], monitor.timings[0], reading.facts[0]
+    longer = 1 + drawn.time_error
+    true = replace(timing, shunt_s=timing.shunt_s * longer, bus_s=timing.bus_s * longer)
+    noise = drawn.noise_volts * math.sqrt(1e-3 / (timing.shunt_s * timing.turns)) / rail.range.step_volts
+    facts = replace(
+        facts,
+        watts=facts.idle_watts + above_watts,
+        sample_s=true.sample_s,
+        current_codes=math.sqrt(noise**2 + 1 / 12),
+        edge_s=uncertainty.edge(true, monitor.poll_s),
+    )
+    return K * uncertainty.budgets(rail, true, facts)[0].bound
+
+
+def summary(tested: list[Tested]) -> dict[str, Any]:
+    """Shares and widths, as `--json` has them under `coverage`."""
+    resolved = [one for one in tested if one.reading.unresolved is None]
+    widths = [one.width for one in resolved]
+    return {
+        "windows": len(tested),
+        "resolved": len(resolved),
+        "held": sum(one.held for one in resolved) / max(len(resolved), 1),
+        "width_mean": float(np.mean(widths)) if widths else None,
+        "width_most": max(widths, default=None),
+    }

@@ -1,0 +1,258 @@
+"""A device's power monitor: its sensors set up, its sums read, its faults told."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from bitfirst_hdl.contract import codec
+from bitfirst_hdl.contract import power as contract
+
+from ..errors import DeviceError, UsageError
+from . import uncertainty
+from .calibration import Calibration, applied
+from .port import PowerPort
+from .sensors import Rail, choose_timing, descriptor, read_s, reads_back, round_s, setup
+from .windows import Window
+
+INA_ADDRESSES = range(0x40, 0x50)
+DRIFT = 2e-3  #: of the device's clock against the host's, at most
+LINK_S = 0.05  #: by which a time of the host may be off
+IDLE = 0  #: the phase of a device that does nothing
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What has been added up, [rail, phase]; `seconds` of the host when it was read; `stamp` in cycles.
+
+    charge  codes of current x cycles
+    energy  codes of current x codes of voltage x cycles
+    """
+
+    stamp: int
+    seconds: float
+    cycles: np.ndarray
+    samples: np.ndarray
+    charge: np.ndarray
+    energy: np.ndarray
+
+    def __sub__(self, before: "Sums") -> "Sums":
+        return Sums(
+            (self.stamp - before.stamp) % 2**48,
+            self.seconds - before.seconds,
+            *(getattr(self, name) - getattr(before, name) for name in contract.SUM_NAMES),
+        )
+
+
+class Monitor:
+    """The sensors of a device, set up and running.
+
+    port      the device
+    rails     what is measured, at most 4
+    sample_s  the time of a sample; None: the shortest that the bus can read
+    calibrations  of sensors; those of other ones are refused
+    clock     seconds of the host, against which the device's are checked where it is a board
+
+    unavailable  why there is nothing to measure with, or None. Then windows are there and have no figure.
+    timings      how each rail's sensor is set up
+
+    Raises `UsageError` for rails that cannot be, and for a sensor that is another one than said, or elsewhere;
+    `DeviceError` for a bus that is stuck, and for a sensor that does not keep what is written.
+    """
+
+    def __init__(
+        self,
+        port: PowerPort,
+        rails: Sequence[Rail],
+        sample_s: float | None = None,
+        calibrations: Sequence[Calibration] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if len(rails) > contract.RAILS:
+            raise UsageError(f"{len(rails)} rails are more than the device can go round: at most {contract.RAILS}")
+        addresses = [rail.address for rail in rails]
+        if len(set(addresses)) < len(addresses):
+            raise UsageError("two rails have one address: sensors on a bus need different ones")
+        self.port, self.rails, self.clock = port, tuple(rails), clock
+        self.calibrations = applied(calibrations, self.rails)
+        bus_s = round_s(self.rails, port.clock_hz)
+        self.timings = [choose_timing(rail, bus_s, sample_s) for rail in rails]
+        self.unavailable = self._open()
+        if self.unavailable is None:
+            self.clear()
+
+    @property
+    def sample_s(self) -> float:
+        """Of the slowest rail, with the longest conversions of its data sheet."""
+        pairs = zip(self.rails, self.timings, strict=True)
+        return max(timing.sample_s * (1 + rail.chip.time_error) for rail, timing in pairs)
+
+    @property
+    def poll_s(self) -> float:
+        """From a look at whether a sensor is ready to the next one."""
+        return max(read_s(rail.chip.reads[0][1], self.port.clock_hz) for rail in self.rails)
+
+    def window(self, name: str, **options: Any) -> Window:
+        """A window around what is measured; see `Window`."""
+        return Window(self, name, **options)
+
+    def steady(self, seconds: float) -> list[tuple[float, float]]:
+        """Each rail's mean watts over so many seconds of a load that does not change, as its sensor says them.
+
+        With their standard uncertainty but for gain and offset: what `calibration.Load` takes. Raises as `snapshot`.
+        """
+        before = self.snapshot()
+        self.wait(seconds)
+        sums, records = self.snapshot() - before, self.records()
+        found = []
+        for number, (rail, watts) in enumerate(zip(self.rails, self.watts(sums), strict=True)):
+            own = records[records["rail"] == number]
+            codes = float(own["current"].std()), float(own["voltage"].std())
+            volts = rail.volts(float(own["voltage"].mean()))
+            samples = int(sums.samples[number].sum())
+            found.append((float(watts), uncertainty.power_watts(rail, float(watts), volts, codes, samples)))
+        return found
+
+    # bus
+    def transfer(self, address: int, data: bytes, read: int = 0) -> int | None:
+        """Writes `data`, reads so many bytes, most significant first; None when no sensor acknowledges."""
+        fields = {"address": address, "written": len(data), "read": read, "bytes": int.from_bytes(data, "little")}
+        self.port.write(contract.TRANSFER_ROW, codec.encode(contract.Transfer, **fields)[0])
+        result = codec.decode(contract.Result, self.port.read(contract.RESULT_WORD, 1))
+        if not result["done"]:
+            raise DeviceError("the power monitor did no transfer: open the device anew")
+        return result["bytes"] if result["acknowledged"] else None
+
+    def _control(self, **fields: int) -> None:
+        self.port.write(contract.CONTROL_ROW, codec.encode(contract.Control, **fields)[0])
+
+    def _state(self) -> dict[str, int]:
+        return codec.decode(contract.State, self.port.read(contract.STATE_WORD, 1))
+
+    def _open(self) -> str | None:
+        self._control(recover=1)
+        state = self._state()
+        if not (state["sda"] and state["scl"]):
+            wire = "SDA" if state["scl"] else "SCL"
+            raise DeviceError(f"{wire} of the sensors' bus stays low: check its wires and its pull-up resistors")
+        if not self.rails:
+            return "no rail is named"
+        silent = [rail for rail in self.rails if self.transfer(rail.address, b"\x00", 2) is None]
+        if silent:
+            found = [address for address in INA_ADDRESSES if self.transfer(address, b"\x00", 2) is not None]
+            if not found:
+                return f"no sensor answers on the bus: check the wiring of {silent[0].where}"
+            places = ", ".join(f"{address:#x}" for address in found)
+            raise UsageError(f"nothing answers for {silent[0].where}; sensors answer at {places}: give that address")
+        for row in range(contract.RAILS):
+            self.port.write(contract.FIRST_RAIL_ROW + row, 0)
+        for row, (rail, timing) in enumerate(zip(self.rails, self.timings, strict=True)):
+            self._identify(rail)
+            for register, word in setup(rail, timing):
+                self._keep(rail, register, word)
+            self.port.write(contract.FIRST_RAIL_ROW + row, descriptor(rail))
+        return None
+
+    def _identify(self, rail: Rail) -> None:
+        for register, expected in rail.chip.identity.items():
+            found = self.transfer(rail.address, bytes([register]), 2)
+            if found != expected:
+                said = "nothing" if found is None else f"{found:#06x}"
+                raise UsageError(
+                    f"{rail.where} is another chip: register {register:#x} reads {said}, not {expected:#06x}; "
+                    "check kind and address"
+                )
+
+    def _keep(self, rail: Rail, register: int, word: int) -> None:
+        self.transfer(rail.address, bytes([register, word >> 8, word & 0xFF]))
+        read = self.transfer(rail.address, bytes([register]), 2)
+        if read is None or not reads_back(rail, register, word, read):
+            said = "nothing" if read is None else f"{read:#06x}"
+            raise DeviceError(
+                f"{rail.where} does not keep its set-up: register {register:#x} reads {said}, not {word:#06x}; "
+                "check kind, address and supply of the sensor"
+            )
+
+    # sums
+    def clear(self) -> None:
+        """All sums, records and faults to 0; waits until the first time is there."""
+        self._control(clear=1, run=1, record=1)
+        self.wait(3 * self.sample_s)
+
+    def close(self) -> None:
+        """Stops going round."""
+        self._control()
+
+    def wait(self, seconds: float) -> None:
+        self.port.wait(int(seconds * self.port.clock_hz) + 1)
+
+    def watts(self, sums: Sums) -> np.ndarray:
+        """Mean of each rail, as its sensor says it: no calibration."""
+        return self.joules(sums).sum(axis=1) / (sums.cycles.sum(axis=1) / self.port.clock_hz)
+
+    def joules(self, sums: Sums) -> np.ndarray:
+        """[rail, phase], as the sensors say them: no calibration."""
+        scale = np.array([rail.amps_per_code * rail.volts_per_code for rail in self.rails]) / self.port.clock_hz
+        flags = np.array([rail.chip.bus_flags for rail in self.rails])
+        return (sums.energy - flags[:, None] * sums.charge) * scale[:, None]
+
+    def snapshot(self) -> Sums:
+        """The sums as of the last round. Raises `DeviceError` for faults since `clear`, with the mend."""
+        self._control(snapshot=1, run=1, record=1)
+        state, _, stamp = self.port.read(contract.STATE_WORD, 3)
+        self._check(codec.decode(contract.State, [state]))
+        count = len(self.rails) * contract.PHASES * contract.SUM_WORDS
+        words = np.array(self.port.read(contract.FIRST_SUM_WORD, count), np.uint64).astype(np.int64)
+        sums = words.reshape(len(self.rails), contract.PHASES, contract.SUM_WORDS)
+        return Sums(stamp % 2**48, self.clock(), *np.moveaxis(sums, -1, 0))
+
+    def records(self) -> np.ndarray:
+        """The last samples, the oldest first: fields stamp (cycles), phase, rail, current, voltage (codes)."""
+        recorded = self._state()["recorded"]
+        words = self.port.read(contract.FIRST_RECORD_WORD, contract.RECORDS * contract.RECORD_WORDS)
+        kind = [("stamp", np.int64), ("phase", int), ("rail", int), ("current", np.int64), ("voltage", np.int64)]
+        low, high = np.array(words, np.uint64).reshape(-1, 2).T
+        table = np.zeros(contract.RECORDS, kind)
+        table["stamp"] = (low & np.uint64(2**48 - 1)).astype(np.int64)
+        table["phase"] = (low >> np.uint64(48)).astype(int) & 0xFF
+        table["rail"] = (low >> np.uint64(56)).astype(int)
+        table["current"] = (high & np.uint64(2**32 - 1)).astype(np.uint32).astype(np.int32)
+        table["voltage"] = (high >> np.uint64(32)).astype(np.int64)
+        # those written while this was read are left out: they stand where the oldest ones were
+        table = np.roll(table, -(recorded % contract.RECORDS)) if recorded >= contract.RECORDS else table[:recorded]
+        ordered = np.concatenate([[True], np.diff(table["stamp"]) >= 0]) if len(table) else np.zeros(0, bool)
+        return table[np.cumprod(ordered[::-1])[::-1].astype(bool)] if not ordered.all() else table
+
+    def _check(self, state: dict[str, int]) -> None:
+        for number, rail in enumerate(self.rails):
+            if state["silent"] >> number & 1:
+                raise DeviceError(f"{rail.where} stopped answering in a window: check its wires, then measure again")
+            if state["saturated"] >> number & 1:
+                raise DeviceError(
+                    f"the current of {rail.where} reached the end of its range, {rail.range.volts / rail.shunt_ohm:.4g}"
+                    " A: give a larger most_amps, or take a smaller shunt"
+                )
+        for name, text in _FAULTS.items():
+            if state[name]:
+                raise DeviceError(text)
+
+    def check_clock(self, sums: Sums) -> None:
+        """Raises `DeviceError` when a board's clock does not go as the host's, by more than `DRIFT`."""
+        if self.port.provenance != "measured" or sums.seconds <= 0:
+            return
+        device_s = sums.stamp / self.port.clock_hz
+        slack = DRIFT * sums.seconds + LINK_S + 2 * self.sample_s
+        if abs(device_s - sums.seconds) > slack:
+            raise DeviceError(
+                f"the device's clock drifts: {device_s:.3f} s of it are {sums.seconds:.3f} s of the host; "
+                f"check that it runs at {self.port.clock_hz / 1e6:g} MHz"
+            )
+
+
+_FAULTS = {
+    "overflow": "a sum of the power monitor left 63 bits: measure shorter windows",
+    "late": "a sensor gave no sample for 2**24 cycles, and energy is missing: check its wires, measure again",
+    "crowded": "phases follow one another faster than samples can be told apart: take a shorter sample_s",
+    "stretched": "a chip held SCL of the sensors' bus for over 25 ms: check its supply and its wires",
+}

@@ -1,0 +1,282 @@
+"""Sensors as data, and how one is set up: INA226 (SBOS547), INA228 (SLYS021), INA219 (SBOS448).
+
+Each converts the volts across the shunt, then those at the load, and begins again. What the volts across the shunt are
+worth is the host's: the chips' own registers of current and power are not used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bitfirst_hdl.contract import codec
+from bitfirst_hdl.contract import power as contract
+from bitfirst_hdl.contract.power import Role
+
+from ..errors import UsageError
+
+_AVERAGES = (1, 4, 16, 64, 128, 256, 512, 1024)
+_FIELD_BITS = 12  # of a `RailRead` in `Rail`
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range of the shunt's input: full scale and a step of its register, in volts; `code` is the chip's field."""
+
+    volts: float
+    step_volts: float
+    code: int
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a data sheet says of a sensor; times are typical.
+
+    identity            register -> what it reads
+    ranges              the narrowest one first
+    bus_step_volts, bus_volts    a step of the register of the volts at the load, and its end
+    bus_flags           what other bits of that register add to its number when it is ready
+    shunt_us, bus_us    conversions that can be chosen, by field
+    averages            turns of both of which a sample is the mean, by field; of INA219 of each alone
+    time_error          the most by which a conversion is longer; shorter likewise, by `shorter_error`
+    offset_volts, gain_error, bus_offset_volts, bus_gain_error    limits, at 25 degrees
+    reads               (register, bytes, role) of a sample; `ready_bit` as in the contract's `Rail`
+    """
+
+    kind: str
+    identity: dict[int, int]
+    ranges: tuple[Range, ...]
+    bus_step_volts: float
+    bus_volts: float
+    bus_flags: int
+    shunt_us: tuple[int, ...]
+    bus_us: tuple[int, ...]
+    averages: tuple[int, ...]
+    time_error: float
+    shorter_error: float
+    offset_volts: float
+    gain_error: float
+    bus_offset_volts: float
+    bus_gain_error: float
+    reads: tuple[tuple[int, int, Role], ...]
+    ready_bit: int
+
+
+_INA226 = Chip(
+    kind="ina226",
+    identity={0xFE: 0x5449, 0xFF: 0x2260},
+    ranges=(Range(81.92e-3, 2.5e-6, 0),),
+    bus_step_volts=1.25e-3,
+    bus_volts=36,
+    bus_flags=0,
+    shunt_us=(140, 204, 332, 588, 1100, 2116, 4156, 8244),
+    bus_us=(140, 204, 332, 588, 1100, 2116, 4156, 8244),
+    averages=_AVERAGES,
+    time_error=0.1,
+    shorter_error=0.0,
+    offset_volts=10e-6,
+    gain_error=1e-3,
+    bus_offset_volts=7.5e-3,
+    bus_gain_error=1e-3,
+    reads=((0x06, 2, Role.READY), (0x01, 2, Role.CURRENT), (0x02, 2, Role.VOLTAGE)),
+    ready_bit=3,
+)
+_INA228 = Chip(
+    kind="ina228",
+    identity={0x3E: 0x5449, 0x3F: 0x2281},
+    ranges=(Range(40.96e-3, 78.125e-9, 1), Range(163.84e-3, 312.5e-9, 0)),
+    bus_step_volts=195.3125e-6,
+    bus_volts=85,
+    bus_flags=0,
+    shunt_us=(50, 84, 150, 280, 540, 1052, 2074, 4120),
+    bus_us=(50, 84, 150, 280, 540, 1052, 2074, 4120),
+    averages=_AVERAGES,
+    time_error=0.01,
+    shorter_error=0.01,
+    offset_volts=1e-6,
+    gain_error=0.5e-3,
+    bus_offset_volts=2.5e-3,
+    bus_gain_error=0.5e-3,
+    reads=((0x0B, 2, Role.READY), (0x04, 3, Role.CURRENT), (0x05, 3, Role.VOLTAGE)),
+    ready_bit=1,
+)
+_INA219 = Chip(
+    kind="ina219",
+    identity={},  # it has none: its register of the configuration must keep what is written
+    ranges=tuple(Range(40e-3 * 2**code, 10e-6, code) for code in range(4)),
+    bus_step_volts=0.5e-3,  # of the register as a whole: bits 15 to 3 are steps of 4 mV
+    bus_volts=32,
+    bus_flags=2,
+    shunt_us=(532,),
+    bus_us=(532,),
+    averages=(1, 2, 4, 8, 16, 32, 64, 128),
+    time_error=0.1,
+    shorter_error=0.0,
+    offset_volts=100e-6,
+    gain_error=5e-3,
+    bus_offset_volts=4e-3,
+    bus_gain_error=5e-3,
+    # reading the register of the power is what makes it not ready any more
+    reads=((0x02, 2, Role.READY), (0x01, 2, Role.CURRENT), (0x03, 2, Role.NONE)),
+    ready_bit=1,
+)
+CHIPS = {chip.kind: chip for chip in (_INA226, _INA228, _INA219)}
+
+
+@dataclass(frozen=True)
+class Rail:
+    """A supply that is measured.
+
+    name        for people
+    kind        one of `CHIPS`
+    address     on the I2C bus, 7 bits
+    shunt_ohm   of the shunt
+    most_amps   the largest current that is expected; None: as wide as the chip can
+    shunt_error by which the shunt may be off, relative; most are 1 % parts. A calibration takes its place
+    serial      of the board that carries sensor and shunt, as the user names it: a calibration is for one alone
+
+    Raises `UsageError` for an unknown kind, an address that no chip has, a shunt that is missing or cannot be.
+    """
+
+    name: str
+    kind: str
+    address: int
+    shunt_ohm: float | None = None
+    most_amps: float | None = None
+    shunt_error: float = 0.01
+    serial: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in CHIPS:
+            raise UsageError(f"sensor {self.kind!r} of {self.name} is unknown; choose from {', '.join(CHIPS)}")
+        if not 0x08 <= self.address <= 0x77:
+            raise UsageError(f"address {self.address:#x} of {self.name} must be 0x08 to 0x77; INA sensors have 0x40 on")
+        if self.shunt_ohm is None:
+            raise UsageError(f"{self.name} has no shunt_ohm: give the ohms of its shunt, which is printed on it")
+        if not 0 < self.shunt_ohm < 1000:
+            raise UsageError(f"shunt_ohm = {self.shunt_ohm} of {self.name} must be over 0, in ohms")
+        if not 0 <= self.shunt_error < 1:
+            raise UsageError(
+                f"shunt_error = {self.shunt_error} of {self.name} must be 0 or more, below 1: 0.01 for 1 %"
+            )
+        if self.most_amps is not None and not 0 < self.most_amps * self.shunt_ohm <= self.chip.ranges[-1].volts:
+            limit = self.chip.ranges[-1].volts / self.shunt_ohm
+            raise UsageError(f"most_amps = {self.most_amps} of {self.name} must be 0 to {limit:.4g} A at this shunt")
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.kind]
+
+    @property
+    def range(self) -> Range:
+        """The narrowest one that `most_amps` fit."""
+        volts = self.chip.ranges[-1].volts if self.most_amps is None else self.most_amps * self.shunt_ohm
+        return next(one for one in self.chip.ranges if volts <= one.volts)
+
+    @property
+    def amps_per_code(self) -> float:
+        return self.range.step_volts / self.shunt_ohm
+
+    @property
+    def volts_per_code(self) -> float:
+        return self.chip.bus_step_volts
+
+    def volts(self, code: float) -> float:
+        """At the load, of a number as read."""
+        return (code - self.chip.bus_flags) * self.volts_per_code
+
+    @property
+    def where(self) -> str:
+        return f"{self.name} ({self.kind} at {self.address:#x})"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a rail's sensor is set up: fields of the chip, seconds of the conversions of a turn, turns a sample."""
+
+    shunt_field: int
+    bus_field: int
+    average_field: int
+    shunt_s: float
+    bus_s: float
+    turns: int
+
+    @property
+    def sample_s(self) -> float:
+        return (self.shunt_s + self.bus_s) * self.turns
+
+    @property
+    def gap_s(self) -> float:
+        """Of a turn, in which the shunt is not looked at."""
+        return self.bus_s
+
+
+def timings(chip: Chip) -> list[Timing]:
+    """All that can be chosen, the shortest sample first; the load's volts take as little as they can."""
+    if chip.kind == "ina219":
+        sets = (Timing(0, 0, i, chip.shunt_us[0] * n * 1e-6, 532e-6, 1) for i, n in enumerate(chip.averages))
+    else:
+        sets = (
+            Timing(field, 0, i, us * 1e-6, chip.bus_us[0] * 1e-6, n)
+            for field, us in enumerate(chip.shunt_us)
+            for i, n in enumerate(chip.averages)
+        )
+    return sorted(sets, key=lambda timing: (timing.sample_s, timing.turns))
+
+
+MARGIN = 1.1  #: of a sample's time, over what the bus takes
+
+
+def choose_timing(rail: Rail, bus_s: float, wanted_s: float | None = None) -> Timing:
+    """The shortest sample of at least `wanted_s` that the bus, which takes `bus_s` for a round, can read.
+
+    Raises `UsageError` when the sensor has none so long.
+    """
+    least = max(bus_s * MARGIN / (1 - rail.chip.shorter_error), (wanted_s or 0) * (1 - 1e-9))
+    for timing in timings(rail.chip):
+        if timing.sample_s >= least:
+            return timing
+    longest = timings(rail.chip)[-1].sample_s
+    raise UsageError(f"a sample of {least:.3g} s is longer than {rail.where} can: at most {longest:.3g} s")
+
+
+def setup(rail: Rail, timing: Timing) -> list[tuple[int, int]]:
+    """(register, 16 bits) to write, in this order; each reads back as written."""
+    shunt, bus, average, code = timing.shunt_field, timing.bus_field, timing.average_field, rail.range.code
+    if rail.kind == "ina226":
+        return [(0x06, 0), (0x00, 0x4000 | average << 9 | bus << 6 | shunt << 3 | 7)]
+    if rail.kind == "ina228":
+        # 0x0B, bit 15: with it reading the register is what makes it not ready any more
+        return [(0x00, code << 4), (0x0B, 0x8000), (0x01, 0xB000 | bus << 9 | shunt << 6 | average)]
+    return [(0x00, 0x2000 | code << 11 | 8 << 7 | (8 | average) << 3 | 7)]
+
+
+#: bits of a register that read back otherwise than written
+_FLAGS = {("ina226", 0x06): 0x1C, ("ina228", 0x0B): 0x0FFF}
+
+
+def reads_back(rail: Rail, register: int, written: int, read: int) -> bool:
+    return not (written ^ read) & ~_FLAGS.get((rail.kind, register), 0)
+
+
+def descriptor(rail: Rail) -> int:
+    """The word of the contract's `Rail`."""
+    reads = 0
+    for place, (register, size, role) in enumerate(rail.chip.reads):
+        word = codec.encode(contract.RailRead, register=register, bytes=size, role=int(role))[0]
+        reads |= word << _FIELD_BITS * place
+    return codec.encode(contract.Rail, address=rail.address, enabled=1, ready=rail.chip.ready_bit, reads=reads)[0]
+
+
+_READ_BITS = 31  # START, address, register, START, address and STOP, with acknowledges
+_QUARTER_NS, _LEAST_BIT_CYCLES = 650, 10  # as the gateware's I2C master has them
+_SLACK_BITS = 6
+
+
+def read_s(size: int, clock_hz: float) -> float:
+    """Seconds that the bus takes to read a register of so many bytes."""
+    quarter = -(-clock_hz * _QUARTER_NS // 10**9)
+    return (_READ_BITS + 9 * size + _SLACK_BITS) * max(4 * quarter, _LEAST_BIT_CYCLES) / clock_hz
+
+
+def round_s(rails: Sequence[Rail], clock_hz: float) -> float:
+    """Seconds that the bus takes for a round of these rails."""
+    return sum(read_s(size, clock_hz) for rail in rails for _, size, _ in rail.chip.reads)

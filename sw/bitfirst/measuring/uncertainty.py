@@ -1,0 +1,138 @@
+"""What the joules of a window may be off by; docs/measuring.md derives it. Standard uncertainties, k = 1."""
+
+import math
+from dataclasses import dataclass
+
+from .calibration import Calibration
+from .sensors import Rail, Timing
+
+K = 2
+RECTANGLE = math.sqrt(3)  #: a limit over the standard deviation of what is anywhere within it
+_HARMONICS = 100
+
+
+def quantisation(deviation: float) -> float:
+    """Steps, of the mean of many numbers that were rounded and vary by `deviation` steps, rms.
+
+    Noise below a step does not average the rounding away: each harmonic of its sawtooth stays, less what the noise
+    takes of it. `deviation` is of the rounded numbers, of which a half may be the rounding itself.
+    """
+    variance = max(0.0, deviation**2 - 0.25)
+    return math.sqrt(
+        sum(math.exp(-4 * (math.pi * k) ** 2 * variance) / (2 * (math.pi * k) ** 2) for k in range(1, _HARMONICS))
+    )
+
+
+def edge(timing: Timing, poll_s: float, alone: bool = True) -> float:
+    """Seconds by which an edge between two powers counts at another time than it is, rms.
+
+    The shunt is not looked at while the volts are converted, and a sample is seen ready up to `poll_s` late. A rail
+    that is not `alone` may miss whole samples.
+    """
+    gap_s = timing.gap_s if alone else timing.sample_s
+    return math.sqrt((gap_s**2 + poll_s**2) / 12)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a rail's windows, all replays together, as they were measured.
+
+    watts, idle_watts   while it runs, and at rest; `volts` of both
+    run_s, replays      of one run; how many
+    window_s, idle_s    all windows, with the rest between the runs; all idles
+    sample_s            from one sample to the next
+    current_codes, voltage_codes   deviations of single samples at rest, in steps
+    edge_s              as of `edge`
+    """
+
+    watts: float
+    idle_watts: float
+    volts: float
+    run_s: float
+    replays: int
+    window_s: float
+    idle_s: float
+    sample_s: float
+    current_codes: float
+    voltage_codes: float
+    edge_s: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Joules of one run, by their cause."""
+
+    gain: float
+    offset: float
+    edge: float
+    quantisation: float
+    noise: float
+
+    @property
+    def joules(self) -> float:
+        return math.hypot(self.gain, self.offset, self.edge, self.quantisation, self.noise)
+
+    @property
+    def bound(self) -> float:
+        """Of it what quantisation and sampling alone make."""
+        return math.hypot(self.edge, self.quantisation, self.noise)
+
+    @property
+    def systematic(self) -> float:
+        """Of it what no replay makes less."""
+        return math.hypot(self.gain, self.offset, self.quantisation)
+
+
+def relative_gain(rail: Rail, volts: float, calibration: Calibration | None) -> float:
+    if calibration is not None:
+        return calibration.gain_error
+    chip = rail.chip
+    limits = rail.shunt_error, chip.gain_error, chip.bus_gain_error, chip.bus_offset_volts / max(volts, 1e-3)
+    return math.hypot(*limits) / RECTANGLE
+
+
+def offset_watts(rail: Rail, timing: Timing, volts: float, calibration: Calibration | None) -> float:
+    if calibration is not None:
+        return calibration.offset_error_watts
+    cut = rail.amps_per_code / 2 if timing.turns > 1 else 0.0  # means are cut towards zero
+    return (rail.chip.offset_volts / rail.shunt_ohm + cut) * volts / RECTANGLE
+
+
+def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration | None = None) -> tuple[Budget, Budget]:
+    """Of the energy above rest, and of the whole."""
+    dynamic = facts.watts - facts.idle_watts
+    gain = relative_gain(rail, facts.volts, calibration)
+    offset = offset_watts(rail, timing, facts.volts, calibration) * facts.run_s
+    edges = facts.edge_s * abs(dynamic) * math.sqrt(2 / facts.replays)
+    current_step, voltage_step = _steps_watts(rail, facts.volts)
+    current = current_step * quantisation(facts.current_codes)
+    voltage = voltage_step * quantisation(facts.voltage_codes)
+    at_run, at_rest = (math.hypot(current, voltage * watts) for watts in (facts.watts, facts.idle_watts))
+    noise = _noise_j(rail, facts)
+    above = Budget(gain * abs(dynamic) * facts.run_s, 0.0, edges, math.hypot(at_run, at_rest) * facts.run_s, noise)
+    whole = Budget(gain * facts.watts * facts.run_s, offset, edges, at_run * facts.run_s, noise)
+    return above, whole
+
+
+def power_watts(rail: Rail, watts: float, volts: float, codes: tuple[float, float], samples: int) -> float:
+    """What the mean power of so many samples may be off by, of quantisation and noise; `codes` as in `Facts`."""
+    steps = _steps_watts(rail, volts)
+    factors = 1.0, watts
+    rounding = (step * factor * quantisation(code) for step, factor, code in zip(steps, factors, codes, strict=True))
+    noise = (step * factor * code for step, factor, code in zip(steps, factors, codes, strict=True))
+    return math.hypot(*rounding, math.hypot(*noise) / math.sqrt(max(samples, 1)))
+
+
+def _steps_watts(rail: Rail, volts: float) -> tuple[float, float]:
+    """Watts of a step of the current; of one of the volts, a watt."""
+    flags = 8 if rail.chip.bus_flags else 1  # bits of flags below the number
+    return rail.amps_per_code * volts, flags * rail.volts_per_code / max(volts, 1e-3)
+
+
+def _noise_j(rail: Rail, facts: Facts) -> float:
+    """Noise of the samples in the windows, and in the idles that are taken off them."""
+    current, voltage = _steps_watts(rail, facts.volts)
+    codes = facts.current_codes, facts.voltage_codes / (8 if rail.chip.bus_flags else 1)
+    watts = math.hypot(current * codes[0], voltage * facts.watts * codes[1])
+    own, idle = facts.window_s * facts.sample_s, facts.window_s**2 * facts.sample_s / facts.idle_s
+    return watts * math.sqrt(own + idle) / facts.replays

@@ -1,0 +1,321 @@
+"""Windows: rest, run, rest, interleaved, until the joules of a run are known well enough."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..energy import Energy, Scope, unavailable
+from ..errors import UsageError
+from . import uncertainty
+from .uncertainty import Budget, Facts, K
+
+if TYPE_CHECKING:
+    from .monitor import Monitor, Sums
+
+IDLE_PHASE = 0
+LEAST_SAMPLES = 20  #: in the runs of a window together
+LEAST_STEPS = 20  #: of the current above rest, summed over those samples
+IDLE_SAMPLES = 60  #: of a rest, at least
+BLOCK_S = 0.5  #: of replays between two rests, about
+MOST_IN_BLOCK = 1000
+PAD_SAMPLES = 3  #: of rest around the runs of a block
+SPREAD = 3.0  #: of what blocks scatter over what they should: from there on their own scatter counts
+SHARE = 1 / 3  #: of the random part in the systematic one, below which replays help no more
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a window found of one run.
+
+    total, dynamic   all of it, and what is above rest
+    seconds, replays of one run; how many the figures are the mean of
+    watts_idle       of the rests around
+    budgets          of `dynamic` and `total`, a pair a rail; standard uncertainties, in joules
+    facts            that they come from, by rail
+    unresolved       why there is no figure, or None
+    """
+
+    name: str
+    total: Energy
+    dynamic: Energy
+    seconds: float = 0.0
+    replays: int = 0
+    watts_idle: float = 0.0
+    budgets: tuple[tuple[Budget, Budget], ...] = ()
+    facts: tuple[Facts, ...] = ()
+    unresolved: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """A row of `phases` in `--json`."""
+        return {
+            "name": self.name,
+            "energy_j": self.total.total_j,
+            "uncertainty_j": self.total.uncertainty_j,
+            "dynamic_j": self.dynamic.total_j,
+            "dynamic_uncertainty_j": self.dynamic.uncertainty_j,
+            "provenance": str(self.total.provenance),
+            "scope": str(self.total.scope),
+            "extrapolated": self.total.extrapolated,
+            "seconds": self.seconds,
+            "replays": self.replays,
+            "idle_watts": self.watts_idle,
+            "unresolved": self.unresolved,
+        }
+
+
+def none(name: str, why: str, scope: Scope = Scope.BOARD) -> Reading:
+    """Of what could not be measured."""
+    return Reading(name, unavailable(scope), unavailable(scope), unresolved=why)
+
+
+@dataclass
+class _Block:
+    """Rest, or runs with rest around: what was added up, and when."""
+
+    sums: "Sums"
+    middle: int  # stamp
+    runs: int = 0
+
+
+@dataclass
+class Window:
+    """`with monitor.window("forward") as w:` measures the body; `for _ in w.replays(): ...` inside it does it again and
+    again. `w.reading` is there behind it.
+
+    phase     that the device is set to in a run; None: the body sets its own, none of them 0
+    relative  the uncertainty (k = 2) of the energy above rest, relative, that replays go on for
+    limit_s   seconds of the device after which no further replays begin
+    seed      of the rests between replays, which are drawn so that samples fall everywhere
+
+    Nothing is read from the device in a run: sums are read before and behind. Raises `DeviceError` for faults of
+    sensors in the window. What cannot be resolved has no figure, and `reading.unresolved` says why.
+    """
+
+    monitor: "Monitor"
+    name: str
+    phase: int | None = 1
+    relative: float = 0.01
+    limit_s: float = 60.0
+    scope: Scope = Scope.BOARD
+    seed: int = 0
+    reading: Reading | None = None
+    _idles: list[_Block] = field(default_factory=list)
+    _blocks: list[_Block] = field(default_factory=list)
+
+    def __enter__(self) -> "Window":
+        if not 0 < self.relative < 1:
+            raise UsageError(f"relative = {self.relative} of a window must be over 0 and below 1: 0.01 for 1 %")
+        if self.phase is not None and not 0 < self.phase < 8:
+            raise UsageError(f"phase = {self.phase} of a window must be 1 to 7; 0 is rest")
+        if self.monitor.unavailable is None:
+            self._rng = np.random.default_rng(self.seed)
+            self._codes: list[np.ndarray] = []
+            self._begin_s = self.monitor.clock()
+            self._idle(IDLE_SAMPLES * self.monitor.sample_s)
+            self._begin()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            if self.monitor.unavailable is None:
+                self.monitor.port.phase(IDLE_PHASE)
+            return
+        if self.monitor.unavailable is not None:
+            self.reading = none(self.name, self.monitor.unavailable, self.scope)
+            return
+        if self._open:
+            self._finish()
+        self.reading = self._evaluate()
+
+    def replays(self) -> Iterator[int]:
+        """Numbers of runs, each to be done once; ends when the joules are known well enough, or time is over."""
+        yield 0
+        if self.monitor.unavailable is not None:
+            return
+        number, in_block = 1, 1
+        while self._open:
+            runs_s = self._spent_s() / self._runs
+            if self._runs < min(in_block, MOST_IN_BLOCK):
+                self._next()
+                yield number
+                number += 1
+                continue
+            self._finish()
+            if self._enough():
+                return
+            in_block = max(1, round(BLOCK_S / max(runs_s, 1e-6)))
+            self._begin()
+            yield number
+            number += 1
+
+    # what is done
+    def _begin(self) -> None:
+        self._first = self.monitor.snapshot()
+        self._runs, self._open = 1, True
+        self._rest(PAD_SAMPLES)
+        self._set()
+
+    def _next(self) -> None:
+        self.monitor.port.phase(IDLE_PHASE)
+        self._rest(0)
+        self._runs += 1
+        self._set()
+
+    def _finish(self) -> None:
+        self.monitor.port.phase(IDLE_PHASE)
+        self._rest(PAD_SAMPLES)
+        block = self._block(self._first, self._runs)
+        self._blocks.append(block)
+        self._open = False
+        window_s = block.sums.stamp / self.monitor.port.clock_hz
+        self._idle(max(IDLE_SAMPLES * self.monitor.sample_s, min(window_s, BLOCK_S)))
+
+    def _set(self) -> None:
+        if self.phase is not None:
+            self.monitor.port.phase(self.phase)
+
+    def _rest(self, samples: int) -> None:
+        self.monitor.wait((samples + self._rng.random()) * self.monitor.sample_s)
+
+    def _idle(self, seconds: float) -> None:
+        first = self.monitor.snapshot()
+        self.monitor.wait(seconds)
+        self._idles.append(self._block(first))
+        records = self.monitor.records()
+        begin = self._idles[-1].middle - self._idles[-1].sums.stamp // 2
+        self._codes.append(records[(records["stamp"] > begin + 1) & (records["phase"] == IDLE_PHASE)])
+
+    def _block(self, first: "Sums", runs: int = 0) -> _Block:
+        last = self.monitor.snapshot()
+        sums = last - first
+        self.monitor.check_clock(sums)
+        return _Block(sums, first.stamp + sums.stamp // 2, runs)
+
+    def _spent_s(self) -> float:
+        """Seconds of a run in the window so far, all runs of this block; of the block before while there is none."""
+        if not self._blocks:
+            return BLOCK_S
+        block = self._blocks[-1]
+        return self._runs * block.sums.stamp / block.runs / self.monitor.port.clock_hz
+
+    def _all_s(self) -> float:
+        stamps = sum(block.sums.stamp for block in (*self._blocks, *self._idles))
+        return stamps / self.monitor.port.clock_hz
+
+    def _enough(self) -> bool:
+        if self._all_s() >= self.limit_s:
+            return True
+        reading = self._evaluate()
+        if reading.unresolved is not None:
+            return False
+        if reading.dynamic.uncertainty_j <= self.relative * reading.dynamic.total_j:
+            return True
+        random = math.hypot(*(math.hypot(above.edge, above.noise) for above, _ in reading.budgets))
+        return random < SHARE * math.hypot(*(above.systematic for above, _ in reading.budgets))
+
+    # what it says
+    def _evaluate(self) -> Reading:
+        rails = range(len(self.monitor.rails))
+        found = [self._rail(rail) for rail in rails]
+        refused = next((one for one in found if isinstance(one, str)), None)
+        if refused is not None:
+            return none(self.name, refused, self.scope)
+        dynamic = sum(one[0] for one in found)
+        total = sum(one[1] for one in found)
+        pairs = tuple(one[2] for one in found)
+        u_dynamic, u_total = (K * math.hypot(*(pair[i].joules for pair in pairs)) for i in (0, 1))
+        if u_dynamic >= abs(dynamic):
+            why = f"{self.name}: {dynamic:.3g} J above rest cannot be told from nothing (k = 2: {u_dynamic:.3g} J)"
+            return none(self.name, f"{why}; replay it longer, or take a larger shunt", self.scope)
+        provenance = self.monitor.port.provenance
+        facts = found[0][3]
+        return Reading(
+            self.name,
+            Energy(total, u_total, provenance, self.scope),
+            Energy(dynamic, u_dynamic, provenance, self.scope),
+            facts.run_s,
+            facts.replays,
+            sum(one[3].idle_watts for one in found),
+            pairs,
+            tuple(one[3] for one in found),
+        )
+
+    def _rail(self, rail: int) -> tuple[float, float, tuple[Budget, Budget], Facts] | str:
+        """Joules above rest and in all of one run, by one rail; or why there are none."""
+        monitor, calibration = self.monitor, self.monitor.calibrations[rail]
+        clock_hz, descriptor = monitor.port.clock_hz, monitor.rails[rail]
+        gain = calibration.gain if calibration else 1.0
+        offset = calibration.offset_watts if calibration else 0.0
+        idle_at = np.array([block.middle for block in self._idles], float)
+        idle_watts = np.array([monitor.watts(block.sums)[rail] for block in self._idles]) * gain + offset
+        runs = sum(block.runs for block in self._blocks)
+        cycles = np.array([block.sums.cycles[rail].sum() for block in self._blocks])
+        busy = np.array([block.sums.cycles[rail, 1:].sum() for block in self._blocks])
+        joules = np.array([monitor.joules(block.sums)[rail].sum() for block in self._blocks]) * gain
+        joules += offset * cycles / clock_hz
+        at_rest = np.interp([block.middle for block in self._blocks], idle_at, idle_watts)
+        above = joules - at_rest * cycles / clock_hz
+        dynamic, run_s = above.sum() / runs, busy.sum() / clock_hz / runs
+        rest_watts = float(at_rest @ busy / max(busy.sum(), 1))
+        samples = sum(int(block.sums.samples[rail, 1:].sum()) for block in self._blocks)
+        volts = self._volts(rail)
+        steps = dynamic * runs / (descriptor.amps_per_code * volts * monitor.sample_s)
+        if (refused := self._too_short(samples, steps)) is not None:
+            return refused
+        sums = [block.sums for block in self._blocks]
+        facts = Facts(
+            watts=rest_watts + dynamic / run_s,
+            idle_watts=rest_watts,
+            volts=volts,
+            run_s=run_s,
+            replays=runs,
+            window_s=cycles.sum() / clock_hz,
+            idle_s=sum(block.sums.stamp for block in self._idles) / clock_hz,
+            sample_s=monitor.timings[rail].sample_s,
+            current_codes=self._deviation(rail, "current"),
+            voltage_codes=self._deviation(rail, "voltage"),
+            edge_s=uncertainty.edge(monitor.timings[rail], monitor.poll_s, len(monitor.rails) == 1),
+        )
+        pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
+        return dynamic, dynamic + rest_watts * run_s, self._scattered(pair, above, sums), facts
+
+    def _too_short(self, samples: int, steps: float) -> str | None:
+        if samples < LEAST_SAMPLES:
+            return (
+                f"{self.name} is too short: {samples} samples in its runs, {LEAST_SAMPLES} are needed; replay it, "
+                "or take a shorter sample_s"
+            )
+        if abs(steps) < LEAST_STEPS:
+            return (
+                f"{self.name} is too small: {abs(steps):.1f} steps of the sensor above rest, {LEAST_STEPS} are needed; "
+                "replay it, or take a larger shunt"
+            )
+        return None
+
+    def _volts(self, rail: int) -> float:
+        charge = sum(float(block.sums.charge[rail].sum()) for block in self._blocks)
+        energy = sum(float(block.sums.energy[rail].sum()) for block in self._blocks)
+        return self.monitor.rails[rail].volts(energy / charge) if charge else 0.0
+
+    def _deviation(self, rail: int, name: str) -> float:
+        """Of single samples at rest, around the mean of their idle."""
+        parts = [records[name][records["rail"] == rail] for records in self._codes]
+        parts = [part - part.mean() for part in parts if len(part) > 1]
+        count = sum(len(part) - 1 for part in parts)
+        return math.sqrt(sum(float(part @ part) for part in parts) / count) if count else 1.0
+
+    def _scattered(self, pair: tuple[Budget, Budget], above: np.ndarray, sums: list["Sums"]) -> tuple[Budget, Budget]:
+        """With what the blocks scatter as their noise, where that is far more than it should: another load beside."""
+        if len(above) < 4:
+            return pair
+        runs = np.array([block.runs for block in self._blocks])
+        each = above / runs
+        mean = above.sum() / runs.sum()
+        scatter = math.sqrt(float(runs @ (each - mean) ** 2) / (len(above) - 1) / runs.sum())
+        if scatter <= SPREAD * math.hypot(pair[0].edge, pair[0].noise, pair[0].quantisation):
+            return pair
+        return tuple(Budget(one.gain, one.offset, one.edge, one.quantisation, scatter) for one in pair)

@@ -1,0 +1,144 @@
+"""Joules of windows against the truth: intervals hold it, are no wider than they must be, and broken ones fail."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from bitfirst.errors import UsageError
+from bitfirst.measuring import calibration, coverage, uncertainty
+from bitfirst.measuring.calibration import Load
+from bitfirst.measuring.monitor import Monitor
+from bitfirst.measuring.sensors import Rail
+from power_port import Part, PowerPortModel
+
+HELD, WIDTH, WINDOWS = 0.93, 1.5, 60
+WATTS, IDLE = 1.5, 0.5
+
+
+def bed(drawn: coverage.Drawn) -> PowerPortModel:
+    fields = asdict(drawn)
+    seed = fields.pop("seed")
+    return PowerPortModel([Part(**fields)], seed=seed)
+
+
+def measured(seconds: float = 0.01, watts: float = WATTS, rail: Rail | None = None, **options):
+    """A window over a load, of a sensor with no error but those in `options` that are a part's."""
+    errors = {name: options.pop(name) for name in list(options) if name in Part.__dataclass_fields__}
+    port = PowerPortModel([Part("ina226", 0x40, 0.1, noise_volts=2e-6, **errors)])
+    port.load(IDLE)
+    rail = rail or Rail("5V", "ina226", 0x40, 0.1, shunt_error=0)
+    monitor = Monitor(port, [rail], calibrations=options.pop("calibrations", ()))
+    with monitor.window("forward", **options) as window:
+        for _ in window.replays():
+            port.run(seconds, watts)
+    return window.reading
+
+
+@pytest.mark.parametrize("kind", ["ina226", "ina228", "ina219"])
+def test_intervals_hold_the_truth(kind):
+    tested = coverage.test_windows(kind, bed, WINDOWS, seed=5, longest_s=0.3)
+    found = coverage.summary(tested)
+    assert found["resolved"] == WINDOWS
+    assert found["held"] >= HELD and found["width_most"] <= WIDTH
+    halved = [replace(one, reading=_with_width(one.reading, 0.5)) for one in tested]
+    assert coverage.summary(halved)["held"] < HELD
+    doubled = [replace(one, reading=_with_width(one.reading, 2)) for one in tested]
+    assert coverage.summary(doubled)["width_mean"] > WIDTH
+
+
+def _with_width(reading, factor):
+    def scaled(energy):
+        return replace(energy, uncertainty_j=energy.uncertainty_j * factor)
+
+    return replace(reading, dynamic=scaled(reading.dynamic), total=scaled(reading.total))
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_gain_is_held_within_the_data_sheet_and_not_beyond(times):
+    reading = measured(0.1, relative=0.002, gain_error=times * 1e-3)
+    truth = (WATTS - IDLE) * 0.1
+    held = abs(reading.dynamic.total_j - truth) <= reading.dynamic.uncertainty_j
+    assert held == (times == 1)
+
+
+def test_an_offset_is_in_the_whole_alone():
+    clean, offset = measured(0.1, relative=0.002), measured(0.1, relative=0.002, offset_volts=10e-6)
+    assert offset.dynamic.total_j == pytest.approx(clean.dynamic.total_j, rel=1e-3)
+    assert offset.total.total_j - clean.total.total_j == pytest.approx(10e-6 / 0.1 * 5 * 0.1, rel=0.3)
+
+
+def test_replays_go_on_until_it_is_known_well_enough_or_time_is_over():
+    few, many = measured(1e-3, relative=0.05), measured(1e-3, relative=0.006)
+    assert few.replays < many.replays
+    assert many.dynamic.uncertainty_j <= 0.006 * many.dynamic.total_j
+    assert measured(1e-3, relative=1e-3, limit_s=0.3).replays < many.replays
+
+
+def test_what_cannot_be_resolved_is_refused():
+    short = measured(1e-3, limit_s=1e-6)
+    assert short.total.provenance == "unavailable" and "too short" in short.unresolved
+    small = measured(0.02, watts=IDLE + 5e-5, limit_s=1e-6)
+    assert "too small" in small.unresolved
+    nothing = measured(1.0, watts=IDLE + 8e-5, limit_s=1e-6)
+    assert "cannot be told from nothing" in nothing.unresolved
+    with pytest.raises(UsageError, match="relative"):
+        measured(relative=0)
+    with pytest.raises(UsageError, match="1 to 7"):
+        measured(phase=0)
+
+
+def test_without_a_sensor_work_goes_on():
+    port = PowerPortModel([])
+    done = []
+    with Monitor(port, [Rail("5V", "ina226", 0x40, 0.1)]).window("forward") as window:
+        done.extend(window.replays())
+    assert done == [0] and window.reading.as_dict()["provenance"] == "unavailable"
+    assert "no sensor answers" in window.reading.unresolved
+
+
+def test_a_calibration_takes_gain_and_offset_off(tmp_path):
+    rail = Rail("5V", "ina226", 0x40, 0.1, serial="7")
+    loads = [Load(0.5 * 1.01 + 0.002, 1e-5, 0.5, 0.0), Load(3 * 1.01 + 0.002, 1e-5, 3.0, 0.0)]
+    found = calibration.calibrate(rail, loads)
+    assert found.gain == pytest.approx(1 / 1.01) and found.offset_watts == pytest.approx(-0.002 / 1.01)
+    calibration.save(tmp_path / "c.json", [found])
+    assert calibration.load(tmp_path / "c.json") == [found]
+    reading = measured(0.1, relative=0.002, gain_error=0.01, rail=rail, calibrations=[found])
+    assert abs(reading.dynamic.total_j - 0.1) <= reading.dynamic.uncertainty_j < 0.002 * 0.1
+    other = Rail("5V", "ina226", 0x40, 0.1, serial="8")
+    with pytest.raises(UsageError, match="another sensor.*serial 7"):  # noqa: RUF043
+        measured(rail=other, calibrations=[found])
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds no calibration"):
+        calibration.load(tmp_path / "bad.json")
+    with pytest.raises(UsageError, match="too near"):
+        calibration.calibrate(rail, [loads[0], replace(loads[0], sensor_watts=0.51, meter_watts=0.501)])
+    with pytest.raises(UsageError, match="check the ohms"):
+        calibration.calibrate(rail, [loads[0], replace(loads[1], sensor_watts=30)])
+
+
+def test_rounding_is_what_noise_leaves_of_it():
+    """`quantisation` against rounding itself, of levels anywhere in a step."""
+    rng = np.random.default_rng(0)
+    levels = rng.uniform(0, 1, 4000)
+    for noise in 0.0, 0.2, 0.4, 0.8:
+        rounded = np.rint(levels[:, None] + noise * rng.standard_normal((4000, 400)))
+        variance = np.mean(rounded.var(axis=1))
+        found = np.mean((rounded.mean(axis=1) - levels) ** 2) - variance / 400
+        assumed = uncertainty.quantisation(float(np.sqrt(variance)))
+        assert found <= assumed**2 * 1.03 + variance / 400 / 10
+        assert assumed < 0.3
+    assert uncertainty.quantisation(0.0) == pytest.approx(12**-0.5, rel=0.03)
+    assert uncertainty.quantisation(3.0) < 1e-6
+
+
+@pytest.mark.parametrize("share", [1.0, 0.8, 0.5])
+def test_edges_scatter_as_derived(share):
+    """Edges anywhere in a sample of 1 s that sees the shunt for `share` of it: joules of all phases, and of its own."""
+    edge = np.random.default_rng(0).random(200_000)
+    seen = np.clip((share - edge) / share, 0, 1)
+    gap = 1 - share
+    assert np.std(seen - (1 - edge)) == pytest.approx(gap / 12**0.5, abs=1e-3)
+    assert np.mean(seen - (1 - edge)) == pytest.approx(-gap / 2, abs=1e-3)
+    own = seen * (1 - edge) - (1 - edge), (1 - seen) * edge - edge  # behind a rising edge, before a falling one
+    assert sum(np.mean(error) for error in own) < -0.3
