@@ -8,8 +8,11 @@ import pytest
 import torch
 from bitfirst.board import BoardDevice
 from bitfirst.command import Command
-from bitfirst.errors import DeviceError
+from bitfirst.errors import DeviceError, UsageError
 from bitfirst.golden.commands import GoldenDevice
+from bitfirst.measuring.board_port import BoardPort
+from bitfirst.measuring.monitor import Monitor
+from bitfirst.measuring.sensors import Rail
 from bitfirst.quantiser import quantise
 from bitfirst.transports import RtlTransport
 from bitfirst_hdl.config import CONFIGS, FEATURES
@@ -39,6 +42,23 @@ def read(first: int, count: int = 1) -> Command:
 def board():
     with BoardDevice("rtl", RtlTransport(WITH), WITH) as board:
         yield board
+
+
+def test_a_device_without_a_sensor_works_on_and_has_no_figure(board):
+    port = BoardPort(board)
+    before = board.counters()["cycles"]
+    port.wait(12_345)
+    assert 12_345 <= board.counters()["cycles"] - before < 13_000
+    monitor = Monitor(port, [Rail("5V", "ina226", ADDRESS, shunt_ohm=0.1)])
+    assert "no sensor answers on the bus" in monitor.unavailable
+    with monitor.window("forward") as window:
+        runs = [1 for _ in window.replays()]
+    assert runs == [1] and window.reading.total.provenance == "unavailable" and window.reading.total.total_j is None
+
+
+def test_a_device_without_the_feature_is_refused():
+    with bitfirst.open("model:tiny") as model, pytest.raises(UsageError, match="model:tiny has no power monitor"):
+        BoardPort(model)
 
 
 def state(board: BoardDevice) -> dict[str, int]:

@@ -5,10 +5,11 @@
 //   RECV  least bytes    run the clock until that many bytes have come out, or until the device is idle and has taken
 //                        every whole word of input; answer with all bytes that came out
 //   TRACE 0 or 1         stop or start writing waveforms
+//   WAIT  cycles         run the clock for so long, whatever the device does; no answer
 //   QUIT  0              end; so does the end of standard input
 // Answer to RECV: one byte outcome, eight bytes clock cycles since reset, eight bytes count, then that many bytes.
 //
-// The clock runs inside RECV alone, so simulated time is a function of the messages.
+// The clock runs inside RECV and WAIT alone, so simulated time is a function of the messages.
 
 #include <poll.h>
 #include <unistd.h>
@@ -30,7 +31,7 @@ namespace {
 
 constexpr uint64_t POLL_CYCLES = 1 << 16;
 constexpr uint64_t HALF_PERIOD_PS = 5000;
-enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4 };
+enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4, WAIT = 5 };
 enum Outcome : uint8_t { DONE = 0, CYCLE_LIMIT = 1, HOST_GONE = 2 };
 
 constexpr size_t WORD_BYTES = LINK_BITS / 8;
@@ -107,6 +108,10 @@ public:
         input.erase(input.begin(), input.begin() + static_cast<ptrdiff_t>(taken));
         taken = 0;
         input.insert(input.end(), bytes.begin(), bytes.end());
+    }
+
+    void wait(uint64_t count) {
+        for (; count; --count) tick();
     }
 
     void set_tracing(bool on) { tracing = on; }
@@ -214,6 +219,9 @@ void serve() {
                 break;
             case TRACE:
                 board->set_tracing(argument != 0);
+                break;
+            case WAIT:
+                board->wait(argument);
                 break;
             case QUIT:
                 return;

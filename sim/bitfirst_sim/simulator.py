@@ -12,7 +12,7 @@ from bitfirst_hdl.config import ArrayConfig
 
 from . import build
 
-SEND, RECV, TRACE, QUIT = 1, 2, 3, 4
+SEND, RECV, TRACE, QUIT, WAIT = 1, 2, 3, 4, 5
 CYCLE_LIMIT = 200_000_000
 
 
@@ -49,7 +49,7 @@ def _check_trace(path: Path) -> None:
 class Simulator:
     """One simulated board, reset, with its clock standing.
 
-    Time passes in `receive` alone, so cycles are a function of the calls made. Not thread safe.
+    Time passes in `receive` and `advance` alone, so cycles are a function of the calls made. Not thread safe.
 
     config       which device; compiled on first use, then taken from the cache
     trace        file for waveforms (VCD); tracing starts on
@@ -103,6 +103,10 @@ class Simulator:
         if outcome:
             raise LinkError(f"the device is neither done nor idle at cycle {cycles}; it hangs, or raise cycle_limit")
         return data
+
+    def advance(self, cycles: int) -> None:
+        """Run the clock for so long, whatever the device does; `cycles` has it after the next `receive`."""
+        self._message(WAIT, cycles)
 
     def set_tracing(self, on: bool) -> None:
         """Write waveforms from here on, or stop; only with `trace`."""

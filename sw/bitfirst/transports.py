@@ -46,7 +46,7 @@ class Transport(Protocol):
 
 
 class RtlTransport:
-    """The compiled RTL. Its clock runs only inside `read`, and stops when the device is idle.
+    """The compiled RTL. Its clock runs only inside `read` and `advance`, and stops when the device is idle.
 
     link_cycles  fields of `bitfirst_sim.simulator.Schedule`: random cycles in which the link does not move
     """
@@ -74,6 +74,11 @@ class RtlTransport:
             self._simulator.send(b"".join(self._outbox))
             self._outbox.clear()
         return self._simulator.receive(min_bytes)
+
+    def advance(self, cycles: int) -> None:
+        """Let so many cycles pass, behind all that was written before."""
+        self.read(0, self.timeout_s)
+        self._simulator.advance(cycles)
 
     @property
     def cycles(self) -> int:
