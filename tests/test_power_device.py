@@ -18,6 +18,7 @@ from bitfirst.transports import RtlTransport
 from bitfirst_hdl.config import CONFIGS, FEATURES
 from bitfirst_hdl.contract import codec, power
 from bitfirst_hdl.contract.packets import Opcode, Space, Status
+from bitfirst_sim.supply import Supply
 
 TINY = CONFIGS["tiny"]
 WITH = replace(TINY, features=FEATURES, clock_khz=2_000)
@@ -105,3 +106,40 @@ def test_a_device_without_sensors_has_no_such_space(command):
     assert GoldenDevice(TINY).execute(command)[0] == Status.BAD_SPACE
     with bitfirst.open("rtl:tiny") as board, pytest.raises(DeviceError, match="BAD_SPACE"):
         board.execute(command)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    path = tmp_path_factory.mktemp("power") / "with.toml"
+    path.write_text('base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "power"]\n')
+    with bitfirst.open(f"rtl:{path}?sensor=ina226") as board:
+        yield board
+
+
+def test_a_window_on_the_simulated_sensor_tells_the_joules_taken(measured):
+    """One window: that intervals hold the truth as often as they should is no matter of one."""
+    transport, monitor = measured.transport, Monitor(BoardPort(measured), [Rail("5V", "ina226", ADDRESS, 0.1)])
+    x, w = (quantise(torch.rand(shape), 8) for shape in ((8, 8, 8, 8), (8, 8, 3, 3)))
+    before = transport.joules()
+    with monitor.window("forward", relative=0.03) as window:
+        runs = [measured.conv2d(x, w) for _ in window.replays()]
+    taken = (transport.joules()[1] - before[1]) / len(runs)
+    reading = window.reading
+    at_rest = reading.seconds * Supply(()).idle_watts
+    assert reading.total.provenance == reading.dynamic.provenance == "simulated" and not reading.total.extrapolated
+    assert abs(reading.total.total_j - taken) < reading.total.uncertainty_j < 0.02 * taken
+    assert reading.dynamic.total_j == pytest.approx(taken - at_rest, rel=0.03)  # as asked for
+    for wrong in 1.05 * taken, 0.95 * taken:  # as by a shunt of another value
+        assert abs(reading.total.total_j - wrong) > reading.total.uncertainty_j
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("rtl:power?sensor=ina999", "sensor = 'ina999' in .* is unknown; choose from ina226, ina228, ina219"),
+        ("rtl:tiny?sensor=ina226", "rtl:tiny.* has no pins for a sensor: take a configuration with the feature power"),
+    ],
+)
+def test_senseless_sensors_are_one_line(url, message):
+    with pytest.raises(UsageError, match=message):
+        bitfirst.open(url)

@@ -25,6 +25,7 @@ from bitfirst_hdl.config import ArrayConfig
 from . import units
 
 HARNESS = Path(__file__).with_name("harness.cpp")
+SENSOR_HEADERS = [Path(__file__).with_name(name) for name in ("rails.hpp", "sensors.hpp")]
 WRAPPER = Path(__file__).with_name("wrapper.sv")
 SENSORS = Path(__file__).with_name("sensors.hpp")
 SENSORS_LIBRARY = Path(__file__).with_name("sensors.cpp")
@@ -156,13 +157,16 @@ def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool 
     defines = {"CORE": top, "LINK_BITS": link_bits, "EDGE": edge, "UNITS": max(1, count)}
     verilator_flags = [*VERILATOR_FLAGS, *(f"+define+{name}={value}" for name, value in defines.items())]
     verilator_flags += ["--trace-vcd"] if trace else []
-    verilator_flags += ["+define+SENSORS"] if _has_sensors(core) else []
+    if _has_sensors(core):
+        verilator_flags += ["+define+SENSORS"]
+        flags += ["-DSENSORS"]
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
     key = _digest(
         core,
         clocks,
         HARNESS.read_text(),
+        [header.read_text() for header in SENSOR_HEADERS] if _has_sensors(core) else [],
         WRAPPER.read_text(),
         verilator_flags,
         _verilator("--version"),

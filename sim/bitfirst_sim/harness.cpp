@@ -6,6 +6,7 @@
 //                        every whole word of input; answer with all bytes that came out
 //   TRACE 0 or 1         stop or start writing waveforms
 //   WAIT  cycles         run the clock for so long, whatever the device does; no answer
+//   JOULES 0             answer with what the device has taken in each of 8 phases, as doubles: the truth behind sensors
 //   QUIT  0              end; so does the end of standard input
 // Answer to RECV: one byte outcome, eight bytes clock cycles since reset, eight bytes count, then that many bytes.
 //
@@ -23,6 +24,9 @@
 
 #include "Vcore.h"
 #include "Vcore__Dpi.h"
+#ifdef SENSORS
+#include "rails.hpp"
+#endif
 #if VM_TRACE
 #include "verilated_vcd_c.h"
 #endif
@@ -31,7 +35,7 @@ namespace {
 
 constexpr uint64_t POLL_CYCLES = 1 << 16;
 constexpr uint64_t HALF_PERIOD_PS = 5000;
-enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4, WAIT = 5 };
+enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4, WAIT = 5, JOULES = 6 };
 enum Outcome : uint8_t { DONE = 0, CYCLE_LIMIT = 1, HOST_GONE = 2 };
 
 constexpr size_t WORD_BYTES = LINK_BITS / 8;
@@ -192,6 +196,9 @@ private:
 };
 
 Board* board;  // there is one, for `serve` and for the Verilog
+#ifdef SENSORS
+sensors::Rails* rails;  // likewise
+#endif
 
 bool answer(const Board& board, Outcome outcome) {
     uint8_t head[17];
@@ -223,6 +230,11 @@ void serve() {
             case WAIT:
                 board->wait(argument);
                 break;
+#ifdef SENSORS
+            case JOULES:
+                if (!write_all(rails->joules, sizeof rails->joules)) return;
+                break;
+#endif
             case QUIT:
                 return;
             default:
@@ -238,6 +250,14 @@ void exchange(svBit taken, svBit given, const svBitVecVal* word, svBit* offered,
     board->exchange(taken, given, word, offered, next_word, takes);
 }
 
+#ifdef SENSORS
+void sense(svBit scl_low, svBit sda_low, const svBitVecVal* work, const svBitVecVal* phase, svBit* scl, svBit* sda) {
+    rails->cycle(scl_low, sda_low, *work, *phase);
+    *scl = rails->bus.scl_high() && !scl_low;
+    *sda = rails->bus.sda_high() && !sda_low;
+}
+#endif
+
 void resting_unit_changes(const char* unit_name, const char* register_name) {
     std::fprintf(stderr, "%s changes %s in cycle %llu, in which it rests\n", unit_name, register_name,
                  static_cast<unsigned long long>(board->cycles));
@@ -245,13 +265,17 @@ void resting_unit_changes(const char* unit_name, const char* register_name) {
 }
 
 int main(int argc, char** argv) {
-    if (argc != 6) {
-        std::fprintf(stderr, "usage: simulator CYCLE_LIMIT SEED INPUT_IDLE OUTPUT_STALL TRACE_PATH\n");
+    if (argc != 7) {
+        std::fprintf(stderr, "usage: simulator CYCLE_LIMIT SEED INPUT_IDLE OUTPUT_STALL TRACE_PATH RAILS\n");
         return 2;
     }
     const auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
     Board only({number(1), number(2), number(3), number(4), argv[5]});
     board = &only;
+#ifdef SENSORS
+    sensors::Rails all(argv[6]);
+    rails = &all;
+#endif
     serve();
     return 0;
 }

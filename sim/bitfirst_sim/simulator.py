@@ -11,8 +11,10 @@ from bitfirst.errors import LinkError, UsageError
 from bitfirst_hdl.config import ArrayConfig
 
 from . import build
+from .supply import Supply
 
-SEND, RECV, TRACE, QUIT, WAIT = 1, 2, 3, 4, 5
+SEND, RECV, TRACE, QUIT, WAIT, JOULES = 1, 2, 3, 4, 5, 6
+PHASES = 8  # of which joules are told apart
 CYCLE_LIMIT = 200_000_000
 
 
@@ -56,6 +58,7 @@ class Simulator:
     schedule     idle and stall cycles on the link; none by default
     cycle_limit  most cycles in one `receive`
     verilog      other Verilog with the ports of `bitfirst_hdl.top.Core`
+    supply       of a device with the feature "power": what it takes, and the sensors that see it; by default no sensor
     """
 
     def __init__(
@@ -65,12 +68,14 @@ class Simulator:
         schedule: Schedule | None = None,
         cycle_limit: int = CYCLE_LIMIT,
         verilog: str | None = None,
+        supply: Supply | None = None,
     ) -> None:
         if trace is not None:
             _check_trace(Path(trace))  # before the minutes of compiling
         text = build.core_verilog(config) if verilog is None else verilog
         program = build.build_simulator(text, config.link_bits, trace=trace is not None)
         arguments = [str(cycle_limit), *(schedule or Schedule()).arguments(), str(trace or "")]
+        arguments.append("" if supply is None else supply.numbers(config.clock_khz * 1e3))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
@@ -107,6 +112,12 @@ class Simulator:
     def advance(self, cycles: int) -> None:
         """Run the clock for so long, whatever the device does; `cycles` has it after the next `receive`."""
         self._message(WAIT, cycles)
+
+    def joules(self) -> list[float]:
+        """What the device has taken in each phase: the truth, which no sensor tells."""
+        self._message(JOULES, 0)
+        self._process.stdin.flush()
+        return list(struct.unpack(f"<{PHASES}d", self._read(8 * PHASES)))
 
     def set_tracing(self, on: bool) -> None:
         """Write waveforms from here on, or stop; only with `trace`."""

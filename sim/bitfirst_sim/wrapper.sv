@@ -35,6 +35,19 @@ module unit_clock #(
     assign moves = wanted | (left != 0);
 endmodule
 
+`ifdef SENSORS
+// The feature "power": what the device pulls low on the sensors' bus, and what it did in this cycle, for the watts that
+// it takes: an array step, a cycle of a LOAD, of an UPDATE, words of the link. Returned are the wires' levels in the next.
+import "DPI-C" function void sense(
+    input bit scl_low,
+    input bit sda_low,
+    input bit [4:0] work,
+    input bit [2:0] phase,
+    output bit scl,
+    output bit sda
+);
+`endif
+
 module simulated (
     input clk,
     input [`UNITS-1:0] clocks,
@@ -44,6 +57,7 @@ module simulated (
     wire rx_ready, tx_valid, idle;
 `ifdef SENSORS
     wire scl_low, sda_low;
+    bit scl = 1, sda = 1, next_scl, next_sda;
 `endif
     wire [`LINK_BITS-1:0] tx_payload;
     bit rx_valid = 0, tx_ready = 0, offered, takes;
@@ -58,9 +72,9 @@ module simulated (
         .tx__valid(tx_valid),
         .tx__payload(tx_payload),
         .tx__ready(tx_ready),
-`ifdef SENSORS  // the feature "power": a bus with no chip on it
-        .scl_i(~scl_low),
-        .sda_i(~sda_low),
+`ifdef SENSORS
+        .scl_i(scl),
+        .sda_i(sda),
         .scl_low(scl_low),
         .sda_low(sda_low),
 `endif
@@ -75,5 +89,23 @@ module simulated (
         rx_valid <= offered;
         rx_payload <= next_word;
         tx_ready <= takes;
+`ifdef SENSORS
+        sense(
+            scl_low,
+            sda_low,
+            {
+                core.counters.tx_words,
+                core.counters.rx_words,
+                core.counters.update_cycles,
+                core.counters.load_cycles,
+                core.counters.array_steps
+            },
+            core.power.phase[2:0],
+            next_scl,
+            next_sda
+        );
+        scl <= next_scl;
+        sda <= next_sda;
+`endif
     end
 endmodule

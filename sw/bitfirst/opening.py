@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import torch
@@ -30,7 +31,7 @@ KINDS = {
 }
 _OPTIONS = {
     "model": ("counting", "device"),
-    "rtl": ("record", "seed", "input_idle", "output_stall"),
+    "rtl": ("record", "seed", "input_idle", "output_stall", "sensor"),
     "serial": ("record", "baud", "config"),
     "tcp": ("record", "config"),
     "udp": ("record", "config"),
@@ -47,7 +48,8 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
             `udp://HOST:PORT` or `replay:FILE`; CONFIG is the name of a configuration or a .toml file. Boards take
             `config=CONFIG` too and are refused when they were built with another one; all but `model` take
             `record=FILE`. `model?counting=0` computes the same numbers but counts no cycles, which is faster;
-            `model?device=cuda` (or cpu, cuda:1) computes on this device of PyTorch's
+            `model?device=cuda` (or cpu, cuda:1) computes on this device of PyTorch's; `rtl:power?sensor=ina226` (or
+            ina228, ina219) has a simulated supply with that sensor at address 0x40, on 0.1 ohm
     trace   file for waveforms (`rtl` only)
     record  file that gets all bytes of the link, for `replay:`
 
@@ -129,7 +131,7 @@ def _transport(
     kind: str, url: str, rest: str, options: dict[str, str], config: ArrayConfig | None, trace: str | Path | None
 ) -> Transport:
     if kind == "rtl":
-        return RtlTransport(config, trace, _link_cycles(url, options))
+        return RtlTransport(config, trace, _link_cycles(url, options), _supply(url, config, options.get("sensor")))
     if kind == "replay":
         return ReplayTransport(_required(rest, url, kind))
     if kind == "serial":
@@ -159,6 +161,20 @@ def _link_cycles(url: str, options: dict[str, str]) -> dict[str, float]:
             except ValueError:
                 raise UsageError(f"{name} = {options[name]!r} in {url} is no number: give it as {kind(0)!r}") from None
     return values
+
+
+def _supply(url: str, config: ArrayConfig | None, kind: str | None) -> Any:
+    """A simulated supply with this sensor, None without one. Raises `UsageError` where there can be none."""
+    if kind is None:
+        return None
+    from bitfirst_sim.sensors import KINDS, SimulatedRail
+    from bitfirst_sim.supply import Supply
+
+    if kind not in KINDS:
+        raise UsageError(f"sensor = {kind!r} in {url} is unknown; choose from {', '.join(KINDS)}")
+    if config is None or not config.measures:
+        raise UsageError(f"{url} has no pins for a sensor: take a configuration with the feature power, as rtl:power")
+    return Supply((SimulatedRail(kind),))
 
 
 def _required(path: str, url: str, kind: str) -> str:

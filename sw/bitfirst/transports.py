@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import codec, datagrams, packets
@@ -49,6 +49,7 @@ class RtlTransport:
     """The compiled RTL. Its clock runs only inside `read` and `advance`, and stops when the device is idle.
 
     link_cycles  fields of `bitfirst_sim.simulator.Schedule`: random cycles in which the link does not move
+    supply       a `bitfirst_sim.supply.Supply`: sensors, of a device with the feature "power"
     """
 
     deterministic = True
@@ -59,11 +60,12 @@ class RtlTransport:
         config: ArrayConfig,
         trace: str | Path | None = None,
         link_cycles: Mapping[str, float] = MappingProxyType({}),
+        supply: Any = None,
     ) -> None:
         from bitfirst_sim.simulator import Schedule, Simulator  # needs a compiler; a board does not
 
         self.name = "the simulated device"
-        self._simulator = Simulator(config, trace=trace, schedule=Schedule(**link_cycles))
+        self._simulator = Simulator(config, trace=trace, schedule=Schedule(**link_cycles), supply=supply)
         self._outbox: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -74,6 +76,11 @@ class RtlTransport:
             self._simulator.send(b"".join(self._outbox))
             self._outbox.clear()
         return self._simulator.receive(min_bytes)
+
+    def joules(self) -> list[float]:
+        """What the device has taken in each phase, which no board tells."""
+        self.read(0, self.timeout_s)
+        return self._simulator.joules()
 
     def advance(self, cycles: int) -> None:
         """Let so many cycles pass, behind all that was written before."""

@@ -1,0 +1,71 @@
+// The supply of a simulated device and the sensors on it: what the device does takes joules, which the sensors see.
+//
+// The device takes so many watts at rest, and joules for each event of a cycle. The sensors see the mean of the last
+// `SPAN` cycles, as behind the supply's capacitors; each rail carries the whole of it.
+
+#ifndef BITFIRST_RAILS_HPP
+#define BITFIRST_RAILS_HPP
+
+#include <sstream>
+#include <string>
+
+#include "sensors.hpp"
+
+namespace sensors {
+
+constexpr int SPAN = 64, EVENTS = 5, PHASES = 8;
+
+class Rails {
+public:
+    // Numbers with spaces between them: clock in Hz, watts at rest, joules of each event, how many rails, then each
+    // rail's fields in their order. Nothing: no chip, and no joules.
+    explicit Rails(const std::string& numbers) {
+        std::istringstream in(numbers);
+        size_t count = 0;
+        in >> clock_hz >> idle_watts;
+        for (auto& joules : event_joules) in >> joules;
+        in >> count;
+        for (size_t i = 0; i < count; ++i) {
+            Rail rail;
+            in >> rail.kind >> rail.address >> rail.shunt_ohm >> rail.supply_volts >> rail.source_ohm;
+            in >> rail.offset_volts >> rail.gain_error >> rail.bus_offset_volts >> rail.bus_gain_error;
+            in >> rail.time_error >> rail.noise_volts >> rail.bus_noise_volts >> rail.die_celsius;
+            in >> rail.stops_s >> rail.seed;
+            bus.add(rail);
+        }
+        if (!numbers.empty() && !in) throw std::invalid_argument("rails: " + numbers);
+        for (size_t i = 0; i < bus.size(); ++i) bus.chip(i).set_watts(0, idle_watts);
+    }
+
+    void cycle(bool scl_low, bool sda_low, unsigned work, unsigned phase) {
+        double taken = idle_watts / clock_hz;
+        for (int i = 0; i < EVENTS; ++i)
+            if (work >> i & 1) taken += event_joules[i];
+        joules[phase] += taken;
+        span_joules += taken;
+        ++cycles;
+        if (cycles % SPAN == 0) {
+            const double watts = span_joules * clock_hz / SPAN;
+            for (size_t i = 0; i < bus.size(); ++i) bus.chip(i).set_watts(now(), watts);
+            span_joules = 0;
+        }
+        if (scl_low == was_scl_low && sda_low == was_sda_low) return;
+        was_scl_low = scl_low;
+        was_sda_low = sda_low;
+        bus.drive(now(), scl_low, sda_low);
+    }
+
+    Bus bus;
+    double joules[PHASES] = {};
+
+private:
+    double now() const { return static_cast<double>(cycles) / clock_hz; }
+
+    double clock_hz = 1, idle_watts = 0, event_joules[EVENTS] = {}, span_joules = 0;
+    uint64_t cycles = 0;
+    bool was_scl_low = false, was_sda_low = false;
+};
+
+}  // namespace sensors
+
+#endif

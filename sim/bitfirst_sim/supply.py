@@ -1,0 +1,38 @@
+"""What a simulated device takes from its supply, and the sensors there."""
+
+import math
+from dataclasses import astuple, dataclass
+
+from .sensors import SimulatedRail
+
+NEVER_S = 1e300  # for `inf`, which not every C++ library reads
+
+
+@dataclass(frozen=True)
+class Supply:
+    """Of no board: numbers with which a clock of some MHz takes a watt or so, half of it for work.
+
+    rails          with a chip each, that all carry the whole current
+    idle_watts     whatever the device does
+    *_joules       for each array step, each cycle of a LOAD and of an UPDATE, and each word of the link
+    """
+
+    rails: tuple[SimulatedRail, ...]
+    idle_watts: float = 0.5
+    step_joules: float = 250e-9
+    load_joules: float = 80e-9
+    update_joules: float = 80e-9
+    rx_word_joules: float = 50e-9
+    tx_word_joules: float = 50e-9
+
+    def numbers(self, clock_hz: float) -> str:
+        """As rails.hpp reads them."""
+        joules = self.step_joules, self.load_joules, self.update_joules, self.rx_word_joules, self.tx_word_joules
+        numbers = [clock_hz, self.idle_watts, *joules, len(self.rails)]
+        for rail in self.rails:
+            kind, *others = astuple(rail)
+            numbers += [
+                int(kind.removeprefix("ina")),
+                *(NEVER_S if math.isinf(number) else number for number in others),
+            ]
+        return " ".join(map(repr, numbers))
