@@ -12,6 +12,7 @@ import numpy as np
 from .sensors import Timing
 
 GRID = 24  #: points a variable, that means are taken over
+DRAWS = 20_000  #: of edges
 
 
 def _spread(low: float, high: float) -> np.ndarray:
@@ -45,8 +46,13 @@ def edge_covariance(timing: Timing, sample_s: float, seen_s: tuple[float, float]
     """[2, 2] in s^2: of what a watt more from an edge on is counted as too much, before the edge and behind it."""
     scale = sample_s / timing.sample_s
     turn_s, shunt_s = sample_s / timing.turns, timing.shunt_s * scale
-    late, place = (part.ravel() for part in np.meshgrid(_spread(*seen_s), _spread(0, sample_s)))
-    at = place + late  # of the edge, since the conversions of its sample began
+    rng = np.random.default_rng(0)
+    earlier, late, later = rng.uniform(
+        *seen_s, (3, DRAWS)
+    )  # at which the sample before, this one, and the next are seen
+    length = sample_s + late - earlier
+    place = rng.random(DRAWS) * length
+    at = earlier + place  # of the edge, since the conversions of its sample began
     begins = np.arange(timing.turns) * turn_s
 
     def share(edge: np.ndarray) -> np.ndarray:
@@ -55,7 +61,8 @@ def edge_covariance(timing: Timing, sample_s: float, seen_s: tuple[float, float]
 
     own, following = share(at), share(at - sample_s)
     before = own * place
-    behind = own * (sample_s - place) + following * sample_s - (2 * sample_s - place)
+    rest, after = length - place, sample_s + later - late
+    behind = own * rest + following * after - (rest + after)
     return np.cov(before, behind, bias=True)
 
 

@@ -293,6 +293,7 @@ class Window:
             current_codes=self._deviation(rail, "current"),
             voltage_codes=self._deviation(rail, "voltage"),
             edge_s=uncertainty.edge(monitor.timings[rail], monitor.poll_s, len(monitor.rails) == 1),
+            steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s),
         )
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
         return dynamic, dynamic + rest_watts * run_s, self._scattered(pair, above, sums), facts
@@ -370,6 +371,19 @@ class Window:
                 "replay it, or take a larger shunt"
             )
         return None
+
+    def _steps_watts(self, rail: int, gain: float, rest_watts: float, above_watts: float) -> float:
+        """As in `Facts`; phases without an order are taken as if rest was between them."""
+        sums = [block.sums for block in self._blocks]
+        cycles = sum(one.cycles[rail] for one in sums) / self.monitor.port.clock_hz
+        joules = sum(self.monitor.joules(one)[rail] for one in sums) * gain
+        numbers = [number for number, _ in self.order] or [number for number in range(1, len(cycles)) if cycles[number]]
+        if len(numbers) == 1:
+            return math.sqrt(2) * abs(above_watts)
+        above = [joules[number] / max(cycles[number], 1e-9) - rest_watts for number in numbers]
+        if self.order:
+            return math.hypot(*np.diff(above, prepend=0.0, append=0.0))
+        return math.sqrt(2) * math.hypot(*above)
 
     def _volts(self, rail: int) -> float:
         charge = sum(float(block.sums.charge[rail].sum()) for block in self._blocks)
