@@ -28,6 +28,7 @@ class Part:
     bus_gain_error: float = 0.0
     time_error: float = 0.0
     noise_volts: float = 0.0  # of a conversion of 1 ms
+    bus_noise_volts: float = 0.0
     keeps: bool = True  # what is written
 
 
@@ -84,6 +85,7 @@ class Chip:
         most = round(self.range.volts / self.range.step_volts)
         current = int(np.clip(np.rint(volts / self.range.step_volts), -most, most - 1))
         bus = part.supply_volts * (1 + part.bus_gain_error) + part.bus_offset_volts
+        bus += part.bus_noise_volts * np.sqrt(1e-3 / (timing.bus_s * timing.turns)) * self.rng.standard_normal()
         step = self.data.bus_step_volts * (8 if self.data.bus_flags else 1)
         voltage = int(np.rint(bus / step)) * (8 if self.data.bus_flags else 1) + self.data.bus_flags
         return current, voltage

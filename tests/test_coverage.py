@@ -166,7 +166,9 @@ def step_windows(kind: str, count: int, seed: int) -> list[tuple[list[tuple[floa
             for _ in window.replays():
                 for number, (seconds, watts) in zip(STEP, parts, strict=True):
                     port.phase(number)
-                    port.run(seconds, watts)
+                    port.load(watts)
+                    port.wait(round(seconds * port.clock_hz))
+                port.load(IDLE)
         found.append((parts, window))
     return found
 

@@ -29,6 +29,7 @@ SENSOR_HEADERS = [Path(__file__).with_name(name) for name in ("rails.hpp", "sens
 WRAPPER = Path(__file__).with_name("wrapper.sv")
 SENSORS = Path(__file__).with_name("sensors.hpp")
 SENSORS_LIBRARY = Path(__file__).with_name("sensors.cpp")
+POWER_HARNESS = Path(__file__).with_name("power_harness.cpp")
 VERILATOR_FLAGS = ("--cc", "--prefix", "Vcore", "--top-module", "simulated")
 VERILATOR_FLAGS += ("--no-assert", "--no-timing", "--timescale", "1ps/1ps")
 VERILATOR_FLAGS += ("--x-assign", "fast", "--x-initial", "fast", "-O3", "--output-split", "20000")
@@ -202,6 +203,34 @@ def build_sensors(header: str | None = None) -> Path:
         _run([*compiler, SENSORS_LIBRARY.name, "-o", LIBRARY], mend, cwd=directory)
 
     return _library(make, compiler, header, SENSORS_LIBRARY.read_text())
+
+
+def build_power_simulator(text: str) -> Path:
+    """Compile the Verilog of `bitfirst_hdl.power.monitor.PowerMonitor`, module `monitor`, into a shared library with
+    its sensors, for `power_simulator`; its path, from the cache if it is there.
+
+    Raises `BuildError` when a tool is missing or fails.
+    """
+    compiler = [*find_compiler(), *LIBRARY_FLAGS, "-DVL_TIME_CONTEXT", "-pthread"]
+    sources = {path.name: path.read_text() for path in (SENSORS, POWER_HARNESS)}
+    text = text.replace("@(posedge clk)", "@(edge clk)")  # one evaluation a cycle
+    flags = [flag if flag != "Vcore" else "Vmonitor" for flag in VERILATOR_FLAGS]
+    flags = [flag if flag != "simulated" else "monitor" for flag in flags]
+    mend = "see that the C++ compiler and its headers are complete (Debian, Ubuntu: `apt install g++`)"
+
+    def make(directory: Path) -> None:
+        for name, source in {**sources, "monitor.v": text}.items():
+            (directory / name).write_text(source)
+        _verilator(*flags, "-Mdir", "model", "monitor.v", cwd=directory)
+        include = _verilator_root() / "include"
+        command = [*compiler, "-I", include, "-I", include / "vltstd", "-I", "model"]
+        objects = [f"{name}.o" for name in RUNTIME_SOURCES]
+        for name, target in zip(RUNTIME_SOURCES, objects, strict=True):
+            _run([*command, *SLOW_FLAGS, "-c", include / name, "-o", target], mend, cwd=directory)
+        sources_made = [*(directory / "model").glob("*.cpp"), POWER_HARNESS.name]
+        _run([*command, *sources_made, *objects, "-o", LIBRARY], mend, cwd=directory)
+
+    return _library(make, compiler, text, sources, flags, _verilator("--version"))
 
 
 def _library(make: Callable[[Path], None], compiler: list[str], *parts: object) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,9 @@ from .windows import Reading
 WINDOWS_A_SENSOR = 10  #: then another one is drawn and calibrated
 LOADS = (0.1, 0.9)  #: of full scale, in a calibration
 PHASE_S = (1e-3, 1.0)
-NOISE_VOLTS = {"ina226": 1.5e-6, "ina228": 1.9e-6, "ina219": 3e-6}  #: rms at the shunt, in a conversion of 1 ms
+#: rms at the shunt and at the load, in a conversion of 1 ms
+NOISE_VOLTS = {"ina226": (1.5e-6, 0.6e-3), "ina228": (1.9e-6, 0.6e-3), "ina219": (3e-6, 1.3e-3)}
+CLOCK_KHZ = 1000  #: of simulated monitors
 
 
 class Bed(PowerPort, Protocol):
@@ -42,6 +44,7 @@ class Drawn:
     bus_gain_error: float
     time_error: float
     noise_volts: float
+    bus_noise_volts: float
     seed: int
 
 
@@ -85,14 +88,23 @@ def draw(kind: str, rng: np.random.Generator) -> Drawn:
         bus_offset_volts=within(chip.bus_offset_volts),
         bus_gain_error=within(chip.bus_gain_error),
         time_error=float(rng.uniform(-chip.shorter_error, chip.time_error)),
-        noise_volts=NOISE_VOLTS[kind],
+        noise_volts=NOISE_VOLTS[kind][0],
+        bus_noise_volts=NOISE_VOLTS[kind][1],
         seed=int(rng.integers(2**31)),
     )
 
 
+def simulated(drawn: Drawn) -> Bed:
+    """The compiled power monitor with this sensor on its bus."""
+    from bitfirst_sim.power_simulator import PowerSimulator
+    from bitfirst_sim.sensors import SimulatedRail
+
+    return PowerSimulator([SimulatedRail(**asdict(drawn))], CLOCK_KHZ)
+
+
 def test_windows(
     kind: str,
-    bed: Callable[[Drawn], Bed],
+    bed: Callable[[Drawn], Bed] = simulated,
     windows: int = 200,
     seed: int = 0,
     relative: float = 0.01,

@@ -19,7 +19,8 @@ from .windows import Window
 INA_ADDRESSES = range(0x40, 0x50)
 DRIFT = 2e-3  #: of the device's clock against the host's, at most
 LINK_S = 0.05  #: by which a time of the host may be off
-IDLE = 0  #: the phase of a device that does nothing
+PACE = 1.05  #: of what a sample may take at most, by which samples may come more slowly
+PACE_SAMPLES, PACE_TRIES, PACE_LONGER = 40, 8, 1.15
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,9 @@ class Monitor:
             raise UsageError("two rails have one address: sensors on a bus need different ones")
         self.port, self.rails, self.clock = port, tuple(rails), clock
         self.calibrations = applied(calibrations, self.rails)
-        bus_s = round_s(self.rails, port.clock_hz)
-        self.timings = [choose_timing(rail, bus_s, sample_s) for rail in rails]
         self.unavailable = self._open()
         if self.unavailable is None:
-            self.clear()
+            self._keep_pace(sample_s)
 
     @property
     def sample_s(self) -> float:
@@ -106,8 +105,8 @@ class Monitor:
         self.wait(seconds)
         sums, records = self.snapshot() - before, self.records()
         found = []
-        for number, (rail, watts) in enumerate(zip(self.rails, self.watts(sums), strict=True)):
-            own = records[records["rail"] == number]
+        parts = zip(self.rails, self.watts(sums), self._by_rail(records), strict=True)
+        for number, (rail, watts, own) in enumerate(parts):
             codes = float(own["current"].std()), float(own["voltage"].std())
             volts = rail.volts(float(own["voltage"].mean()))
             samples = int(sums.samples[number].sum())
@@ -145,14 +144,41 @@ class Monitor:
                 return f"no sensor answers on the bus: check the wiring of {silent[0].where}"
             places = ", ".join(f"{address:#x}" for address in found)
             raise UsageError(f"nothing answers for {silent[0].where}; sensors answer at {places}: give that address")
+        for rail in self.rails:
+            self._identify(rail)
+        return None
+
+    def _keep_pace(self, wanted_s: float | None) -> None:
+        """Sets the sensors up so that no sample is missed, with longer ones while the bus is too slow for that."""
+        bus_s = round_s(self.rails, self.port.clock_hz)
+        for _ in range(PACE_TRIES):
+            self.timings = [choose_timing(rail, bus_s, wanted_s) for rail in self.rails]
+            self._set_up()
+            self.clear()
+            self.wait(PACE_SAMPLES * self.sample_s)
+            stamps = [one["stamp"] for one in self._by_rail(self.records())]
+            if all(len(one) < 2 for one in stamps):
+                self.snapshot()  # says what is wrong, if the device knows
+                raise DeviceError(
+                    f"{self.rails[0].where} converts nothing: check kind, address and supply of the sensor"
+                )
+            found_s = max(float(np.diff(one).mean()) for one in stamps if len(one) > 1) / self.port.clock_hz
+            if found_s <= self.sample_s * PACE:
+                return
+            bus_s *= PACE_LONGER
+        raise DeviceError("the sensors' bus is too slow for these rails: take fewer, or a longer sample_s")
+
+    def _set_up(self) -> None:
+        self.close()
         for row in range(contract.RAILS):
             self.port.write(contract.FIRST_RAIL_ROW + row, 0)
         for row, (rail, timing) in enumerate(zip(self.rails, self.timings, strict=True)):
-            self._identify(rail)
             for register, word in setup(rail, timing):
                 self._keep(rail, register, word)
             self.port.write(contract.FIRST_RAIL_ROW + row, descriptor(rail))
-        return None
+
+    def _by_rail(self, records: np.ndarray) -> list[np.ndarray]:
+        return [records[records["rail"] == number] for number in range(len(self.rails))]
 
     def _identify(self, rail: Rail) -> None:
         for register, expected in rail.chip.identity.items():

@@ -267,12 +267,11 @@ def descriptor(rail: Rail) -> int:
 
 
 _READ_BITS = 31  # START, address, register, START, address and STOP, with acknowledges
-_QUARTER_NS = 650  # as the gateware's I2C master has them
-_LEAST_BIT_CYCLES = 20  # what it takes to see SCL fall and rise, twice; 17.7 on the simulated device at 2 MHz
-_SLACK_BITS = 6
+_QUARTER_NS, _LEAST_BIT_CYCLES, _BIT_CYCLES = 650, 11, 3  # of the gateware's I2C master, and on top of each bit
+_SLACK_BITS = 1
 
 
-_FLAG_BITS = 18 + _SLACK_BITS // 2  # from the bit with which a chip takes a register to send, to its end
+_FLAG_BITS = 18 + _SLACK_BITS  # from the bit with which a chip takes a register to send, to its end
 
 
 def seen_s(rail: Rail, clock_hz: float) -> tuple[float, float]:
@@ -285,7 +284,7 @@ def seen_s(rail: Rail, clock_hz: float) -> tuple[float, float]:
 def read_s(size: int, clock_hz: float) -> float:
     """Seconds that the bus takes to read a register of so many bytes."""
     quarter = -(-clock_hz * _QUARTER_NS // 10**9)
-    return (_READ_BITS + 9 * size + _SLACK_BITS) * max(4 * quarter, _LEAST_BIT_CYCLES) / clock_hz
+    return (_READ_BITS + 9 * size + _SLACK_BITS) * (max(4 * quarter, _LEAST_BIT_CYCLES) + _BIT_CYCLES) / clock_hz
 
 
 def round_s(rails: Sequence[Rail], clock_hz: float) -> float:

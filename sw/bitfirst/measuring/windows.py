@@ -25,6 +25,7 @@ IDLE_SAMPLES = 60  #: of a rest, at least
 BLOCK_S = 0.5  #: of replays between two rests, about
 MOST_IN_BLOCK = 1000
 PAD_SAMPLES = 3  #: of rest around the runs of a block
+SPREAD_SAMPLES = 8  #: of rest, drawn, so that edges meet samples and looks at them in every way
 SPREAD = 3.0  #: of what blocks scatter over what they should: from there on their own scatter counts
 SHARE = 1 / 3  #: of the random part in the systematic one, below which replays help no more
 
@@ -193,7 +194,7 @@ class Window:
             self.monitor.port.phase(self.phase)
 
     def _rest(self, samples: int) -> None:
-        self.monitor.wait((samples + self._rng.random()) * self.monitor.sample_s)
+        self.monitor.wait((samples + SPREAD_SAMPLES * self._rng.random()) * self.monitor.sample_s)
 
     def _idle(self, seconds: float) -> None:
         first = self.monitor.snapshot()
