@@ -204,12 +204,10 @@ class PowerPortModel:
         spans = None
         for rail, chip in enumerate(chips):
             poll_s, *others = (sensors.read_s(size, self.clock_hz) for _, size, _ in chip.data.reads)
-            descriptor = sensors.Rail("r", chip.part.kind, chip.part.address, 1.0)
-            late = sensors.seen_s(descriptor, self.clock_hz)[0]  # what it sends it has taken by then
             self.bus += poll_s
-            while spans is not None and chip.answers and not chip.ready(self.bus - late):
+            while spans is not None and chip.answers and not chip.ready(self.bus):
                 self.bus += poll_s
-            if chip.answers and not chip.ready(self.bus - late):
+            if chip.answers and not chip.ready(self.bus):
                 return
             if spans is None:
                 spans = self._close()

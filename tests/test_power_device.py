@@ -135,8 +135,8 @@ def test_a_window_on_the_simulated_sensor_holds_the_joules_taken(measured):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("rtl:power?sensor=ina999", "sensor = 'ina999' in .* is unknown; choose from ina226, ina228, ina219"),
-        ("rtl:tiny?sensor=ina226", "rtl:tiny.* has no pins for a sensor: take a configuration with the feature power"),
+        ("rtl:power?sensor=ina999", "sensor 'ina999' is unknown; choose from ina226, ina228, ina219"),
+        ("rtl:tiny?sensor=ina226", "there are no pins for sensor ina226: take a configuration with the feature power"),
     ],
 )
 def test_senseless_sensors_are_one_line(url, message):

@@ -5,10 +5,11 @@ Some hundred times as fast as a whole device, for statistics over many windows.
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 
 from bitfirst.errors import LinkError, UsageError
+from bitfirst.measuring.coverage import Drawn
 from bitfirst_hdl import verilog
 from bitfirst_hdl.contract.power import PHASES, RAILS, READ_WORDS, WRITTEN_ROWS
 from bitfirst_hdl.power.monitor import PowerMonitor
@@ -19,6 +20,7 @@ from .sensors import CRail, SimulatedRail, c_rails, declare
 MOST_WORDS = 512  #: in one `read`
 BREATH_CYCLES = 1 << 22  #: after which Ctrl-C is heard
 KEEP_PHASE = -1
+COVERAGE_KHZ = 1_000
 
 
 @dataclass(frozen=True)
@@ -156,3 +158,8 @@ class PowerSimulator:
         if len(watts) != len(self.sensors):
             raise UsageError(f"watts of {len(watts)} rails; there are {len(self.sensors)}")
         return (ctypes.c_double * len(watts))(*watts)
+
+
+def bed(drawn: Drawn) -> PowerSimulator:
+    """For `bitfirst.measuring.coverage`: the monitor with this sensor on its bus."""
+    return PowerSimulator([SimulatedRail(**asdict(drawn))], COVERAGE_KHZ)

@@ -3,7 +3,10 @@
 import math
 from dataclasses import astuple, dataclass
 
-from .sensors import SimulatedRail
+from bitfirst.errors import UsageError
+from bitfirst_hdl.config import ArrayConfig
+
+from .sensors import KINDS, SimulatedRail
 
 NEVER_S = 1e300  # for `inf`, which not every C++ library reads
 
@@ -36,3 +39,16 @@ class Supply:
                 *(NEVER_S if math.isinf(number) else number for number in others),
             ]
         return " ".join(map(repr, numbers))
+
+
+def alone(kind: str | None, config: ArrayConfig) -> Supply | None:
+    """A supply with one sensor, None for none. Raises `UsageError` where there can be none."""
+    if kind is None:
+        return None
+    if kind not in KINDS:
+        raise UsageError(f"sensor {kind!r} is unknown; choose from {', '.join(KINDS)}")
+    if not config.measures:
+        raise UsageError(
+            f"there are no pins for sensor {kind}: take a configuration with the feature power, as rtl:power"
+        )
+    return Supply((SimulatedRail(kind),))

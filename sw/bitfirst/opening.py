@@ -2,7 +2,6 @@
 
 import difflib
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import torch
@@ -131,7 +130,7 @@ def _transport(
     kind: str, url: str, rest: str, options: dict[str, str], config: ArrayConfig | None, trace: str | Path | None
 ) -> Transport:
     if kind == "rtl":
-        return RtlTransport(config, trace, _link_cycles(url, options), _supply(url, config, options.get("sensor")))
+        return RtlTransport(config, trace, _link_cycles(url, options), options.get("sensor"))
     if kind == "replay":
         return ReplayTransport(_required(rest, url, kind))
     if kind == "serial":
@@ -161,20 +160,6 @@ def _link_cycles(url: str, options: dict[str, str]) -> dict[str, float]:
             except ValueError:
                 raise UsageError(f"{name} = {options[name]!r} in {url} is no number: give it as {kind(0)!r}") from None
     return values
-
-
-def _supply(url: str, config: ArrayConfig | None, kind: str | None) -> Any:
-    """A simulated supply with this sensor, None without one. Raises `UsageError` where there can be none."""
-    if kind is None:
-        return None
-    from bitfirst_sim.sensors import KINDS, SimulatedRail
-    from bitfirst_sim.supply import Supply
-
-    if kind not in KINDS:
-        raise UsageError(f"sensor = {kind!r} in {url} is unknown; choose from {', '.join(KINDS)}")
-    if config is None or not config.measures:
-        raise UsageError(f"{url} has no pins for a sensor: take a configuration with the feature power, as rtl:power")
-    return Supply((SimulatedRail(kind),))
 
 
 def _required(path: str, url: str, kind: str) -> str:

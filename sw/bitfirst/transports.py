@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import codec, datagrams, packets
@@ -49,7 +49,7 @@ class RtlTransport:
     """The compiled RTL. Its clock runs only inside `read` and `advance`, and stops when the device is idle.
 
     link_cycles  fields of `bitfirst_sim.simulator.Schedule`: random cycles in which the link does not move
-    supply       a `bitfirst_sim.supply.Supply`: sensors, of a device with the feature "power"
+    sensor       of a device with the feature "power": one of `bitfirst_sim.sensors.KINDS`, alone on its bus
     """
 
     deterministic = True
@@ -60,12 +60,13 @@ class RtlTransport:
         config: ArrayConfig,
         trace: str | Path | None = None,
         link_cycles: Mapping[str, float] = MappingProxyType({}),
-        supply: Any = None,
+        sensor: str | None = None,
     ) -> None:
         from bitfirst_sim.simulator import Schedule, Simulator  # needs a compiler; a board does not
+        from bitfirst_sim.supply import alone
 
         self.name = "the simulated device"
-        self._simulator = Simulator(config, trace=trace, schedule=Schedule(**link_cycles), supply=supply)
+        self._simulator = Simulator(config, trace=trace, schedule=Schedule(**link_cycles), supply=alone(sensor, config))
         self._outbox: list[bytes] = []
 
     def write(self, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +20,6 @@ LOADS = (0.1, 0.9)  #: of full scale, in a calibration
 PHASE_S = (1e-3, 1.0)
 #: rms at the shunt and at the load, in a conversion of 1 ms
 NOISE_VOLTS = {"ina226": (1.5e-6, 0.6e-3), "ina228": (1.9e-6, 0.6e-3), "ina219": (3e-6, 1.3e-3)}
-CLOCK_KHZ = 1000  #: of simulated monitors
 
 
 class Bed(PowerPort, Protocol):
@@ -94,17 +93,9 @@ def draw(kind: str, rng: np.random.Generator) -> Drawn:
     )
 
 
-def simulated(drawn: Drawn) -> Bed:
-    """The compiled power monitor with this sensor on its bus."""
-    from bitfirst_sim.power_simulator import PowerSimulator
-    from bitfirst_sim.sensors import SimulatedRail
-
-    return PowerSimulator([SimulatedRail(**asdict(drawn))], CLOCK_KHZ)
-
-
 def test_windows(
     kind: str,
-    bed: Callable[[Drawn], Bed] = simulated,
+    bed: Callable[[Drawn], Bed],
     windows: int = 200,
     seed: int = 0,
     relative: float = 0.01,
@@ -174,7 +165,6 @@ def bound_j(monitor: Monitor, drawn: Drawn, reading: Reading, above_watts: float
         sample_s=true.sample_s,
         current_codes=math.sqrt(noise**2 + 1 / 12),
         edge_s=uncertainty.edge(true, monitor.poll_s),
-        steps_watts=math.sqrt(2) * above_watts,
     )
     return K * uncertainty.budgets(rail, true, facts)[0].bound
 

@@ -271,16 +271,6 @@ _QUARTER_NS, _LEAST_BIT_CYCLES, _BIT_CYCLES = 650, 11, 3  # of the gateware's I2
 _SLACK_BITS = 1
 
 
-_FLAG_BITS = 18 + _SLACK_BITS  # from the bit with which a chip takes a register to send, to its end
-
-
-def seen_s(rail: Rail, clock_hz: float) -> tuple[float, float]:
-    """Seconds by which a sample is seen ready later than it is, at least and at most."""
-    poll_s = read_s(rail.chip.reads[0][1], clock_hz)
-    least_s = poll_s * _FLAG_BITS / (_READ_BITS + 18 + _SLACK_BITS)
-    return least_s, least_s + poll_s
-
-
 def read_s(size: int, clock_hz: float) -> float:
     """Seconds that the bus takes to read a register of so many bytes."""
     quarter = -(-clock_hz * _QUARTER_NS // 10**9)

@@ -43,7 +43,6 @@ class Facts:
     sample_s            from one sample to the next
     current_codes, voltage_codes   deviations of single samples at rest, in steps
     edge_s              as of `edge`
-    steps_watts         root of the sum of squares of a run's steps in power
     """
 
     watts: float
@@ -57,7 +56,6 @@ class Facts:
     current_codes: float
     voltage_codes: float
     edge_s: float
-    steps_watts: float
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration |
     dynamic = facts.watts - facts.idle_watts
     gain = relative_gain(rail, facts.volts, calibration)
     offset = offset_watts(rail, timing, facts.volts, calibration) * facts.run_s
-    edges = facts.edge_s * facts.steps_watts / math.sqrt(facts.replays)
+    edges = facts.edge_s * abs(dynamic) * math.sqrt(2 / facts.replays)
     current_step, voltage_step = _steps_watts(rail, facts.volts)
     current = current_step * quantisation(facts.current_codes)
     voltage = voltage_step * quantisation(facts.voltage_codes)
