@@ -1,8 +1,9 @@
 """The power monitor in gateware against a model in integers, and mutants that the bench must find."""
 
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+from amaranth.lib import memory
 from bitfirst_hdl.power import monitor, spans, sums
 from bitfirst_sim.bench import BenchError, run_bench
 from bitfirst_sim.formal.prove import altered
@@ -13,12 +14,30 @@ CLOCK_KHZ = 5000
 CHIPS = 2
 
 
-def run(module: ModuleType) -> list[str]:
-    return run_bench(OnBus(module.PowerMonitor(CLOCK_KHZ), CHIPS), "power", BENCH).tests
+def run(module: ModuleType, only: str | None = None) -> set[str]:
+    return set(run_bench(OnBus(module.PowerMonitor(CLOCK_KHZ), CHIPS), "power", BENCH, only=only).tests)
 
 
 def test_monitor() -> None:
-    assert run(monitor)
+    assert len(run(monitor)) == 5
+
+
+def test_limits() -> None:
+    """Spans of few bits, and sums that begin near 2**63."""
+    few, first = 11, 2**63 - 5
+    bits = [first >> place & 1 for place in range(64)] * sums.MEMORY_WORDS
+    filled = SimpleNamespace(
+        Memory=lambda **given: memory.Memory(**given | ({"init": bits} if given["depth"] == len(bits) else {}))
+    )
+    module = altered(
+        monitor,
+        ('"clear": Signal(init=1)', '"clear": Signal()'),
+        Spans=altered(spans, CYCLES_BITS=few).Spans,
+        Sums=altered(sums, memory=filled).Sums,
+    )
+    component = OnBus(module.PowerMonitor(CLOCK_KHZ), CHIPS)
+    parameters = {"most": 2**few - 1, "first": first}
+    assert len(run_bench(component, "power", f"{BENCH}_limits", parameters=parameters).tests) == 2
 
 
 #: What is changed: the module, its class in the monitor, the text.

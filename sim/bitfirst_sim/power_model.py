@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bitfirst_hdl.contract.power import PHASES, SUM_NAMES
+from bitfirst_hdl.contract.power import CYCLES_BITS, PHASES, SUM_NAMES
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,13 @@ class Phases:
         return found
 
 
-def sums(samples: Iterable[Sample], phases: Phases) -> dict[tuple[int, int], tuple[int, ...]]:
+def sums(
+    samples: Iterable[Sample], phases: Phases, most: int = 2**CYCLES_BITS - 1
+) -> dict[tuple[int, int], tuple[int, ...]]:
     """By rail and phase: cycles, samples, charge, energy, in the order of `SUM_NAMES`.
 
-    The samples of the first stamp say when the first time begins, and nothing else.
+    The samples of the first stamp say when the first time begins, and nothing else. A stretch of one phase counts for
+    `most` cycles, no more.
     """
     by_stamp = defaultdict(list)
     for sample in samples:
@@ -61,9 +64,10 @@ def sums(samples: Iterable[Sample], phases: Phases) -> dict[tuple[int, int], tup
     stamps = sorted(by_stamp)
     for before, stamp in pairwise(stamps):
         for phase, cycles in phases.spans(before, stamp):
+            counted = min(cycles, most)
             for sample in by_stamp[stamp]:
-                charge = sample.current * cycles
-                added = cycles, 1, charge, charge * sample.voltage
+                charge = sample.current * counted
+                added = counted, 1, charge, charge * sample.voltage
                 total = totals[sample.rail, phase]
                 totals[sample.rail, phase] = [old + new for old, new in zip(total, added, strict=True)]
     return {key: tuple(total) for key, total in totals.items()}

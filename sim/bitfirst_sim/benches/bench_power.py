@@ -1,7 +1,4 @@
-"""Bench of `bitfirst_hdl.power.monitor.PowerMonitor` on a bus with chips of cocotbext-i2c, against `power_model`.
-
-Parameters: `cycles_limit`, the most that a span can have.
-"""
+"""Bench of `bitfirst_hdl.power.monitor.PowerMonitor` on a bus with chips of cocotbext-i2c, against `power_model`."""
 
 import random
 from bisect import bisect_right
@@ -36,6 +33,7 @@ class Sensor(Chip):
         self.bytes = dict(zip((READY, CURRENT, VOLTAGE), sizes, strict=True))
         self.pause, self.ready_bit = pause, rng.randrange(8 * sizes[0])
         self.given: list[tuple[int, int]] = []  # (current, voltage), one after another
+        self.reads = 0
         self.say(0)
 
     def rail(self, **other: int) -> int:
@@ -80,7 +78,7 @@ class Sensor(Chip):
         self.convert(*self.draw())
 
     async def handle_read(self) -> int:
-        place = self.ptr
+        place, self.reads = self.ptr, self.reads + 1
         byte = await super().handle_read()
         if place == READY + self.bytes[READY] - 1 and self.mem[place - self.ready_bit // 8] >> self.ready_bit % 8 & 1:
             self.say(0)
@@ -157,8 +155,10 @@ class Bench:
                 found[divmod(place // power.SUM_WORDS, power.PHASES)] = total
         return stamp, found
 
-    async def samples(self) -> list[Sample]:
-        """All records since `clear`; those not read before are, and their phases are compared."""
+    async def samples(self, crowded: bool = False) -> list[Sample]:
+        """All records since `clear`; those not read before are, and their phases are compared, but where these were
+        `crowded`.
+        """
         known = len(self.recorded)
         count = ((await self.state())["recorded"] - known) % 2**16
         assert count <= power.RECORDS, "records lost"
@@ -169,7 +169,7 @@ class Bench:
             for low, high in zip(words[::2], words[1::2], strict=True):
                 record = common.unpack(Record, low | high << WORD_BITS)
                 stamp, current = record["stamp"], common.to_signed(record["current"], 32)
-                assert record["phase"] == self.phases.at(stamp - 1), (record, self.phases.at(stamp - 1))
+                assert crowded or record["phase"] == self.phases.at(stamp - 1), (record, self.phases.at(stamp - 1))
                 self.recorded.append(Sample(stamp, record["rail"], current, record["voltage"]))
             count -= block
         return self.recorded
@@ -196,10 +196,10 @@ class Bench:
         delays = {stamp - self.stops[bisect_right(self.stops, stamp) - 1] for stamp in {one.stamp for one in samples}}
         assert len(delays) == 1 and delays < set(range(100)), f"from a STOP to a round's time: {delays} cycles"
 
-    async def check_sums(self, samples: list[Sample]) -> None:
+    async def check_sums(self, samples: list[Sample], **most: int) -> None:
         """Those of the copy, against the model."""
         stamp, found = await self.sums()
-        wanted = sums((sample for sample in samples if sample.stamp <= stamp), self.phases)
+        wanted = sums((sample for sample in samples if sample.stamp <= stamp), self.phases, **most)
         assert stamp in {sample.stamp for sample in samples}, f"no round at {stamp}"
         assert found == wanted, f"sums at {stamp}: {found}, expected {wanted}"
 
@@ -261,3 +261,123 @@ async def adds_up(dut: Any) -> None:
         await ClockCycles(dut.clk, 5000)
         assert len(bench.stops) == edges, "it goes on behind a stop"
         bench.stop()
+
+
+async def sum_up(bench: Bench) -> tuple[dict[str, int], dict[tuple[int, int], tuple[int, ...]]]:
+    """Stop; the state, and the sums of all rounds."""
+    await bench.control(snapshot=1, record=1)
+    state = await bench.state()
+    return state, (await bench.sums())[1]
+
+
+def faults(state: dict[str, int]) -> dict[str, int]:
+    return {name: state[name] for name in FAULTS if state[name]}
+
+
+@cocotb.test()
+async def transfers(dut: Any) -> None:
+    """Bytes to and from chips, nobody there, and none while it runs."""
+    bench, sensors = await start(dut)
+    for _ in range(6):
+        sensor, count, place = bench.rng.choice(sensors), bench.rng.randint(0, 3), bench.rng.randrange(0x40, 0x80)
+        data, size = bench.rng.randbytes(count), bench.rng.randint(1, 5)
+        result = await bench.transfer(sensor.addr, bytes([place]) + data)
+        assert result == {"done": 1, "acknowledged": 1, "reserved0": 0, "bytes": 0}, result
+        assert sensor.read_mem(place, count) == data
+        sensor.write_mem(place, wanted := bench.rng.randbytes(5))
+        result = await bench.transfer(sensor.addr, bytes([place]), size)
+        assert result["done"] and result["acknowledged"]
+        assert result["bytes"] == int.from_bytes(wanted[:size], "big"), hex(result["bytes"])
+    result = await bench.transfer(0x11, b"\x00", 2)
+    assert result["done"] and not result["acknowledged"]
+    await bench.control(clear=1, run=1)
+    assert not (await bench.transfer(sensors[0].addr, b"\x00", 2))["done"], "a transfer between rounds"
+    state, _ = await sum_up(bench)
+    assert not state["running"] and not faults(state)
+    assert (await bench.transfer(sensors[0].addr, b"\x00", 2))["acknowledged"]
+
+
+@cocotb.test()
+async def rails_that_say_nothing(dut: Any) -> None:
+    """A sensor that answers no more, and does again; one with full scale; registers without a number or a bit."""
+    bench, sensors = await start(dut)
+    bench.change_phases(6000)
+    await bench.control(clear=1, run=1, record=1)
+    await rounds(bench, 3)
+    sensors[1].addr = 0x11
+    await rounds(bench, 3)
+    sensors[1].addr = ADDRESSES[1]
+    await rounds(bench, 3)
+    state, _ = await sum_up(bench)
+    samples = await bench.samples()
+    await bench.check_sums(samples)
+    check_numbers(samples, sensors)
+    stamps = [{sample.stamp for sample in samples if sample.rail == rail} for rail in range(2)]
+    assert stamps[1] < stamps[0] and faults(state) == {"silent": 2}, state
+    for register, roles in ((CURRENT, (2**15 - 1, -(2**15))), (VOLTAGE, (2**15 - 1, 2**16 - 1))):
+        for number in roles:
+            sensors[0].draw = lambda number=number, register=register: (
+                (number, 5) if register == CURRENT else (-1, number)
+            )
+            await bench.control(clear=1, run=1)
+            await rounds(bench, 2)
+            state, _ = await sum_up(bench)
+            assert faults(state) == {"saturated": 1}, (number, state)
+    del sensors[0].draw
+    # One rail: its only register says that it is ready, and is a voltage.
+    read = common.pack(RailRead, register=READY, bytes=2, role=Role.READY)
+    await bench.write(power.FIRST_RAIL_ROW, sensors[0].rail(reads=read))
+    await bench.write(power.FIRST_RAIL_ROW + 1, 0)
+    await bench.control(clear=1, run=1, record=1)
+    bench.recorded.clear()
+    for _ in range(4):
+        sensors[0].say(1)
+        await rounds(bench, 1)
+    state, _ = await sum_up(bench)
+    samples = await bench.samples()
+    assert len(samples) >= 4 and {sample.current for sample in samples} == {0} and not faults(state)
+    assert all(sample.voltage >> sensors[0].ready_bit & 1 for sample in samples)
+    await bench.check_sums(samples)
+
+
+@cocotb.test()
+async def many_phases(dut: Any) -> None:
+    """More than are remembered: no cycle is lost."""
+    bench, _ = await start(dut)
+    bench.change_phases(300)
+    await bench.control(clear=1, run=1, record=1)
+    await rounds(bench, 4)
+    state, found = await sum_up(bench)
+    samples = await bench.samples(crowded=True)
+    for rail in range(2):
+        whole = sums((sample for sample in samples if sample.rail == rail), Phases())[rail, 0]
+        totals = [sum(total[place] for key, total in found.items() if key[0] == rail) for place in (0, 2, 3)]
+        assert totals == [whole[place] for place in (0, 2, 3)], (rail, totals, whole)
+    assert faults(state) == {"crowded": 1}, state
+
+
+@cocotb.test()
+async def frees_the_bus(dut: Any) -> None:
+    """A chip holds SDA; a chip holds SCL."""
+    bench, sensors = await start(dut)
+    sensors[0].write_mem(0x40, bytes(8))
+    await bench.write(power.TRANSFER_ROW, common.pack(Transfer, address=sensors[0].addr, written=1, read=5, bytes=0x40))
+    while not sensors[0].reads:
+        await RisingEdge(dut.bus_scl)
+    for _ in range(3):
+        await RisingEdge(dut.bus_scl)
+    dut.rst.value = 1
+    await ClockCycles(dut.clk, 3)
+    dut.rst.value = 0
+    await ClockCycles(dut.clk, 3)
+    state = await bench.state()
+    assert state["scl"] and not state["sda"], state
+    assert not (await bench.transfer(ADDRESSES[1], b"\x00", 1))["acknowledged"], "acknowledged by a wire that is held"
+    await bench.control(recover=1)
+    assert (await bench.state())["sda"]
+    assert (await bench.transfer(ADDRESSES[1], b"\x00", 1))["acknowledged"]
+    dut.chip1_scl.value = 0
+    assert not (await bench.transfer(ADDRESSES[0], b"\x00", 1))["acknowledged"]
+    assert faults(await bench.state()) == {"stretched": 1}
+    dut.chip1_scl.value = 1
+    assert (await bench.transfer(ADDRESSES[0], b"\x00", 1))["acknowledged"]
