@@ -4,14 +4,14 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from amaranth.lib import memory
-from bitfirst_hdl.power import monitor, spans, sums
+from bitfirst_hdl.power import monitor, sampler, spans, sums, transfers
 from bitfirst_sim.bench import BenchError, run_bench
 from bitfirst_sim.formal.prove import altered
 from bitfirst_sim.i2c_bus import OnBus
 
 BENCH = "bitfirst_sim.benches.bench_power"
 CLOCK_KHZ = 5000
-CHIPS = 2
+CHIPS = 3
 
 
 def run(module: ModuleType, only: str | None = None) -> set[str]:
@@ -40,16 +40,55 @@ def test_limits() -> None:
     assert len(run_bench(component, "power", f"{BENCH}_limits", parameters=parameters).tests) == 2
 
 
-#: What is changed: the module, its class in the monitor, the text.
+def with_mutant(module: ModuleType, name: str, *changes: tuple[str, str]) -> ModuleType:
+    """The monitor with another class `name`."""
+    return altered(monitor, **{name: getattr(altered(module, *changes), name)})
+
+
+def with_transfers(*changes: tuple[str, str]) -> ModuleType:
+    changed = altered(sampler, Transfers=altered(transfers, *changes).Transfers)
+    return altered(monitor, Sampler=changed.Sampler)
+
+
+#: The monitor, and the test that finds what is wrong with it.
 MUTANTS = {
-    "currents without a sign": (sums, "Sums", ("Mux(above, held.sign, code)", "Mux(above, 0, code)")),
-    "a cycle less in each span": (spans, "Spans", ("cycles.eq(1), phase.eq", "cycles.eq(0), phase.eq")),
-    "the last span of a round left out": (spans, "Spans", ("end.eq(free + begun)", "end.eq(free)")),
+    "currents without a sign": (
+        lambda: with_mutant(sums, "Sums", ("Mux(above, held.sign, code)", "Mux(above, 0, code)")),
+        "adds_up",
+    ),
+    "a cycle less in each span": (
+        lambda: with_mutant(spans, "Spans", ("cycles.eq(1), phase.eq", "cycles.eq(0), phase.eq")),
+        "adds_up",
+    ),
+    "the last span of a round left out": (
+        lambda: with_mutant(spans, "Spans", ("end.eq(free + begun)", "end.eq(free)")),
+        "adds_up",
+    ),
+    "snapshots in the midst of a round": (
+        lambda: with_mutant(sums, "Sums", ("self.copy & self.between & kept", "self.copy & kept")),
+        "adds_up",
+    ),
+    "numbers before they are ready": (
+        lambda: with_mutant(sampler, "Sampler", ("(read.role != Role.READY) | self._ready", "1")),
+        "adds_up",
+    ),
+    "silence that is taken for numbers": (
+        lambda: with_mutant(sampler, "Sampler", ("with m.If(~transfers.acknowledged):", "with m.If(0):")),
+        "rails_that_say_nothing",
+    ),
+    "a held wire that is taken for an acknowledge": (
+        lambda: with_transfers(("self.acknowledged.eq(~failed & master.received[0])", "self.acknowledged.eq(~failed)")),
+        "frees_the_bus",
+    ),
+    "phases that find no room are left out": (
+        lambda: with_mutant(spans, "Spans", ("(changes & (room | ~begun))", "changes")),
+        "many_phases",
+    ),
 }
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_found(mutant: str) -> None:
-    module, name, change = MUTANTS[mutant]
-    with pytest.raises(BenchError, match="cocotb tests failed: adds_up"):
-        run(altered(monitor, **{name: getattr(altered(module, change), name)}))
+    make, only = MUTANTS[mutant]
+    with pytest.raises(BenchError, match=f"cocotb tests failed: {only}"):
+        run(make(), only)

@@ -15,6 +15,7 @@ from . import common
 from .chips import Chip
 
 ADDRESSES = (0x40, 0x45)
+CHIPS = len(ADDRESSES) + 1  #: the last one only holds wires
 READY, CURRENT, VOLTAGE = 0x10, 0x20, 0x30  # registers; the bytes behind belong to them
 LIMIT = 400_000  # cycles that nothing takes
 FAULTS = ("silent", "saturated", "overflow", "late", "crowded", "stretched")
@@ -27,13 +28,13 @@ class Sensor(Chip):
     """
 
     def __init__(
-        self, dut: Any, number: int, rng: random.Random, sizes: tuple[int, int, int] = (2, 2, 2), pause: int = 500
+        self, dut: Any, number: int, rng: random.Random, sizes: tuple[int, int, int] = (2, 2, 2), pause: int = 9000
     ) -> None:
         super().__init__(dut, number, ADDRESSES[number], rng)
         self.bytes = dict(zip((READY, CURRENT, VOLTAGE), sizes, strict=True))
         self.pause, self.ready_bit = pause, rng.randrange(8 * sizes[0])
         self.given: list[tuple[int, int]] = []  # (current, voltage), one after another
-        self.reads = 0
+        self.reads = self.told = 0  # bytes; `ready_bit` as it was read last
         self.say(0)
 
     def rail(self, **other: int) -> int:
@@ -80,7 +81,10 @@ class Sensor(Chip):
     async def handle_read(self) -> int:
         place, self.reads = self.ptr, self.reads + 1
         byte = await super().handle_read()
-        if place == READY + self.bytes[READY] - 1 and self.mem[place - self.ready_bit // 8] >> self.ready_bit % 8 & 1:
+        ends = READY + self.bytes[READY] - 1
+        if place == ends - self.ready_bit // 8:
+            self.told = byte >> self.ready_bit % 8 & 1
+        if place == ends and self.told:
             self.say(0)
         if place == VOLTAGE + self.bytes[VOLTAGE] - 1:
             cocotb.start_soon(self.later())
@@ -206,7 +210,7 @@ class Bench:
 
 async def start(dut: Any, **more: Any) -> tuple[Bench, list[Sensor]]:
     """The device, and a sensor on each of its first rails, with numbers to come."""
-    levels = {f"chip{number}_{wire}": 1 for number in range(len(ADDRESSES)) for wire in ("scl", "sda")}
+    levels = {f"chip{number}_{wire}": 1 for number in range(CHIPS) for wire in ("scl", "sda")}
     rng = await common.start(dut, write__valid=0, read_start=0, phase=0, words__ready=0, **levels)
     bench = Bench(dut, rng)
     sensors = [Sensor(dut, number, rng, **more) for number in range(len(ADDRESSES))]
@@ -358,7 +362,7 @@ async def many_phases(dut: Any) -> None:
 
 @cocotb.test()
 async def frees_the_bus(dut: Any) -> None:
-    """A chip holds SDA; a chip holds SCL."""
+    """A chip holds SDA, as it should, or for good; a chip holds SCL."""
     bench, sensors = await start(dut)
     sensors[0].write_mem(0x40, bytes(8))
     await bench.write(power.TRANSFER_ROW, common.pack(Transfer, address=sensors[0].addr, written=1, read=5, bytes=0x40))
@@ -372,12 +376,14 @@ async def frees_the_bus(dut: Any) -> None:
     await ClockCycles(dut.clk, 3)
     state = await bench.state()
     assert state["scl"] and not state["sda"], state
-    assert not (await bench.transfer(ADDRESSES[1], b"\x00", 1))["acknowledged"], "acknowledged by a wire that is held"
     await bench.control(recover=1)
     assert (await bench.state())["sda"]
     assert (await bench.transfer(ADDRESSES[1], b"\x00", 1))["acknowledged"]
-    dut.chip1_scl.value = 0
+    dut.chip2_sda.value = 0
+    assert not (await bench.transfer(0x11, b"\x00", 1))["acknowledged"], "acknowledged by a wire that is held"
+    dut.chip2_sda.value = 1
+    dut.chip2_scl.value = 0
     assert not (await bench.transfer(ADDRESSES[0], b"\x00", 1))["acknowledged"]
     assert faults(await bench.state()) == {"stretched": 1}
-    dut.chip1_scl.value = 1
+    dut.chip2_scl.value = 1
     assert (await bench.transfer(ADDRESSES[0], b"\x00", 1))["acknowledged"]
