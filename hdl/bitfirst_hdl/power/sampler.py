@@ -128,12 +128,11 @@ class Sampler(wiring.Component):
         """Bits of a register to where they belong; of three bytes the top 20 make a voltage."""
         transfers, sample, nibble = self.transfers, self.sample, self.nibble
         left, half, sign, voltage = Signal(3), Signal(), Signal(), Signal(CODE_BITS)  # `left`: bytes behind this one
-        bit, first, before, size = transfers.bit, Signal(), Signal(3), Signal(2)
+        bit, first, is_first, before, size = transfers.bit, Signal(), Signal(), Signal(3), Signal(2)
         is_current, is_voltage = read.role == Role.CURRENT, (read.role == Role.VOLTAGE) | (read.role == Role.READY)
         counts = Signal()
         m.d.comb += [
-            left.eq(transfers.read - transfers.count),
-            first.eq((transfers.count == 1) & (transfers.place == 7)),
+            first.eq(is_first & (transfers.place == 7)),
             counts.eq(transfers.bit_read & ((read.bytes != 3) | (left[:2] != 0) | transfers.place[2])),
             sample.voltage.eq(voltage),
             sample.sign.eq(sign),
@@ -143,6 +142,8 @@ class Sampler(wiring.Component):
             nibble.place.eq(Cat(transfers.place[2], left[:2], Mux(self._transfers, left[2], half))),
             nibble.bits.eq(Cat(bit, before)),
         ]
+        # Of the byte being read: many cycles pass until its first bit comes.
+        m.d.sync += [left.eq(transfers.read - transfers.count), is_first.eq(transfers.count == 1)]
         with m.If(transfers.bit_read):
             m.d.sync += before.eq(Cat(bit, before[:-1]))
         with m.If(counts & is_voltage):
