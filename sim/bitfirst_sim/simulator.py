@@ -11,7 +11,7 @@ from bitfirst.errors import LinkError, UsageError
 from bitfirst_hdl.config import ArrayConfig
 
 from . import build
-from .supply import Supply
+from .supply import alone
 
 SEND, RECV, TRACE, QUIT, WAIT, JOULES = 1, 2, 3, 4, 5, 6
 PHASES = 8  # of which joules are told apart
@@ -58,7 +58,7 @@ class Simulator:
     schedule     idle and stall cycles on the link; none by default
     cycle_limit  most cycles in one `receive`
     verilog      other Verilog with the ports of `bitfirst_hdl.top.Core`
-    supply       of a device with the feature "power": what it takes, and the sensors that see it; by default no sensor
+    sensor       of a device with the feature "power": one of `sensors.KINDS`, alone on its bus; none by default
     """
 
     def __init__(
@@ -68,10 +68,11 @@ class Simulator:
         schedule: Schedule | None = None,
         cycle_limit: int = CYCLE_LIMIT,
         verilog: str | None = None,
-        supply: Supply | None = None,
+        sensor: str | None = None,
     ) -> None:
         if trace is not None:
             _check_trace(Path(trace))  # before the minutes of compiling
+        supply = alone(sensor, config)
         text = build.core_verilog(config) if verilog is None else verilog
         program = build.build_simulator(text, config.link_bits, trace=trace is not None)
         arguments = [str(cycle_limit), *(schedule or Schedule()).arguments(), str(trace or "")]

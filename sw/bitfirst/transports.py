@@ -63,10 +63,9 @@ class RtlTransport:
         sensor: str | None = None,
     ) -> None:
         from bitfirst_sim.simulator import Schedule, Simulator  # needs a compiler; a board does not
-        from bitfirst_sim.supply import alone
 
         self.name = "the simulated device"
-        self._simulator = Simulator(config, trace=trace, schedule=Schedule(**link_cycles), supply=alone(sensor, config))
+        self._simulator = Simulator(config, trace=trace, schedule=Schedule(**link_cycles), sensor=sensor)
         self._outbox: list[bytes] = []
 
     def write(self, data: bytes) -> None:

@@ -267,7 +267,7 @@ def descriptor(rail: Rail) -> int:
 
 
 _READ_BITS = 31  # START, address, register, START, address and STOP, with acknowledges
-_QUARTER_NS, _LEAST_BIT_CYCLES, _BIT_CYCLES = 650, 11, 3  # of the gateware's I2C master, and on top of each bit
+_QUARTER_NS, _LEAST_BIT_CYCLES, _BIT_CYCLES = 650, 12, 6  # of the gateware's I2C master, and on top of each bit
 _SLACK_BITS = 1
 
 
