@@ -3,9 +3,10 @@
 Sensors hang on one I2C bus. The device knows no chip: the host says which registers hold what (`Rail`), and sets the
 chips up by transfers of its own (`Transfer`). Numbers stay in the sensors' units; the host knows what they are worth.
 
-While it runs, the device goes round its rails. A round begins when a sensor says that a conversion is done; its time is
-the cycle in which that was seen. From the time of the round before to this one the numbers read are taken as valid, in
-each phase for as many cycles as it had of them. So the sums over all phases are those of no phases at all.
+While it runs, the device goes round its rails. A round has one time for all of them: the cycle in which the first
+rail's first register was read and said that it is ready, or was not acknowledged; so what says READY comes first. From
+the time of the round before to this one the numbers read are taken as valid, in each phase for as many cycles as it had
+of them. So the sums over all phases are those of no phases at all.
 
 WRITE takes one word a row (`WRITTEN_ROWS`), READ words from `first` on (`READ_WORDS`); words that are no field are 0.
 """
@@ -23,7 +24,7 @@ WRITTEN_ROWS = FIRST_RAIL_ROW + RAILS
 
 STATE_WORD, RESULT_WORD, STAMP_WORD = 0, 1, 2
 FIRST_SUM_WORD = 128  #: those of rail r, phase p from `FIRST_SUM_WORD` + (r * PHASES + p) * SUM_WORDS on
-SUM_NAMES = ("cycles", "samples", "charge", "energy")
+SUM_NAMES = ("cycles", "samples", "charge", "energy")  #: samples: one for each time that a phase had of a round
 SUM_WORDS = len(SUM_NAMES)
 FIRST_RECORD_WORD = 512  #: record i from `FIRST_RECORD_WORD` + i % RECORDS * RECORD_WORDS on
 RECORDS = 128  #: the last ones
@@ -39,7 +40,8 @@ NUMBERS += ("FIRST_RECORD_WORD", "RECORDS", "RECORD_WORDS", "READ_WORDS")
 class Control(data.Struct):
     """Row 0. What it starts is done in the order of the fields; READs wait until it is.
 
-    With `clear` the next round says when the first time begins: what its numbers are valid for is not known.
+    Behind a `clear`, and where `run` begins anew, the first round says when the time begins: what its numbers are valid
+    for is not known. It is written down, not added up. CONTROLs without a READ between them are done as one.
     """
 
     recover: 1  # free the bus: clock pulses until no chip holds SDA, then a STOP
@@ -53,7 +55,8 @@ class Control(data.Struct):
 class Transfer(data.Struct):
     """Row 1. START, address and `written` bytes, then, where `read` is not 0, START, address and so many bytes; STOP.
 
-    Not while `run` (nothing happens, the result is not `done`). READs wait until it is done.
+    Not while `run` (nothing happens, the result is not `done`). READs wait until it is done. The result is gone when
+    `run` begins.
     """
 
     address: 7
@@ -120,7 +123,7 @@ class Result(data.Struct):
     done: 1
     acknowledged: 1  # each byte
     reserved0: 22
-    bytes: 40  # read, the first one most significant of as many as were asked for
+    bytes: 40  # read, the first one most significant of as many as were asked for; if acknowledged
 
 
 class Record(data.Struct):

@@ -5,6 +5,8 @@ from amaranth.lib import wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
+from ..ports import SENSOR_PINS
+
 START, BYTE, STOP = range(3)
 BYTE_BITS = 9  #: with its acknowledge
 BITS = {START: 0x1FF, STOP: 0x0FF}  #: the first one is SDA's before it turns
@@ -80,11 +82,8 @@ class I2CMaster(wiring.Component):
                 "stretched": Out(1),
                 "scl": Out(1, init=1),
                 "sda": Out(1, init=1),
-                "scl_i": In(1, init=1),
-                "sda_i": In(1, init=1),
-                "scl_low": Out(1),
-                "sda_low": Out(1),
             }
+            | SENSOR_PINS
         )
 
     def elaborate(self, platform: object) -> Module:

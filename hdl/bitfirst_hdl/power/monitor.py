@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from ..contract.power import CONTROL_ROW, TRANSFER_ROW, Control, State
 from ..counters import PHASE_BITS
-from ..ports import MemoryWrite, word_stream
+from ..ports import SENSOR_PINS, MemoryWrite, connect_sensors, word_stream
 from .i2c import tick_cycles
 from .sampler import Sampler
 from .spans import Spans
@@ -35,8 +35,6 @@ class PowerMonitor(wiring.Component):
     def __init__(self, clock_khz: int) -> None:
         self.sampler, self.spans = Sampler(clock_khz), Spans()
         self.sums = Sums(exact_log2(tick_cycles(clock_khz)))
-        members = self.sampler.signature.members
-        self.pins = {name: members[name] for name in ("scl_i", "sda_i", "scl_low", "sda_low")}
         super().__init__(
             {
                 "write": In(MemoryWrite()),
@@ -46,7 +44,7 @@ class PowerMonitor(wiring.Component):
                 "phase": In(PHASE_BITS),
                 "busy": Out(1),
             }
-            | self.pins
+            | SENSOR_PINS
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -58,9 +56,7 @@ class PowerMonitor(wiring.Component):
         )
         wiring.connect(m, wiring.flipped(self.write), sampler.write)
         wiring.connect(m, wiring.flipped(self.words), sums.words)
-        for name, member in self.pins.items():
-            ours, inner = getattr(self, name), getattr(sampler, name)
-            m.d.comb += inner.eq(ours) if member.flow == In else ours.eq(inner)
+        connect_sensors(m, self, sampler)
         run, hold = self._control(m)
         m.d.comb += [
             spans.phase.eq(self.phase),

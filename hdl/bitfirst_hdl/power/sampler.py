@@ -17,7 +17,7 @@ from ..contract.power import (
     Role,
     Transfer,
 )
-from ..ports import MemoryWrite
+from ..ports import SENSOR_PINS, MemoryWrite, connect_sensors
 from .spans import BLOCK
 from .sums import Nibble, Sample
 from .transfers import COUNT_BITS, Transfers
@@ -76,8 +76,10 @@ class Sampler(wiring.Component):
                 "silent": Out(RAILS),
                 "saturated": Out(RAILS),
                 "stretched": Out(1),
+                "scl": Out(1, init=1),
+                "sda": Out(1, init=1),
             }
-            | self.transfers.pins
+            | SENSOR_PINS
         )
         self._rail, self._read = Signal(range(RAILS)), Signal(range(READS))
         self._transfers = Signal()  # it is a transfer, not a rail
@@ -89,9 +91,8 @@ class Sampler(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.transfers = transfers = self.transfers
-        for name, member in transfers.pins.items():
-            ours, inner = getattr(self, name), getattr(transfers, name)
-            m.d.comb += inner.eq(ours) if member.flow == In else ours.eq(inner)
+        connect_sensors(m, self, transfers)
+        m.d.comb += [self.scl.eq(transfers.scl), self.sda.eq(transfers.sda)]
         self._orders(m)
         rail, order = data.View(Rail, self._order), data.View(Transfer, self._order)
         read = Signal(RailRead)

@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ..ports import SENSOR_PINS, connect_sensors
 from .i2c import BITS, BYTE, BYTE_BITS, START, STOP, I2CMaster
 
 FREES = 2**BYTE_BITS - 1
@@ -35,9 +36,6 @@ class Transfers(wiring.Component):
 
     def __init__(self, clock_khz: int) -> None:
         self.master = I2CMaster(clock_khz)
-        pins = {name: self.master.signature.members[name] for name in ("scl", "sda", "scl_i", "sda_i")}
-        lows = {name: self.master.signature.members[name] for name in ("scl_low", "sda_low")}
-        self.pins = pins | lows
         super().__init__(
             {
                 "start": In(1),
@@ -55,17 +53,19 @@ class Transfers(wiring.Component):
                 "done": Out(1),
                 "acknowledged": Out(1),
                 "stretched": Out(1),
+                "scl": Out(1, init=1),
+                "sda": Out(1, init=1),
             }
-            | self.pins
+            | SENSOR_PINS
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.master = master = self.master
-        for name, member in self.pins.items():
-            ours, inner = getattr(self, name), getattr(master, name)
-            m.d.comb += inner.eq(ours) if member.flow == In else ours.eq(inner)
+        connect_sensors(m, self, master)
         m.d.comb += [
+            self.scl.eq(master.scl),
+            self.sda.eq(master.sda),
             master.tick.eq(self.tick),
             self.bit.eq(master.bit),
             self.place.eq(master.place),
