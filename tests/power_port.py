@@ -204,10 +204,12 @@ class PowerPortModel:
         spans = None
         for rail, chip in enumerate(chips):
             poll_s, *others = (sensors.read_s(size, self.clock_hz) for _, size, _ in chip.data.reads)
+            descriptor = sensors.Rail("r", chip.part.kind, chip.part.address, 1.0)
+            late = sensors.seen_s(descriptor, self.clock_hz)[0]  # what it sends it has taken by then
             self.bus += poll_s
-            while spans is not None and chip.answers and not chip.ready(self.bus):
+            while spans is not None and chip.answers and not chip.ready(self.bus - late):
                 self.bus += poll_s
-            if chip.answers and not chip.ready(self.bus):
+            if chip.answers and not chip.ready(self.bus - late):
                 return
             if spans is None:
                 spans = self._close()

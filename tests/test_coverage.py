@@ -9,6 +9,7 @@ from bitfirst.measuring import calibration, coverage, uncertainty
 from bitfirst.measuring.calibration import Load
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail
+from bitfirst.measuring.windows import Window
 from power_port import Part, PowerPortModel
 
 HELD, WIDTH, WINDOWS = 0.93, 1.5, 60
@@ -36,7 +37,7 @@ def measured(seconds: float = 0.01, watts: float = WATTS, rail: Rail | None = No
 
 @pytest.mark.parametrize("kind", ["ina226", "ina228", "ina219"])
 def test_intervals_hold_the_truth(kind):
-    tested = coverage.test_windows(kind, bed, WINDOWS, seed=5, longest_s=0.3)
+    tested = coverage.test_windows(kind, bed, WINDOWS, seed=5, longest_s=0.1, limit_s=2.0)
     found = coverage.summary(tested)
     assert found["resolved"] == WINDOWS
     assert found["held"] >= HELD and found["width_most"] <= WIDTH
@@ -61,6 +62,20 @@ def test_a_gain_is_held_within_the_data_sheet_and_not_beyond(times):
     assert held == (times == 1)
 
 
+def test_a_calibration_takes_no_sample_of_another_load():
+    port = PowerPortModel([Part("ina226", 0x40, 0.1, noise_volts=2e-6)])
+    port.load(0.4)
+    monitor = Monitor(port, [Rail("5V", "ina226", 0x40, 0.1)])
+    monitor.wait(0.5)
+    port.load(3.6)
+    monitor.wait(4 * monitor.sample_s)
+    ((watts, error),) = monitor.steady(0.03)
+    assert watts == pytest.approx(3.6, rel=1e-3) and error < 1e-3
+    slow = Monitor(port, [Rail("5V", "ina226", 0x40, 0.1)], sample_s=0.1)
+    with pytest.raises(UsageError, match="too short"):
+        slow.steady(1e-4)
+
+
 def test_an_offset_is_in_the_whole_alone():
     clean, offset = measured(0.1, relative=0.002), measured(0.1, relative=0.002, offset_volts=10e-6)
     assert offset.dynamic.total_j == pytest.approx(clean.dynamic.total_j, rel=1e-3)
@@ -77,9 +92,9 @@ def test_replays_go_on_until_it_is_known_well_enough_or_time_is_over():
 def test_what_cannot_be_resolved_is_refused():
     short = measured(1e-3, limit_s=1e-6)
     assert short.total.provenance == "unavailable" and "too short" in short.unresolved
-    small = measured(0.02, watts=IDLE + 5e-5, limit_s=1e-6)
+    small = measured(0.03, watts=IDLE + 5e-5, limit_s=1e-6)
     assert "too small" in small.unresolved
-    nothing = measured(1.0, watts=IDLE + 8e-5, limit_s=1e-6)
+    nothing = measured(3.0, watts=IDLE + 3e-6, limit_s=1e-6)
     assert "cannot be told from nothing" in nothing.unresolved
     with pytest.raises(UsageError, match="relative"):
         measured(relative=0)
@@ -142,3 +157,72 @@ def test_edges_scatter_as_derived(share):
     assert np.mean(seen - (1 - edge)) == pytest.approx(-gap / 2, abs=1e-3)
     own = seen * (1 - edge) - (1 - edge), (1 - seen) * edge - edge  # behind a rising edge, before a falling one
     assert sum(np.mean(error) for error in own) < -0.3
+
+
+STEP = {1: ("forward", 1.5), 2: ("input gradient", 1.2), 3: ("weight gradient", 1.9), 4: ("update", 0.8)}
+
+
+def step_windows(kind: str, count: int, seed: int) -> list[tuple[list[tuple[float, float]], Window]]:
+    """Windows of a training step, its phases of 1.5 to 20 ms; (seconds, watts) of each."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        drawn = replace(coverage.draw(kind, rng), shunt_ohm=0.1)
+        port = bed(drawn)
+        rail = Rail("5V", kind, 0x40, 0.1, shunt_error=0)
+        calibrations = [coverage.calibrated(Monitor(port, [rail]), drawn, 0.3)]
+        monitor = Monitor(port, [rail], calibrations=calibrations)
+        port.load(IDLE)
+        monitor.wait(4 * monitor.sample_s)
+        parts = [(float(np.exp(rng.uniform(np.log(1.5e-3), np.log(20e-3)))), watts) for _, watts in STEP.values()]
+        order = [(number, name) for number, (name, _) in STEP.items()]
+        with monitor.window("step", phase=None, order=order, seed=drawn.seed, limit_s=2, relative=0.005) as window:
+            for _ in window.replays():
+                for number, (seconds, watts) in zip(STEP, parts, strict=True):
+                    port.phase(number)
+                    port.load(watts)
+                    port.wait(round(seconds * port.clock_hz))
+                port.load(IDLE)
+        found.append((parts, window))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["ina226", "ina228"])
+def test_phases_of_a_step_hold_the_truth_and_add_up(kind):
+    wholes, held, swapped, plain = [], [], [], []
+    for parts, window in step_windows(kind, 10, seed=3):
+        whole, readings = window.reading, window.phases
+        assert [one.name for one in readings] == [name for name, _ in STEP.values()]
+        truths = [seconds * watts for seconds, watts in parts]
+        wholes.append(_held(whole, sum(truths)))
+        together = sum(one.total.uncertainty_j for one in readings)
+        assert abs(sum(one.total.total_j for one in readings) - whole.total.total_j) <= together
+        held += [_held(one, truth) for one, truth in zip(readings, truths, strict=True)]
+        swapped += [_held(one, truth) for one, truth in zip(readings, truths[1:] + truths[:1], strict=True)]
+        joules = sum(window.monitor.joules(block.sums)[0] for block in window._blocks) / whole.replays
+        plain += [
+            abs(joules[number] - truth) <= one.total.uncertainty_j
+            for number, one, truth in zip(STEP, readings, truths, strict=True)
+        ]
+    assert np.mean(held) >= HELD and np.mean(wholes) > 0.9
+    assert np.mean(swapped) < 0.5 and np.mean(plain) < HELD  # phases that are mixed up, or not separated
+
+
+def _held(reading, truth: float) -> bool:
+    return abs(reading.total.total_j - truth) <= reading.total.uncertainty_j
+
+
+def test_an_order_of_phases_that_cannot_be_is_refused():
+    with pytest.raises(UsageError, match="each once"):
+        measured(phase=None, order=[(1, "a"), (1, "b")])
+    with pytest.raises(UsageError, match="phase=None"):
+        measured(order=[(1, "a")])
+    port = PowerPortModel([Part("ina226", 0x40, 0.1)])
+    port.load(IDLE)
+    monitor = Monitor(port, [Rail("5V", "ina226", 0x40, 0.1)])
+    with (
+        pytest.raises(UsageError, match="no phase b"),
+        monitor.window("step", phase=None, order=[(1, "a"), (2, "b")]),
+    ):
+        port.phase(1)
+        port.run(0.1, WATTS)

@@ -165,6 +165,7 @@ def bound_j(monitor: Monitor, drawn: Drawn, reading: Reading, above_watts: float
         sample_s=true.sample_s,
         current_codes=math.sqrt(noise**2 + 1 / 12),
         edge_s=uncertainty.edge(true, monitor.poll_s),
+        steps_watts=math.sqrt(2) * above_watts,
     )
     return K * uncertainty.budgets(rail, true, facts)[0].bound
 

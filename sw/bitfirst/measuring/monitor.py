@@ -104,6 +104,9 @@ class Monitor:
         before = self.snapshot()
         self.wait(seconds)
         sums, records = self.snapshot() - before, self.records()
+        records = records[(records["stamp"] - before.stamp) % 2**48 < sums.stamp]  # none of another load
+        if len(records) < 2 * len(self.rails):
+            raise UsageError(f"{seconds:.3g} s of a load are too short: at least {16 * self.sample_s:.3g} s")
         found = []
         parts = zip(self.rails, self.watts(sums), self._by_rail(records), strict=True)
         for number, (rail, watts, own) in enumerate(parts):
@@ -170,6 +173,7 @@ class Monitor:
 
     def _set_up(self) -> None:
         self.close()
+        self.wait(2 * self.sample_s)  # a round that goes on needs its rails as they are
         for row in range(contract.RAILS):
             self.port.write(contract.FIRST_RAIL_ROW + row, 0)
         for row, (rail, timing) in enumerate(zip(self.rails, self.timings, strict=True)):

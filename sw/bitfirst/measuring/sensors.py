@@ -269,6 +269,17 @@ def descriptor(rail: Rail) -> int:
 _READ_BITS = 31  # START, address, register, START, address and STOP, with acknowledges
 _QUARTER_NS, _LEAST_BIT_CYCLES, _BIT_CYCLES = 650, 12, 6  # of the gateware's I2C master, and on top of each bit
 _SLACK_BITS = 1
+_SUM_CYCLES = 1024  # in which a sample is added up, with an edge in it
+
+
+_FLAG_BITS = 22  # from the bit with which a chip takes a register to send, to what follows on the STOP
+
+
+def seen_s(rail: Rail, clock_hz: float) -> tuple[float, float]:
+    """Seconds by which a sample is seen ready later than it is, at least and at most."""
+    poll_s = read_s(rail.chip.reads[0][1], clock_hz)
+    least_s = poll_s * _FLAG_BITS / (_READ_BITS + 18 + _SLACK_BITS)
+    return least_s, least_s + poll_s
 
 
 def read_s(size: int, clock_hz: float) -> float:
@@ -278,5 +289,6 @@ def read_s(size: int, clock_hz: float) -> float:
 
 
 def round_s(rails: Sequence[Rail], clock_hz: float) -> float:
-    """Seconds that the bus takes for a round of these rails."""
-    return sum(read_s(size, clock_hz) for rail in rails for _, size, _ in rail.chip.reads)
+    """Seconds that a round of these rails takes: the bus, and the adding up behind the last."""
+    reads_s = sum(read_s(size, clock_hz) for rail in rails for _, size, _ in rail.chip.reads)
+    return reads_s + _SUM_CYCLES / clock_hz

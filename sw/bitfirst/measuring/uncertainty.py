@@ -8,6 +8,7 @@ from .sensors import Rail, Timing
 
 K = 2
 RECTANGLE = math.sqrt(3)  #: a limit over the standard deviation of what is anywhere within it
+TOGETHER = 2  #: the edges of a run keep their distance, so their errors go together: twice the variance at most
 _HARMONICS = 100
 
 
@@ -30,7 +31,7 @@ def edge(timing: Timing, poll_s: float, alone: bool = True) -> float:
     that is not `alone` may miss whole samples.
     """
     gap_s = timing.gap_s if alone else timing.sample_s
-    return math.sqrt((gap_s**2 + poll_s**2) / 12)
+    return math.sqrt((TOGETHER * gap_s**2 + poll_s**2) / 12)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Facts:
     sample_s            from one sample to the next
     current_codes, voltage_codes   deviations of single samples at rest, in steps
     edge_s              as of `edge`
+    steps_watts         root of the sum of squares of a run's steps in power
     """
 
     watts: float
@@ -56,6 +58,7 @@ class Facts:
     current_codes: float
     voltage_codes: float
     edge_s: float
+    steps_watts: float
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration |
     dynamic = facts.watts - facts.idle_watts
     gain = relative_gain(rail, facts.volts, calibration)
     offset = offset_watts(rail, timing, facts.volts, calibration) * facts.run_s
-    edges = facts.edge_s * abs(dynamic) * math.sqrt(2 / facts.replays)
+    edges = facts.edge_s * facts.steps_watts / math.sqrt(facts.replays)
     current_step, voltage_step = _steps_watts(rail, facts.volts)
     current = current_step * quantisation(facts.current_codes)
     voltage = voltage_step * quantisation(facts.voltage_codes)

@@ -1,8 +1,8 @@
 """Windows: rest, run, rest, interleaved, until the joules of a run are known well enough."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,9 @@ import numpy as np
 from ..energy import Energy, Scope, unavailable
 from ..errors import UsageError
 from . import uncertainty
-from .uncertainty import Budget, Facts, K
+from .sensors import seen_s
+from .separation import separate
+from .uncertainty import TOGETHER, Budget, Facts, K
 
 if TYPE_CHECKING:
     from .monitor import Monitor, Sums
@@ -87,7 +89,8 @@ class Window:
     """`with monitor.window("forward") as w:` measures the body; `for _ in w.replays(): ...` inside it does it again and
     again. `w.reading` is there behind it.
 
-    phase     that the device is set to in a run; None: the body sets its own, none of them 0
+    phase     that the device is set to in a run; None: the body sets those in `order` itself
+    order     (phase, name) as they follow one another in a run, each once; `phases` has a reading of each
     relative  the uncertainty (k = 2) of the energy above rest, relative, that replays go on for
     limit_s   seconds of the device after which no further replays begin
     seed      of the rests between replays, which are drawn so that samples fall everywhere
@@ -99,11 +102,13 @@ class Window:
     monitor: "Monitor"
     name: str
     phase: int | None = 1
+    order: Sequence[tuple[int, str]] = ()
     relative: float = 0.01
     limit_s: float = 60.0
     scope: Scope = Scope.BOARD
     seed: int = 0
     reading: Reading | None = None
+    phases: list[Reading] = field(default_factory=list)
     _idles: list[_Block] = field(default_factory=list)
     _blocks: list[_Block] = field(default_factory=list)
 
@@ -112,6 +117,11 @@ class Window:
             raise UsageError(f"relative = {self.relative} of a window must be over 0 and below 1: 0.01 for 1 %")
         if self.phase is not None and not 0 < self.phase < 8:
             raise UsageError(f"phase = {self.phase} of a window must be 1 to 7; 0 is rest")
+        numbers = [number for number, _ in self.order]
+        if len(set(numbers)) < len(numbers) or not all(0 < number < 8 for number in numbers):
+            raise UsageError(f"phases {numbers} of a window must be 1 to 7, each once, in the order of a run")
+        if self.order and self.phase is not None:
+            raise UsageError("a window that sets the phase has no order of phases: give phase=None")
         if self.monitor.unavailable is None:
             self._rng = np.random.default_rng(self.seed)
             self._codes: list[np.ndarray] = []
@@ -127,10 +137,14 @@ class Window:
             return
         if self.monitor.unavailable is not None:
             self.reading = none(self.name, self.monitor.unavailable, self.scope)
-            return
-        if self._open:
-            self._finish()
-        self.reading = self._evaluate()
+        else:
+            if self._open:
+                self._finish()
+            self.reading = self._evaluate()
+        if self.reading.unresolved is not None:
+            self.phases = [none(name, self.reading.unresolved, self.scope) for _, name in self.order]
+        else:
+            self.phases = self._separated()
 
     def replays(self) -> Iterator[int]:
         """Numbers of runs, each to be done once; ends when the joules are known well enough, or time is over."""
@@ -162,7 +176,7 @@ class Window:
 
     def _next(self) -> None:
         self.monitor.port.phase(IDLE_PHASE)
-        self._rest(0)
+        self._rest(PAD_SAMPLES if self.order else 0)  # so that no run is counted in another one's phases
         self._runs += 1
         self._set()
 
@@ -211,7 +225,7 @@ class Window:
         if self._all_s() >= self.limit_s:
             return True
         reading = self._evaluate()
-        if reading.unresolved is not None:
+        if reading.unresolved is not None or any(self._samples_of(phase) < LEAST_SAMPLES for phase, _ in self.order):
             return False
         if reading.dynamic.uncertainty_j <= self.relative * reading.dynamic.total_j:
             return True
@@ -280,9 +294,71 @@ class Window:
             current_codes=self._deviation(rail, "current"),
             voltage_codes=self._deviation(rail, "voltage"),
             edge_s=uncertainty.edge(monitor.timings[rail], monitor.poll_s, len(monitor.rails) == 1),
+            steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s),
         )
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
         return dynamic, dynamic + rest_watts * run_s, self._scattered(pair, above, sums), facts
+
+    def _samples_of(self, phase: int) -> int:
+        return sum(int(block.sums.samples[0, phase]) for block in self._blocks)
+
+    def _separated(self) -> list[Reading]:
+        """A reading of each phase in `order`, by what the whole run's has."""
+        rows = [self._separated_rail(rail, facts) for rail, facts in enumerate(self.reading.facts)]
+        found = []
+        for place, (number, name) in enumerate(self.order):
+            samples = self._samples_of(number)
+            if samples < LEAST_SAMPLES:
+                why = (
+                    f"{name} is too short: {samples} samples in its runs, {LEAST_SAMPLES} are needed; replay it longer"
+                )
+                found.append(none(name, why, self.scope))
+                continue
+            dynamic, total = (sum(row[i][place] for row in rows) for i in (0, 1))
+            pairs = tuple(row[2][place] for row in rows)
+            u_dynamic, u_total = (K * math.hypot(*(pair[i].joules for pair in pairs)) for i in (0, 1))
+            provenance, facts = self.monitor.port.provenance, tuple(row[3][place] for row in rows)
+            found.append(
+                Reading(
+                    name,
+                    Energy(max(total, -u_total), u_total, provenance, self.scope),
+                    Energy(max(dynamic, -u_dynamic), u_dynamic, provenance, self.scope),
+                    facts[0].run_s,
+                    facts[0].replays,
+                    sum(one.idle_watts for one in facts),
+                    pairs,
+                    facts,
+                )
+            )
+        return found
+
+    def _separated_rail(self, rail: int, whole: Facts) -> tuple[list[float], list[float], list, list[Facts]]:
+        """Of each phase: joules above rest and in all, budgets, facts."""
+        monitor, clock_hz = self.monitor, self.monitor.port.clock_hz
+        calibration, descriptor, timing = monitor.calibrations[rail], monitor.rails[rail], monitor.timings[rail]
+        if not self.order:
+            return [], [], [], []
+        numbers = [number for number, _ in self.order]
+        gain, offset = (calibration.gain, calibration.offset_watts) if calibration else (1.0, 0.0)
+        joules = sum(monitor.joules(block.sums)[rail, numbers] for block in self._blocks) / whole.replays * gain
+        lengths = sum(block.sums.cycles[rail, numbers] for block in self._blocks) / clock_hz / whole.replays
+        if (lengths <= 0).any():
+            missing = next(name for (_, name), length in zip(self.order, lengths, strict=True) if length <= 0)
+            raise UsageError(f"the run had no phase {missing}: leave it out of the order")
+        rest = [block.sums for block in self._idles]
+        sample_s = sum(one.stamp for one in rest) / clock_hz / sum(int(one.samples[rail].sum()) for one in rest)
+        counted = joules + (offset - whole.idle_watts) * lengths
+        dynamic, edges = separate(counted, lengths, timing, sample_s, seen_s(descriptor, clock_hz))
+        pairs, facts = [], []
+        for place, length in enumerate(lengths):
+            watts = whole.idle_watts + dynamic[place] / length
+            window_s = float(length) * whole.replays
+            own = replace(whole, watts=watts, run_s=float(length), window_s=window_s, edge_s=0.0)
+            edge = math.sqrt(edges[place, place] / whole.replays)
+            pair = uncertainty.budgets(descriptor, timing, own, calibration)
+            pairs.append(tuple(replace(one, edge=edge) for one in pair))
+            facts.append(own)
+        return list(dynamic), list(dynamic + whole.idle_watts * lengths), pairs, facts
 
     def _too_short(self, samples: int, steps: float) -> str | None:
         if samples < LEAST_SAMPLES:
@@ -296,6 +372,19 @@ class Window:
                 "replay it, or take a larger shunt"
             )
         return None
+
+    def _steps_watts(self, rail: int, gain: float, rest_watts: float, above_watts: float) -> float:
+        """As in `Facts`; phases without an order are taken as if rest was between them."""
+        sums = [block.sums for block in self._blocks]
+        cycles = sum(one.cycles[rail] for one in sums) / self.monitor.port.clock_hz
+        joules = sum(self.monitor.joules(one)[rail] for one in sums) * gain
+        numbers = [number for number, _ in self.order] or [number for number in range(1, len(cycles)) if cycles[number]]
+        if len(numbers) == 1:
+            return math.sqrt(2) * abs(above_watts)
+        above = [joules[number] / max(cycles[number], 1e-9) - rest_watts for number in numbers]
+        if self.order:
+            return math.sqrt(TOGETHER) * math.hypot(*np.diff(above, prepend=0.0, append=0.0))
+        return math.sqrt(2) * math.hypot(*above)
 
     def _volts(self, rail: int) -> float:
         charge = sum(float(block.sums.charge[rail].sum()) for block in self._blocks)
