@@ -968,6 +968,123 @@ def report(
     _report(as_json, work, show)
 
 
+@app.command()
+def measure(
+    device: Annotated[
+        str, typer.Option(help="A device with the feature power, as for train; rtl: rtl:power?sensor=ina228.")
+    ] = "rtl",
+    method: Annotated[
+        list[str],
+        typer.Option(help="As for train: e2train, fractrain, sbm, ...; again for more."),
+    ] = ["sgd"],  # noqa: B006 - Typer's way
+    data: Annotated[str, typer.Option(help="As for train.")] = "digits",
+    network: Annotated[str | None, typer.Option(help="As for train.")] = None,
+    train_images: Annotated[int | None, typer.Option(help="Train with so many images alone.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
+    batch: Annotated[int, typer.Option(help="Images in one step.")] = 32,
+    lr: Annotated[float, typer.Option(help="Peak of the one-cycle learning rate.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Initial weights and order of the images.")] = 0,
+    target: Annotated[
+        float | None, typer.Option(help="Validation accuracy, such as 0.95: the joules to reach it.")
+    ] = None,
+    sensor: Annotated[str | None, typer.Option(help="ina226, ina228 or ina219.")] = None,
+    address: Annotated[str, typer.Option(help="Of the sensor on the I2C bus.")] = "0x40",
+    shunt_ohm: Annotated[float | None, typer.Option(help="Of its shunt, such as 0.1 (R100).")] = None,
+    shunt_error: Annotated[float, typer.Option(help="By which the shunt may be off, relative.")] = 0.01,
+    most_amps: Annotated[float | None, typer.Option(help="The largest current, for a narrower range.")] = None,
+    rails: Annotated[
+        Path | None, typer.Option(help="TOML file with a table [[rail]] for each sensor, instead.")
+    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="File of --calibrate, for these sensors.")] = None,
+    relative: Annotated[float, typer.Option(help="Steps go on until one is known to this, k = 2.")] = 0.01,
+    limit_s: Annotated[float, typer.Option(help="Seconds of the device after which no further ones begin.")] = 20.0,
+    fit: Annotated[
+        Path | None, typer.Option(help="File for coefficients of energy, fitted to this device instead of a training.")
+    ] = None,
+    coverage: Annotated[
+        bool,
+        typer.Option("--coverage", help="Whether intervals hold: windows of known joules on drawn sensors instead."),
+    ] = False,
+    windows: Annotated[
+        int | None, typer.Option(min=1, help="So many: of --coverage for each sensor (200), of --fit (24).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for result and report; runs/measured.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Joules of a training by the sensors of a device: each epoch, steps phase by phase, to a target.
+
+    Without a sensor the training goes on, and energy is "unavailable". With rtl all is simulated, and says so.
+    """
+    from .measuring import rails as named
+
+    def chosen() -> tuple[str, Any]:
+        url, kind = named.device_with_sensor(device, sensor)
+        if rails is not None:
+            return url, named.load(rails)
+        return url, named.one(url, kind, named.number(address), shunt_ohm, most_amps, shunt_error)
+
+    def train() -> Result:
+        from . import training
+        from .measuring import calibration as calibrations
+        from .measuring.measured import Measuring
+
+        url, found = chosen()
+        kept = () if calibration is None else tuple(calibrations.load(calibration))
+        measuring = Measuring(found, None, kept, relative, limit_s, target)
+        options = training.TrainOptions(
+            device=url,
+            data=data,
+            network=network,
+            train_images=train_images,
+            fp32=False,
+            seed=seed,
+            epochs=epochs,
+            batch=batch,
+            lr=lr,
+            method="+".join(method),
+            out=out or Path("runs", "measured"),
+            resume=resume,
+        )
+        return training.train_and_compare(options, console=Console(stderr=True), measuring=measuring)
+
+    def fitted() -> Result:
+        from .measuring import calibration as calibrations
+        from .measuring import fitting
+        from .measuring.monitor import Monitor
+        from .opening import open as open_device
+
+        _check_directory(fit, "--fit")
+        url, found = chosen()
+        kept = () if calibration is None else tuple(calibrations.load(calibration))
+        with open_device(url) as opened, Console(stderr=True).status("measuring") as status:
+            monitor = Monitor.of(opened, found, calibrations=kept)
+            options = {"limit_s": limit_s, "on_window": lambda work: status.update(f"measuring {work}")}
+            result = fitting.fitted(monitor, url, windows or fitting.WINDOWS, **options)
+        result.model.save(fit)
+        return {"file": str(fit), **result.as_dict()}
+
+    def covered() -> Result:
+        from bitfirst_sim.power_simulator import bed
+
+        from .measuring import coverage as checked
+
+        kinds = checked.KINDS if sensor is None else (sensor,)
+        return checked.run(kinds, bed, windows or checked.WINDOWS, seed, Console(stderr=True).print)
+
+    from .measuring import shown
+
+    if coverage and fit is not None:
+        raise UsageError("--coverage and --fit are two things: give one of them")
+    if coverage:
+        if not _report(as_json, covered, shown.coverage_table)["passed"]:
+            raise typer.Exit(1)
+    elif fit is not None:
+        _report(as_json, fitted, shown.fit_table)
+    else:
+        _report(as_json, train, shown.measured_tables)
+
+
 def _energies(found: Result, result: Result) -> list[Any]:
     """Counters to those of the baseline, energies with what they are, and whether their ranking holds."""
     from .comparison_energy import tables_of

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +23,10 @@ from .quantised import Quantised
 from .quantiser import Halves, to_float
 from .residency import Store, tensors_of
 from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from .measuring.monitor import Monitor
+    from .measuring.windows import Window
 
 #: counters that add up; all but `phase`
 ADDITIVE_COUNTERS = tuple(counter.name for counter in COUNTERS if counter.unit)
@@ -47,10 +52,12 @@ class Device(ABC):
     store           the book of the device's tensor store; `store.refetched_bytes` were sent again, for want of room or
                     in another order
     phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
+    monitor         its sensors; None before `measuring.monitor.Monitor.of`
     """
 
     counting = True
     place: torch.device | None = None
+    monitor: "Monitor | None" = None
 
     def __init__(self, url: str, config: ArrayConfig) -> None:
         self.url = url
@@ -222,6 +229,14 @@ class Device(ABC):
         for tensor in tensors_of(planned, operation):
             if isinstance(tensor.operand, MasterWeights) and not tensor.made_there:
                 _ = tensor.operand.read_back
+
+    # energy
+    def window(self, name: str, **options: Any) -> "Window":
+        """`with device.window("forward") as window` measures its body: `measuring.windows.Window`, with its options, by
+        the sensors that `measuring.monitor.Monitor.of` was told of. Raises `UsageError` before that."""
+        if self.monitor is None:
+            raise UsageError(f"no sensors of {self.url} are set up: Monitor.of(device, [Rail(...)]) before its windows")
+        return self.monitor.window(name, **options)
 
     # counters
     @abstractmethod

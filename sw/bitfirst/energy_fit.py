@@ -62,6 +62,7 @@ def fit(
     name: str,
     terms: Sequence[str] | None = None,
     leaves_out: Sequence[str] = (),
+    gain: float = 0.0,
 ) -> Fit:
     """Weighted least squares with coefficients of 0 or more.
 
@@ -71,6 +72,8 @@ def fit(
     terms       of `FITTED`; None: all that some window has, without `leaves_out`
     leaves_out  terms that the set is used without though there is something of them, such as "link_bytes" after
                 windows in which the link was silent
+    gain        relative standard uncertainty that all windows have in common, as of one sensor's gain: no number of
+                windows makes it less
 
     Raises `UsageError`, naming the terms, where windows do not tell them apart, and for energies that are no
     measurement.
@@ -96,6 +99,7 @@ def fit(
     chi_square, degrees = float(np.sum((residuals / sigma) ** 2)), len(energies) - len(terms)
     covariance = np.linalg.inv((rows / sizes).T @ (rows / sizes)) / np.outer(sizes, sizes)
     covariance *= max(1.0, chi_square / degrees)
+    covariance += gain**2 * np.outer(found, found)
     half = K * np.sqrt(covariance.diagonal())
     model = EnergyModel(
         name,

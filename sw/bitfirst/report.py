@@ -2,6 +2,7 @@
 
 import base64
 import io
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 
 from .energy import Energy
 from .energy_model import TERMS
+from .measuring import shown
+from .measuring.meter import Trace
 
 PHASES = {
     "forward": "forward",
@@ -44,12 +47,14 @@ def write(result: dict[str, Any], out: Path) -> Path:
     """Writes report.html and its plots into `out`; returns the report's path.
 
     `result` as `training.train_and_compare` makes it. Plots: accuracy.png; cycles.png and layers.png where cycles were
-    counted; signs.png where weights learnt by signs.
+    counted; signs.png where weights learnt by signs; watts.png and joules.png where they were measured.
     """
     with matplotlib.rc_context(STYLE):
         figures = {"accuracy": accuracy_figure(result)}
         if result["phases"]:
             figures |= {"cycles": cycles_figure(result), "layers": layers_figure(result)}
+        if "measured" in result:
+            figures |= measured_figures(result)
         if "signs" in result:
             figures["signs"] = signs_figure(result["signs"]["rows"])
         plots = {name: save(figure, out / f"{name}.png") for name, figure in figures.items()}
@@ -69,6 +74,7 @@ def write(result: dict[str, Any], out: Path) -> Path:
         energy=energy_line(result["energy"]),
         energy_model=result.get("energy_model"),
         energy_parts=energy_parts(result["energy_model"]) if "energy_model" in result else [],
+        measured=measured_of(result) if "measured" in result else None,
         settings=settings(result),
     )
     path = out / "report.html"
@@ -161,6 +167,35 @@ def layers_figure(result: dict[str, Any]) -> Figure:
     axes.set(title="Utilisation by layer", ylabel="% of the array's bit-MACs")
     axes.grid(axis="x", visible=False)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def measured_figures(result: dict[str, Any]) -> dict[str, Figure]:
+    """Watts over time of a step, its phases marked; validation accuracy over the joules of the epochs so far."""
+    trace, found = result["measured"]["trace"], {}
+    if trace["rails"]:
+        traces = {name: Trace(one["seconds"], one["watts"]) for name, one in trace["rails"].items()}
+        found["watts"] = shown.figure(traces, trace["phases"], result["measured"]["step"]["provenance"])
+    if result["energy"]["total_j"] is not None:
+        found["joules"] = joules_figure(result)
+    return found
+
+
+def joules_figure(result: dict[str, Any]) -> Figure:
+    """Validation accuracy over joules, of all and of what is above rest; bars are k = 2."""
+    figure = Figure(figsize=(9, 3.2))
+    axes = figure.subplots()
+    percent = [100 * row["validation_accuracy"] for row in result["history"]]
+    rows = [row["measured"] for row in result["history"]]
+    kinds = ("all", "energy_j", "uncertainty_j", DEVICE), ("above rest", "dynamic_j", "dynamic_uncertainty_j", FP32)
+    for name, joules, uncertainty, colour in kinds:
+        sums, errors = (list(accumulate(row[key] for row in rows)) for key in (joules, uncertainty))
+        axes.errorbar(sums, percent, xerr=errors, fmt="o-", color=colour, label=name, capsize=3, linewidth=1.2)
+    title = f"Validation accuracy over energy, {result['energy']['provenance']}, scope {result['energy']['scope']}"
+    axes.set(title=title, xlabel="joules of the training steps, k = 2", ylabel="%")
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 103)
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 
@@ -321,6 +356,19 @@ def energy_line(energy: dict[str, Any]) -> str:
     if energy["total_j"] is not None:
         return f"{found}."
     return f"{found[0].upper()}{found[1:]}: this device told none; --energy-model gives a modelled one."
+
+
+def measured_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Tables: of the training, of a step's phases; what is said below them."""
+    found = result["measured"]
+    reasons = dict.fromkeys(filter(None, [found["unavailable"], *shown.unresolved(result)]))
+    return {
+        "training": shown.training_rows(found),
+        "phases": shown.phase_rows(found),
+        "adds_up": shown.ADDS_UP[found["phases_add_up"]],
+        "reasons": list(reasons),
+        "sensors": ", ".join(shown.sensor_text(one) for one in found["sensors"]),
+    }
 
 
 def energy_parts(model: dict[str, Any]) -> list[list[str]]:

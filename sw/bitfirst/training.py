@@ -24,6 +24,8 @@ import bitfirst
 from . import checkpoint, data, energy, energy_model, interrupts, loop, memory, models, observed, optim, tasks
 from .device import Device
 from .errors import DeviceError, LinkError, UsageError
+from .measuring import measured
+from .measuring.monitor import Monitor
 from .methods import E2TRAIN, HOST, NAMES, PSG, Compose, Method, Plan, SignSGD, named
 from .nn import Bits, convert, layer_counters
 from .signs import Journal
@@ -249,7 +251,8 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 class Run:
     """A network in training: what a checkpoint holds.
 
-    `meter` is None for fp32 on the host, `journal` where no weight learns by signs.
+    `meter` is None for fp32 on the host, `journal` where no weight learns by signs, `monitor` where no joules are
+    measured.
     """
 
     name: str
@@ -261,6 +264,7 @@ class Run:
     epochs: int = 0
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    monitor: Monitor | None = None
 
 
 def new_run(
@@ -320,8 +324,8 @@ def fit(
 
     A row of its history has, beside loss and accuracies: "wall_s" of the epoch; so far, "steps" that were trained, the
     device's "cycles" and "bit_macs", and without those of evaluation "training_bit_macs" and "training_counters" (of a
-    device that counts: added up over the phases, and MACs in float32 on the host); and what `observed.grown` says of
-    blocks.
+    device that counts: added up over the phases, and MACs in float32 on the host); what `observed.grown` says of
+    blocks; and with a monitor what the epoch's steps took, "measured".
     """
     per_epoch = len(splits.train) // options.batch
     if not per_epoch:
@@ -333,9 +337,8 @@ def fit(
         first = run.epoch * per_epoch
         batches = epoch_batches(splits, options, run.epoch, place_of(run.net))[: plan.steps - first]
         beside = _Beside(run, batches, first, plan, on_step)
-        chosen, work, counted = observed.counts(run.method), _bit_macs(run), _counted(run)
-        loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
-        work, after = _bit_macs(run) - work, _counted(run)
+        chosen = observed.counts(run.method)
+        (loss, work, counted), told = _measured(run, partial(_steps, run, batches, beside))
         validation_accuracy = evaluate(run.net, splits.validation)
         run.epoch += 1
         run.history.append(
@@ -348,19 +351,36 @@ def fit(
                 "wall_s": time.monotonic() - started,
                 "steps": before.get("steps", 0) + beside.steps,
                 **observed.grown(run.method, chosen),
+                **told,
             }
         )
         if run.meter is not None:
             counters = run.meter.read()
             run.history[-1] |= costs(counters, "cycles", "bit_macs")
             run.history[-1]["training_bit_macs"] = before.get("training_bit_macs", 0) + work
-            if after and (not before or "training_counters" in before):  # not after a checkpoint without them
+            if counted and (not before or "training_counters" in before):  # not after a checkpoint without them
                 earlier = before.get("training_counters", {})
                 run.history[-1]["training_counters"] = {
-                    name: earlier.get(name, 0) + count - counted.get(name, 0) for name, count in after.items()
+                    name: earlier.get(name, 0) + count for name, count in counted.items()
                 }
         if on_epoch is not None:
             on_epoch(run)
+
+
+def _steps(run: Run, batches: data.Batches, beside: "_Beside") -> tuple[float | None, int, dict[str, int]]:
+    """Trains an epoch; its loss, bit-MACs and counters."""
+    work, before = _bit_macs(run), _counted(run)
+    loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
+    after = _counted(run)
+    return loss, _bit_macs(run) - work, {name: count - before.get(name, 0) for name, count in after.items()}
+
+
+def _measured(run: Run, work: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """What `work` returns, and of a row of the history what it took."""
+    if run.monitor is None:
+        return work(), {}
+    found, reading = measured.whole(run.monitor, f"epoch {run.epoch + 1}", work)
+    return found, {"measured": reading.as_dict()}
 
 
 def epoch_batches(
@@ -653,10 +673,13 @@ def compare(
     watch: Watch | None = None,
     checkpoints: bool = False,
     spoil: Callable[[nn.Module], None] | None = None,
+    monitor: Monitor | None = None,
 ) -> Comparison:
-    """Trains and tests both. `spoil` changes the converted network first, for negative controls."""
+    """Trains and tests both. `spoil` changes the converted network first, for negative controls; `monitor` is the
+    device's, by which epochs are measured."""
     network = partial(options.task.make, len(splits.classes))
     run = new_run(options, device, network)
+    run.monitor = monitor
     if options.resume:
         restore(run, options)
     if spoil is not None:
@@ -682,9 +705,13 @@ def compare(
 
 
 def train_and_compare(
-    options: TrainOptions, device: Device | None = None, console: Console | None = None
+    options: TrainOptions,
+    device: Device | None = None,
+    console: Console | None = None,
+    measuring: measured.Measuring | None = None,
 ) -> dict[str, Any]:
     """Trains on `options.device` (or on `device`, which stays open) and in fp32; writes checkpoint, result and report.
+    With `measuring` joules are measured: the result has "measured", too.
 
     Returns the object that `bitfirst train --json` prints. Progress goes to `console`, standard error by default.
     Raises `UsageError` for bad options, data that cannot be read, and divergence, `LinkError` when the device dies (the
@@ -708,8 +735,9 @@ def train_and_compare(
     try:
         if model is not None:
             modelled(model, Meter(board).read(), board)  # what it cannot tell of is said before anything begins
+        monitor = None if measuring is None else measuring.monitor(board)
         with host_settings(options.threads), Watch(console) as watch:
-            comparison = compare(options, board, splits, watch, checkpoints=True)
+            comparison = compare(options, board, splits, watch, checkpoints=True, monitor=monitor)
             with saying_what_is_kept(comparison.run, options):
                 layers = profile(comparison.run, splits, options)
                 routing = _routing(comparison.net, splits.validation)
@@ -719,6 +747,11 @@ def train_and_compare(
             counters = comparison.counters | observed.host_macs(comparison.run.method)
             result["energy"], about = modelled(model, counters, board)
             result["energy_model"] = about | {"training": training_energy(model, comparison.run, options)}
+        if measuring is not None:
+            with host_settings(options.threads), console.status("measuring steps, phase by phase"):
+                steps = measured_steps(comparison.run, splits, options, measuring)
+            told = measured.summary(monitor, comparison.run.history, steps, options.batch, measuring.target)
+            result["measured"], result["energy"] = told, told["training"]["energy"]
     finally:
         if device is None:
             board.close()
@@ -735,6 +768,15 @@ def _routing(net: nn.Module, split: data.Split) -> dict[str, Any] | None:
     if split.labels.ndim != 1:
         return None
     return observed.routing(net, data.in_order(split, EVALUATION_BATCH, place_of(net)))
+
+
+def measured_steps(
+    run: Run, splits: data.Splits, options: TrainOptions, measuring: measured.Measuring
+) -> measured.Steps:
+    """Steps of the network as it is, which is trained on by them: this comes last."""
+    batches = epoch_batches(splits, options, options.epochs, place_of(run.net))
+    how = run.optimizer, run.method, _cross_entropy, measuring.relative, measuring.limit_s
+    return measured.steps(run.monitor, run.net, batches, *how)
 
 
 def profile(run: Run, splits: data.Splits, options: TrainOptions) -> list[dict[str, Any]]:

@@ -20,24 +20,24 @@ class BoardPort:
             raise UsageError(
                 f"{board.url} has no power monitor: take a configuration with the feature power, as rtl:power"
             )
-        self._board = board
+        self.device = board
         self.clock_hz = board.config.clock_khz * 1e3
         self.provenance = "simulated" if board.transport.deterministic else "measured"
 
     def write(self, row: int, word: int) -> None:
         place = {"space": Space.POWER, "rows": 1, "words": 1, "row": row, "word": 0}
-        self._board.execute(Command(Opcode.WRITE, place, np.array([word], np.uint64)))
+        self.device.execute(Command(Opcode.WRITE, place, np.array([word], np.uint64)))
 
     def read(self, first: int, count: int) -> list[int]:
-        words = self._board.execute(Command(Opcode.READ, {"space": Space.POWER, "first": first, "count": count}))
+        words = self.device.execute(Command(Opcode.READ, {"space": Space.POWER, "first": first, "count": count}))
         return [int(word) for word in words]
 
     def wait(self, cycles: int) -> None:
         """By the device's cycles where they are simulated, else by its nominal clock."""
-        if isinstance(self._board.transport, RtlTransport):
-            self._board.transport.advance(cycles)
+        if isinstance(self.device.transport, RtlTransport):
+            self.device.transport.advance(cycles)
         else:
             time.sleep(cycles / self.clock_hz)
 
     def phase(self, number: int) -> None:
-        self._board.mark(Phase(number))
+        self.device.mark(Phase(number))

@@ -1,12 +1,13 @@
 """Whether windows tell the truth: sensors drawn within their data sheets' limits, loads whose joules are known."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import UsageError
 from . import uncertainty
 from .calibration import Calibration, Load, calibrate
 from .monitor import Monitor
@@ -15,6 +16,9 @@ from .sensors import CHIPS, Rail
 from .uncertainty import K
 from .windows import Reading
 
+KINDS = ("ina226", "ina228")  #: that goals are set for
+WINDOWS = 200
+HELD, WIDTH = 0.93, 1.5  #: goals: of intervals that hold the truth at least; widths over the bound at most
 WINDOWS_A_SENSOR = 10  #: then another one is drawn and calibrated
 LOADS = (0.1, 0.9)  #: of full scale, in a calibration
 PHASE_S = (1e-3, 1.0)
@@ -181,3 +185,31 @@ def summary(tested: list[Tested]) -> dict[str, Any]:
         "width_mean": float(np.mean(widths)) if widths else None,
         "width_most": max(widths, default=None),
     }
+
+
+def run(
+    kinds: Sequence[str],
+    bed: Callable[[Drawn], Bed],
+    windows: int = WINDOWS,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """What `bitfirst measure --coverage` prints: "coverage", `summary` by kind; "goals"; "passed".
+
+    Raises `UsageError` for an unknown kind.
+    """
+    unknown = [kind for kind in kinds if kind not in NOISE_VOLTS]
+    if unknown:
+        raise UsageError(f"sensor {unknown[0]!r} is unknown; choose from {', '.join(NOISE_VOLTS)}")
+    found = {}
+    for kind in kinds:
+        say(f"{kind}: {windows} windows")
+        found[kind] = summary(test_windows(kind, bed, windows, seed))
+    passed = all(passes(one) for one in found.values())
+    return {"coverage": found, "goals": {"held_least": HELD, "width_most": WIDTH}, "passed": passed}
+
+
+def passes(found: dict[str, Any]) -> bool:
+    """Whether a summary meets the goals: every window resolved, too."""
+    good = found["resolved"] == found["windows"] and found["held"] >= HELD
+    return good and found["width_most"] is not None and found["width_most"] <= WIDTH

@@ -9,8 +9,10 @@ import numpy as np
 from bitfirst_hdl.contract import codec
 from bitfirst_hdl.contract import power as contract
 
+from ..device import Device
 from ..errors import DeviceError, UsageError
 from . import uncertainty
+from .board_port import BoardPort
 from .calibration import Calibration, applied
 from .port import PowerPort
 from .sensors import Rail, choose_timing, descriptor, read_s, reads_back, round_s, setup
@@ -80,6 +82,17 @@ class Monitor:
         self.unavailable = self._open()
         if self.unavailable is None:
             self._keep_pace(sample_s)
+
+    @classmethod
+    def of(cls, device: Device, rails: Sequence[Rail], **options: Any) -> "Monitor":
+        """Of an open device, for whose `window` it is from now on; raises `UsageError` for one without "power"."""
+        device.monitor = monitor = cls(BoardPort(device), rails, **options)
+        return monitor
+
+    @property
+    def device(self) -> Device:
+        """Of `of`."""
+        return self.port.device
 
     @property
     def sample_s(self) -> float:

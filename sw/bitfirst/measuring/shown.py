@@ -1,12 +1,18 @@
 """Readings for people: a table, and watts over time with the phases marked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.table import Table
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Column, Table
 
+from ..energy import Energy, Provenance, Scope
+from ..energy_model import TERMS
 from .meter import Trace
 from .monitor import Monitor
 from .windows import Reading
@@ -32,6 +38,119 @@ def table(readings: Sequence[Reading]) -> Table:
             "yes" if one.total.extrapolated else "no",
         )
     return shown
+
+
+def measured_tables(result: dict[str, Any]) -> Group:
+    """A training's joules: of steps, samples, epochs, to a target; of a step and its phases."""
+    found = result["measured"]
+    energy = Energy(**found["training"]["energy"])
+    table = Table("of", Column("energy", justify="right"), title="Energy of the training's steps, k = 2")
+    for row in training_rows(found):
+        table.add_row(*row)
+    table.caption = f"{energy.provenance}, scope {energy.scope}; without validation and test"
+    reasons = dict.fromkeys(filter(None, [found["unavailable"], *unresolved(result)]))
+    told = (f"[yellow]{escape(reason)}[/]" for reason in reasons)
+    return Group(table, _phases_table(found), *told, f"report: {escape(str(result['report']))}")
+
+
+def training_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of "measured" of a result: joules of the training, in the mean of its parts, and to the target."""
+    training = found["training"]
+    energy = Energy(**training["energy"])
+    rows = [("training, all epochs", _figure(energy))]
+    for name in "epoch", "step", "sample":
+        joules = training.get(f"{name}_j")
+        if joules is not None:
+            mean = replace(energy, total_j=joules, uncertainty_j=training[f"{name}_uncertainty_j"])
+            rows.append((f"{name}, in the mean", _figure(mean)))
+    if found["target"] is not None:
+        rows.append((target_text(found["target"]), _figure(Energy(**found["target"]["energy"]))))
+    return rows
+
+
+def sensor_text(sensor: dict[str, Any]) -> str:
+    """Of "sensors": what stands beside figures."""
+    kept = "calibrated" if sensor["calibrated"] else "not calibrated"
+    return f"{sensor['kind']} of {sensor['name']} at {sensor['address']:#x}, {sensor['shunt_ohm']:g} ohm, {kept}"
+
+
+def _figure(energy: Energy) -> str:
+    """Where the title says what k is."""
+    return energy.figure.removesuffix(" at k = 2")
+
+
+def unresolved(result: dict[str, Any]) -> list[str]:
+    """Why windows of a training have no figure."""
+    rows = [row.get("measured", {}) for row in result["history"]]
+    return [row["unresolved"] for row in (*rows, result["measured"]["step"]) if row.get("unresolved")]
+
+
+def target_text(target: dict[str, Any]) -> str:
+    """Of "target" of a measured training."""
+    if target["censored"]:
+        return f"validation accuracy {target['accuracy']:.1%} was never reached: all of it"
+    return f"to a validation accuracy of {target['accuracy']:.1%}, {target['epoch']} epochs"
+
+
+def phase_rows(found: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Of a step's phases, their sum, and the step: name, joules, joules above rest, milliseconds, steps."""
+    rows = []
+    for one in (*found["phases"], found["step"]):
+        if one["energy_j"] is None:
+            rows.append((one["name"], "no figure", "", "", ""))
+            continue
+        same = Provenance(one["provenance"]), Scope(one["scope"])
+        figures = (
+            _figure(Energy(one[key], one[uncertainty], *same))
+            for key, uncertainty in (("energy_j", "uncertainty_j"), ("dynamic_j", "dynamic_uncertainty_j"))
+        )
+        rows.append((one["name"], *figures, f"{one['seconds'] * 1e3:.4g}", str(one["replays"])))
+    if found["phases"]:
+        rows.insert(-1, ("sum of the phases", _figure(Energy(**found["phases_sum"])), "", "", ""))
+    return rows
+
+
+def _phases_table(found: dict[str, Any]) -> Table:
+    table = Table(title="A step of the trained network, k = 2")
+    for name in "phase", "energy", "above rest", "ms", "steps":
+        table.add_column(name, justify="left" if name == "phase" else "right")
+    for row in phase_rows(found):
+        table.add_row(*row)
+    table.caption = ADDS_UP[found["phases_add_up"]]
+    return table
+
+
+ADDS_UP = {
+    True: "The phases add up to the step, within the uncertainties.",
+    False: "The phases do not add up to the step: do not use them.",
+    None: "",
+}
+
+
+def coverage_table(result: dict[str, Any]) -> Table:
+    """A row a sensor: windows, how many had a figure, shares and widths against the goals."""
+    goals = result["goals"]
+    table = Table(title=f"Goals: {goals['held_least']:.0%} held, at most {goals['width_most']:g} times the bound wide")
+    for name in "sensor", "windows", "resolved", "held", "width, mean", "width, most":
+        table.add_column(name, justify="left" if name == "sensor" else "right")
+    for kind, row in result["coverage"].items():
+        widths = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("width_mean", "width_most"))
+        table.add_row(kind, str(row["windows"]), str(row["resolved"]), f"{row['held']:.1%}", *widths)
+    table.caption = "passed" if result["passed"] else "[red]not passed[/]"
+    return table
+
+
+def fit_table(result: dict[str, Any]) -> Group:
+    """A row a coefficient with its interval, then the residuals."""
+    table = Table(title="Joules, fitted, k = 2")
+    for name in "for each", "from", "joules", "to":
+        table.add_column(name, justify="left" if name == "for each" else "right")
+    for term, one in result["coefficients"].items():
+        table.add_row(TERMS[term], *(f"{one[key]:.3g}" for key in ("low", "joules", "high")))
+    most = max(map(abs, result["residuals_j"]))
+    judged = "such as the uncertainties let expect" if result["consistent"] else "[red]larger than they should be[/]"
+    line = f"residuals of {len(result['residuals_j'])} windows: at most {most:.3g} J, {judged}"
+    return Group(table, line, f"for --energy-model: {escape(result['file'])}")
 
 
 def figure(traces: dict[str, Trace], phases: Sequence[tuple[float, float, str]], provenance: str) -> Figure:

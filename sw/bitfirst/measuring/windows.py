@@ -52,6 +52,11 @@ class Reading:
     facts: tuple[Facts, ...] = ()
     unresolved: str | None = None
 
+    @property
+    def gain(self) -> float:
+        """Relative standard uncertainty of the energy above rest that is the sensors' gain, and stays the same."""
+        return math.hypot(*(above.gain for above, _ in self.budgets)) / abs(self.dynamic.total_j)
+
     def as_dict(self) -> dict[str, object]:
         """A row of `phases` in `--json`."""
         return {
@@ -90,25 +95,28 @@ class Window:
     again. `w.reading` is there behind it.
 
     phase     that the device is set to in a run; None: the body sets those in `order` itself
-    order     (phase, name) as they follow one another in a run, each once; `phases` has a reading of each
+    order     (phases, name) as they follow one another in a run, each once, a phase or several that go to and fro;
+              `phases` has a reading of each
     relative  the uncertainty (k = 2) of the energy above rest, relative, that replays go on for
     limit_s   seconds of the device after which no further replays begin
     seed      of the rests between replays, which are drawn so that samples fall everywhere
 
-    Nothing is read from the device in a run: sums are read before and behind. Raises `DeviceError` for faults of
+    Nothing is read from the device in a run: sums are read before and behind. A body that sets no phase has taken
+    nothing. Raises `DeviceError` for faults of
     sensors in the window. What cannot be resolved has no figure, and `reading.unresolved` says why.
     """
 
     monitor: "Monitor"
     name: str
     phase: int | None = 1
-    order: Sequence[tuple[int, str]] = ()
+    order: Sequence[tuple[int | tuple[int, ...], str]] = ()
     relative: float = 0.01
     limit_s: float = 60.0
     scope: Scope = Scope.BOARD
     seed: int = 0
     reading: Reading | None = None
     phases: list[Reading] = field(default_factory=list)
+    records: np.ndarray | None = None  #: the last samples of the last runs, and of rest around; see `Monitor.records`
     _idles: list[_Block] = field(default_factory=list)
     _blocks: list[_Block] = field(default_factory=list)
 
@@ -117,7 +125,8 @@ class Window:
             raise UsageError(f"relative = {self.relative} of a window must be over 0 and below 1: 0.01 for 1 %")
         if self.phase is not None and not 0 < self.phase < 8:
             raise UsageError(f"phase = {self.phase} of a window must be 1 to 7; 0 is rest")
-        numbers = [number for number, _ in self.order]
+        self._groups = [(number,) if isinstance(number, int) else tuple(number) for number, _ in self.order]
+        numbers = [number for group in self._groups for number in group]
         if len(set(numbers)) < len(numbers) or not all(0 < number < 8 for number in numbers):
             raise UsageError(f"phases {numbers} of a window must be 1 to 7, each once, in the order of a run")
         if self.order and self.phase is not None:
@@ -185,6 +194,7 @@ class Window:
         self._rest(PAD_SAMPLES)
         block = self._block(self._first, self._runs)
         self._blocks.append(block)
+        self.records = self.monitor.records()
         self._open = False
         window_s = block.sums.stamp / self.monitor.port.clock_hz
         self._idle(max(IDLE_SAMPLES * self.monitor.sample_s, min(window_s, BLOCK_S)))
@@ -225,7 +235,7 @@ class Window:
         if self._all_s() >= self.limit_s:
             return True
         reading = self._evaluate()
-        if reading.unresolved is not None or any(self._samples_of(phase) < LEAST_SAMPLES for phase, _ in self.order):
+        if reading.unresolved is not None or any(self._samples_of(group) < LEAST_SAMPLES for group in self._groups):
             return False
         if reading.dynamic.uncertainty_j <= self.relative * reading.dynamic.total_j:
             return True
@@ -235,6 +245,8 @@ class Window:
     # what it says
     def _evaluate(self) -> Reading:
         rails = range(len(self.monitor.rails))
+        if self.phase is None and not any(block.sums.cycles[:, 1:].any() for block in self._blocks):
+            return self._nothing()
         found = [self._rail(rail) for rail in rails]
         refused = next((one for one in found if isinstance(one, str)), None)
         if refused is not None:
@@ -258,6 +270,11 @@ class Window:
             pairs,
             tuple(one[3] for one in found),
         )
+
+    def _nothing(self) -> Reading:
+        """Of a body that let the device do nothing."""
+        zero = Energy(0.0, 0.0, self.monitor.port.provenance, self.scope)
+        return Reading(self.name, zero, zero, replays=sum(block.runs for block in self._blocks))
 
     def _rail(self, rail: int) -> tuple[float, float, tuple[Budget, Budget], Facts] | str:
         """Joules above rest and in all of one run, by one rail; or why there are none."""
@@ -299,15 +316,15 @@ class Window:
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
         return dynamic, dynamic + rest_watts * run_s, self._scattered(pair, above, sums), facts
 
-    def _samples_of(self, phase: int) -> int:
-        return sum(int(block.sums.samples[0, phase]) for block in self._blocks)
+    def _samples_of(self, group: tuple[int, ...]) -> int:
+        return sum(int(block.sums.samples[0, group].sum()) for block in self._blocks)
 
     def _separated(self) -> list[Reading]:
         """A reading of each phase in `order`, by what the whole run's has."""
         rows = [self._separated_rail(rail, facts) for rail, facts in enumerate(self.reading.facts)]
         found = []
-        for place, (number, name) in enumerate(self.order):
-            samples = self._samples_of(number)
+        for place, (_, name) in enumerate(self.order):
+            samples = self._samples_of(self._groups[place])
             if samples < LEAST_SAMPLES:
                 why = (
                     f"{name} is too short: {samples} samples in its runs, {LEAST_SAMPLES} are needed; replay it longer"
@@ -338,10 +355,9 @@ class Window:
         calibration, descriptor, timing = monitor.calibrations[rail], monitor.rails[rail], monitor.timings[rail]
         if not self.order:
             return [], [], [], []
-        numbers = [number for number, _ in self.order]
         gain, offset = (calibration.gain, calibration.offset_watts) if calibration else (1.0, 0.0)
-        joules = sum(monitor.joules(block.sums)[rail, numbers] for block in self._blocks) / whole.replays * gain
-        lengths = sum(block.sums.cycles[rail, numbers] for block in self._blocks) / clock_hz / whole.replays
+        joules = self._grouped(sum(monitor.joules(block.sums)[rail] for block in self._blocks)) / whole.replays * gain
+        lengths = self._grouped(sum(block.sums.cycles[rail] for block in self._blocks)) / clock_hz / whole.replays
         if (lengths <= 0).any():
             missing = next(name for (_, name), length in zip(self.order, lengths, strict=True) if length <= 0)
             raise UsageError(f"the run had no phase {missing}: leave it out of the order")
@@ -359,6 +375,9 @@ class Window:
             pairs.append(tuple(replace(one, edge=edge) for one in pair))
             facts.append(own)
         return list(dynamic), list(dynamic + whole.idle_watts * lengths), pairs, facts
+
+    def _grouped(self, by_phase: np.ndarray) -> np.ndarray:
+        return np.array([by_phase[list(group)].sum() for group in self._groups], float)
 
     def _too_short(self, samples: int, steps: float) -> str | None:
         if samples < LEAST_SAMPLES:
@@ -378,7 +397,11 @@ class Window:
         sums = [block.sums for block in self._blocks]
         cycles = sum(one.cycles[rail] for one in sums) / self.monitor.port.clock_hz
         joules = sum(self.monitor.joules(one)[rail] for one in sums) * gain
-        numbers = [number for number, _ in self.order] or [number for number in range(1, len(cycles)) if cycles[number]]
+        if self.order:
+            cycles, joules = self._grouped(cycles), self._grouped(joules)
+        else:
+            cycles, joules = cycles[1:], joules[1:]
+        numbers = [number for number in range(len(cycles)) if cycles[number]]
         if len(numbers) == 1:
             return math.sqrt(2) * abs(above_watts)
         above = [joules[number] / max(cycles[number], 1e-9) - rest_watts for number in numbers]

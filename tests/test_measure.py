@@ -1,0 +1,256 @@
+"""`bitfirst measure`: trainings whose joules are told by a simulated sensor, coefficients fitted to it, coverage."""
+
+import json
+from dataclasses import replace
+
+import bitfirst
+import pytest
+import torch
+from bitfirst import energy_model, training
+from bitfirst.errors import UsageError
+from bitfirst.measuring import coverage, fitting, measured, rails
+from bitfirst.measuring.measured import Measuring
+from bitfirst.measuring.monitor import Monitor
+from bitfirst.measuring.sensors import Rail
+from bitfirst.quantiser import quantise
+from bitfirst.training import TrainOptions
+from bitfirst_hdl.contract.packets import Phase
+from bitfirst_sim.supply import Supply
+from power_port import Part, PowerPortModel
+from test_coverage import bed
+
+RAIL = Rail("5V", "ina226", 0x40, 0.1)
+TOML = 'base = "small"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "update", "packed", "power"]\n'
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    path = tmp_path_factory.mktemp("measure") / "with.toml"
+    path.write_text(TOML)
+    return f"rtl:{path}?sensor=ina226"
+
+
+@pytest.fixture(scope="module")
+def board(url):
+    with bitfirst.open(url) as board:
+        yield board
+
+
+def options(url, out, **more):
+    some = {"train_images": 64, "eval_images": 64, "epochs": 1, "fp32": False}
+    return TrainOptions(device=url, out=out, **some | more)
+
+
+@pytest.mark.parametrize("method", ["sgd", "e2train", "fractrain"])
+def test_a_training_is_measured_and_is_the_same_training(board, tmp_path, method):
+    chosen = options(board.url, tmp_path, method=method)
+    measuring = Measuring((RAIL,), relative=0.05, limit_s=0.3, target=0.05)
+    result = training.train_and_compare(chosen, board, measuring=measuring)
+    found, energy = result["measured"], result["energy"]
+    assert energy["provenance"] == "simulated" and energy["scope"] == "board" and not energy["extrapolated"]
+    epochs = [row["measured"] for row in result["history"]]
+    assert energy["total_j"] == pytest.approx(sum(row["energy_j"] for row in epochs))
+    assert 0 < energy["uncertainty_j"] < 0.05 * energy["total_j"]
+    steps = result["history"][-1]["steps"]
+    assert found["training"]["step_j"] == pytest.approx(energy["total_j"] / steps)
+    assert found["training"]["sample_j"] == pytest.approx(energy["total_j"] / steps / chosen.batch)
+    assert not found["target"]["censored"] and found["target"]["energy"]["total_j"] == epochs[0]["energy_j"]
+    assert found["phases_add_up"] and [one["name"] for one in found["phases"]] == ["forward", "backward"]
+    assert found["trace"]["phases"] and max(found["trace"]["rails"]["5V"]["watts"]) > 0.6
+    page = (tmp_path / "report.html").read_text()
+    assert "simulated" in page and "measured)" not in page and (tmp_path / "watts.png").stat().st_size > 10_000
+    with bitfirst.open(f"model:{board.url.removeprefix('rtl:').partition('?')[0]}") as model:
+        plain = training.train_and_compare(replace(chosen, device=model.url, out=tmp_path / "plain"), model)
+    assert plain["weights_sha256"] == result["weights_sha256"] and "measured" not in plain
+
+
+def work(board):
+    x, w = (quantise(torch.rand(shape), 8) for shape in ((8, 8, 8, 8), (8, 8, 3, 3)))
+    for _ in range(12):
+        board.conv2d(x, w)
+    return "done"
+
+
+def test_a_run_as_a_whole_holds_the_joules_taken(board):
+    monitor, transport = Monitor.of(board, [RAIL]), board.transport
+    before = transport.joules()
+    found, reading = measured.whole(monitor, "twelve", lambda: work(board))
+    taken = sum(transport.joules()[1:]) - sum(before[1:])
+    assert found == "done" and abs(reading.total.total_j - taken) < reading.total.uncertainty_j < 0.03 * taken
+    at_rest = reading.seconds * Supply(()).idle_watts
+    assert abs(reading.dynamic.total_j - (taken - at_rest)) < reading.dynamic.uncertainty_j
+    assert abs(reading.total.total_j - 1.05 * taken) > reading.total.uncertainty_j  # as of another shunt
+
+
+def test_a_device_has_windows_of_its_own(url):
+    with bitfirst.open(url) as board:
+        with pytest.raises(UsageError, match=r"no sensors of .* are set up"):
+            board.window("forward")
+        Monitor.of(board, [RAIL])
+        with board.window("forward", relative=0.05) as window:
+            for _ in window.replays():
+                work(board)
+        assert window.reading.total.provenance == "simulated" and window.reading.total.total_j > 0
+
+
+class Stopping(PowerPortModel):
+    """A port and a device in one; its chip stops when it is told."""
+
+    device = None
+
+    def stop(self) -> None:
+        self.chips[0].answers = False
+
+
+def stopping() -> tuple[Stopping, Monitor]:
+    port = Stopping([Part("ina226", 0x40, 0.1)])
+    port.load(0.5)
+    return port, Monitor(port, [RAIL])
+
+
+def test_a_sensor_that_stops_costs_the_figure_and_not_the_training():
+    port, monitor = stopping()
+
+    def breaks() -> str:
+        port.phase(1)
+        port.run(0.1, 2.0)
+        port.stop()
+        port.run(0.1, 2.0)
+        return "trained"
+
+    found, reading = measured.whole(monitor, "epoch 1", breaks)
+    assert found == "trained" and reading.total.provenance == "unavailable"
+    assert "stopped answering" in reading.unresolved and "check its wires" in reading.unresolved
+    found, reading = measured.whole(monitor, "epoch 2", lambda: "trained on")
+    assert found == "trained on" and reading.total.total_j is None
+    found, reading = measured.whole(Monitor(PowerPortModel([]), [RAIL]), "epoch 1", lambda: "trained")
+    assert found == "trained" and "no sensor answers" in reading.unresolved
+
+
+def test_an_error_of_the_work_is_told_and_the_phase_is_rest():
+    port, monitor = stopping()
+
+    def fails() -> None:
+        port.phase(1)
+        raise UsageError("diverged")
+
+    with pytest.raises(UsageError, match="diverged"):
+        measured.whole(monitor, "epoch 1", fails)
+    assert port.phases[-1][1] == Phase.OTHER
+
+
+def row(epoch: int, joules: float | None, accuracy: float, steps: int) -> dict:
+    told = {"energy_j": joules, "uncertainty_j": 0.1, "provenance": "simulated", "scope": "board"}
+    told |= {"extrapolated": False}
+    if joules is None:
+        told |= {"uncertainty_j": None, "provenance": "unavailable"}
+    return {"epoch": epoch, "measured": told, "validation_accuracy": accuracy, "steps": steps}
+
+
+def test_joules_to_a_target_and_of_the_parts():
+    history = [row(1, 2.0, 0.5, 10), row(2, 3.0, 0.9, 20), row(3, 4.0, 0.95, 30)]
+    energies = [measured.epoch_energy(one) for one in history]
+    found = measured.of_training(energies, history, 32)
+    assert found["energy"]["total_j"] == 9 and found["step_j"] == 0.3 and found["epoch_j"] == 3
+    assert found["sample_j"] == pytest.approx(9 / 30 / 32) and found["step_uncertainty_j"] == pytest.approx(0.01)
+    reached = measured.to_target(0.9, energies, history)
+    assert (reached["epoch"], reached["energy"]["total_j"], reached["censored"]) == (2, 5.0, False)
+    never = measured.to_target(0.99, energies, history)
+    assert (never["epoch"], never["energy"]["total_j"], never["censored"]) == (None, 9.0, True)
+    history[1] = row(2, None, 0.9, 20)  # a sum without one of them is none
+    energies = [measured.epoch_energy(one) for one in history]
+    assert measured.of_training(energies, history, 32)["energy"]["provenance"] == "unavailable"
+    assert measured.to_target(0.5, energies, history)["energy"]["total_j"] == 2.0
+
+
+def test_phases_that_do_not_add_up_are_told():
+    def reading(name: str, joules: float) -> dict:
+        return measured.epoch_energy(row(1, joules, 0, 0)), name
+
+    from bitfirst.measuring.windows import Reading
+
+    def made(name: str, joules: float) -> Reading:
+        energy = reading(name, joules)[0]
+        return Reading(name, energy, energy)
+
+    good = measured.Steps(made("step", 3.0), [made("forward", 1.0), made("backward", 2.2)])
+    bad = measured.Steps(made("step", 3.0), [made("forward", 1.0), made("backward", 2.4)])
+    assert good.adds_up and bad.adds_up is False and measured.Steps(made("step", 3.0)).adds_up is None
+
+
+def test_coefficients_are_fitted_to_a_device(board, tmp_path):
+    """The simulated supply takes 0.5 W at rest, 250 nJ a step of the array, 50 nJ a word of the link."""
+    monitor = Monitor.of(board, [replace(RAIL, shunt_error=0)])
+    found = fitting.fitted(monitor, "simulated", 12, relative=0.05, limit_s=0.1)
+    supply, config = Supply(()), board.config
+    truth = {"cycles": supply.idle_watts / 2e6, "bit_macs_done": supply.step_joules / config.bit_macs_per_cycle}
+    for term, joules in truth.items():
+        low, high = found.intervals[term]
+        assert low <= joules <= high and high - low < joules
+        assert not low <= 1.5 * joules <= high or high > 1.4 * joules
+    assert found.is_consistent and found.model.scope == "board"
+    found.model.save(tmp_path / "fit.json")
+    assert energy_model.load(str(tmp_path / "fit.json")).joules == found.model.joules
+
+
+def test_nothing_to_fit_without_a_sensor():
+    with pytest.raises(UsageError, match="nothing to fit to: no sensor answers"):
+        fitting.windows(Monitor(PowerPortModel([]), [RAIL]))
+
+
+def test_coverage_passes_and_fails():
+    good = coverage.run(["ina226"], bed, 10, seed=3)
+    assert good["passed"] and good["coverage"]["ina226"]["held"] == 1.0
+    wrong = coverage.run(["ina226"], lambda drawn: Off(bed(drawn)), 10, seed=3)
+    assert not wrong["passed"] and wrong["coverage"]["ina226"]["held"] < 0.5
+    with pytest.raises(UsageError, match="sensor 'ina999' is unknown; choose from"):
+        coverage.run(["ina999"], bed)
+
+
+class Off:
+    """A bed whose loads take 2 % more than they are told to once it is calibrated."""
+
+    def __init__(self, port: PowerPortModel) -> None:
+        self._port, self._loads = port, 0
+
+    def __getattr__(self, name):
+        return getattr(self._port, name)
+
+    def load(self, watts: float) -> None:
+        self._loads += 1
+        self._port.load(watts * (1 if self._loads <= len(coverage.LOADS) else 1.02))
+
+
+def test_a_simulated_device_has_the_sensor_that_is_named():
+    assert rails.device_with_sensor("rtl", None) == ("rtl:power?sensor=ina228", "ina228")
+    assert rails.device_with_sensor("rtl", "ina219") == ("rtl:power?sensor=ina219", "ina219")
+    assert rails.device_with_sensor("rtl:power?seed=3", None) == ("rtl:power?seed=3&sensor=ina228", "ina228")
+    assert rails.device_with_sensor("rtl:power?sensor=ina226", None) == ("rtl:power?sensor=ina226", "ina226")
+    assert rails.device_with_sensor("serial:///dev/ttyUSB0", None) == ("serial:///dev/ttyUSB0", None)
+    with pytest.raises(UsageError, match="name one of them"):
+        rails.device_with_sensor("rtl:power?sensor=ina226", "ina228")
+
+
+def test_rails_of_a_file(tmp_path):
+    path = tmp_path / "rails.toml"
+    path.write_text('[[rail]]\nname = "1V0"\nkind = "ina219"\naddress = 0x45\nshunt_ohm = 0.005\n')
+    assert rails.load(path) == (Rail("1V0", "ina219", 0x45, 0.005),)
+    for text, words in (
+        ("", "no table"),
+        ("[[rail]]\nohm = 1\n", "unknown ohm"),
+        ('[[rail]]\nname = "1V0"\n', "no kind, address, shunt_ohm"),
+        ("[", "cannot be read"),
+        ('[[rail]]\nname = "a"\nkind = "ina219"\naddress = "x"\nshunt_ohm = 0.1\n', "another type"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=words):
+            rails.load(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        rails.load(tmp_path / "none.toml")
+
+
+def test_a_result_is_plain_json(board, tmp_path):
+    """No array is left in what is written."""
+    found = measured.Steps(measured.none("step", "no sensor"))
+    monitor = Monitor.of(board, [RAIL])
+    json.dumps(measured.summary(monitor, [row(1, 2.0, 0.5, 10)], found, 32, None))
