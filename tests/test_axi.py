@@ -13,9 +13,11 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
-from bitfirst_hdl import axi, verilog
+from amaranth.sim import Simulator
+from bitfirst_hdl import axi, ipxact, verilog
 from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig, ConfigError
 from bitfirst_hdl.contract import codec, registers, render
+from bitfirst_hdl.ports import sensor_pins
 from bitfirst_sim.bench import BenchError, BenchResult, run_bench
 from bitfirst_sim.formal.prove import altered
 
@@ -218,3 +220,55 @@ def test_registers_do_not_overlap() -> None:
     for register in registers.AXI_REGISTERS:
         bits = [bit for field in register.fields for bit in range(field.low, field.low + field.width)]
         assert len(set(bits)) == len(bits) and max(bits) < 32 and register.address % registers.AXI_BYTES == 0
+
+
+# with sensors
+
+
+class WiredCore(wiring.Component):
+    """In the place of the device: a link that rests, and what a test puts on the wires of the sensors."""
+
+    def __init__(self, config: ArrayConfig, fingerprint: int) -> None:
+        self.config, self.fingerprint = config, fingerprint
+        units = stream.Signature(config.link_bits)
+        super().__init__({"rx": In(units), "tx": Out(units), "idle": Out(1)} | sensor_pins(config))
+
+    def elaborate(self, platform: object) -> Module:
+        return Module()
+
+
+def test_sensors_are_an_i2c_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three ports a wire, as Vivado's `iic` has them: what is pulled low, and what is let go."""
+    monkeypatch.setattr(axi, "Core", WiredCore)
+    config = replace(DEVICE, features=(*DEVICE.features, "power"))
+    component = axi.AxiTop(config)
+    description = ElementTree.fromstring(ipxact.describe(component, verilog.module_name("axi"), "v").encode())
+    check_ports(verilog.convert(component, verilog.module_name("axi")), description)
+    (bus,) = (
+        bus
+        for bus in description.iterfind("busInterfaces/busInterface", SPIRIT)
+        if bus.findtext("name", "", SPIRIT) == "i2c"
+    )
+    assert (
+        bus.find("busType", SPIRIT).attrib[f"{{{SPIRIT['']}}}name"] == "iic" and bus.find("master", SPIRIT) is not None
+    )
+    ends = {
+        entry.findtext("logicalPort/name", "", SPIRIT): entry.findtext("physicalPort/name", "", SPIRIT)
+        for entry in bus.iterfind("portMaps/portMap", SPIRIT)
+    }
+    assert ends == {f"{wire}_{part}": f"i2c_{wire}_{part}".lower() for wire in ("SCL", "SDA") for part in "IOT"}
+
+    simulator = Simulator(component)
+
+    async def bench(context: object) -> None:
+        for wire in "scl", "sda":
+            for level in 0, 1:
+                context.set(getattr(component.core, f"{wire}_low"), not level)
+                context.set(getattr(component, f"i2c_{wire}_i"), level)
+                await context.delay(1e-9)
+                assert context.get(getattr(component, f"i2c_{wire}_t")) == level
+                assert context.get(getattr(component, f"i2c_{wire}_o")) == 0
+                assert context.get(getattr(component.core, f"{wire}_i")) == level
+
+    simulator.add_testbench(bench)
+    simulator.run()

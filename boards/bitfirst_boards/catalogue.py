@@ -21,7 +21,7 @@ from amaranth_boards.ulx3s import ULX3S_12F_Platform, ULX3S_25F_Platform, ULX3S_
 from amaranth_boards.versa_ecp5_5g import VersaECP55GPlatform
 from amaranth_boards.zturn_lite_z007s import ZTurnLiteZ007SPlatform
 from amaranth_boards.zturn_lite_z010 import ZTurnLiteZ010Platform
-from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 
 from .network import DEFAULT, Network
 from .platforms import (
@@ -31,6 +31,7 @@ from .platforms import (
     OrangeCrab85FPlatform,
     ZedBoardPlatform,
 )
+from .sensors import ECP5, GOWIN, XILINX, Rail, Sensors, pmod, wired
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Board:
     board_files  Vivado's board files, a pattern of their names (Zynq: settings of its memory)
     network    its addresses on Ethernet
     rgmii_ns   with `udp`: delays that its PHY leaves to the chip, of the clock that is sent, of the data received
+    sensors    pins of devices with the feature "power"; None: no free ones are known
     """
 
     name: str
@@ -64,6 +66,7 @@ class Board:
     board_files: str = ""
     network: Network = DEFAULT
     rgmii_ns: tuple[float, float] | None = None
+    sensors: Sensors | None = None
 
     @property
     def link(self) -> str:
@@ -111,8 +114,23 @@ AXI = {"axi": "AXI, to the processor"}
 ETHERNET = {"udp": "RJ45"}
 _ULX3S = UART | {"usb": "USB, US2"}
 _CRAB = {"usb": "USB", "uart": "header: 0 rx, 1 tx"}
+_ULX3S_J1 = wired("J1: GP1 SCL, GP0 SDA", "1+", "0+", ECP5, ("gpio", 0))  # in a row with its 3.3 V and GND
+_CRAB_I2C = wired("header: SCL, SDA", "scl", "sda", ECP5, ("io", 0))
+_SHIELD_I2C = wired("shield header: SCL, SDA", "P16", "P15", XILINX)
 _DFU_CRAB = ("dfu-util", "-d", "1209:5af0", "-a", "0", "-D")
 _DFU_BUTTER = ("dfu-util", "-d", "1209:5af1", "-a", "0", "-D")
+#: Its six INA219, each on 5 milliohms.
+_GENESYS2_RAILS = tuple(
+    Rail(name, "ina219", address, 0.005)
+    for name, address in (
+        ("1V0", 0x45),
+        ("1V5", 0x4C),
+        ("1V8", 0x48),
+        ("VADJ", 0x41),
+        ("3V3", 0x44),
+        ("5V0", 0x40),
+    )
+)
 
 BOARDS = {
     board.name: board
@@ -125,6 +143,7 @@ BOARDS = {
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
+            sensors=_ULX3S_J1,
         ),
         Board(
             name="ulx3s-25f",
@@ -134,6 +153,7 @@ BOARDS = {
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
+            sensors=_ULX3S_J1,
         ),
         Board(
             name="ulx3s-45f",
@@ -143,6 +163,7 @@ BOARDS = {
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
+            sensors=_ULX3S_J1,
         ),
         Board(
             name="ulx3s-85f",
@@ -152,6 +173,7 @@ BOARDS = {
             config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
+            sensors=_ULX3S_J1,
         ),
         Board(
             name="orangecrab-25f",
@@ -160,6 +182,7 @@ BOARDS = {
             links=_CRAB,
             config=CONFIGS["least"],
             programmer=_DFU_CRAB,
+            sensors=_CRAB_I2C,
         ),
         Board(
             name="orangecrab-85f",
@@ -168,6 +191,7 @@ BOARDS = {
             links=_CRAB,
             config=CONFIGS["small"],
             programmer=_DFU_CRAB,
+            sensors=_CRAB_I2C,
         ),
         Board(
             name="ecpix5-45f",
@@ -178,6 +202,7 @@ BOARDS = {
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
             rgmii_ns=(2, 0),
+            sensors=pmod(0, "PMOD0", ECP5),
         ),
         Board(
             name="ecpix5-85f",
@@ -188,6 +213,7 @@ BOARDS = {
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
             rgmii_ns=(2, 0),
+            sensors=pmod(0, "PMOD0", ECP5),
         ),
         Board(
             name="versa-5g",
@@ -207,6 +233,7 @@ BOARDS = {
             config=CONFIGS["small"],
             programmer=_DFU_BUTTER,
             rgmii_ns=(2, 2),
+            sensors=wired("microSD: DAT0 SCL, DAT1 SDA", "C12", "A12", ECP5),
         ),
         Board(
             name="icebreaker",
@@ -224,6 +251,7 @@ BOARDS = {
             config=CONFIGS["micro"],
             programmer=("openFPGALoader", "--board", "tangnano9k"),
             to_flash=("--write-flash",),
+            sensors=wired("header: 25 SCL, 26 SDA", "25", "26", GOWIN),
         ),
         Board(
             name="tang-primer-20k",
@@ -233,6 +261,7 @@ BOARDS = {
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "tangprimer20k"),
             to_flash=("--write-flash",),
+            sensors=pmod(0, "dock, first Pmod (its display connector empty)", GOWIN),
         ),
         Board(
             name="arty-a7-35",
@@ -242,6 +271,7 @@ BOARDS = {
             config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "arty_a7_35t"),
             to_flash=("--write-flash",),
+            sensors=pmod(1, "Pmod JB", XILINX),
         ),
         Board(
             name="arty-a7-100",
@@ -251,6 +281,7 @@ BOARDS = {
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "arty_a7_100t"),
             to_flash=("--write-flash",),
+            sensors=pmod(1, "Pmod JB", XILINX),
         ),
         Board(
             name="nexys4-ddr",
@@ -260,15 +291,17 @@ BOARDS = {
             config=CONFIGS["default"],
             programmer=("openFPGALoader", "--board", "nexys_a7_100"),
             to_flash=("--write-flash",),
+            sensors=pmod(0, "Pmod JA", XILINX),
         ),
         Board(
             name="genesys2",
             platform=Genesys2Platform,
             clock_khz=100_000,
             links=UART,
-            config=CONFIGS["default"],
+            config=replace(CONFIGS["default"], features=(*STANDARD, "power")),
             programmer=("openFPGALoader", "--board", "genesys2"),
             to_flash=("--write-flash",),
+            sensors=wired("on the board", "AE30", "AF30", XILINX, rails=_GENESYS2_RAILS),
         ),
         Board(
             name="kc705",
@@ -287,6 +320,7 @@ BOARDS = {
             config=CONFIGS["default"],
             programmer=(),
             board_files="*:zed*:part0:*",
+            sensors=pmod(0, "Pmod JA", XILINX),
         ),
         Board(
             name="arty-z7-20",
@@ -296,6 +330,7 @@ BOARDS = {
             config=CONFIGS["default"],
             programmer=(),
             board_files="*:arty-z7-20:part0:*",
+            sensors=_SHIELD_I2C,
         ),
         Board(
             name="microzed-7020",
@@ -323,6 +358,7 @@ BOARDS = {
             config=CONFIGS["least"],
             programmer=(),
             board_files="*:cora-z7-10:part0:*",
+            sensors=_SHIELD_I2C,
         ),
         Board(
             name="cora-z7-07s",
@@ -332,6 +368,7 @@ BOARDS = {
             config=CONFIGS["least"],
             programmer=(),
             board_files="*:cora-z7-07s:part0:*",
+            sensors=_SHIELD_I2C,
         ),
         Board(
             name="red-pitaya",
@@ -341,6 +378,7 @@ BOARDS = {
             config=CONFIGS["least"],
             programmer=(),
             board_files="*:redpitaya*:part0:*",
+            sensors=wired("E1: DIO0_P SCL, DIO0_N SDA", "dio0_p", "dio0_n", XILINX, ("E1", 0)),
         ),
         Board(
             name="zturn-lite-7010",

@@ -61,6 +61,18 @@ are guesses. On the Zynq boards the device is a peripheral of the processing sys
 core, and a Tcl script that makes a block design with AXI DMA around it; its clock is FCLK0. Where Vivado has no board
 files of a board, memory and peripherals of its processing system have to be configured by hand.
 """
+SENSORS = """## Sensors of energy
+
+With the feature `power` a device [measures joules](measuring.md): it reads sensors on an I2C bus of 3.3 V. Where a
+board has sensors, its own array has the feature; elsewhere `bitfirst build ulx3s-85f --feature power` adds it, and a
+breakout of INA226 or INA228 goes to these pins. **No sensor has been tried on a board.** The chip itself pulls both
+wires up, enough for a bus that is empty; with sensors on it there must be resistors outside.
+
+{table}
+{rails}
+No free pins at 3.3 V are known of {without}; of `icebreaker` there is no room either. KC705 has regulators on PMBus,
+Arty A7 the XADC: the device reads neither.
+"""
 LINKS = """## Links
 
 A board is built with the first of its links, or with another: `bitfirst build ulx3s-85f --link usb`. `uart`, at
@@ -74,6 +86,7 @@ def size(config: ArrayConfig) -> str:
     """Elements, lanes, slice; features."""
     left_out = [name for name in INSIDE if name not in config.features]
     features = "all" if not left_out else "no " + ", ".join(left_out)
+    features += "; power" * config.measures
     return f"{config.rows} x {config.columns}, L {config.lanes}, S {config.slice_bits}; {features}"
 
 
@@ -116,6 +129,21 @@ def _places() -> Iterable[list[object]]:
                 yield [f"`{board.name}`", name, place]
 
 
+def _sensors() -> str:
+    """Of boards with pins for sensors; those on boards; boards without."""
+    have = {f"`{name}`": board.sensors for name, board in BOARDS.items() if board.sensors}
+    rails = (
+        [board, rail.name, rail.kind.upper(), f"{rail.address:#04x}", f"{rail.shunt_ohm * 1000:g}"]
+        for board, sensors in have.items()
+        for rail in sensors.rails
+    )
+    return SENSORS.format(
+        table=_table(["board", "sensors, or room for them"], ([name, each.told] for name, each in have.items())),
+        rails=_table(["board", "rail", "sensor", "address", "shunt, milliohm"], rails),
+        without=", ".join(f"`{name}`" for name, board in BOARDS.items() if not board.sensors),
+    )
+
+
 def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """The document.
 
@@ -146,6 +174,7 @@ def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
             ["board", "part", "LUT", "block RAM", "DSP", "link", "MHz", "array", "bit-MACs a cycle"],
             (_project(board) for name, board in BOARDS.items() if not is_open[name]),
         ),
+        _sensors(),
         LINKS.format(baud=Board.baud, table=_table(["board", "link", "where"], _places())),
     ]
     return "\n".join(parts)

@@ -35,7 +35,7 @@ from . import flow, folder, toolchains
 from .catalogue import Board
 from .errors import FlowError
 from .toolchains import Figures, Usage
-from .tops import Pinned, check, make_device
+from .tops import Pinned, check, check_sensors, make_device
 
 Say = Callable[[str], None]
 NOT_TRIED, TOO_LARGE, FITS, FAILS = "not tried", "too large", "fits", "is not placed and routed"
@@ -354,6 +354,7 @@ class Search:
     def __post_init__(self) -> None:
         if toolchains.toolchain(self.board.platform) is None:
             raise FlowError(f"no open tools make {self.board.name}'s bitstream, so nothing can be measured of it")
+        check_sensors(self.board, self.base)
         self.clocks_khz, self.configs = clocks(self.board, self.space), arrays(self.base, self.space)
 
     def run(self) -> list[Row]:

@@ -19,7 +19,7 @@ from .catalogue import BOARDS, Board
 from .errors import FlowError
 from .network import Network, network
 from .toolchains import Figures, Usage
-from .tops import Pinned, check, make_device
+from .tops import Pinned, check, check_sensors, make_device
 
 Say = Callable[[str], None]
 LINK_BITS = {"uart": 8, "usb": 8, "udp": 32, "axi": 32}
@@ -138,11 +138,12 @@ def build(
     For chips without open tools it is a project for Vivado. A finished build of the same is taken as it is; what an
     older one left in the folder is removed. `say` is told each step. Raises `FlowError` when the folder holds something
     else or another build is at work in it, when the array does not fit, when it misses its clock or no PLL makes that,
-    and when a tool is missing, too old, or fails.
+    when it has sensors and the board no pins for them, and when a tool is missing, too old, or fails.
     """
     tools = toolchains.toolchain(board.platform)
     config, seed = fitted(board, config), board.seed if seed is None else seed
     check(board)  # refused before anything is made
+    check_sensors(board, config)
     versions = toolchains.versions(tools, board.link)
     number = fingerprint(board, config, versions)
     wanted = {

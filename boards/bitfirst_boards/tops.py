@@ -9,7 +9,7 @@ from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.top import UartTop
 
 from . import liteeth_core
-from .catalogue import Board
+from .catalogue import BOARDS, Board
 from .clocking import MHZ, ClockedByPll, Setting, choose, pll_of
 from .errors import FlowError
 
@@ -23,9 +23,7 @@ RGMII_HZ = 125 * MHZ
 
 
 def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaboratable:
-    """The whole device with the ports of the board's link. Raises `FlowError` where it has pins that no board has."""
-    if config.measures:
-        raise FlowError("feature power: no board in the catalogue has pins for sensors; leave it out of features")
+    """The whole device with the ports of the board's link, and of its sensors where the configuration has them."""
     if board.link == "usb":
         from .usb import UsbTop  # needs LUNA, which other links do not
 
@@ -41,7 +39,7 @@ def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaborat
 class Pinned(Elaboratable):
     """A device on the pins of a board's link, in the board's clock; USB and Ethernet have a clock of their own as well.
 
-    device  with the ports of `UartTop`, of `usb.UsbTop`, or of `ethernet.EthernetTop`
+    device  with the ports of `UartTop`, of `usb.UsbTop`, or of `ethernet.EthernetTop`; with those of sensors or without
     """
 
     def __init__(self, board: Board, device: Elaboratable) -> None:
@@ -54,7 +52,19 @@ class Pinned(Elaboratable):
         m.submodules.device = self.device
         connect = {"uart": self._uart, "usb": self._usb, "udp": self._ethernet}
         connect[self.board.link](m, pins_of(self.board, platform), platform)
+        if hasattr(self.device, "scl_low"):
+            self._sensors(m, sensor_pins(self.board, platform))
         return m
+
+    def _sensors(self, m: Module, pins: Any) -> None:
+        """Two wires that are pulled low, or let go."""
+        for name in "scl", "sda":
+            m.submodules[f"{name}_pin"] = pin = io.Buffer("io", getattr(pins, name))
+            m.d.comb += [
+                getattr(self.device, f"{name}_i").eq(pin.i),
+                pin.o.eq(0),
+                pin.oe.eq(getattr(self.device, f"{name}_low")),
+            ]
 
     def _uart(self, m: Module, pins: Any, platform: Platform) -> None:
         m.submodules.rx = rx = io.Buffer("i", pins.rx)
@@ -101,6 +111,13 @@ def pins_of(board: Board, platform: Platform) -> Any:
     return platform.request(resource.name, resource.number, dir={pin.name: "-" for pin in resource.ios})
 
 
+def sensor_pins(board: Board, platform: Platform) -> Any:
+    """The ports of the board's sensors, requested from its platform."""
+    resource = board.sensors.resource
+    platform.add_resources([resource])
+    return platform.request(resource.name, resource.number, dir={pin.name: "-" for pin in resource.ios})
+
+
 def divisor(board: Board) -> int:
     """Clock cycles in a bit of a serial link. Raises `FlowError` where no whole number of them comes near enough."""
     wanted = board.clock_khz * 1000 / board.baud
@@ -110,6 +127,13 @@ def divisor(board: Board) -> int:
             f"{board.clock_khz} kHz makes no {board.baud} baud; choose a --clock-khz that is a multiple of it"
         )
     return cycles
+
+
+def check_sensors(board: Board, config: ArrayConfig) -> None:
+    """Raises `FlowError` where the configuration has sensors, and the board no pins for them."""
+    if config.measures and board.sensors is None:
+        others = ", ".join(other.name for other in BOARDS.values() if other.sensors)
+        raise FlowError(f"{board.name} has no pins for sensors: leave feature power out, or take one of {others}")
 
 
 def check(board: Board) -> None:

@@ -9,7 +9,7 @@ from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import ArrayConfig
 
 from .catalogue import Board
-from .tops import Pinned, make_device
+from .tops import Pinned, make_device, sensor_pins
 
 SCRIPT = "build_top.sh"
 _BLOCK_DESIGN = "zynq.tcl"
@@ -29,6 +29,7 @@ _MADE_UART = "The device has its link on the board's serial port ({link})."
 _MADE_AXI = """The device is a peripheral of the processing system: registers on AXI4-Lite, its link on AXI DMA,
 both in the block design that {script} makes. ip/ has its Verilog, IP-XACT description, register document and C
 header. Its clock is FCLK0, {clock_mhz:g} MHz, whose constraint comes with the processing system."""
+_MADE_SENSORS = "\nSensors of energy hang on I2C ({place})."
 _RUN = """#!/bin/sh
 set -e
 cd "$(dirname "$0")"
@@ -66,7 +67,10 @@ def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, st
     texts = {name: plan.files[name] for name in wanted}
     before, after = texts["top.tcl"].split(_WRITE)
     texts["top.tcl"] = before + _CHECK + _WRITE + after  # boards take Amaranth's own place for it
-    texts["README.txt"] = _readme(board, fingerprint, _MADE_UART.format(link=board.links[board.link]))
+    made = _MADE_UART.format(link=board.links[board.link])
+    if config.measures:
+        made += _MADE_SENSORS.format(place=board.sensors.place)
+    texts["README.txt"] = _readme(board, fingerprint, made)
     return texts | {SCRIPT: _RUN}
 
 
@@ -79,10 +83,24 @@ def _block_design(board: Board, config: ArrayConfig, fingerprint: int) -> dict[s
         "clock_mhz": f"{board.clock_khz / 1000:g}",
         "link_bits": config.link_bits,
         "core": ipxact.vlnv(verilog.module_name("axi")),
+        "sensors": int(config.measures),
     }
     lines = [f"set {name} {{{value}}}" for name, value in settings.items()]
     texts["top.tcl"] = "\n".join([*lines, f"source {_BLOCK_DESIGN}", ""])
     texts[_BLOCK_DESIGN] = Path(__file__).with_name(_BLOCK_DESIGN).read_text()
     made = _MADE_AXI.format(script=_BLOCK_DESIGN, clock_mhz=board.clock_khz / 1000)
+    if config.measures:
+        texts["sensors.xdc"] = _sensor_constraints(board)
+        made += _MADE_SENSORS.format(place=board.sensors.place)
     texts["README.txt"] = _readme(board, fingerprint, made)
     return texts | {SCRIPT: _RUN}
+
+
+def _sensor_constraints(board: Board) -> str:
+    """Of the pins `sensors_scl_io` and `sensors_sda_io`, which Vivado makes of the block design's port."""
+    pins, lines = sensor_pins(board, board.platform()), []
+    for name in "scl", "sda":
+        (pad,) = getattr(pins, name).io.metadata
+        settings = {"PACKAGE_PIN": pad.name} | pad.attrs
+        lines += [f"set_property {key} {value} [get_ports sensors_{name}_io]" for key, value in settings.items()]
+    return "\n".join([*lines, ""])

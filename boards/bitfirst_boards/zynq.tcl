@@ -1,5 +1,6 @@
 # Block design of a Zynq-7000: processing system, AXI DMA without scatter-gather, and the device; then its bitstream.
-# `top.tcl` sets before: part, board_files (pattern of their names), clock_mhz, link_bits, core (its vendor:library:name:version).
+# `top.tcl` sets before: part, board_files (pattern of their names), clock_mhz, link_bits, core (its
+# vendor:library:name:version), sensors (1: it has an I2C bus, with its pins in sensors.xdc).
 
 create_project -force top vivado -part $part
 set found {}
@@ -71,6 +72,11 @@ foreach pin {
 }
 foreach pin {device/aresetn control/aresetn memory/aresetn dma/axi_resetn} {
     connect_bd_net [get_bd_pins reset/peripheral_aresetn] [get_bd_pins $pin]
+}
+if {$sensors} {
+    create_bd_intf_port -mode Master -vlnv xilinx.com:interface:iic_rtl:1.0 sensors
+    connect_bd_intf_net [get_bd_intf_ports sensors] [get_bd_intf_pins device/i2c]
+    add_files -fileset constrs_1 sensors.xdc
 }
 assign_bd_address
 validate_bd_design

@@ -15,12 +15,12 @@ from .config import ArrayConfig, ConfigError
 from .contract import codec
 from .contract.packets import MAX_PAYLOAD_WORDS, WORD_BITS, Header
 from .contract.registers import AXI_ADDRESS_BITS, AXI_BYTES, AXI_REGISTERS, Access, Field, Identity, Register
-from .ports import connect_sensors, sensor_pins
 from .top import Core
 
 DATA_BITS = 8 * AXI_BYTES
 TDATA_BITS = (32, 64)
 OKAY, SLVERR = 0, 2
+SENSOR_WIRES = ("scl", "sda")
 RESET_CYCLES = 16  # of a reset by software: longer than any pipeline that has no reset of its own
 _WORD_ADDRESS = (AXI_BYTES - 1).bit_length()  # address bits within a register, which are not looked at
 
@@ -214,7 +214,8 @@ class AxiTop(wiring.Component):
     s_axis_*   AXI4-Stream in: the link's units, as many as you like in a packet (`tlast` is not looked at). A beat with
                some bit of `tkeep` low is dropped and counted.
     m_axis_*   AXI4-Stream out: one frame in each packet, `tkeep` all ones
-    `ports.SENSOR_PINS` with the feature "power"
+    i2c_*_*    with the feature "power": the wires scl and sda of a bus of sensors, of each `_i` in(1), asynchronous,
+               `_o` out(1), always 0, and `_t` out(1), high to let it go
 
     No output depends on an input of its own channel in the same cycle; what is valid waits, unchanged, until it is
     taken (A3.2.1). Valid and ready are low from the first clock edge in reset on. Raises `ConfigError` for other widths
@@ -231,11 +232,13 @@ class AxiTop(wiring.Component):
         beat = {"tdata": Out(bits), "tkeep": Out(bits // 8), "tlast": Out(1), "tvalid": Out(1), "tready": In(1)}
         members |= {f"s_axis_{name}": member.flip() for name, member in beat.items()}
         members |= {f"m_axis_{name}": member for name, member in beat.items()}
-        super().__init__(members | sensor_pins(config))
+        if config.measures:
+            for wire in SENSOR_WIRES:
+                members |= {f"i2c_{wire}_i": In(1, init=1), f"i2c_{wire}_o": Out(1), f"i2c_{wire}_t": Out(1, init=1)}
+        super().__init__(members)
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        connect_sensors(m, self, self.core)
         m.domains.sync = domain = ClockDomain()
         domain.clk = self.aclk
         m.submodules.reset = ResetSynchronizer(~self.aresetn)
@@ -246,6 +249,11 @@ class AxiTop(wiring.Component):
             ours, theirs = getattr(self, f"s_axi_{name}"), getattr(registers, name)
             m.d.comb += theirs.eq(ours) if member.flow == In else ours.eq(theirs)
         m.d.comb += self.irq.eq(registers.irq)
+        for wire in SENSOR_WIRES if self.core.config.measures else ():
+            m.d.comb += [
+                getattr(self.core, f"{wire}_i").eq(getattr(self, f"i2c_{wire}_i")),
+                getattr(self, f"i2c_{wire}_t").eq(~getattr(self.core, f"{wire}_low")),
+            ]
         self._receive(m)
         self._send(m)
         self._restart(m)

@@ -26,6 +26,7 @@ BUSES: dict[str, tuple[str, str, Mapping[str, str]]] = {
     "aclk": ("signal:clock", "slave", {"ASSOCIATED_BUSIF": "s_axi:s_axis:m_axis", "ASSOCIATED_RESET": "aresetn"}),
     "aresetn": ("signal:reset", "slave", {"POLARITY": "ACTIVE_LOW"}),
     "irq": ("signal:interrupt", "master", {"SENSITIVITY": "LEVEL_HIGH"}),
+    "i2c": ("interface:iic", "master", {}),  # with the feature "power"
 }
 _SINGLE = {"aclk": "CLK", "aresetn": "RST", "irq": "INTERRUPT"}  # ports that are an interface of their own
 _WRITTEN = {Access.CLEAR: "oneToClear", Access.START: "oneToSet"}
@@ -192,7 +193,8 @@ def describe(top: AxiTop, name: str, verilog: str) -> str:
         _add(component, tag, text)
     interfaces = _add(component, "busInterfaces")
     for bus in BUSES:
-        _bus(interfaces, bus, ports)
+        if any(port == bus or port.startswith(f"{bus}_") for port in ports):
+            _bus(interfaces, bus, ports)
     _memory_map(component, top.registers.identity)
     _model(component, name, ports)
     _files(component, verilog)

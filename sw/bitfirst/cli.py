@@ -539,6 +539,7 @@ def boards(as_json: Json = False) -> None:
                 "clock_mhz": board.clock_khz / 1000,
                 "links": ", ".join(f"{name} ({place})" for name, place in board.links.items()),
                 "bit_macs": board.config.bit_macs_per_cycle,
+                "sensors": board.sensors.told if board.sensors else None,
             }
             for board in BOARDS.values()
         ]
@@ -581,6 +582,9 @@ def build(
         bool, typer.Option("--all", help="All boards, each into a folder of its own; see `--out`.")
     ] = False,
     config: Annotated[str | None, typer.Option(help="A named configuration, or a .toml file; the board's own.")] = None,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="One that it has besides, say power: sensors on the board's pins for them.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder: build/BOARD by default; with --all, build.")] = None,
     clock_khz: Annotated[int | None, typer.Option(min=1, help="Of the array, by a PLL; the board's own.")] = None,
     link: Annotated[str | None, typer.Option(help="One of the board's, see `bitfirst boards`; its first.")] = None,
@@ -595,52 +599,61 @@ def build(
     """
 
     def work() -> Result:
+        more = tuple(feature or ())
         if every == (board is not None):
             raise UsageError("name one board, or give --all; `bitfirst boards` lists them")
         if board is not None:
             linked = _linked(_board(board), link, address, mac)
-            return _build(linked, out or Path("build", board), config, clock_khz, seed)
+            return _build(linked, out or Path("build", board), config, more, clock_khz, seed)
         if (link, address, mac) != (None, None, None):
             raise UsageError("--link, --address and --mac are for one board; with --all each gets its own link")
-        return _build_all(out or Path("build"), config, clock_khz, seed)
+        return _build_all(out or Path("build"), config, more, clock_khz, seed)
 
     if _report(as_json, work, _all_built if every else _built).get("failed"):
         raise typer.Exit(1)
 
 
-def _build_all(target: Path, config: str | None, clock_khz: int | None, seed: int | None) -> Result:
+def _build_all(
+    target: Path, config: str | None, more: tuple[str, ...], clock_khz: int | None, seed: int | None
+) -> Result:
     """Every board; what fails is told, and the others are built all the same."""
+    from bitfirst_boards import flow
     from bitfirst_boards.catalogue import BOARDS
     from bitfirst_boards.errors import FlowError
 
     rows, console = [], Console(stderr=True)
     for name, board in BOARDS.items():
         try:
-            rows.append(_build(board, target / name, config, clock_khz, seed) | {"error": None})
+            rows.append(_build(board, target / name, config, more, clock_khz, seed) | {"error": None})
         except FlowError as error:
             console.print(escape(f"{name}: {error}"))
-            asked = {"board": name, "link": board.link, "parameters": _asked(board, config, clock_khz)}
+            fitted = flow.fitted(_timed(board, clock_khz), _parameters(board, config, more))
+            asked = {"board": name, "link": board.link, "parameters": fitted.as_dict()}
             rows.append(asked | {"error": str(error)})
         except KeyboardInterrupt:
             raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
     return {"boards": rows, "failed": [row["board"] for row in rows if row["error"]]}
 
 
-def _asked(board: Any, config: str | None, clock_khz: int | None) -> Result:
-    """The parameters of a build that failed."""
-    from bitfirst_boards import flow
+def _parameters(board: Any, config: str | None, more: tuple[str, ...]) -> Any:
+    """The configuration of that name, or the board's own, with those features besides."""
     from bitfirst_hdl.config import load
 
-    fitted = flow.fitted(board, None if config is None else load(config))
-    return replace(fitted, clock_khz=clock_khz or fitted.clock_khz).as_dict()
+    parameters = board.config if config is None else load(config)
+    return replace(parameters, features=(*parameters.features, *more))
 
 
-def _build(board: Any, target: Path, config: str | None, clock_khz: int | None, seed: int | None) -> Result:
+def _timed(board: Any, clock_khz: int | None) -> Any:
+    """The board with that clock, or its own."""
+    return board if clock_khz is None else replace(board, clock_khz=clock_khz)
+
+
+def _build(
+    board: Any, target: Path, config: str | None, more: tuple[str, ...], clock_khz: int | None, seed: int | None
+) -> Result:
     from bitfirst_boards import flow
-    from bitfirst_hdl.config import load
 
-    parameters = None if config is None else load(config)
-    board = board if clock_khz is None else replace(board, clock_khz=clock_khz)
+    board, parameters = _timed(board, clock_khz), _parameters(board, config, more)
     console = Console(stderr=True)
     with console.status(f"{board.name}: looking at {target}") as status:
 

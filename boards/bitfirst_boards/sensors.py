@@ -1,0 +1,62 @@
+"""Where a board has sensors of energy, or room for some. Data.
+
+Sources: Genesys 2 FPGA Board Reference Manual (Digilent), 3, "Power monitoring"; Pmod Interface Specification, type 6,
+I2C (Digilent); ULX3S Manual; and the platforms of amaranth-boards.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from amaranth.build import Attrs, Pins, Resource, Subsignal
+
+NAME = "sensors"  #: of the resource
+
+# 3.3 V, pulled up inside the chip, by tens of kilohms: enough for a bus with nothing on it to rest. With sensors it
+# takes resistors of some kilohms outside; see docs/first-joule.md.
+ECP5 = Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")
+GOWIN = Attrs(IO_TYPE="LVCMOS33", PULL_MODE="UP")
+XILINX = Attrs(IOSTANDARD="LVCMOS33", PULLUP="TRUE")
+
+
+@dataclass(frozen=True)
+class Rail:
+    """A sensor that a board has, with the fields that `bitfirst.measuring.sensors.Rail` has."""
+
+    name: str
+    kind: str
+    address: int
+    shunt_ohm: float
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """A board's I2C bus of sensors.
+
+    resource  its two pins, `scl` and `sda`
+    place     where they are, for people
+    rails     sensors that are on the board; the device reads up to `contract.power.RAILS` of them at a time
+    """
+
+    resource: Resource
+    place: str
+    rails: tuple[Rail, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """For people: what is there, or where something may be put."""
+        kinds = Counter(rail.kind.upper() for rail in self.rails)
+        return ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or self.place
+
+
+def wired(
+    place: str, scl: str, sda: str, attrs: Attrs, conn: tuple[str, int] | None = None, rails: tuple[Rail, ...] = ()
+) -> Sensors:
+    """Two pins, of a connector of the platform or of the chip."""
+    pins = {"scl": scl, "sda": sda}
+    lines = (Subsignal(name, Pins(pin, dir="io", conn=conn, assert_width=1)) for name, pin in pins.items())
+    return Sensors(Resource(NAME, 0, *lines, attrs), place, rails)
+
+
+def pmod(number: int, label: str, attrs: Attrs) -> Sensors:
+    """Pins 3 and 4, as I2C has on a Pmod."""
+    return wired(f"{label}: 3 SCL, 4 SDA", "3", "4", attrs, ("pmod", number))

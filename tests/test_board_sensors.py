@@ -1,0 +1,245 @@
+"""Pins of sensors on boards: which, with what, and who is told that there are none."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from amaranth.build import DiffPairs, Pins, ResourceError, Subsignal
+from amaranth.hdl import Elaboratable, Fragment, Module, Signal
+from amaranth.lib import io
+from amaranth.sim import Simulator
+from bitfirst.cli import run as bitfirst
+from bitfirst.measuring import sensors as host
+from bitfirst_boards import explore, flow, sensors, tops, usb
+from bitfirst_boards.catalogue import BOARDS, Board
+from bitfirst_boards.errors import FlowError
+from bitfirst_hdl import top, verilog
+from bitfirst_hdl.config import CONFIGS
+from bitfirst_hdl.contract.power import RAILS
+from test_boards import SmallCore, Vivado, check_block_design, refused
+
+WITH = [board for board in BOARDS.values() if board.sensors]
+WITHOUT = [board for board in BOARDS.values() if not board.sensors]
+#: Other things at pins of sensors, none of which a device here has: other names of the header's pins, and of the same
+#: bus; a socket and a connector that must be empty.
+OTHERS = {"diff_gpio", "i2c", "sd_card_1bit", "sd_card_4bit", "sd_card_spi", "lcd"}
+POWER = replace(CONFIGS["least"], features=("power",))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in top, usb:
+        monkeypatch.setattr(module, "Core", SmallCore)
+
+
+def pads(pins: object) -> dict[str, tuple[str, dict]]:
+    """Name and attributes of the chip's pins."""
+    found = {}
+    for name in "scl", "sda":
+        (pad,) = getattr(pins, name).io.metadata
+        found[name] = pad.name, dict(pad.attrs)
+    return found
+
+
+def named(board: Board) -> dict[str, set[str]]:
+    """The board's own resources -> pins of the chip."""
+    platform = board.platform()
+
+    def of(ios: tuple) -> set[str]:
+        places = set()
+        for one in ios:
+            if isinstance(one, Subsignal):
+                places |= of(one.ios)
+            elif isinstance(one, DiffPairs):
+                places |= of((one.p, one.n))
+            elif isinstance(one, Pins):
+                places |= set(one.map_names(platform._conn_pins, one))
+        return places
+
+    return {resource.name: of(resource.ios) for resource in platform.resources.values()}
+
+
+def with_all_else(board: Board) -> object:
+    """A platform of which clock, reset and all links that the board can have are taken."""
+    platform = board.platform()
+    for name in filter(None, (platform.default_clk, platform.default_rst)):
+        platform.request(name, dir="-")
+    for link in set(board.links) - {"axi"}:
+        tops.pins_of(board.linked(link), platform)
+    return platform
+
+
+@pytest.mark.parametrize("board", WITH, ids=lambda board: board.name)
+def test_pins_are_free_and_pulled_up(board: Board) -> None:
+    found = pads(tops.sensor_pins(board, with_all_else(board)))
+    (scl, attrs), (sda, same) = found.values()
+    assert scl != sda and attrs == same
+    assert "LVCMOS33" in attrs.values()
+    assert attrs.items() & {("PULLMODE", "UP"), ("PULL_MODE", "UP"), ("PULLUP", "TRUE")}
+    assert {name for name, places in named(board).items() if places & {scl, sda}} <= OTHERS
+
+
+def test_pins_of_the_link_are_refused() -> None:
+    """Broken: sensors at the pins of the serial port."""
+    board = replace(BOARDS["ulx3s-12f"], sensors=sensors.wired("nowhere", "M1", "L4", sensors.ECP5))
+    with pytest.raises(ResourceError, match="already"):
+        tops.sensor_pins(board, with_all_else(board))
+    assert named(board)["uart"] & {"M1", "L4"}
+
+
+def test_rails_are_as_the_host_takes_them() -> None:
+    rails = [host.Rail(**vars(rail)) for rail in BOARDS["genesys2"].sensors.rails]
+    assert {rail.name: rail.address for rail in rails} == {
+        **{"1V0": 0x45, "1V5": 0x4C, "1V8": 0x48},
+        **{"VADJ": 0x41, "3V3": 0x44, "5V0": 0x40},
+    }
+    assert {(rail.kind, rail.shunt_ohm) for rail in rails} == {("ina219", 0.005)}
+    assert len(rails) > RAILS  # so the host chooses
+    for board in WITH:
+        taken = [rail.address for rail in board.sensors.rails]
+        assert len(set(taken)) == len(taken)
+        assert bool(taken) == ("power" in board.config.features)  # by default where there are some
+
+
+class Wires(Elaboratable):
+    """In the place of a device: ports alone."""
+
+    def __init__(self) -> None:
+        for name in ("rx_pin", "tx_pin", "scl_i", "sda_i", "scl_low", "sda_low"):
+            setattr(self, name, Signal(name=name))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.tx_pin.eq(self.rx_pin)
+        return m
+
+
+def test_wires_are_pulled_low_or_let_go() -> None:
+    ports = {name: io.SimulationPort("io", 1, name=name) for name in ("rx", "tx", "scl", "sda")}
+
+    real = BOARDS["ulx3s-12f"].platform()
+    platform = SimpleNamespace(
+        default_clk_frequency=real.default_clk_frequency,
+        lookup=real.lookup,
+        add_resources=lambda resources: None,
+        request=lambda name, number, *, dir: SimpleNamespace(**ports),
+    )
+    board = replace(BOARDS["ulx3s-12f"], clock_khz=real.default_clk_frequency // 1000)
+    device = Wires()
+    simulator = Simulator(Fragment.get(tops.Pinned(board, device), platform))
+
+    async def bench(context: object) -> None:
+        for low in (0, 1):
+            for level in (0, 1):
+                for name in "scl", "sda":
+                    context.set(getattr(device, f"{name}_low"), low)
+                    context.set(ports[name].i, level)
+                await context.delay(1e-9)
+                for name in "scl", "sda":
+                    assert context.get(getattr(device, f"{name}_i")) == (level and not low)
+                    assert context.get(ports[name].oe) == low
+                    assert context.get(ports[name].o) == 0
+
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "lines"),
+    [
+        (
+            "ulx3s-85f",
+            "top.lpf",
+            (
+                'LOCATE COMP "sensors_0__scl__io" SITE "A10";',
+                'LOCATE COMP "sensors_0__sda__io" SITE "B11";',
+                'IOBUF PORT "sensors_0__scl__io" IO_TYPE=LVCMOS33 PULLMODE=UP;',
+                'IOBUF PORT "sensors_0__sda__io" IO_TYPE=LVCMOS33 PULLMODE=UP;',
+            ),
+        ),
+        (
+            "tang-nano-9k",
+            "top.cst",
+            (
+                'IO_LOC "sensors_0__scl__io" 25;',
+                'IO_LOC "sensors_0__sda__io" 26;',
+                'IO_PORT "sensors_0__scl__io" PULL_MODE=UP;',
+                'IO_PORT "sensors_0__sda__io" PULL_MODE=UP;',
+            ),
+        ),
+    ],
+)
+def test_constraints(name: str, file: str, lines: tuple[str, ...]) -> None:
+    board = BOARDS[name]
+    for features, present in ((("power",), True), ((), False)):
+        config = flow.fitted(board, replace(POWER, features=features))
+        with verilog.use_yosys():
+            plan = board.platform().prepare(tops.Pinned(board, tops.make_device(board, config, 0)), "top")
+        assert [line in plan.files[file].splitlines() for line in lines] == [present] * len(lines)
+
+
+def test_a_project_with_sensors_by_default(tmp_path: Path) -> None:
+    built = flow.build(BOARDS["genesys2"], tmp_path / "build")
+    constraints = (built.directory / "top.xdc").read_text().splitlines()
+    for wire, pad in (("scl", "AE30"), ("sda", "AF30")):
+        assert f'set_property LOC {pad} [get_ports "sensors_0__{wire}__io"]' in constraints
+        assert f'set_property PULLUP "TRUE" [get_ports "sensors_0__{wire}__io"]' in constraints
+        assert f"inout sensors_0__{wire}__io;" in (built.directory / "top.v").read_text()
+    assert "sensors of energy" in (built.directory / "README.txt").read_text().lower()
+
+
+@pytest.mark.parametrize("measures", [True, False])
+def test_a_block_design_with_sensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measures: bool) -> None:
+    monkeypatch.setattr(verilog, "generate_axi", lambda config, number: {"bitfirst.v": f"32 {number:016x}"})
+    board = BOARDS["zedboard"]
+    config = replace(board.config, features=(*board.config.features, *["power"] * measures))
+    built = flow.build(board, tmp_path / "build", config)
+    ran = Vivado(built.directory, slack="0.1")
+    check_block_design(board, built, ran)
+    assert (("-fileset", "constrs_1", "sensors.xdc") in ran.of("add_files")) == measures
+    port = "-mode", "Master", "-vlnv", "xilinx.com:interface:iic_rtl:1.0", "sensors"
+    assert ran.of("create_bd_intf_port") == [port] * measures
+    assert (built.directory / "sensors.xdc").exists() == measures
+    if measures:
+        assert (built.directory / "sensors.xdc").read_text().splitlines() == [
+            "set_property PACKAGE_PIN Y10 [get_ports sensors_scl_io]",
+            "set_property IOSTANDARD LVCMOS33 [get_ports sensors_scl_io]",
+            "set_property PULLUP TRUE [get_ports sensors_scl_io]",
+            "set_property PACKAGE_PIN AA9 [get_ports sensors_sda_io]",
+            "set_property IOSTANDARD LVCMOS33 [get_ports sensors_sda_io]",
+            "set_property PULLUP TRUE [get_ports sensors_sda_io]",
+        ]
+
+
+def test_the_feature_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bitfirst(["build", "arty-a7-35", "--feature", "power", "--json"]) == 0
+    built = json.loads(capsys.readouterr().out)
+    assert built["parameters"]["features"] == ["power"]
+    assert "sensors_0__scl__io" in (tmp_path / "build" / "arty-a7-35" / "top.xdc").read_text()
+    assert bitfirst(["boards", "--json"]) == 0
+    told = {row["name"]: row["sensors"] for row in json.loads(capsys.readouterr().out)["boards"]}
+    assert told["genesys2"] == "6 x INA219" and told["ulx3s-85f"] == "J1: GP1 SCL, GP0 SDA" and told["ebaz4205"] is None
+
+
+@pytest.mark.parametrize("board", WITHOUT, ids=lambda board: board.name)
+def test_boards_without_pins(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, "build", board.name, "--feature", "power")
+    assert f"{board.name} has no pins for sensors: leave feature power out, or take one of ulx3s-12f, " in said
+    assert all(other.name in said for other in WITH) and not list(tmp_path.iterdir())
+
+
+def test_other_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "must be a list of some of update" in refused(capsys, "build", "ulx3s-85f", "--feature", "watts")
+    (tmp_path / "my.toml").write_text('base = "least"\nfeatures = ["power"]\n')
+    with pytest.raises(FlowError, match="versa-5g has no pins for sensors"):
+        explore.Search(BOARDS["versa-5g"], tmp_path, POWER, explore.Space(), 1, 1, lambda config: 1.0)
+    assert "versa-5g has no pins for sensors" in refused(capsys, "build", "versa-5g", "--config", "my.toml")
