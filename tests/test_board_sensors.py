@@ -1,6 +1,8 @@
 """Pins of sensors on boards: which, with what, and who is told that there are none."""
 
 import json
+import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,3 +245,35 @@ def test_other_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(FlowError, match="versa-5g has no pins for sensors"):
         explore.Search(BOARDS["versa-5g"], tmp_path, POWER, explore.Space(), 1, 1, lambda config: 1.0)
     assert "versa-5g has no pins for sensors" in refused(capsys, "build", "versa-5g", "--config", "my.toml")
+
+
+# docs/first-joule.md
+
+PAGE = (Path(__file__).parents[1] / "docs" / "first-joule.md").read_text()
+
+
+def test_the_page_has_the_pins() -> None:
+    board = BOARDS["ulx3s-85f"]
+    for name, (ball, _) in pads(tops.sensor_pins(board, board.platform())).items():
+        assert re.search(rf"\| {name.upper()} \| J1, GP[01] \(ball {ball}\) \|", PAGE)
+        assert f"`sensors_0__{name}__io` at {ball}" in PAGE
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    rails = tomllib.loads(text)["rail"]
+    known = {rail.name: rail for rail in BOARDS["genesys2"].sensors.rails}
+    assert [vars(known.pop(rail["name"])) for rail in rails] == rails
+    said = dict(re.findall(r"(\w+) at (0x\w\w)", PAGE[PAGE.index("with 1V5") :]))
+    assert {name: int(address, 16) for name, address in said.items()} == {
+        name: rail.address for name, rail in known.items()
+    }
+
+
+def test_the_page_has_the_arithmetic() -> None:
+    """Range, step, its watts at 5 V, offset, and drop and heat at 0.5 A."""
+    rows = re.findall(r"\| \**INA(\d+)[^|]*\|((?: [^|]*\|){7})\n", PAGE)
+    assert len(rows) == 5
+    for kind, cells in rows:
+        ohm, amps, *said = (float(number) for number in re.findall(r"([\d.]+) [a-zA-Z]", cells))
+        ranges = (host.Rail("5V", f"ina{kind}", 0x40, ohm / 1000, most) for most in (0.5, 1.5, None))
+        rail = next(one for one in ranges if one.range.volts / one.shunt_ohm == pytest.approx(amps, rel=0.01))
+        step, offset = rail.amps_per_code * 1e6, rail.chip.offset_volts / rail.shunt_ohm * 1e6
+        assert said == pytest.approx([step, 5 * step, offset, 0.5 * ohm, 0.25 * ohm], rel=0.04)

@@ -65,13 +65,15 @@ SENSORS = """## Sensors of energy
 
 With the feature `power` a device [measures joules](measuring.md): it reads sensors on an I2C bus of 3.3 V. Where a
 board has sensors, its own array has the feature; elsewhere `bitfirst build ulx3s-85f --feature power` adds it, and a
-breakout of INA226 or INA228 goes to these pins. **No sensor has been tried on a board.** The chip itself pulls both
-wires up, enough for a bus that is empty; with sensors on it there must be resistors outside.
+breakout of INA226 or INA228 goes to these pins ([from wiring to the first joule](first-joule.md)). **No sensor has been
+tried on a board.** The chip itself pulls both wires up, enough for a bus that is empty; with sensors on it there must
+be resistors outside.
 
 {table}
 {rails}
-No free pins at 3.3 V are known of {without}; of `icebreaker` there is no room either. KC705 has regulators on PMBus,
-Arty A7 the XADC: the device reads neither.
+No pins for sensors are known of {without}: no free header, or none that is known to have 3.3 V. On `icebreaker` there
+is no room: its smallest device takes 6,713 of 5,280 LUTs and 38 of 30 block RAMs with the feature. KC705 has regulators
+on PMBus, Arty A7 the XADC: the device reads neither.
 """
 LINKS = """## Links
 
