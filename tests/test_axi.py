@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -237,38 +238,62 @@ class WiredCore(wiring.Component):
         return Module()
 
 
-def test_sensors_are_an_i2c_interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three ports a wire, as Vivado's `iic` has them: what is pulled low, and what is let go."""
-    monkeypatch.setattr(axi, "Core", WiredCore)
+def with_sensors(*changes: tuple[str, str]) -> axi.AxiTop:
     config = replace(DEVICE, features=(*DEVICE.features, "power"))
-    component = axi.AxiTop(config)
+    return altered(axi, *changes, Core=WiredCore).AxiTop(config)
+
+
+def test_sensors_are_an_i2c_interface() -> None:
+    """Three ports a wire, as Vivado's `iic` has them."""
+    component = with_sensors()
     description = ElementTree.fromstring(ipxact.describe(component, verilog.module_name("axi"), "v").encode())
     check_ports(verilog.convert(component, verilog.module_name("axi")), description)
-    (bus,) = (
-        bus
-        for bus in description.iterfind("busInterfaces/busInterface", SPIRIT)
-        if bus.findtext("name", "", SPIRIT) == "i2c"
-    )
-    assert (
-        bus.find("busType", SPIRIT).attrib[f"{{{SPIRIT['']}}}name"] == "iic" and bus.find("master", SPIRIT) is not None
-    )
+    buses = {
+        bus.findtext("name", "", SPIRIT): bus for bus in description.iterfind("busInterfaces/busInterface", SPIRIT)
+    }
+    assert buses["i2c"].find("busType", SPIRIT).attrib[f"{{{SPIRIT['']}}}name"] == "iic"
+    assert buses["i2c"].find("master", SPIRIT) is not None
     ends = {
         entry.findtext("logicalPort/name", "", SPIRIT): entry.findtext("physicalPort/name", "", SPIRIT)
-        for entry in bus.iterfind("portMaps/portMap", SPIRIT)
+        for entry in buses["i2c"].iterfind("portMaps/portMap", SPIRIT)
     }
     assert ends == {f"{wire}_{part}": f"i2c_{wire}_{part}".lower() for wire in ("SCL", "SDA") for part in "IOT"}
 
-    simulator = Simulator(component)
+
+def see_wires(component: axi.AxiTop) -> None:
+    """What is pulled low, what is let go, and what is seen."""
+    simulator, wires = Simulator(component), ("scl", "sda")
 
     async def bench(context: object) -> None:
-        for wire in "scl", "sda":
-            for level in 0, 1:
-                context.set(getattr(component.core, f"{wire}_low"), not level)
+        for lows, levels in product(product((0, 1), repeat=2), repeat=2):
+            for wire, low, level in zip(wires, lows, levels, strict=True):
+                context.set(getattr(component.core, f"{wire}_low"), low)
                 context.set(getattr(component, f"i2c_{wire}_i"), level)
-                await context.delay(1e-9)
-                assert context.get(getattr(component, f"i2c_{wire}_t")) == level
-                assert context.get(getattr(component, f"i2c_{wire}_o")) == 0
-                assert context.get(getattr(component.core, f"{wire}_i")) == level
+            await context.delay(1e-9)
+            for wire, low, level in zip(wires, lows, levels, strict=True):
+                assert context.get(getattr(component, f"i2c_{wire}_t")) == 1 - low, "let go otherwise"
+                assert context.get(getattr(component, f"i2c_{wire}_o")) == 0, "driven high"
+                assert context.get(getattr(component.core, f"{wire}_i")) == level, "seen otherwise"
 
     simulator.add_testbench(bench)
     simulator.run()
+
+
+def test_wires_of_sensors() -> None:
+    see_wires(with_sensors())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("eq(~getattr(self.core", "eq(getattr(self.core", "let go otherwise"),
+        (
+            'getattr(self.core, f"{wire}_i").eq(getattr(self, f"i2c_{wire}_i"))',
+            "self.core.sda_i.eq(self.i2c_sda_i)",
+            "seen",
+        ),
+    ],
+)
+def test_wrong_wires_are_found(old: str, new: str, words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        see_wires(with_sensors((old, new)))

@@ -4,8 +4,9 @@ import json
 import re
 import tomllib
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from amaranth.build import DiffPairs, Pins, ResourceError, Subsignal
@@ -20,6 +21,7 @@ from bitfirst_boards.errors import FlowError
 from bitfirst_hdl import top, verilog
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract.power import RAILS
+from bitfirst_sim.formal.prove import altered
 from test_boards import SmallCore, Vivado, check_block_design, refused
 
 WITH = [board for board in BOARDS.values() if board.sensors]
@@ -118,9 +120,9 @@ class Wires(Elaboratable):
         return m
 
 
-def test_wires_are_pulled_low_or_let_go() -> None:
+def see_wires(tops: ModuleType) -> None:
+    """A device on pins that are simulated: what it does to them, and what it sees."""
     ports = {name: io.SimulationPort("io", 1, name=name) for name in ("rx", "tx", "scl", "sda")}
-
     real = BOARDS["ulx3s-12f"].platform()
     platform = SimpleNamespace(
         default_clk_frequency=real.default_clk_frequency,
@@ -133,19 +135,35 @@ def test_wires_are_pulled_low_or_let_go() -> None:
     simulator = Simulator(Fragment.get(tops.Pinned(board, device), platform))
 
     async def bench(context: object) -> None:
-        for low in (0, 1):
-            for level in (0, 1):
-                for name in "scl", "sda":
-                    context.set(getattr(device, f"{name}_low"), low)
-                    context.set(ports[name].i, level)
-                await context.delay(1e-9)
-                for name in "scl", "sda":
-                    assert context.get(getattr(device, f"{name}_i")) == (level and not low)
-                    assert context.get(ports[name].oe) == low
-                    assert context.get(ports[name].o) == 0
+        for lows, levels in product(product((0, 1), repeat=2), repeat=2):
+            for name, low, level in zip(("scl", "sda"), lows, levels, strict=True):
+                context.set(getattr(device, f"{name}_low"), low)
+                context.set(ports[name].i, level)
+            await context.delay(1e-9)
+            for name, low, level in zip(("scl", "sda"), lows, levels, strict=True):
+                assert context.get(ports[name].oe) == low, "pulled low otherwise"
+                assert context.get(ports[name].o) == 0, "driven high"
+                assert context.get(getattr(device, f"{name}_i")) == (level and not low), "seen otherwise"
 
     simulator.add_testbench(bench)
     simulator.run()
+
+
+def test_wires_are_pulled_low_or_let_go() -> None:
+    see_wires(tops)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("pin.o.eq(0)", "pin.o.eq(1)", "driven high"),
+        ("pin.oe.eq(", "pin.oe.eq(~", "pulled low otherwise"),
+        ('pin = io.Buffer("io", getattr(pins, name))', 'pin = io.Buffer("io", pins.sda)', "seen otherwise"),
+    ],
+)
+def test_wrong_wires_are_found(old: str, new: str, words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        see_wires(altered(tops, (old, new)))
 
 
 @pytest.mark.parametrize(
