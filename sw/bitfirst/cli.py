@@ -974,7 +974,8 @@ def report(
 
     def show(result: Result) -> Group:
         tables = [_compared(one) for one in result["studies"]]
-        parts = [part for one in result.get("energy", {}).get("studies", ()) for part in _energies(one, result)]
+        parts = [_sensed(one) for one in result.get("measured", ())]
+        parts += [part for one in result.get("energy", {}).get("studies", ()) for part in _energies(one, result)]
         parts += [_targets(result["targets"])] if "targets" in result else []
         return Group(*tables, *parts, f"all runs: {escape(result['csv'])}", f"page: {escape(result['page'])}")
 
@@ -1111,6 +1112,16 @@ def _energies(found: Result, result: Result) -> list[Any]:
             table.add_row(*map(escape, row))
         parts += [table] if rows else []
     return [*parts, escape(shown["verdict"])]
+
+
+def _sensed(found: Result) -> Table:
+    """Joules that sensors told."""
+    from .comparison_measured import BRIEF
+
+    table = _close(f"energy of training steps: {found['title']}; ratio: to sbm's on fixed", *BRIEF)
+    for row in found["rows"]:
+        table.add_row(*(escape(row[place]) for place in BRIEF.values()))
+    return table
 
 
 def _targets(rows: list[Result]) -> Table:

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from . import comparison_energy, comparison_figures, grids
+from . import comparison_energy, comparison_figures, comparison_measured, grids
 from .energy import co2_g
 from .energy_model import EnergyModel
 from .errors import UsageError
@@ -58,7 +58,8 @@ def write(
     g_per_kwh    of a grid: CO2 by that energy
 
     Returns {"page", "csv", "plots", "studies": as of `grids.summary`, runs with `COLUMNS`}, with a target "targets",
-    with a folder "tensorboard", with a model "energy": its "name", "origin", "about", and "studies" as of
+    with a folder "tensorboard", with trainings that sensors told of "measured": as of `comparison_measured.table`, with
+    a model "energy": its "name", "origin", "about", and "studies" as of
     `comparison_energy.table`, of those that have a figure. Raises `UsageError` for what holds no runs, before anything
     is written.
     """
@@ -70,7 +71,10 @@ def write(
     rows = [row for own in groups.values() for row in own]
     shown = [row for one in summaries for row in one["rows"]]
     found: dict[str, Any] = {"page": str(out / "comparison.html"), "csv": str(out / "runs.csv")}
-    energies = []
+    energies, sensed = [], comparison_measured.add(rows)
+    measured = comparison_measured.table(sensed, target)
+    if sensed:
+        found["measured"] = measured
     if model is not None:
         comparison_energy.add(rows, model, g_per_kwh)
         tables = (comparison_energy.table(one, model, g_per_kwh) for one in summaries)
@@ -81,11 +85,13 @@ def write(
             row |= reached(row, target, model, g_per_kwh)
     out.mkdir(parents=True, exist_ok=True)
     columns = COLUMNS + (() if model is None else comparison_energy.COLUMNS)
+    columns += comparison_measured.COLUMNS if sensed else ()
     if target is not None:
         columns += TARGET_COLUMNS + (() if model is None else comparison_energy.TARGET_COLUMNS)
     _write_csv(rows, out / "runs.csv", columns)
     energy_tables = [comparison_energy.tables_of(one, g_per_kwh is not None) for one in energies]
     texts = [*map(markdown, summaries), *(energy_markdown(one, model) for one in energy_tables)]
+    texts += [f"Energy, {one['title']}:\n\n{_markdown(comparison_measured.HEAD, one['rows'])}" for one in measured]
     (out / "tables.md").write_text("\n".join(texts), encoding="utf-8")
     with matplotlib.rc_context(STYLE):
         figures = comparison_figures.figures(summaries, target, energies)
@@ -99,6 +105,8 @@ def write(
         target=target,
         target_head=TARGET_HEAD + (() if model is None else ENERGY_TARGET_HEAD),
         energies=energy_tables,
+        measured=measured,
+        measured_head=comparison_measured.HEAD,
         model=model,
         g_per_kwh=g_per_kwh,
         targets={one["study"]: [target_cells(row) for row in one["rows"]] for one in summaries} if target else {},
@@ -195,6 +203,7 @@ def _option(value: Any) -> str:
 OF_ITS_DATA = ("train_images", "eval_images", "augment")
 OF_ITS_METHOD = ("lr", "momentum", "bits", "lr_signs", "beta", "tau", "predictor", "init")
 OF_A_TRAINING = ("device", "wall_s", "history", "weights_sha256", "layers", "blocks", "routing", "signs", "config")
+OF_A_TRAINING += ("measured",)
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

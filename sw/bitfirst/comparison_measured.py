@@ -1,0 +1,83 @@
+"""Energy in `bitfirst report` that sensors told, of single trainings (`bitfirst measure`): like with like.
+
+What simulated rails told is never set against what a board's did, nor one scope against another.
+"""
+
+import math
+from typing import Any
+
+from .energy import Energy
+from .measuring.measured import epoch_energy, to_target
+
+Row = dict[str, Any]
+BASELINE = "sbm"  #: on the datapath "fixed": 8 bits on multipliers of 8 x 8 bits
+HEAD = ("method", "device", "seed", "energy, k = 2", "a step", "a sample", "to the target", f"to {BASELINE}'s on fixed")
+BRIEF = {"method": 0, "seed": 2, "energy, k = 2": 3, "to target": 6, "ratio": 7}  #: places in `HEAD`, for 80 characters
+COLUMNS = ("sensor_j", "sensor_uncertainty_j", "sensor_provenance", "sensor_scope", "sensor_extrapolated")
+
+
+def add(rows: list[Row]) -> list[Row]:
+    """Gives runs with a figure of sensors `COLUMNS`; returns these."""
+    found = []
+    for row in rows:
+        told = row.get("measured")
+        if told is None or told["training"]["energy"]["total_j"] is None:
+            continue
+        energy = told["training"]["energy"]
+        values = (energy[key] for key in ("total_j", "uncertainty_j", "provenance", "scope", "extrapolated"))
+        row |= dict(zip(COLUMNS, values, strict=True))
+        found.append(row)
+    return found
+
+
+def table(rows: list[Row], target: float | None) -> list[Row]:
+    """Of the rows that `add` returns, a group for each provenance and scope: "title", "rows" for `HEAD`."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["sensor_provenance"], row["sensor_scope"]), []).append(row)
+    return [
+        {"title": f"{provenance}, scope {scope}", "rows": [cells(row, own, target) for row in own]}
+        for (provenance, scope), own in groups.items()
+    ]
+
+
+def cells(row: Row, group: list[Row], target: float | None) -> list[str]:
+    """For `HEAD`."""
+    training = row["measured"]["training"]
+    means = (_figure(training[f"{name}_j"], training[f"{name}_uncertainty_j"], row) for name in ("step", "sample"))
+    total = _figure(row["sensor_j"], row["sensor_uncertainty_j"], row)
+    return [row["variant"], row["device"], str(row["seed"]), total, *means, _until(row, target), _ratio(row, group)]
+
+
+def _figure(joules: float | None, uncertainty: float | None, row: Row) -> str:
+    if joules is None:
+        return "-"
+    energy = Energy(joules, uncertainty, row["sensor_provenance"], row["sensor_scope"], row["sensor_extrapolated"])
+    return energy.figure.removesuffix(" at k = 2")
+
+
+def _until(row: Row, target: float | None) -> str:
+    if target is None:
+        return "-"
+    found = to_target(target, [epoch_energy(epoch) for epoch in row["history"]], row["history"])
+    text = _figure(found["energy"]["total_j"], found["energy"]["uncertainty_j"], row)
+    return f"≥ {text}" if found["censored"] and text != "-" else text
+
+
+def ratio(row: Row, group: list[Row]) -> tuple[float, float] | None:
+    """Of its joules to those of the baseline with the same seed, and the uncertainty (k = 2) of that: errors of both
+    are taken as independent, which one sensor's gain is not, so it is rather too large. None without a baseline."""
+    theirs = next((one for one in group if _is_baseline(one) and one["seed"] == row["seed"]), None)
+    if theirs is None or not theirs["sensor_j"] or not row["sensor_j"]:
+        return None
+    found = row["sensor_j"] / theirs["sensor_j"]
+    return found, found * math.hypot(*(one["sensor_uncertainty_j"] / one["sensor_j"] for one in (row, theirs)))
+
+
+def _ratio(row: Row, group: list[Row]) -> str:
+    found = None if _is_baseline(row) else ratio(row, group)
+    return "-" if found is None else f"{found[0]:.3f} ± {found[1]:.3f}"
+
+
+def _is_baseline(row: Row) -> bool:
+    return row["variant"].partition(",")[0] == BASELINE and row["config"]["datapath"] == "fixed"

@@ -1,0 +1,80 @@
+"""Trainings that sensors told of, in `bitfirst report`."""
+
+import json
+
+import pytest
+from bitfirst import comparison, comparison_measured
+from bitfirst_hdl import config
+
+FIXED = config.load("fixed")
+PSG = config.load("psg")
+
+
+def result(folder, method, joules, array=PSG, provenance="simulated", seed=0, accuracies=(0.5, 0.9)):
+    """What `bitfirst measure` writes, as far as a report reads it; each epoch takes the same."""
+    each = joules / len(accuracies)
+    told = {"energy_j": each, "uncertainty_j": 0.01 * each, "provenance": provenance, "scope": "board"}
+    told |= {"extrapolated": False}
+    history = [
+        {"epoch": number, "validation_accuracy": accuracy, "loss": 1.0, "steps": 10 * number, "measured": told}
+        for number, accuracy in enumerate(accuracies, 1)
+    ]
+    energy = {"total_j": joules, "uncertainty_j": 0.01 * joules, "provenance": provenance, "scope": "board"}
+    training = {"energy": energy | {"extrapolated": False}}
+    for name, count in ("step", 20), ("sample", 640):
+        training |= {f"{name}_j": joules / count, f"{name}_uncertainty_j": 0.01 * joules / count}
+    found = {"options": {"method": method, "seed": seed, "batch": 32, "epochs": len(accuracies)}, "history": history}
+    found |= {"task": {"title": "handwritten digits", "data": "digits"}, "test_accuracy": accuracies[-1]}
+    found |= {"device": "rtl:power", "wall_s": 1.0, "config": array.as_dict(), "measured": {"training": training}}
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_energies_are_shown_to_the_baseline_on_fixed(tmp_path):
+    paths = [
+        result(tmp_path / "a", "sbm", 4.0, FIXED),
+        result(tmp_path / "b", "e2train", 1.0),
+        result(tmp_path / "c", "sbm", 2.0, seed=1),
+    ]
+    found = comparison.write(paths, tmp_path / "out", target=0.9)
+    (table,) = found["measured"]
+    rows = {row[0]: row for row in table["rows"]}
+    assert table["title"] == "simulated, scope board"
+    assert rows["e2train"][-1] == "0.250 ± 0.004" and rows["e2train"][3] == "1.000 J ± 0.010 J"
+    assert [row[-1] for row in table["rows"] if row[0].startswith("sbm")] == ["-", "-"]  # itself; of another seed
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "0.250 ± 0.004" in page and "simulated, scope board" in page
+    assert "0.250 ± 0.004" in (tmp_path / "out/tables.md").read_text()
+    assert "sensor_provenance" in (tmp_path / "out/runs.csv").read_text().splitlines()[0]
+
+
+def test_what_is_simulated_is_not_set_against_what_is_measured(tmp_path):
+    paths = [
+        result(tmp_path / "a", "sbm", 4.0, FIXED, "measured"),
+        result(tmp_path / "b", "e2train", 1.0, accuracies=(0.3, 0.4)),
+    ]
+    tables = comparison.write(paths, tmp_path / "out", target=0.9)["measured"]
+    assert {one["title"] for one in tables} == {"measured, scope board", "simulated, scope board"}
+    (row,) = next(one["rows"] for one in tables if one["title"].startswith("simulated"))
+    assert row[-1] == "-" and row[-2] == "≥ 1.000 J ± 0.010 J"  # it never reached the target
+
+
+def test_trainings_without_sensors_have_no_table(tmp_path):
+    path = result(tmp_path / "a", "sgd", 4.0)
+    told = json.loads((path / "result.json").read_text())
+    told["measured"]["training"]["energy"] |= {"total_j": None, "uncertainty_j": None, "provenance": "unavailable"}
+    (path / "result.json").write_text(json.dumps(told))
+    found = comparison.write([path], tmp_path / "out")
+    assert "measured" not in found and "sensor_j" not in (tmp_path / "out/runs.csv").read_text()
+
+
+def test_errors_of_both_are_in_a_ratio():
+    def row(variant, joules, array):
+        return {"variant": variant, "seed": 0, "sensor_j": joules, "sensor_uncertainty_j": 0.01 * joules} | {
+            "config": array.as_dict()
+        }
+
+    group = [row("sbm", 4.0, FIXED), row("e2train", 1.0, PSG)]
+    ratio, uncertainty = comparison_measured.ratio(group[1], group)
+    assert (ratio, uncertainty) == (0.25, pytest.approx(0.25 * 0.01 * 2**0.5))
