@@ -279,6 +279,42 @@ def test_serial_port_with_nobody_behind():
     assert_refused(done, "answer")
 
 
+# measure
+
+
+SERIAL = ("--device", "serial:///dev/none")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--device", "model"), ("no sensor is named", "--sensor")),
+        (("--device", "model", "--sensor", "ina226"), ("no --shunt-ohm", "R100")),
+        (
+            ("--device", "model", "--sensor", "ina226", "--shunt-ohm", "0.1"),
+            ("model has no power monitor", "rtl:power"),
+        ),
+        (SERIAL, ("no sensor is named", "--sensor")),
+        ((*SERIAL, "--sensor", "ina226"), ("no --shunt-ohm", "R100")),
+        ((*SERIAL, "--sensor", "ina226", "--shunt-ohm", "0"), ("shunt_ohm = 0", "ohms")),
+        ((*SERIAL, "--sensor", "ina260", "--shunt-ohm", "0.1"), ("ina260", "choose from ina226")),
+        ((*SERIAL, "--rails", "none.toml"), ("none.toml", "[[rail]]")),
+        (("--sensor", "ina226", "--address", "forty"), ("address 'forty'", "0x40")),
+        (("--sensor", "ina226", "--address", "1"), ("address 0x1", "0x08 to 0x77")),
+        (("--calibration", "none.json"), ("none.json", "calibration")),
+        (("--relative", "2"), ("relative = 2", "0.01 for 1 %")),
+        (("--limit-s", "0"), ("limit_s = 0",)),
+        (("--target", "95"), ("target = 95", "such as 0.95")),
+        (("--device", "rtl:tiny"), ("no pins for sensor", "rtl:power")),
+        (("--coverage", "--sensor", "ina9"), ("sensor 'ina9'", "choose from")),
+        (("--coverage", "--fit", "a.json"), ("--coverage and --fit",)),
+        (("--fit", "no/a.json"), ("no/a.json", "directory")),
+    ],
+)
+def test_measure_refuses_options(here, options, words):
+    assert_refused(here("measure", "--out", "run", *options), *words)
+
+
 # train
 
 
