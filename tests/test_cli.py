@@ -307,7 +307,9 @@ SERIAL = ("--device", "serial:///dev/none")
         (("--target", "95"), ("target = 95", "such as 0.95")),
         (("--device", "rtl:tiny"), ("no pins for sensor", "rtl:power")),
         (("--coverage", "--sensor", "ina9"), ("sensor 'ina9'", "choose from")),
-        (("--coverage", "--fit", "a.json"), ("--coverage and --fit",)),
+        (("--coverage", "--fit", "a.json"), ("--coverage, --fit and --calibrate",)),
+        (("--calibrate", "no/a.json"), ("no/a.json", "directory")),
+        (("--calibrate", "a.json", "--meter-error", "1"), ("meter_error = 1",)),
         (("--fit", "no/a.json"), ("no/a.json", "directory")),
     ],
 )

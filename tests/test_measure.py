@@ -8,7 +8,7 @@ import pytest
 import torch
 from bitfirst import energy_model, training
 from bitfirst.errors import UsageError
-from bitfirst.measuring import coverage, fitting, measured, rails
+from bitfirst.measuring import calibrating, coverage, fitting, measured, rails
 from bitfirst.measuring.measured import Measuring
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail
@@ -191,6 +191,23 @@ def test_coefficients_are_fitted_to_a_device(board, tmp_path):
     assert found.is_consistent and found.model.scope == "board"
     found.model.save(tmp_path / "fit.json")
     assert energy_model.load(str(tmp_path / "fit.json")).joules == found.model.joules
+
+
+def test_a_sensor_is_calibrated_against_a_meter(board):
+    """The meter is the truth that the simulated supply tells."""
+    monitor, transport = Monitor.of(board, [RAIL]), board.transport
+    told = []
+
+    def meter(text: str) -> float:
+        told.append((sum(transport.joules()), board.counters()["cycles"]))
+        return 0.5 if "rest" in text else 1.02 * float(text.rpartition("says ")[2].rstrip(")"))
+
+    found = calibrating.rest_and_work(monitor, meter, 0.3, 0.01)
+    (rest_j, rest_cycles), (work_j, work_cycles) = told
+    assert (work_j - rest_j) / (work_cycles - rest_cycles) * 2e6 > 0.8  # watts: it did work
+    assert 1.0 < found.gain < 1.06 and found.is_of(RAIL) and found.gain_error > 0.005
+    with pytest.raises(UsageError, match="check the ohms"):
+        calibrating.rest_and_work(monitor, lambda text: 0.5 if "rest" in text else 3.0, 0.3, 0.01)
 
 
 def test_nothing_to_fit_without_a_sensor():

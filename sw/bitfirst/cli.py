@@ -1012,6 +1012,10 @@ def measure(
     calibration: Annotated[Path | None, typer.Option(help="File of --calibrate, for these sensors.")] = None,
     relative: Annotated[float, typer.Option(help="Steps go on until one is known to this, k = 2.")] = 0.01,
     limit_s: Annotated[float, typer.Option(help="Seconds of the device after which no further ones begin.")] = 20.0,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Instead, calibrate the sensor against a meter, into this file; it asks you.")
+    ] = None,
+    meter_error: Annotated[float, typer.Option(help="Limit of the meter's error, relative.")] = 0.005,
     fit: Annotated[
         Path | None, typer.Option(help="File for coefficients of energy, fitted to this device instead of a training.")
     ] = None,
@@ -1078,6 +1082,32 @@ def measure(
         result.model.save(fit)
         return {"file": str(fit), **result.as_dict()}
 
+    def calibrated() -> Result:
+        from dataclasses import asdict
+
+        from .measuring import calibrating
+        from .measuring import calibration as calibrations
+        from .measuring.monitor import Monitor
+        from .opening import open as open_device
+
+        _check_directory(calibrate, "--calibrate")
+        if not 0 <= meter_error < 1:
+            raise UsageError(f"meter_error = {meter_error} must be 0 or more, below 1: 0.005 for 0.5 %")
+        url, found = chosen()
+        if len(found) != 1:
+            raise UsageError(f"{len(found)} rails: a meter has one at a time, so give one")
+
+        def ask(text: str) -> float:
+            return typer.prompt(text, type=float, err=True)
+
+        with open_device(url) as opened:
+            monitor = Monitor.of(opened, found)
+            if monitor.unavailable is not None:
+                raise UsageError(f"nothing to calibrate: {monitor.unavailable}")
+            made = calibrating.rest_and_work(monitor, ask, limit_s, meter_error)
+        calibrations.save(calibrate, [made])
+        return {"file": str(calibrate), **asdict(made)}
+
     def covered() -> Result:
         from bitfirst_sim.power_simulator import bed
 
@@ -1088,13 +1118,15 @@ def measure(
 
     from .measuring import shown
 
-    if coverage and fit is not None:
-        raise UsageError("--coverage and --fit are two things: give one of them")
+    if sum((coverage, fit is not None, calibrate is not None)) > 1:
+        raise UsageError("--coverage, --fit and --calibrate are different things: give one of them")
     if coverage:
         if not _report(as_json, covered, shown.coverage_table)["passed"]:
             raise typer.Exit(1)
     elif fit is not None:
         _report(as_json, fitted, shown.fit_table)
+    elif calibrate is not None:
+        _report(as_json, calibrated, _pairs)
     else:
         _report(as_json, train, shown.measured_tables)
 

@@ -102,11 +102,7 @@ def _window(
     monitor: Monitor, work: Work, seed: int, relative: float, limit_s: float
 ) -> tuple[dict[str, float], Reading]:
     device, do = monitor.device, prepare(monitor.device, work, seed)
-    device.enter(Phase.OTHER)
-    before = _counters(device)
-    do()
-    device.enter(Phase.OTHER)
-    seconds = (_counters(device)["cycles"] - before["cycles"]) / monitor.port.clock_hz
+    seconds = seconds_of(monitor, do)
     times = math.ceil(RUN_SAMPLES * monitor.sample_s / seconds)
     before = _counters(device)
     with device.window(str(work), phase=None, relative=relative, limit_s=limit_s, seed=seed) as window:
@@ -117,6 +113,16 @@ def _window(
                 monitor.wait(work.rest * times * seconds)
     runs = max(window.reading.replays, 1)  # none where it has no figure
     return {name: (count - before[name]) / runs for name, count in _counters(device).items()}, window.reading
+
+
+def seconds_of(monitor: Monitor, do: Callable[[], None]) -> float:
+    """Of the device, for doing it once."""
+    device = monitor.device
+    device.enter(Phase.OTHER)
+    before = _counters(device)["cycles"]
+    do()
+    device.enter(Phase.OTHER)
+    return (_counters(device)["cycles"] - before) / monitor.port.clock_hz
 
 
 def _counters(device: Device) -> dict[str, int]:

@@ -109,13 +109,17 @@ class Monitor:
         """A window around what is measured; see `Window`."""
         return Window(self, name, **options)
 
-    def steady(self, seconds: float) -> list[tuple[float, float]]:
-        """Each rail's mean watts over so many seconds of a load that does not change, as its sensor says them.
+    def steady(self, seconds: float, work: Callable[[], None] | None = None) -> list[tuple[float, float]]:
+        """Each rail's mean watts over so many seconds of a load that does not change, as its sensor says them; `work`
+        makes that load for so long, None: rest.
 
         With their standard uncertainty but for gain and offset: what `calibration.Load` takes. Raises as `snapshot`.
         """
         before = self.snapshot()
-        self.wait(seconds)
+        if work is None:
+            self.wait(seconds)
+        else:
+            work()
         sums, records = self.snapshot() - before, self.records()
         records = records[(records["stamp"] - before.stamp) % 2**48 < sums.stamp]  # none of another load
         if len(records) < 2 * len(self.rails):
