@@ -9,7 +9,7 @@ from bitfirst_hdl import frames, queues, update
 from bitfirst_hdl.frames import Reply
 from bitfirst_hdl.readout import ABREAST
 from bitfirst_hdl.top import REPLY_QUEUE
-from bitfirst_sim.formal.adding import SameAccumulator, SameFirstLevel, SameTree, carry_cells
+from bitfirst_sim.formal.adding import SameAccumulator, SameAdder, SameFirstLevel, SameTree, carry_cells
 from bitfirst_sim.formal.comparing import Comparison, compare_seen_through
 from bitfirst_sim.formal.convert import UnitOrder, link_seen_through
 from bitfirst_sim.formal.crossings import (
@@ -58,6 +58,7 @@ PROVED: dict[str, tuple[Make, int]] = {
     "carry cells, 64 lanes of 1 bit": (lambda: SameTree(carry_cells(), 1, 64), 6),
     "first level of Gowin's cells, 16 lanes of 4 bits": (lambda: SameFirstLevel(4, 16), 2),
     "first level of Gowin's cells, 32 lanes of 2 bits": (lambda: SameFirstLevel(2, 32), 2),
+    "adder of the power monitor": (lambda: SameAdder(24), 2),
     "accumulator of carry cells": (lambda: SameAccumulator(carry_cells(), 9, 33), 6),
     "words of elements": (lambda: OwnWords(element_seen_through()), 8),
     "packing": (lambda: Passes(packed_seen_through()), 40),
@@ -111,6 +112,10 @@ def tree_mutant(old: str, new: str) -> Property:
 
 def first_level_mutant(old: str, new: str) -> Property:
     return SameFirstLevel(4, 16, (old, new))
+
+
+def adder_mutant(old: str, new: str) -> Property:
+    return SameAdder(24, (old, new))
 
 
 def accumulator_mutant(old: str, new: str) -> Property:
@@ -175,6 +180,7 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     "a register too many": (tree_mutant, "if done or level %", "if not done or level %", 6),
     "one pair's carry goes into the next": (first_level_mutant, "(Const(0),) * 3", "Const(1), Const(0), Const(1)", 2),
     "a lane with its neighbour's mask": (first_level_mutant, "mask[place + size]", "mask[place]", 2),
+    "two numbers added, and no third one": (adder_mutant, "a ^ (c | d)", "a ^ c", 2),
     "negative term without its 1": (accumulator_mutant, "start(step.negative)", "start()", 4),
     "doubling shifts in what it shifts out": (accumulator_mutant, "a ^ (c & ~b)", "a ^ c", 4),
     "term against the sum's own carry": (accumulator_mutant, "a ^ (d if b else c)", "a ^ (c if b else d)", 4),

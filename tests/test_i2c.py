@@ -6,7 +6,7 @@ import pytest
 from bitfirst_hdl.power import i2c
 from bitfirst_sim.bench import BenchError, run_bench
 from bitfirst_sim.formal.prove import altered
-from bitfirst_sim.i2c_bus import OnBus, Ticking
+from bitfirst_sim.i2c_bus import OnBus, Ticking, WholeBytes
 
 BENCH = "bitfirst_sim.benches.bench_i2c"
 CHIPS = 2
@@ -23,7 +23,7 @@ def run(
         "tick": i2c.tick_cycles(clock_khz) if tick is None else tick,
         "stretch": stretch or module.stretch_ticks(clock_khz),
     }
-    component = OnBus(Ticking(module.I2CMaster(clock_khz), parameters["tick"]), CHIPS)
+    component = OnBus(Ticking(WholeBytes(module.I2CMaster(clock_khz)), parameters["tick"]), CHIPS)
     return set(run_bench(component, "i2c", BENCH, parameters=parameters, only=only).tests)
 
 

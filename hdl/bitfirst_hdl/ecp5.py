@@ -24,6 +24,7 @@ def _table(bit: Callable[[int, int, int, int], int]) -> int:
 OPEN = Const(1)
 STOP = _table(lambda a, b, c, d: 0)  #: puts out the carry that comes in, and lets none go on
 SUM = _table(lambda a, b, c, d: a ^ c)
+EITHER = _table(lambda a, b, c, d: a ^ (c | d))  #: sum of A and C | D
 PRODUCT = _table(lambda a, b, c, d: a & b)
 PRODUCTS = _table(lambda a, b, c, d: (a & b) ^ (c & d))  #: sum of two products
 LESS = _table(lambda a, b, c, d: (a & b) ^ (~c & d))  #: of a product and what D lets pass of C's complement

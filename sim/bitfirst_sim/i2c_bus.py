@@ -25,6 +25,28 @@ class Ticking(wiring.Component):
         return m
 
 
+class WholeBytes(wiring.Component):
+    """An `I2CMaster` that is given its bits together; all its other ports.
+
+    bits      in(9)   BYTE: eight bits to send, the first one most significant, then that of the acknowledge. STOP: ones
+    received  out(9)  those seen, in the same order, from the cycle after `done` on
+    """
+
+    def __init__(self, inner: wiring.Component) -> None:
+        self.inner = inner
+        self.members = {name: member for name, member in inner.signature.members.items() if name != "send"}
+        super().__init__(self.members | {"bits": In(9), "received": Out(9)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.inner = self.inner
+        m.d.sync += self.inner.send.eq((self.bits >> (self.place + 1)[: len(self.place)])[0])
+        with m.If(self.bit_done):
+            m.d.sync += self.received.eq(Cat(self.bit, self.received[:-1]))
+        _pass_on(m, self, self.inner, self.members)
+        return m
+
+
 class OnBus(wiring.Component):
     """A component with pins `PINS` on wires that anybody can pull low.
 

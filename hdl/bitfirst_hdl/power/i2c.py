@@ -1,20 +1,17 @@
 """The master of an I2C bus: START, bytes and STOP, in quarters of a bit."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from ..ports import SENSOR_PINS
 
-START, BYTE, STOP = range(3)
-BYTE_BITS = 9  #: with its acknowledge
-BITS = {START: 0x1FF, STOP: 0x0FF}  #: the first one is SDA's before it turns
+STOP, BYTE, START = 0, 1, 3  #: `I2CMaster._slots` takes them apart
 SPIKE_NS = 50  # that Fast-mode inputs must not notice
 QUARTER_NS = 650  # of a bit: SCL is low for two of them, at least 1.3 us; 385 kHz
 STRETCH_MS = 25  # SMBus: no chip holds SCL for longer
 CHANGE, UP, END = 1, 2, 3  # quarters: SDA is changed in the second one, SCL is let go in the third one
-_IDLE_SLOTS = 2  # behind a STOP
 _PLACE_BITS = 4
 _LAST = 2**_PLACE_BITS - 1
 
@@ -44,16 +41,14 @@ class I2CMaster(wiring.Component):
 
     go         in(1)   start the next one; only while not `busy`
     kind       in(2)   `START` (also a repeated one), `BYTE`, `STOP`
-    bits       in(9)   BYTE: eight bits to send, the first one most significant, then that of the acknowledge; a 1
-                       leaves SDA to the other side. `BITS` has those of START and STOP
+    send       in(1)   BYTE: the bit of this `place`, a cycle behind it; a 1 leaves SDA to the other side. 1 in STOP
     tick       in(1)   high for one cycle in `tick_cycles(clock_khz)`
     busy       out(1)  from the cycle after `go` to that of `done`
     done       out(1)  high for one cycle
     bit_done   out(1)  high for one cycle: `bit` was seen on SDA
     bit        out(1)
     place      out(4)  of `bit` in a BYTE: 7 to 0, then 15, that of the acknowledge
-    received   out(9)  in the cycle after `done`: all bits seen, those of a BYTE in its order; behind a STOP bit 0 says
-                       that nobody holds SDA
+    seen       out(1)  the last `bit`, from the cycle after `done` on: behind a STOP it says that nobody holds SDA
     stretched  out(1)  high with `done`: SCL did not follow for over 25 ms, 38 ms at most. The bus has been let go
     scl, sda   out(1)  as seen: two registers, then the filter
     scl_i, sda_i      in(1)   pins, asynchronous
@@ -71,14 +66,14 @@ class I2CMaster(wiring.Component):
             {
                 "go": In(1),
                 "kind": In(2),
-                "bits": In(BYTE_BITS),
+                "send": In(1),
                 "tick": In(1),
                 "busy": Out(1),
                 "done": Out(1),
                 "bit_done": Out(1),
                 "bit": Out(1),
                 "place": Out(_PLACE_BITS, init=_LAST),
-                "received": Out(BYTE_BITS),
+                "seen": Out(1),
                 "stretched": Out(1),
                 "scl": Out(1, init=1),
                 "sda": Out(1, init=1),
@@ -111,7 +106,7 @@ class I2CMaster(wiring.Component):
         self._slots(m, turns, owned)
         m.d.sync += self.scl_low.eq(self.busy & owned & (quarter < UP))
         with m.If(self.busy & (quarter != 0)):
-            m.d.sync += self.sda_low.eq(~(self.received[-1] ^ (turns & (quarter == END))))
+            m.d.sync += self.sda_low.eq(~Mux(turns, self.place[-1] ^ (quarter == END), self.send))
         with m.If(self.stretched):
             m.d.sync += [waited.eq(0), quarter.eq(0), owned.eq(0), self.sda_low.eq(0), self.scl_low.eq(0)]
         return m
@@ -132,21 +127,18 @@ class I2CMaster(wiring.Component):
         return ((quarter == CHANGE) & owned & self.scl) | ((quarter == UP) & ~self.scl)
 
     def _slots(self, m: Module, turns: Signal, owned: Signal) -> None:
-        """The bits of a BYTE; START and STOP are a bit in which SDA changes while SCL is high."""
+        """The bits of a BYTE; START and STOP are a bit in which SDA changes while SCL is high, and two idle ones are
+        behind a STOP. Where there are more to come SDA turns up, else down.
+        """
         m.d.comb += [self.bit.eq(self.sda), self.done.eq((self.bit_done & self.place[-1]) | self.stretched)]
         with m.If(self.bit_done):
-            m.d.sync += [self.place.eq(self.place - 1), turns.eq(0)]
-            with m.If(turns & ~self.received[-1]):
+            m.d.sync += [self.place.eq(self.place - 1), turns.eq(0), self.seen.eq(self.sda)]
+            with m.If(turns & ~self.place[-1]):
                 m.d.sync += owned.eq(0)
-        with m.If(self.bit_done | self.go):
-            m.d.sync += self.received.eq(Mux(self.go, self.bits, Cat(self.sda, self.received[:-1])))
         with m.If(self.done):
             m.d.sync += self.busy.eq(0)
         with m.If(self.go):
-            m.d.sync += [self.busy.eq(1), turns.eq(self.kind != BYTE), self.place.eq(_LAST)]
-            with m.If(self.kind != START):
+            first = Cat(Const(1, 1), self.kind[0], self.kind[0], self.kind[1])  # place: 15, 7 or 1
+            m.d.sync += [self.busy.eq(1), turns.eq(self.kind != BYTE), self.place.eq(first)]
+            with m.If(~self.kind[1]):
                 m.d.sync += owned.eq(1)
-            with m.If(self.kind == BYTE):
-                m.d.sync += self.place.eq(BYTE_BITS - 2)
-            with m.If(self.kind == STOP):
-                m.d.sync += self.place.eq(_IDLE_SLOTS - 1)

@@ -5,13 +5,15 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from ..contract.power import CONTROL_ROW, TRANSFER_ROW, Control, State
+from ..contract.power import CONTROL_ROW, TRANSFER_ROW, WRITTEN_ROWS, Control, State
 from ..counters import PHASE_BITS
 from ..ports import SENSOR_PINS, MemoryWrite, connect_sensors, word_stream
 from .i2c import tick_cycles
 from .sampler import Sampler
 from .spans import Spans
 from .sums import STATE_BITS, Sums
+
+ROW_BITS = (WRITTEN_ROWS - 1).bit_length()
 
 
 class PowerMonitor(wiring.Component):
@@ -62,7 +64,6 @@ class PowerMonitor(wiring.Component):
             spans.phase.eq(self.phase),
             spans.forget.eq(sums.clears | (sampler.rests & ~run)),
             spans.close.eq(sampler.close),
-            spans.release.eq(sampler.release),
             spans.rewind.eq(sums.rewind),
             spans.next.eq(sums.next),
             *(
@@ -91,12 +92,10 @@ class PowerMonitor(wiring.Component):
         run, transfer, done, acknowledged = Signal(), Signal(), Signal(), Signal()
         asked = {"recover": Signal(), "clear": Signal(init=1), "snapshot": Signal()}
         ends = {"recover": sampler.recovered, "clear": sums.cleared, "snapshot": sums.copied}
-        controls = self.write.valid & (self.write.row == CONTROL_ROW)
+        row = self.write.row[:ROW_BITS]
+        controls = self.write.valid & (row == CONTROL_ROW)
         for name, pending in asked.items():
-            with m.If(ends[name]):
-                m.d.sync += pending.eq(0)
-            with m.If(controls & getattr(control, name)):
-                m.d.sync += pending.eq(1)
+            m.d.sync += pending.eq((pending & ~ends[name]) | (controls & getattr(control, name)))
         with m.If(controls):
             m.d.sync += [run.eq(control.run), sums.record.eq(control.record)]
         with m.If(run):
@@ -104,7 +103,7 @@ class PowerMonitor(wiring.Component):
         with m.If(sampler.transferred):
             m.d.sync += [transfer.eq(0), done.eq(1), acknowledged.eq(sampler.acknowledged)]
             m.d.sync += sums.result_bytes.eq(sampler.result_bytes)
-        with m.If(self.write.valid & (self.write.row == TRANSFER_ROW)):
+        with m.If(self.write.valid & (row == TRANSFER_ROW)):
             m.d.sync += [transfer.eq(~run), done.eq(0)]
         m.d.comb += [
             sampler.run.eq(run),

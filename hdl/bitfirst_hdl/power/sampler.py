@@ -1,9 +1,10 @@
 """Goes round the rails: asks each sensor for its registers, and says what the round's time is."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..contract import codec
 from ..contract.packets import WORD_BITS
 from ..contract.power import (
     CODE_BITS,
@@ -21,6 +22,17 @@ from ..ports import SENSOR_PINS, MemoryWrite, connect_sensors
 from .spans import BLOCK
 from .sums import Nibble, Sample
 from .transfers import COUNT_BITS, Transfers
+
+ROW_BITS = (WRITTEN_ROWS - 1).bit_length()
+NIBBLE_BITS = 4
+HEAD_BITS = 16  #: of a row, ahead of a rail's registers and of a transfer's bytes
+FIRST_PLACE = HEAD_BITS // NIBBLE_BITS  #: of those, in nibbles
+READ_NIBBLES = RailRead.as_shape().size // NIBBLE_BITS
+BYTE_NIBBLES = 8 // NIBBLE_BITS
+KIND_PLACE = FIRST_PLACE + BYTE_NIBBLES  #: of the first register's
+
+assert codec.fields(Rail)["reads"][0] == codec.fields(Transfer)["bytes"][0] == HEAD_BITS
+assert codec.fields(RailRead)["bytes"] == (8, 2) and codec.fields(RailRead)["role"] == (10, 2)
 
 
 class Sampler(wiring.Component):
@@ -41,7 +53,6 @@ class Sampler(wiring.Component):
     close      out(1)   this cycle is the time of the round: the first register of its first rail was read, and is
                         ready if it says so, or was not acknowledged
     opened     out(1)   from the cycle behind `close` until each rail's sample has been added up
-    release    out(1)   high for one cycle: that is so now
     rests      out(1)   no round, transfer or recovery is under way
     silent, saturated   out(4)  high for one cycle, a bit a rail
     stretched  out(1)   high for one cycle: SCL was held for over 25 ms
@@ -71,7 +82,6 @@ class Sampler(wiring.Component):
                 "idle": In(1),
                 "close": Out(1),
                 "opened": Out(1),
-                "release": Out(1),
                 "rests": Out(1),
                 "silent": Out(RAILS),
                 "saturated": Out(RAILS),
@@ -83,7 +93,10 @@ class Sampler(wiring.Component):
         )
         self._rail, self._read = Signal(range(RAILS)), Signal(range(READS))
         self._transfers = Signal()  # it is a transfer, not a rail
-        self._order = Signal(WORD_BITS)  # row of what is done
+        self._head = Signal(HEAD_BITS)  # of the row of what is done, its lowest bits
+        self._kind = Signal(data.StructLayout({"bytes": 2, "role": 2}))  # of the register read, in `RailRead`
+        self._nibble = Signal(NIBBLE_BITS)  # of the row: what `_place` said a cycle before
+        self._place = Signal(range(WORD_BITS // NIBBLE_BITS))
         self._ready = Signal()  # the bit that says so, of the register read last
         self._full = Signal()  # all bits of that may stand for a larger number
         self._fresh = Signal()  # a rail, or a transfer, begins
@@ -92,49 +105,50 @@ class Sampler(wiring.Component):
         m = Module()
         m.submodules.transfers = transfers = self.transfers
         connect_sensors(m, self, transfers)
-        m.d.comb += [self.scl.eq(transfers.scl), self.sda.eq(transfers.sda)]
-        self._orders(m)
-        rail, order = data.View(Rail, self._order), data.View(Transfer, self._order)
-        read = Signal(RailRead)
+        above = Const(0, WORD_BITS - HEAD_BITS)
+        rail, order = (data.View(layout, Cat(self._head, above)) for layout in (Rail, Transfer))
         m.d.comb += [
-            read.eq((Cat(rail.reads) >> self._read * len(read.as_value()))[: len(read.as_value())]),
+            self.scl.eq(transfers.scl),
+            self.sda.eq(transfers.sda),
             self.sample.rail.eq(self._rail),
             self.acknowledged.eq(transfers.acknowledged),
             self.result_bytes.eq(transfers.read),
             self.stretched.eq(transfers.stretched),
             transfers.tick.eq(self.tick),
-            transfers.address.eq(rail.address),
             transfers.written.eq(Mux(self._transfers, order.written, 1)),
-            transfers.read.eq(Mux(self._transfers, order.read, read.bytes)),
+            transfers.read.eq(Mux(self._transfers, order.read, self._kind.bytes)),
         ]
-        byte = Mux(self._transfers, (order.bytes >> (transfers.count[:2] << 3))[:8], read.register)
-        m.d.sync += transfers.byte.eq(byte)
-        self._receive(m, rail, read)
-        self._go_round(m, rail, read)
+        self._look_up(m)
+        self._receive(m, rail)
+        self._go_round(m, rail)
         return m
 
-    def _orders(self, m: Module) -> None:
-        rows = memory.Memory(shape=WORD_BITS, depth=WRITTEN_ROWS, init=[], attrs=BLOCK)
+    def _look_up(self, m: Module) -> None:
+        """The rows, written whole and read by four bits."""
+        places = WORD_BITS // NIBBLE_BITS
+        rows = memory.Memory(shape=NIBBLE_BITS, depth=WRITTEN_ROWS * places, init=[], attrs=BLOCK)
         m.submodules.rows = rows
-        write, read = rows.write_port(), rows.read_port(domain="comb")
-        m.d.comb += [
-            write.en.eq(self.write.valid),
-            write.addr.eq(self.write.row),
-            write.data.eq(self.write.data),
-            read.addr.eq(Mux(self._transfers, TRANSFER_ROW, FIRST_RAIL_ROW + self._rail)),
-        ]
-        m.d.sync += self._order.eq(read.data)
+        read, row = rows.read_port(domain="comb"), self.write.row[:ROW_BITS]
+        for place in range(places):
+            write = rows.write_port()
+            m.d.comb += [
+                write.en.eq(self.write.valid),
+                write.addr.eq(Cat(Const(place, range(places)), row)),
+                write.data.eq(self.write.data[NIBBLE_BITS * place :][:NIBBLE_BITS]),
+            ]
+        m.d.comb += read.addr.eq(Cat(self._place, Mux(self._transfers, TRANSFER_ROW, FIRST_RAIL_ROW + self._rail)))
+        m.d.sync += self._nibble.eq(read.data)
 
-    def _receive(self, m: Module, rail: data.View, read: data.View) -> None:
+    def _receive(self, m: Module, rail: data.View) -> None:
         """Bits of a register to where they belong; of three bytes the top 20 make a voltage."""
-        transfers, sample, nibble = self.transfers, self.sample, self.nibble
+        transfers, sample, nibble, kind = self.transfers, self.sample, self.nibble, self._kind
         left, half, sign, voltage = Signal(3), Signal(), Signal(), Signal(CODE_BITS)  # `left`: bytes behind this one
         bit, first, is_first, before, size = transfers.bit, Signal(), Signal(), Signal(3), Signal(2)
-        is_current, is_voltage = read.role == Role.CURRENT, (read.role == Role.VOLTAGE) | (read.role == Role.READY)
+        is_current, is_voltage = kind.role == Role.CURRENT, (kind.role == Role.VOLTAGE) | (kind.role == Role.READY)
         counts = Signal()
         m.d.comb += [
             first.eq(is_first & (transfers.place == 7)),
-            counts.eq(transfers.bit_read & ((read.bytes != 3) | (left[:2] != 0) | transfers.place[2])),
+            counts.eq(transfers.bit_read & ((kind.bytes != 3) | (left[:2] != 0) | transfers.place[2])),
             sample.voltage.eq(voltage),
             sample.sign.eq(sign),
             sample.bytes.eq(size),
@@ -150,87 +164,107 @@ class Sampler(wiring.Component):
         with m.If(counts & is_voltage):
             m.d.sync += voltage.eq(Cat(bit, voltage[:-1]))
         with m.If(counts & first & is_current):
-            m.d.sync += [sign.eq(bit), size.eq(read.bytes)]
+            m.d.sync += [sign.eq(bit), size.eq(kind.bytes)]
         with m.If(counts):
             m.d.sync += self._full.eq(first | (self._full & (bit == ~(is_current & sign))))
         with m.If(transfers.bit_read & (Cat(transfers.place, left[:2]) == rail.ready)):
             m.d.sync += self._ready.eq(bit)
         with m.If(self._fresh):
             m.d.sync += [size.eq(0), sign.eq(0)]
-        with m.If(self._fresh | (transfers.start & is_voltage)):
-            m.d.sync += voltage.eq(0)
+        with m.If(self._fresh | (transfers.bit_read & first & is_voltage)):
+            m.d.sync += voltage.eq(bit & ~self._fresh)
         with m.If(self.take):
             m.d.sync += half.eq(~half)
 
-    def _go_round(self, m: Module, rail: data.View, read: data.View) -> None:
-        transfers, opens = self.transfers, Signal()
+    def _go_round(self, m: Module, rail: data.View) -> None:
+        transfers, kind, opens, heads = self.transfers, self._kind, Signal(), Signal()
+        asked = data.View(kind.shape(), self._nibble)  # the kind, when it comes
+        self._write(m)
         m.d.comb += self.close.eq(opens & ~self.opened)
         with m.If(opens):
             m.d.sync += self.opened.eq(1)
+        with m.If(heads):
+            m.d.sync += self._head.eq(Cat(self._head[NIBBLE_BITS:], self._nibble))
         with m.FSM():
             with m.State("REST"):
                 m.d.comb += self.rests.eq(1)
-                m.d.sync += [self._rail.eq(0), self._transfers.eq(self.transfer)]
+                m.d.sync += [self._rail.eq(0), self._read.eq(0), self._transfers.eq(self.transfer & ~self.recover)]
                 with m.If(self.recover):
                     m.d.comb += [transfers.start.eq(1), transfers.recovers.eq(1)]
-                    m.next = "RECOVER"
+                    m.next = "TRANSFER"
                 with m.Elif(self.transfer | (self.run & ~self.pause)):
                     m.next = "FETCH"
-            with m.State("RECOVER"), m.If(transfers.done):
-                m.d.comb += self.recovered.eq(1)
-                m.next = "REST"
-            with m.State("FETCH"):
-                m.next = "CHECK"
-            with m.State("CHECK"):
-                m.d.comb += self._fresh.eq(1)
-                m.d.sync += self._read.eq(0)
+            with m.State("FETCH"):  # a nibble of the head a cycle
+                m.d.comb += [heads.eq(1), self._place.eq(self._read)]
+                m.d.sync += self._read.eq(self._read + 1)
+                with m.If(self._read == HEAD_BITS // NIBBLE_BITS - 1):
+                    m.next = "BEGIN"
+            with m.State("BEGIN"):
+                m.d.comb += [heads.eq(1), self._fresh.eq(1), transfers.start.eq(self._transfers)]
+                m.next = "KIND"
                 with m.If(self._transfers):
-                    m.d.comb += transfers.start.eq(1)
                     m.next = "TRANSFER"
-                with m.Elif(rail.enabled):
-                    m.next = "READ"
-                with m.Else():
-                    m.next = "NEXT"
             with m.State("TRANSFER"), m.If(transfers.done):
-                m.d.comb += self.transferred.eq(1)
+                m.d.comb += [self.transferred.eq(self._transfers), self.recovered.eq(~self._transfers)]
                 m.next = "REST"
+            with m.State("KIND"):
+                m.d.comb += self._place.eq(KIND_PLACE + READ_NIBBLES * self._read)
+                m.next = "READ"
+                with m.If(~rail.enabled):
+                    m.next = "NEXT"
             with m.State("READ"):
-                m.d.comb += transfers.start.eq(read.bytes != 0)
+                m.d.comb += transfers.start.eq(asked.bytes != 0)
+                m.d.sync += kind.eq(asked)
                 m.next = "WAIT"
-                with m.If(read.bytes == 0):
+                with m.If(asked.bytes == 0):
                     m.next = "ADVANCE"
             with m.State("WAIT"), m.If(transfers.done):
                 with m.If(~transfers.acknowledged):
                     m.d.comb += [opens.eq(1), self._mark(self.silent)]
                     m.next = "NEXT"
-                with m.Elif((read.role != Role.READY) | self._ready):
+                with m.Elif((kind.role != Role.READY) | self._ready):
                     m.d.comb += opens.eq(1)
-                    with m.If(self._full & ((read.role == Role.CURRENT) | (read.role == Role.VOLTAGE))):
+                    with m.If(self._full & ((kind.role == Role.CURRENT) | (kind.role == Role.VOLTAGE))):
                         m.d.comb += self._mark(self.saturated)
                     m.next = "ADVANCE"
                 with m.Elif(~self.opened):
                     m.next = "REST"
                 with m.Else():
-                    m.next = "READ"
+                    m.next = "KIND"
                     with m.If(self.late):
                         m.next = "NEXT"
             with m.State("ADVANCE"):
                 m.d.sync += self._read.eq(self._read + 1)
-                m.next = "READ"
+                m.next = "KIND"
                 with m.If(self._read == READS - 1):
                     m.next = "GIVE"
             with m.State("GIVE"), m.If(self.idle):
                 m.d.comb += self.take.eq(self.opened)
                 m.next = "NEXT"
             with m.State("NEXT"):
-                m.d.sync += self._rail.eq(self._rail + 1)
+                m.d.sync += [self._rail.eq(self._rail + 1), self._read.eq(0)]
                 m.next = "FETCH"
                 with m.If(self._rail == RAILS - 1):
                     m.next = "CLOSE"
             with m.State("CLOSE"), m.If(self.idle):
-                m.d.comb += self.release.eq(1)
                 m.d.sync += self.opened.eq(0)
                 m.next = "REST"
+
+    def _write(self, m: Module) -> None:
+        """The bit that is written, and, unless something else is looked up, the place of that."""
+        transfers = self.transfers
+        count, place = transfers.count, transfers.place
+        in_nibble, upper = Signal(2), Signal()
+        m.d.comb += [
+            in_nibble.eq(place),
+            upper.eq(place[2]),
+            self._place.eq(FIRST_PLACE + READ_NIBBLES * self._read + upper),
+            transfers.send.eq((self._nibble >> in_nibble)[0]),
+        ]
+        with m.If(self._transfers):
+            m.d.comb += self._place.eq(Cat(upper, (count + FIRST_PLACE // BYTE_NIBBLES - 1)[:3]))
+        with m.If(count == 0):  # the address, behind the bit that says what is done
+            m.d.comb += [in_nibble.eq(place - 1), upper.eq(place > 4), self._place.eq(upper)]
 
     def _mark(self, rails: Signal) -> object:
         return rails.eq(1 << self._rail)

@@ -9,6 +9,8 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from .. import ecp5
+from ..baselines import carries
 from ..contract import codec
 from ..contract.packets import WORD_BITS
 from ..contract.power import (
@@ -87,6 +89,23 @@ class Task:
 
     CYCLES, SAMPLES, CHARGE, ENERGY, PRODUCT, STAMP, CODES, READ, TIME, COPY, CLEAR = range(11)
     COUNT = 11
+
+
+class Adder(wiring.Component):
+    """a + (b | c), combinational: numbers of so many bits, the total has one more."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__({"a": In(bits), "b": In(bits), "c": In(bits), "total": Out(bits + 1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        total = self.a + (self.b | self.c)
+        if carries(platform):
+            bits = zip(self.a, self.b, self.c, strict=True)
+            adder = [ecp5.Position(ecp5.EITHER, (a, ecp5.OPEN, b, c)) for a, b, c in bits]
+            (total,) = ecp5.add(m, [adder], "total")
+        m.d.comb += self.total.eq(total)
+        return m
 
 
 class Sums(wiring.Component):
@@ -223,8 +242,8 @@ class Sums(wiring.Component):
                 m.d.sync += self._waiting.eq(0)
         with m.If(self.take):
             m.d.sync += [self._waiting.eq(1), self._held.eq(self.sample)]
-        with m.If(self._ends):
-            m.d.sync += self._index.eq(Mux(self._is(Task.READ, Task.COPY, Task.CLEAR), following, self._index))
+        with m.If(self._ends & self._is(Task.READ, Task.COPY, Task.CLEAR)):
+            m.d.sync += self._index.eq(following)
         with m.If(reads & self._fresh):
             m.d.sync += self._index.eq(self._wanted)
         with m.If(clears | copies):
@@ -369,9 +388,10 @@ class Sums(wiring.Component):
         modulo 2**64. The product's bit comes two cycles later.
         """
         bit, task = self._bit, self._task
+        m.submodules.adder = adder = Adder(CYCLES_BITS)
         kept, power = Signal(CYCLES_BITS), Signal(PRODUCT_BITS)
         factor, total, in_power = Signal(), Signal(CYCLES_BITS + 1), Signal()
-        cycles, by_voltage = later(m, self.span_cycles, 2), later(m, self._is(Task.PRODUCT, Task.CODES), 2)
+        cycles, by_voltage = later(m, self.span_cycles), later(m, self._is(Task.PRODUCT, Task.CODES))
         factors = (
             (task[Task.CYCLES] & (bit == 0)) | (task[Task.CODES] & (bit == _VOLTAGE_PLACE)),
             task[Task.ENERGY] & Mux(in_power, power[0], power[-1]),
@@ -379,12 +399,13 @@ class Sums(wiring.Component):
         )
         m.d.comb += [
             in_power.eq(bit < PRODUCT_BITS),
-            total.eq(kept + (Mux(by_voltage, self._held.voltage, cycles) & factor.replicate(CYCLES_BITS))),
-        ]
-        m.d.sync += [
             factor.eq(Cat(later(m, factor) for factor in factors).any()),
-            kept.eq(total[1:]),
+            adder.a.eq(kept),
+            adder.b.eq(later(m, Mux(factor & by_voltage, self._held.voltage, 0))),
+            adder.c.eq(later(m, Mux(factor & ~by_voltage, cycles, 0))),
+            total.eq(adder.total),
         ]
+        m.d.sync += kept.eq(total[1:])
         with m.If(later(m, self._ends, 2)):
             m.d.sync += kept.eq(0)
         comes = later(m, task[Task.PRODUCT] & in_power, 2)

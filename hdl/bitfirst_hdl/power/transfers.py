@@ -1,13 +1,12 @@
 """Transfers on an I2C bus: written bytes, then bytes read, or what frees the bus."""
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..ports import SENSOR_PINS, connect_sensors
-from .i2c import BITS, BYTE, BYTE_BITS, START, STOP, I2CMaster
+from .i2c import BYTE, START, STOP, I2CMaster
 
-FREES = 2**BYTE_BITS - 1
 COUNT_BITS = 3
 
 
@@ -17,15 +16,15 @@ class Transfers(wiring.Component):
     start         in(1)   begin; only while `ready`
     recovers      in(1)   with `start`: nine clock pulses and a STOP, nothing else
     tick          in(1)   as that of `I2CMaster`
-    address       in(7)   this and what follows stay as they are until `done`
-    written       in(3)   bytes
-    read          in(3)   bytes; 0: no second START
-    byte          in(8)   number `count` of those written, a few cycles behind
+    written       in(3)   bytes; stay as they are until `done`
+    read          in(3)   likewise; 0: no second START
+    send          in(1)   bit `place` of byte `count` of those written, a cycle behind; `count` 0: of the address, which
+                          has places 7 to 1
     ready         out(1)
     count         out(3)  bytes begun of those written, then of those read
     bit_read      out(1)  high for one cycle: `bit` is the next one of a byte read, the first one most significant
     bit           out(1)
-    place         out(3)  of `bit` in its byte
+    place         out(3)  of `bit`, or of `send`, in its byte
     done          out(1)  high for one cycle
     acknowledged  out(1)  with `done`: each byte was, no wire is held
     stretched     out(1)  high for one cycle: SCL was held for over 25 ms
@@ -41,10 +40,9 @@ class Transfers(wiring.Component):
                 "start": In(1),
                 "recovers": In(1),
                 "tick": In(1),
-                "address": In(7),
                 "written": In(COUNT_BITS),
                 "read": In(COUNT_BITS),
-                "byte": In(8),
+                "send": In(1),
                 "ready": Out(1),
                 "count": Out(COUNT_BITS),
                 "bit_read": Out(1),
@@ -76,14 +74,13 @@ class Transfers(wiring.Component):
 
     def _steps(self, m: Module, master: I2CMaster) -> None:
         """Each state, when the master rests, looks at what came of the step before and begins the next one."""
-        reads, failed, refused, rests = Signal(), Signal(), Signal(), Signal()
+        reads, failed, refused, begun = Signal(), Signal(), Signal(), Signal()
         written, read = Signal(), Signal()  # all of them
-        m.d.comb += [refused.eq(master.received[0] | failed), rests.eq(~master.busy), master.kind.eq(BYTE)]
+        m.d.comb += [refused.eq(master.seen | failed), master.kind.eq(BYTE), begun.eq(self.count != 0)]
         m.d.sync += [written.eq(self.count == self.written), read.eq(self.count == self.read)]
-        m.d.comb += master.bits.eq(BITS[START])
         with m.If(master.stretched):
             m.d.sync += failed.eq(1)
-        with m.FSM():
+        with m.If(~master.busy), m.FSM() as steps:
             with m.State("IDLE"):
                 m.d.comb += self.ready.eq(1)
                 m.d.sync += [reads.eq(0), failed.eq(0)]
@@ -92,42 +89,46 @@ class Transfers(wiring.Component):
                 with m.If(self.start & self.recovers):
                     m.d.comb += master.go.eq(1)  # ones
                     m.next = "STOP"
-            with m.State("START"), m.If(rests):
+            with m.State("START"):
                 m.d.comb += [master.go.eq(1), master.kind.eq(START)]
                 m.d.sync += self.count.eq(0)
                 m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.d.comb += [master.go.eq(rests), master.bits.eq(Cat(Const(1, 1), reads, self.address))]
-                with m.If(rests):
-                    m.next = "WRITE"
-                with m.If(rests & reads):
+                m.d.comb += master.go.eq(1)
+                m.next = "WRITE"
+                with m.If(reads):
                     m.next = "READ"
             with m.State("WRITE"):
-                m.d.comb += [master.go.eq(rests & ~refused & ~written), master.bits.eq(Cat(Const(1, 1), self.byte))]
+                m.d.comb += master.go.eq(~refused & ~written)
                 m.d.sync += self.count.eq(self.count + master.go)
-                with m.If(rests & refused):
+                with m.If(refused):
                     m.d.sync += failed.eq(1)
                     m.next = "STOP"
-                with m.Elif(rests & written):
+                with m.Elif(written):
                     m.d.sync += reads.eq(1)
                     m.next = "STOP"
                     with m.If(self.read != 0):
                         m.next = "START"
             with m.State("READ"):
-                last = (self.count + 1)[:COUNT_BITS] == self.read
-                m.d.comb += [
-                    self.bit_read.eq(master.bit_done & ~master.place[-1] & (self.count != 0)),
-                    master.go.eq(rests & ~refused & ~read),
-                    master.bits.eq(Cat(last, Const(0xFF, 8))),
-                ]
+                m.d.comb += master.go.eq(~refused & ~read)
                 m.d.sync += self.count.eq(self.count + master.go)
-                with m.If(rests & (refused | read)):
+                with m.If(refused | read):
                     m.next = "STOP"
                     with m.If(~read):
                         m.d.sync += failed.eq(1)
-            with m.State("STOP"), m.If(rests):
-                m.d.comb += [master.go.eq(1), master.kind.eq(STOP), master.bits.eq(BITS[STOP])]
+            with m.State("STOP"):
+                m.d.comb += [master.go.eq(1), master.kind.eq(STOP)]
                 m.next = "END"
-            with m.State("END"), m.If(rests):
-                m.d.comb += [self.done.eq(1), self.acknowledged.eq(~failed & master.received[0])]
+            with m.State("END"):
+                m.d.comb += [self.done.eq(1), self.acknowledged.eq(~failed & master.seen)]
                 m.next = "IDLE"
+        # While a byte passes: the state is that in which its acknowledge will be looked at.
+        gives, takes = steps.ongoing("WRITE") | ~begun, steps.ongoing("READ")
+        m.d.comb += [
+            self.bit_read.eq(master.bit_done & ~master.place[-1] & takes & begun),
+            master.send.eq(1),
+        ]
+        with m.If(takes & begun & master.place[-1]):
+            m.d.comb += master.send.eq(read)
+        with m.If((takes | steps.ongoing("WRITE")) & gives & ~master.place[-1]):
+            m.d.comb += master.send.eq(Mux(~begun & (master.place == 0), reads, self.send))

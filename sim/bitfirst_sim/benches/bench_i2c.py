@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import cocotb
-from bitfirst_hdl.power.i2c import BITS, BYTE, BYTE_BITS, START, STOP
+from bitfirst_hdl.power.i2c import BYTE, START, STOP
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge
 
 from . import common
@@ -16,7 +16,7 @@ from .chips import Chip, Wires
 ADDRESSES = (0x40, 0x45)
 READ = 1
 SDA_IS_FREE = 1
-FREES = 2**BYTE_BITS - 1
+FREES = 0x1FF
 
 
 class Master:
@@ -25,10 +25,10 @@ class Master:
     def __init__(self, dut: Any) -> None:
         self.dut = dut
 
-    async def do(self, kind: int, bits: int = 0) -> tuple[int, int]:
+    async def do(self, kind: int, bits: int = FREES) -> tuple[int, int]:
         """(`received`, `stretched`)."""
         dut = self.dut
-        dut.go.value, dut.kind.value, dut.bits.value = 1, kind, BITS.get(kind, bits)
+        dut.go.value, dut.kind.value, dut.bits.value = 1, kind, bits
         await RisingEdge(dut.clk)
         dut.go.value = 0
         await RisingEdge(dut.done)

@@ -13,6 +13,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 from bitfirst_hdl import baselines, ecp5, element, gowin
 from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.power import sums as power_sums
 
 from .prove import Property, altered
 
@@ -111,6 +112,17 @@ class SameFirstLevel(_Same):
             for place in range(0, len(word), bits):
                 m.d.comb += Assert(word[place:][:bits] == other[place:][:bits], "sum of a pair")
         m.d.comb += Cover(sums[0][:bits] == 2 * (2 ** (bits // 2) - 1))
+
+
+class SameAdder(_Same):
+    """Any numbers: the sum of the power monitor's adder is the same. `changes` are made in the source of ECP5's."""
+
+    def __init__(self, bits: int, *changes: tuple[str, str]) -> None:
+        placed = altered(power_sums, ecp5=altered(ecp5, *changes))
+        super().__init__(power_sums.Adder(bits), placed.Adder(bits))
+
+    def compare(self, m: Module) -> None:
+        m.d.comb += [Assert(self.portable.total == self.placed.total), Cover(self.portable.total[-1])]
 
 
 class SameAccumulator(_Same):
