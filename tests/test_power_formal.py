@@ -1,0 +1,60 @@
+"""The power monitor's bus and its sums, proved for any number of cycles, and mutants that the same properties catch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bitfirst_sim.formal.measuring import LetsGo, Turns, i2c_seen_through, sums_seen_through
+from bitfirst_sim.formal.prove import Property, prove, search
+
+INDUCTION = 2
+#: What is proved, and the cycles within which all its covers must be reached.
+PROVED: dict[str, tuple[Callable[[], Property], int]] = {
+    "bus": (lambda: LetsGo(i2c_seen_through()), 60),
+    "sums": (lambda: Turns(sums_seen_through()), 40),
+}
+
+
+def bus_mutant(old: str, new: str) -> Property:
+    return LetsGo(i2c_seen_through((old, new)), inductive=False)
+
+
+def sums_mutant(old: str, new: str) -> Property:
+    return Turns(sums_seen_through((old, new)))
+
+
+#: Designs with one mistake each: property, text of the design, text in its place, cycles that show the mistake.
+MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
+    "SDA changes with SCL": (bus_mutant, "self.busy & (quarter != 0)", "self.busy", 40),
+    "a clock that is held for too long keeps SDA": (
+        bus_mutant,
+        ", self.sda_low.eq(0), self.scl_low",
+        ", self.scl_low",
+        40,
+    ),
+    "a clock that is held is waited for": (bus_mutant, "waits & self.tick &", "0 & self.tick &", 40),
+    "SDA turns again behind a STOP": (bus_mutant, "turns.eq(0), ", "", 60),
+    "READs beside samples": (sums_mutant, "reads.eq(rests & ~self._waiting &", "reads.eq(rests &", 12),
+    "copies in the midst of a round": (sums_mutant, "self.copy & self.between & kept", "self.copy & kept", 12),
+    "copies without their time": (sums_mutant, "self.between & kept & ~self.close", "self.between", 12),
+    "the first span alone": (sums_mutant, "(task[Task.ENERGY] & ~self.last)),", "Const(0)),", 20),
+    "a sum left out": (sums_mutant, "then[Task.CHARGE].eq(task[Task.SAMPLES])", "then[Task.CHARGE].eq(0)", 20),
+    "a sample makes room before it is written down": (
+        sums_mutant,
+        "task[Task.CODES] | (written & ~self.record)",
+        "task[Task.CODES] | written",
+        20,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_proved(name: str, tmp_path: Path) -> None:
+    make, cover_steps = PROVED[name]
+    prove(make(), tmp_path, INDUCTION, cover_steps)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_are_caught(name: str, tmp_path: Path) -> None:
+    make, old, new, steps = MUTANTS[name]
+    assert not search(make(old, new), tmp_path, steps).holds
