@@ -41,6 +41,8 @@ NATIVE_FLAGS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native"
 SLOW_FLAGS = ("-O0",)  # what runs once
 LIBRARY = "library.so"
 LIBRARY_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared")
+TRACES = ("vcd", "saif")  # waveforms, or toggles of nets
+_PHASE = "core.counters.phase_now"
 RUNTIME_SOURCES = ("verilated.cpp", "verilated_threads.cpp")
 LINT_WAIVERS = {
     "CASEINCOMPLETE": "Amaranth writes the value for all other cases in front of the case statement",
@@ -140,10 +142,12 @@ def lint(text: str) -> None:
         _verilator("--lint-only", "-Wall", *waived, "core.v", cwd=directory)
 
 
-def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool = False, checked: bool = False) -> Path:
+def build_simulator(
+    text: str, link_bits: int, trace: str | None = None, fresh: bool = False, checked: bool = False
+) -> Path:
     """Compile Verilog with the ports of `bitfirst_hdl.top.Core` into an executable; returns its path.
 
-    `checked`: it stops where a unit that rests would change (see `units`).
+    `trace`: what it writes, "vcd" or "saif". `checked`: it stops where a unit that rests would change (see `units`).
 
     The executable is cached under a hash of the Verilog, the harness, all flags and tool versions; `fresh` compiles
     it all the same. Processes that want the same one wait for each other. Raises `BuildError` when a tool is missing
@@ -154,10 +158,13 @@ def build_simulator(text: str, link_bits: int, trace: bool = False, fresh: bool 
     edge, top = "posedge" if trace else "edge", _top_name(text)
     core, clocks, count = units.divide(text, top, () if trace else units.UNITS, checked)
     core = core.replace("@(posedge clk)", f"@({edge} clk)")
-    flags = [*COMPILER_FLAGS, f"-DLINK_BITS={link_bits}", f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}"]
+    flags = [*COMPILER_FLAGS, f"-DLINK_BITS={link_bits}", f"-DVM_TRACE={int(trace is not None)}"]
+    flags += [f"-DVM_TRACE_{kind.upper()}={int(trace == kind)}" for kind in TRACES]
     defines = {"CORE": top, "LINK_BITS": link_bits, "EDGE": edge, "UNITS": max(1, count)}
     verilator_flags = [*VERILATOR_FLAGS, *(f"+define+{name}={value}" for name, value in defines.items())]
-    verilator_flags += ["--trace-vcd"] if trace else []
+    verilator_flags += [f"--trace-{trace}"] if trace else []
+    if trace == "saif":
+        verilator_flags += ["--trace-underscore", f"+define+PHASE={_PHASE if _PHASE.rpartition('.')[2] in core else 0}"]
     if _has_sensors(core):
         verilator_flags += ["+define+SENSORS"]
         flags += ["-DSENSORS"]
@@ -270,11 +277,13 @@ def _top_name(text: str) -> str:
     return names[0]
 
 
-def _compile(directory: Path, verilator_flags: list[str], compiler: list[str], fast: list[str], trace: bool) -> None:
+def _compile(
+    directory: Path, verilator_flags: list[str], compiler: list[str], fast: list[str], trace: str | None
+) -> None:
     """`core.v` in the directory to `simulator` there; `fast`: flags for what runs in every cycle."""
     _verilator(*verilator_flags, "-Mdir", "model", WRAPPER, "core.v", cwd=directory)
     include = _verilator_root() / "include"
-    runtime = [include / name for name in (*RUNTIME_SOURCES, *(["verilated_vcd_c.cpp"] if trace else []))]
+    runtime = [include / name for name in (*RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else []))]
     sources = [*(directory / "model").glob("*.cpp"), *runtime, HARNESS]
     sources.sort(key=lambda source: -source.stat().st_size)  # the longest first, so that no core is left waiting
     base = [*compiler, "-I", include, "-I", include / "vltstd", "-I", "model"]

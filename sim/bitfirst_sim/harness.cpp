@@ -4,9 +4,10 @@
 //   SEND  bytes          queue bytes for the device; no time passes
 //   RECV  least bytes    run the clock until that many bytes have come out, or until the device is idle and has taken
 //                        every whole word of input; answer with all bytes that came out
-//   TRACE 0 or 1         stop or start writing waveforms
+//   TRACE 0 or 1         stop or start writing waveforms, or counting toggles
 //   WAIT  cycles         run the clock for so long, whatever the device does; no answer
 //   JOULES 0             answer with what the device has taken in each of 8 phases, as doubles: the truth behind sensors
+//   TOGGLES 0            answer with how many files of toggles there are, in eight bytes; all of them are whole
 //   QUIT  0              end; so does the end of standard input
 // Answer to RECV: one byte outcome, eight bytes clock cycles since reset, eight bytes count, then that many bytes.
 //
@@ -27,7 +28,12 @@
 #ifdef SENSORS
 #include "rails.hpp"
 #endif
-#if VM_TRACE
+#if VM_TRACE_SAIF
+#include <memory>
+#include <string>
+
+#include "verilated_saif_c.h"
+#elif VM_TRACE
 #include "verilated_vcd_c.h"
 #endif
 
@@ -35,7 +41,7 @@ namespace {
 
 constexpr uint64_t POLL_CYCLES = 1 << 16;
 constexpr uint64_t HALF_PERIOD_PS = 5000;
-enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4, WAIT = 5, JOULES = 6 };
+enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4, WAIT = 5, JOULES = 6, TOGGLES = 7 };
 enum Outcome : uint8_t { DONE = 0, CYCLE_LIMIT = 1, HOST_GONE = 2 };
 
 constexpr size_t WORD_BYTES = LINK_BITS / 8;
@@ -45,7 +51,7 @@ struct Options {
     uint64_t seed;
     uint64_t input_idle;    // probability that no word is offered, in 2**-32
     uint64_t output_stall;  // probability that no word is taken, in 2**-32
-    const char* trace_path;
+    const char* trace_path;  // of waveforms a file, of toggles a folder
 };
 
 bool read_all(void* to, size_t count) {
@@ -88,21 +94,67 @@ private:
     uint64_t state;
 };
 
+#if VM_TRACE_SAIF
+// Counts the toggles of all nets: in a folder a file N.PHASE.saif for each stretch of cycles in one phase.
+//
+// Verilator's writer takes every bit for low before it begins, so it counts one that is high then as a toggle. Beside
+// each file stands N.PHASE.start.saif, which has these alone.
+class Activity {
+public:
+    Activity(Vcore& core, const char* folder) : core(core), folder(folder) {}
+
+    // The files of the next stretch.
+    void begin(unsigned phase) {
+        const std::string path = folder + "/" + std::to_string(stretches++) + "." + std::to_string(phase);
+        open(path + ".start.saif");
+        open(path + ".saif");
+        now_ps = 0;
+    }
+
+    // After each level of the clock.
+    void dump() { file->dump(now_ps += HALF_PERIOD_PS); }
+
+    // The file is whole then.
+    void end() { file.reset(); }
+
+    bool is_open() const { return file != nullptr; }
+
+    uint64_t stretches = 0;
+
+private:
+    void open(const std::string& path) {
+        file = std::make_unique<VerilatedSaifC>();  // ends the one before
+        core.trace(file.get(), 99);
+        file->open(path.c_str());
+        file->dump(uint64_t{0});
+    }
+
+    Vcore& core;
+    const std::string folder;
+    std::unique_ptr<VerilatedSaifC> file;
+    uint64_t now_ps = 0;
+};
+#endif
+
 class Board {
 public:
     explicit Board(const Options& options) : options(options), random(options.seed) {
         context.time(0);
 #if VM_TRACE
         context.traceEverOn(true);
+        tracing = true;
+#if !VM_TRACE_SAIF
         core.trace(&trace, 99);
         trace.open(options.trace_path);
-        tracing = true;
+#endif
 #endif
         core.eval();  // the clock's first level is no edge
     }
 
     ~Board() {
-#if VM_TRACE
+#if VM_TRACE_SAIF
+        activity.end();
+#elif VM_TRACE
         trace.close();
 #endif
         core.final();
@@ -119,6 +171,14 @@ public:
     }
 
     void set_tracing(bool on) { tracing = on; }
+
+#if VM_TRACE_SAIF
+    // Ends the stretch under way; how many there were.
+    uint64_t stretches() {
+        activity.end();
+        return activity.stretches;
+    }
+#endif
 
     // The host's end of the link, in each cycle; see wrapper.sv.
     void exchange(bool word_taken, bool given, const void* word, svBit* offers, void* next_word, svBit* takes) {
@@ -163,6 +223,10 @@ private:
 
     // One cycle. Without waveforms the device is clocked by both edges, so that this is one evaluation.
     void tick() {
+#if VM_TRACE_SAIF
+        if (!tracing || core.phase != phase) activity.end();
+        if (tracing && !activity.is_open()) activity.begin(phase = core.phase);
+#endif
         core.clocks ^= core.moves;  // as they are after the evaluation before
         core.clk = !core.clk;
         core.eval();
@@ -176,7 +240,9 @@ private:
     }
 
     void dump() {
-#if VM_TRACE
+#if VM_TRACE_SAIF
+        if (tracing) activity.dump();
+#elif VM_TRACE
         if (tracing) trace.dump(context.time());
         context.timeInc(HALF_PERIOD_PS);
 #endif
@@ -186,7 +252,10 @@ private:
     Random random;
     VerilatedContext context;
     Vcore core{&context};
-#if VM_TRACE
+#if VM_TRACE_SAIF
+    Activity activity{core, options.trace_path};
+    unsigned phase = 0;
+#elif VM_TRACE
     VerilatedVcdC trace;
 #endif
     std::vector<uint8_t> input;
@@ -234,6 +303,13 @@ void serve() {
             case JOULES:
                 if (!write_all(rails->joules, sizeof rails->joules)) return;
                 break;
+#endif
+#if VM_TRACE_SAIF
+            case TOGGLES: {
+                const uint64_t count = board->stretches();
+                if (!write_all(&count, sizeof count)) return;
+                break;
+            }
 #endif
             case QUIT:
                 return;

@@ -10,10 +10,10 @@ from pathlib import Path
 from bitfirst.errors import LinkError, UsageError
 from bitfirst_hdl.config import ArrayConfig
 
-from . import build
+from . import build, saif
 from .supply import alone
 
-SEND, RECV, TRACE, QUIT, WAIT, JOULES = 1, 2, 3, 4, 5, 6
+SEND, RECV, TRACE, QUIT, WAIT, JOULES, TOGGLES = range(1, 8)
 PHASES = 8  # of which joules are told apart
 CYCLE_LIMIT = 200_000_000
 
@@ -59,6 +59,7 @@ class Simulator:
     cycle_limit  most cycles in one `receive`
     verilog      other Verilog with the ports of `bitfirst_hdl.top.Core`
     sensor       of a device with the feature "power": one of `sensors.KINDS`, alone on its bus; none by default
+    toggles      count those of all nets, see `activity`; a hundred times slower. Not together with `trace`
     """
 
     def __init__(
@@ -69,13 +70,20 @@ class Simulator:
         cycle_limit: int = CYCLE_LIMIT,
         verilog: str | None = None,
         sensor: str | None = None,
+        toggles: bool = False,
     ) -> None:
         if trace is not None:
             _check_trace(Path(trace))  # before the minutes of compiling
+        if toggles and trace is not None:
+            raise UsageError("a simulator writes waveforms or counts toggles, not both: open it once for each")
         supply = alone(sensor, config)
         text = build.core_verilog(config) if verilog is None else verilog
-        program = build.build_simulator(text, config.link_bits, trace=trace is not None)
-        arguments = [str(cycle_limit), *(schedule or Schedule()).arguments(), str(trace or "")]
+        kind = "saif" if toggles else "vcd" if trace is not None else None
+        program = build.build_simulator(text, config.link_bits, kind)
+        self._toggles = tempfile.TemporaryDirectory(prefix="bitfirst-toggles-") if toggles else None
+        self._stretches_read = 0
+        written = self._toggles.name if toggles else str(trace or "")
+        arguments = [str(cycle_limit), *(schedule or Schedule()).arguments(), written]
         arguments.append("" if supply is None else supply.numbers(config.clock_khz * 1e3))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
@@ -121,8 +129,19 @@ class Simulator:
         return list(struct.unpack(f"<{PHASES}d", self._read(8 * PHASES)))
 
     def set_tracing(self, on: bool) -> None:
-        """Write waveforms from here on, or stop; only with `trace`."""
+        """Write waveforms from here on, or stop; or count toggles. Only with `trace` or `toggles`."""
         self._message(TRACE, int(on))
+
+    def activity(self) -> dict[int, saif.Activity]:
+        """What toggled in each phase (by number, as of MARK) since the last call, while tracing was on; with `toggles`.
+
+        A phase is told apart by the cycle, as the counters are. Phases in which the clock stood are left out.
+        """
+        self._message(TOGGLES, 0)
+        self._process.stdin.flush()
+        (count,) = struct.unpack("<Q", self._read(8))
+        first, self._stretches_read = self._stretches_read, count
+        return saif.collect(Path(self._toggles.name), range(first, count))
 
     def close(self) -> None:
         """End the process; harmless when it has ended already."""
@@ -137,6 +156,8 @@ class Simulator:
             self._process.wait()
         self._process.stdout.close()
         self._errors.close()
+        if self._toggles is not None:
+            self._toggles.cleanup()
 
     def __enter__(self) -> "Simulator":
         return self

@@ -5,6 +5,8 @@
 // clocks   of the core's units, see units.py: each is to be turned with `clk` where its bit of `moves` was high after the
 //          evaluation before
 //
+// phase    of the core, where toggles are counted by phase
+//
 // Power-up leaves every register as a reset does, so the reset stays low: it costs nothing in each register then.
 
 // What the last cycle moved: whether a word of rx was taken, whether one of tx (`word`) was given. Returned is what
@@ -52,6 +54,9 @@ module simulated (
     input clk,
     input [`UNITS-1:0] clocks,
     output [`UNITS-1:0] moves,
+`ifdef PHASE
+    output [7:0] phase,
+`endif
     output resting
 );
     wire rx_ready, tx_valid, idle;
@@ -82,6 +87,9 @@ module simulated (
     );
 
     assign resting = idle & ~tx_valid;
+`ifdef PHASE
+    assign phase = `PHASE;
+`endif
     `include "clocks.svh"
 
     always @(`EDGE clk) begin
