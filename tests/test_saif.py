@@ -176,6 +176,47 @@ def test_toggles_are_those_of_waveforms(accumulator: str, tmp_path: Path) -> Non
         assert compared > 300
 
 
+def lists(text: str) -> list:
+    """The file as nested lists of words: another reader than `saif.read`, by the standard's rules for names alone."""
+    found: list[list] = [[]]
+    for word in re.findall(r"/\*.*?\*/|\(|\)|\"[^\"]*\"|[^\s()]+", text):
+        if word == "(":
+            found.append([])
+        elif word == ")":
+            closed = found.pop()
+            found[-1].append(closed)
+        elif not word.startswith("/*"):
+            found[-1].append(word)
+    (only,) = found
+    return only[0]
+
+
+def nets_of(instance: list, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, int]]]:
+    place = (*place, instance[1])
+    for kind, *content in instance[2:]:
+        if kind == "INSTANCE":
+            yield from nets_of([kind, *content], place)
+        for name, *numbers in content if kind == "NET" else ():
+            yield (*place, name), {key: int(number) for key, number in numbers}
+
+
+def test_files_are_such_as_others_read(accumulator: str, tmp_path: Path) -> None:
+    found, _, _ = activity(accumulator)
+    path = tmp_path / "two.saif"
+    saif.write(path, found[2], "accumulator", "of a test")
+    head, *rest = lists(path.read_text())
+    assert head == "SAIFILE" and rest[0] == ["SAIFVERSION", '"2.0"'] and ["TIMESCALE", "1", "ps"] in rest
+    (duration_ps,) = (int(one[1]) for one in rest if one[0] == "DURATION")
+    nets = dict(nets_of(rest[-1]))
+    assert len(nets) == sum(not name.startswith("$") for _, name in found[2].nets) > 300
+    assert all(re.fullmatch(r"[A-Za-z_](\w|\\\W)*", word) for words in nets for word in words)
+    assert all(one["T0"] + one["T1"] == duration_ps and one["TX"] == 0 for one in nets.values())
+    assert nets["TOP", "simulated", "core", "clk"] == {"T0": duration_ps // 2, "T1": duration_ps // 2, "TX": 0} | {
+        "TC": 2 * duration_ps // CYCLE_PS
+    }
+    assert nets["TOP", "simulated", "core", "counters", r"phase_now\[1\]"]["T1"] == duration_ps
+
+
 def test_files_are_read_as_they_were_written(accumulator: str, tmp_path: Path) -> None:
     found, _, _ = activity(accumulator)
     path = tmp_path / "two.saif"

@@ -155,7 +155,7 @@ def build_simulator(
     """
     compiler = find_compiler()
     compiler_version = _run([*compiler, "--version"], "set CXX to a working C++ compiler").splitlines()[0]
-    edge, top = "posedge" if trace else "edge", _top_name(text)
+    edge, top = "posedge" if trace else "edge", top_name(text)
     core, clocks, count = units.divide(text, top, () if trace else units.UNITS, checked)
     core = core.replace("@(posedge clk)", f"@({edge} clk)")
     flags = [*COMPILER_FLAGS, f"-DLINK_BITS={link_bits}", f"-DVM_TRACE={int(trace is not None)}"]
@@ -269,7 +269,7 @@ def _has_sensors(core: str) -> bool:
     return re.search(r"^  input scl_i;", core, re.MULTILINE) is not None
 
 
-def _top_name(text: str) -> str:
+def top_name(text: str) -> str:
     """The module that holds the others: yosys escapes the names of the others."""
     names = re.findall(r"^module (\w+) ?\(", text, re.MULTILINE)
     if len(names) != 1:

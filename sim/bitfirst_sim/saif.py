@@ -25,6 +25,8 @@ _DURATION = re.compile(r"\(DURATION\s+(\d+)\s*\)")
 _TIMESCALE = re.compile(r"\(TIMESCALE\s+1\s*ps\s*\)")
 _SPECIAL = re.compile(r"(?=\W)")
 
+CYCLE_PS = 10_000  #: in these files, whatever the clock of a board
+
 Net = tuple[tuple[str, ...], str]  #: instances from the top down, and its name there, such as "rx__payload[3]"
 
 
@@ -98,8 +100,8 @@ def _nets(path: Path, text: str) -> Iterator[tuple[Net, int, int, int]]:
     raise UsageError(f"{path} is damaged or cut short in line {line}: count again")
 
 
-def write(path: Path, activity: Activity, design: str, about: str) -> None:
-    """A SAIF file. Nets without a name of their own (`$12`) are left out: no other tool has them, and some stop there.
+def write(path: Path, activity: Activity, design: str, about: str) -> Path:
+    """A SAIF file; its path. Nets without a name of their own (`$12`) are left out: others neither have nor take them.
 
     design  its name in the file
     about   a comment of one line
@@ -119,6 +121,7 @@ def write(path: Path, activity: Activity, design: str, about: str) -> None:
             low = activity.duration_ps - high
             file.write(f"({_escaped(name)} (T0 {low}) (T1 {high}) (TX 0) (TC {toggles}))\n")
         file.write(_between(before, ()) + ")\n")
+    return path
 
 
 def _between(before: tuple[str, ...], after: tuple[str, ...]) -> str:

@@ -278,6 +278,31 @@ def _differences(result: Result) -> Table:
     return table
 
 
+def _switching(result: Result) -> Group:
+    """A row for each phase, and for each of its parts that takes something."""
+    names = "phase", "part", "cycles", "toggles", "counters", "%", "switching", "%", "ratio"
+    table = _close(f"{result['provenance']}, scope {result['scope']}, {result['model']}", *names)
+    total = sum(row["counted"]["total_j"] for row in result["phases"])
+    for row in result["phases"]:
+        shown = [
+            row | {"part": "all", "counted_j": row["counted"]["total_j"], "switching_j": row["switching"]["total_j"]}
+        ]
+        shown += [{"name": "", "part": part, "cycles": "", **of} for part, of in row["parts"].items()]
+        for one in shown:
+            counted, switching = one["counted_j"], one["switching_j"]
+            if not (counted or switching):
+                continue
+            ratio = f"{switching / counted:.2f}" if counted else ""
+            cells = one["name"], one["part"], _text(one["cycles"]), f"{one['toggles']:.3g}"
+            joules = [cell for j in (counted, switching) for cell in (f"{1e6 * j:.3g} µJ", f"{100 * j / total:.2f}")]
+            table.add_row(*cells, *joules, ratio)
+        table.add_section()
+    return Group(
+        table,
+        f"switching: joules a toggle by the kind of net, times {result['scale']:.3g}, which makes the totals equal",
+    )
+
+
 def _check_directory(path: Path, option: str) -> None:
     """Before the work, not after it."""
     if not path.absolute().parent.is_dir():
@@ -878,6 +903,28 @@ def bench_gating(config: Config = "tiny", as_json: Json = False) -> None:
         return run(config)
 
     _report(as_json, work, lambda result: _pairs(_flat(result)))
+
+
+@bench_app.command("switching")
+def bench_switching(
+    config: Config = "tiny",
+    images: Annotated[int, typer.Option(help="In the step.")] = 4,
+    zeros: Annotated[
+        bool, typer.Option("--zeros", help="Images and weights that are all 0: the same commands.")
+    ] = False,
+    saif: Annotated[Path | None, typer.Option(help="Directory for a SAIF file of each phase.")] = None,
+    scale: Annotated[float | None, typer.Option(help="That of another run; by default the totals are equal.")] = None,
+    energy_model: Annotated[str, typer.Option(help="Coefficients of scope array, to compare with.")] = "horowitz-45nm",
+    as_json: Json = False,
+) -> None:
+    """Energy by what toggles in the compiled RTL, beside that by counters: a step of the digits network, by phase."""
+
+    def work() -> Result:
+        from bitfirst_sim.switching import run
+
+        return run(config, images, saif, zeros, scale, energy_model)
+
+    _report(as_json, work, _switching)
 
 
 @study_app.command("digits")

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import codec, datagrams, packets
@@ -50,6 +50,7 @@ class RtlTransport:
 
     link_cycles  fields of `bitfirst_sim.simulator.Schedule`: random cycles in which the link does not move
     sensor       of a device with the feature "power": one of `bitfirst_sim.sensors.KINDS`, alone on its bus
+    toggles      count those of all nets, for `activity`
     """
 
     deterministic = True
@@ -61,11 +62,12 @@ class RtlTransport:
         trace: str | Path | None = None,
         link_cycles: Mapping[str, float] = MappingProxyType({}),
         sensor: str | None = None,
+        toggles: bool = False,
     ) -> None:
         from bitfirst_sim.simulator import Schedule, Simulator  # needs a compiler; a board does not
 
         self.name = "the simulated device"
-        self._simulator = Simulator(config, trace=trace, schedule=Schedule(**link_cycles), sensor=sensor)
+        self._simulator = Simulator(config, trace, Schedule(**link_cycles), sensor=sensor, toggles=toggles)
         self._outbox: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -81,6 +83,13 @@ class RtlTransport:
         """What the device has taken in each phase, which no board tells."""
         self.read(0, self.timeout_s)
         return self._simulator.joules()
+
+    def activity(self) -> dict[int, Any]:
+        """What toggled since the last call, `bitfirst_sim.saif.Activity` by phase; with `toggles`.
+
+        Take it after each step: until then it is kept in files of some MB for each change of the phase.
+        """
+        return self._simulator.activity()
 
     def advance(self, cycles: int) -> None:
         """Let so many cycles pass, behind all that was written before."""
