@@ -59,7 +59,7 @@ class Simulator:
     cycle_limit  most cycles in one `receive`
     verilog      other Verilog with the ports of `bitfirst_hdl.top.Core`
     sensor       of a device with the feature "power": one of `sensors.KINDS`, alone on its bus; none by default
-    toggles      count those of all nets, see `activity`; a hundred times slower. Not together with `trace`
+    toggles      count those of all nets, see `activity`; it is slow (docs/energy.md), and not together with `trace`
     """
 
     def __init__(

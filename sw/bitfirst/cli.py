@@ -280,27 +280,23 @@ def _differences(result: Result) -> Table:
 
 def _switching(result: Result) -> Group:
     """A row for each phase, and for each of its parts that takes something."""
-    names = "phase", "part", "cycles", "toggles", "counters", "%", "switching", "%", "ratio"
+    names = "phase", "part", "toggles", "counted µJ", "%", "toggled µJ", "%", "ratio"
     table = _close(f"{result['provenance']}, scope {result['scope']}, {result['model']}", *names)
-    total = sum(row["counted"]["total_j"] for row in result["phases"])
+    totals = [sum(row[key]["total_j"] for row in result["phases"]) for key in ("counted", "switching")]
     for row in result["phases"]:
-        shown = [
-            row | {"part": "all", "counted_j": row["counted"]["total_j"], "switching_j": row["switching"]["total_j"]}
-        ]
-        shown += [{"name": "", "part": part, "cycles": "", **of} for part, of in row["parts"].items()]
-        for one in shown:
+        joules = {f"{key}_j": row[key]["total_j"] for key in ("counted", "switching")}
+        for part, one in {"all": {"toggles": row["toggles"], **joules}, **row["parts"]}.items():
             counted, switching = one["counted_j"], one["switching_j"]
-            if not (counted or switching):
-                continue
-            ratio = f"{switching / counted:.2f}" if counted else ""
-            cells = one["name"], one["part"], _text(one["cycles"]), f"{one['toggles']:.3g}"
-            joules = [cell for j in (counted, switching) for cell in (f"{1e6 * j:.3g} µJ", f"{100 * j / total:.2f}")]
-            table.add_row(*cells, *joules, ratio)
+            if counted or switching:
+                columns = [
+                    cell for j in (counted, switching) for cell in (f"{1e6 * j:.3f}", f"{100 * j / totals[0]:.1f}")
+                ]
+                ratio = f"{switching / counted:.2f}" if counted else ""
+                table.add_row(row["name"] if part == "all" else "", part, f"{one['toggles']:.3g}", *columns, ratio)
         table.add_section()
-    return Group(
-        table,
-        f"switching: joules a toggle by the kind of net, times {result['scale']:.3g}, which makes the totals equal",
-    )
+    line = f"a toggle's joules by the kind of its net, times {result['scale']:.4g}; "
+    line += f"in all {1e6 * totals[0]:.2f} µJ by counters, {1e6 * totals[1]:.2f} µJ by toggles"
+    return Group(table, line)
 
 
 def _check_directory(path: Path, option: str) -> None:
