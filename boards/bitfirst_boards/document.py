@@ -72,7 +72,7 @@ be resistors outside.
 {table}
 {rails}
 No pins for sensors are known of {without}: no free header, or none that is known to have 3.3 V. On `icebreaker` there
-is no room: its smallest device takes 6,713 of 5,280 LUTs and 38 of 30 block RAMs with the feature. KC705 has regulators
+is no room: its smallest device takes 6,655 of 5,280 LUTs and 38 of 30 block RAMs with the feature. KC705 has regulators
 on PMBus, Arty A7 the XADC: the device reads neither.
 """
 LINKS = """## Links
