@@ -67,7 +67,7 @@ With the feature `power` a device [measures joules](measuring.md): it reads sens
 board has sensors, its own array has the feature; elsewhere `bitfirst build ulx3s-85f --feature power` adds it, and a
 breakout of INA226 or INA228 goes to these pins ([from wiring to the first joule](first-joule.md)). **No sensor has been
 tried on a board.** The chip itself pulls both wires up, enough for a bus that is empty; with sensors on it there must
-be resistors outside.
+be resistors outside. Packed with it, `ulx3s-12f` takes 6,805 LUTs and 23 block RAMs, `tang-nano-9k` 7,301 and 12.
 
 {table}
 {rails}
