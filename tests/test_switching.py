@@ -1,11 +1,13 @@
 """The estimate of energy by toggles: nets counted once, and what it tells that counters do not."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bitfirst import energy_model
+from bitfirst import cli, energy_model
 from bitfirst.board import BoardDevice
 from bitfirst.energy import Energy
 from bitfirst.errors import UsageError
@@ -13,7 +15,7 @@ from bitfirst.quantised import Quantised
 from bitfirst.transports import RtlTransport
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract.packets import Phase
-from bitfirst_sim import switching
+from bitfirst_sim import saif, switching
 from bitfirst_sim.saif import Activity
 from bitfirst_sim.switching import CORE, compare, counted, drivers, parts_of, switched
 
@@ -93,12 +95,17 @@ def test_bad_options_are_refused(options: dict[str, float], said: str) -> None:
         switching.run(**{"name": "micro", "images": 2} | options)
 
 
+def test_bad_input_gives_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["bench", "switching", "--images", "1"]) == 2
+    assert capsys.readouterr().err == "bitfirst: images = 1: give 2 or more, as batch norm needs\n"
+
+
 def random(shape: tuple[int, ...], bits: int, generator: torch.Generator) -> Quantised:
     peak = 2 ** (bits - 1) - 1
     return Quantised(torch.randint(-peak, peak + 1, shape, generator=generator).float(), bits, True, 0)
 
 
-def test_operands_of_zeros_toggle_less_and_count_the_same() -> None:
+def test_operands_of_zeros_toggle_less_and_count_the_same(tmp_path: Path, monkeypatch, capsys) -> None:
     """A product of random numbers, one of zeros of the same shapes and widths (here "backward"), and no work at all."""
     generator = torch.Generator().manual_seed(1)
     x, w = random((2, 24), 8, generator), random((4, 24), 8, generator)
@@ -131,3 +138,10 @@ def test_operands_of_zeros_toggle_less_and_count_the_same() -> None:
     halved = compare(activities, counters, MICRO, HOROWITZ, found["scale"] / 2)
     assert halved["phases"][2]["ratio"] == pytest.approx(zeros["ratio"] / 2)
     assert {row["switching"]["provenance"] for row in found["phases"]} == {"modelled"}
+
+    monkeypatch.setattr(switching, "step", lambda *_: (activities, counters))
+    folder = tmp_path / "saif"
+    assert cli.run(["bench", "switching", "micro", "--saif", str(folder), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["phases"] == found["phases"] and len(shown["files"]) == len(list(folder.iterdir())) == 3
+    assert saif.read(folder / "forward.saif").duration_ps == first[1].duration_ps
