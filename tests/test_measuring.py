@@ -7,7 +7,7 @@ from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import CHIPS, Rail
 from power_port import Part, PowerPortModel
 
-KINDS = tuple(CHIPS)
+KINDS = tuple(kind for kind, chip in CHIPS.items() if chip.bus == "i2c")  # of the bus in `power_port`
 
 
 def opened(kind: str = "ina226", **part: float) -> tuple[PowerPortModel, Monitor]:

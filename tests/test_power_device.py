@@ -136,6 +136,7 @@ def test_a_window_on_the_simulated_sensor_holds_the_joules_taken(measured):
     ("url", "message"),
     [
         ("rtl:power?sensor=ina999", "sensor 'ina999' is unknown; choose from ina226, ina228, ina219"),
+        ("rtl:power?sensor=ina229", "sensor ina229 is on an SPI bus, which no whole device has yet"),
         ("rtl:tiny?sensor=ina226", "there are no pins for sensor ina226: take a configuration with the feature power"),
     ],
 )

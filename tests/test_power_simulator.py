@@ -7,10 +7,10 @@ import pytest
 from bitfirst.errors import UsageError
 from bitfirst.measuring import coverage
 from bitfirst.measuring.monitor import Monitor
-from bitfirst.measuring.sensors import Rail, round_s
+from bitfirst.measuring.sensors import Rail, read_s, round_s
 from bitfirst_hdl.contract import power as contract
 from bitfirst_sim.power_simulator import PowerSimulator, Segment
-from bitfirst_sim.sensors import KINDS, SimulatedRail
+from bitfirst_sim.sensors import KINDS, SPI_KINDS, SensorBus, SimulatedRail
 
 CLOCK_KHZ = 5000
 RUN, CLEAR, RECORD, RECOVER, SNAPSHOT = 1 << 3, 1 << 1, 1 << 4, 1 << 0, 1 << 2
@@ -28,9 +28,10 @@ def rail(kind: str, address: int) -> Rail:
 
 def errors(kind: str, **fields: float) -> tuple[np.ndarray, float]:
     """By rail and phase 1 to 3: joules found less those taken; and how long a sample is."""
-    port = PowerSimulator([SimulatedRail(kind, address=address, **fields) for address in (0x40, 0x41)], CLOCK_KHZ)
+    lines = (0, 1) if kind in SPI_KINDS else (0x40, 0x41)
+    port = PowerSimulator([SimulatedRail(kind, address=address, **fields) for address in lines], CLOCK_KHZ)
     port.load(*ACTIVITY[0].watts)
-    monitor = Monitor(port, [rail(kind, 0x40), rail(kind, 0x41)])
+    monitor = Monitor(port, [rail(kind, address) for address in lines])
     port.phase(0)
     port.write(contract.CONTROL_ROW, CLEAR | RUN)
     port.wait(100_000)
@@ -51,7 +52,7 @@ def errors(kind: str, **fields: float) -> tuple[np.ndarray, float]:
     return energy.astype(float) * scale - taken, monitor.sample_s
 
 
-@pytest.mark.parametrize("kind", ["ina226", "ina228"])
+@pytest.mark.parametrize("kind", ["ina226", "ina228", "ina229"])
 def test_sums_are_what_the_loads_took(kind: str) -> None:
     """Three phases of a fifth of a second or more: at each edge within the step of the load, for a sample's time."""
     watts = np.array([ACTIVITY[0].watts, *(segment.watts for segment in ACTIVITY), ACTIVITY[-1].watts]).T
@@ -66,17 +67,18 @@ def test_sums_are_what_the_loads_took(kind: str) -> None:
 def test_rounds_take_no_longer_than_the_host_thinks() -> None:
     """Conversions that are shorter than a round are always ready: then rounds follow one another."""
     for count in (1, 3):
-        for kind, fast in (
-            ("ina226", transfer(0x40, b"\x00\x40\x07", 0)),
-            ("ina228", transfer(0x40, b"\x01\xb0\x00", 0)),
+        for kind, first, fast in (
+            ("ina226", 0x40, transfer(0x40, b"\x00\x40\x07", 0)),
+            ("ina228", 0x40, transfer(0x40, b"\x01\xb0\x00", 0)),
+            ("ina229", 0, transfer(0, b"\x01\xb0\x00", 0)),
         ):
-            rails = [rail(kind, 0x40 + number) for number in range(count)]
+            rails = [rail(kind, first + number) for number in range(count)]
             port = PowerSimulator([SimulatedRail(kind, address=one.address) for one in rails], CLOCK_KHZ)
             Monitor(port, rails)
             port.write(contract.CONTROL_ROW, 0)
             port.read(0, 1)
             for one in rails:
-                port.write(contract.TRANSFER_ROW, fast - 0x40 + one.address)
+                port.write(contract.TRANSFER_ROW, fast - first + one.address)
                 assert port.read(contract.RESULT_WORD, 1)[0] & 3 == 3
             port.write(contract.CONTROL_ROW, CLEAR | RUN | RECORD)
             port.wait(200_000)
@@ -85,7 +87,8 @@ def test_rounds_take_no_longer_than_the_host_thinks() -> None:
             words = port.read(contract.FIRST_RECORD_WORD, 2 * min(recorded, contract.RECORDS))
             stamps = sorted({word & 2**48 - 1 for word in words[::2]})
             longest = np.diff(stamps).max() / port.clock_hz
-            assert 0.8 * round_s(rails, port.clock_hz) < longest <= round_s(rails, port.clock_hz)
+            reads = [(size, port.clock_hz, one.chip.bus) for one in rails for _, size, _ in one.chip.reads]
+            assert 0.8 * sum(read_s(*read) for read in reads) < longest <= round_s(rails, port.clock_hz)
 
 
 def test_a_sensor_that_stops_and_one_that_is_not_there() -> None:
@@ -103,6 +106,25 @@ def test_a_sensor_that_stops_and_one_that_is_not_there() -> None:
     port.wait(1_000_000)
     silent.append(port.read(contract.STATE_WORD, 1)[0] >> 8 & 0xF)
     assert silent == [0, 1]
+
+
+def test_sensors_on_spi() -> None:
+    """Each on its line; one that stops answering; none where the host looks for one."""
+    port = PowerSimulator([SimulatedRail("ina229", stops_s=0.2), SimulatedRail("ina229", address=3)], CLOCK_KHZ)
+    for line, register, found in ((0, 0x3F, 0x2291), (3, 0x3E, 0x5449), (3, 0x01, 0xFB68)):
+        port.write(contract.TRANSFER_ROW, transfer(line, bytes([register]), 2))
+        result = port.read(contract.RESULT_WORD, 1)[0]
+        assert result & 3 == 3 and result >> 24 == found
+    assert "no sensor answers on the bus" in Monitor(port, [rail("ina229", 1)]).unavailable
+    Monitor(port, [rail("ina229", 0), rail("ina229", 3)])
+    port.write(contract.CONTROL_ROW, CLEAR | RUN)
+    port.wait(200_000)
+    silent = [port.read(contract.STATE_WORD, 1)[0] >> 8 & 0xF]
+    port.wait(1_000_000)
+    silent.append(port.read(contract.STATE_WORD, 1)[0] >> 8 & 0xF)
+    assert silent == [0, 1] and not port.violations
+    with pytest.raises(UsageError, match="cannot hold it"):
+        port.jam(9)
 
 
 def test_a_jammed_bus_is_freed() -> None:
@@ -166,6 +188,14 @@ def test_intervals_contain_the_truth(kind: str) -> None:
 
 
 def test_bad_input() -> None:
+    with pytest.raises(UsageError, match="on an I2C and on an SPI bus"):
+        PowerSimulator([SimulatedRail("ina228"), SimulatedRail("ina229")])
+    with pytest.raises(UsageError, match="there are 0 to 3"):
+        SimulatedRail("ina229", address=4)
+    with pytest.raises(UsageError, match="must be 0 to 3: its line"):
+        rail("ina229", 0x40)
+    with pytest.raises(UsageError, match="INA229 has no I2C bus"):
+        SensorBus([SimulatedRail("ina229")])
     rails = [SimulatedRail(KINDS[0], address=0x40 + number) for number in range(5)]
     with pytest.raises(UsageError, match="5 sensors are more than the 4 rails"):
         PowerSimulator(rails)

@@ -7,8 +7,10 @@ import pytest
 from bitfirst.errors import UsageError
 from bitfirst_sim import build
 from bitfirst_sim.bench import run_bench
-from bitfirst_sim.sensors import KINDS, LIMITS, Limits, SensorBus, SimulatedRail, drawn
+from bitfirst_sim.sensors import KINDS as ALL_KINDS
+from bitfirst_sim.sensors import LIMITS, SPI_KINDS, Limits, SensorBus, SimulatedRail, drawn
 
+KINDS = tuple(kind for kind in ALL_KINDS if kind not in SPI_KINDS)
 INA226, INA228, INA219 = (SimulatedRail(kind) for kind in KINDS)
 MASK_226, DIAG_228, POWER_219 = 0x06, 0x0B, 0x03
 ALATCH = 0x8000

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .config import ArrayConfig
 from .contract import packets
 from .contract.numeric import SUM_BITS
+from .contract.power import RAILS
 
 
 class MemoryWrite(wiring.Signature):
@@ -161,6 +162,8 @@ def word_stream() -> stream.Signature:
 
 #: Ports of devices with the feature "power" alone: an I2C bus; `_low` pulls the wire low, else it is left to go high.
 SENSOR_PINS = {"scl_i": In(1, init=1), "sda_i": In(1, init=1), "scl_low": Out(1), "sda_low": Out(1)}
+#: Those of an SPI bus instead: `miso` is pulled up; a line of `cs_n` selects a chip while it is low.
+SPI_PINS = {"miso": In(1, init=1), "sclk": Out(1), "mosi": Out(1), "cs_n": Out(RAILS, init=2**RAILS - 1)}
 
 
 def sensor_pins(config: ArrayConfig) -> dict[str, wiring.Member]:
@@ -170,7 +173,7 @@ def sensor_pins(config: ArrayConfig) -> dict[str, wiring.Member]:
 
 def connect_sensors(m: Module, outer: wiring.Component, inner: wiring.Component) -> None:
     """The sensors' pins of a component are those of one in it, where it has them."""
-    for name, member in SENSOR_PINS.items():
+    for name, member in (SENSOR_PINS | SPI_PINS).items():
         if name in outer.signature.members:
             ours, theirs = getattr(outer, name), getattr(inner, name)
             m.d.comb += theirs.eq(ours) if member.flow == In else ours.eq(theirs)

@@ -219,6 +219,7 @@ def build_power_simulator(text: str) -> Path:
     Raises `BuildError` when a tool is missing or fails.
     """
     compiler = [*find_compiler(), *LIBRARY_FLAGS, "-DVL_TIME_CONTEXT", "-pthread"]
+    compiler += ["-DSPI"] if re.search(r"^  input miso;", text, re.MULTILINE) else []
     sources = {path.name: path.read_text() for path in (SENSORS, POWER_HARNESS)}
     text = text.replace("@(posedge clk)", "@(edge clk)")  # one evaluation a cycle
     flags = [flag if flag != "Vcore" else "Vmonitor" for flag in VERILATOR_FLAGS]

@@ -19,12 +19,19 @@ struct Segment {
     std::vector<double> watts;
 };
 
+// The bus that the monitor was made for.
+#ifdef SPI
+using Bus = sensors::SpiBus;
+#else
+using Bus = sensors::Bus;
+#endif
+
 class PowerSimulator {
 public:
     PowerSimulator(const sensors::Rail* rails, size_t count, double clock_hz)
         : clock_hz(clock_hz), watts(count), joules(count) {
         for (size_t i = 0; i < count; ++i) bus.add(rails[i]);
-        model.scl_i = model.sda_i = 1;
+        sense();
         model.eval();  // the clock's first level is no edge
     }
 
@@ -83,9 +90,14 @@ public:
         return !count;
     }
 
-    void jam(int falls) {
+    bool jam(int falls) {
+#ifdef SPI
+        return falls < 0;
+#else
         bus.jam(falls);
-        model.sda_i = bus.sda_high();
+        sense();
+        return true;
+#endif
     }
 
     double joules_of(size_t rail, int phase) {
@@ -94,7 +106,7 @@ public:
     }
 
     uint64_t cycles = 0;
-    sensors::Bus bus;
+    Bus bus;
 
 private:
     static constexpr uint64_t NEVER = ~uint64_t{0};
@@ -106,12 +118,26 @@ private:
         model.clk = !model.clk;
         model.eval();
         ++cycles;
-        if (model.scl_low == scl_low && model.sda_low == sda_low) return;
-        scl_low = model.scl_low;
-        sda_low = model.sda_low;
-        bus.drive(now(), scl_low, sda_low);
+#ifdef SPI
+        const unsigned pins = model.sclk | model.mosi << 1 | model.cs_n << 2;
+        if (pins == driven) return;
+        bus.drive(now(), model.sclk, model.mosi, model.cs_n);
+#else
+        const unsigned pins = model.scl_low | model.sda_low << 1;
+        if (pins == driven) return;
+        bus.drive(now(), model.scl_low, model.sda_low);
+#endif
+        driven = pins;
+        sense();
+    }
+
+    void sense() {
+#ifdef SPI
+        model.miso = bus.miso_high();
+#else
         model.scl_i = bus.scl_high();
         model.sda_i = bus.sda_high();
+#endif
     }
 
     // What has been taken since the load or the phase changed.
@@ -142,7 +168,7 @@ private:
     std::vector<double> watts;
     std::vector<std::array<double, PHASES>> joules;
     uint64_t segment_end = NEVER, settled = 0;
-    bool scl_low = false, sda_low = false;
+    unsigned driven = 0;
 };
 
 }  // namespace
@@ -183,5 +209,5 @@ uint64_t power_cycles(const PowerSimulator* simulator) { return simulator->cycle
 
 uint64_t power_violations(const PowerSimulator* simulator) { return simulator->bus.violations; }
 
-void power_jam(PowerSimulator* simulator, int falls) { simulator->jam(falls); }
+int power_jam(PowerSimulator* simulator, int falls) { return simulator->jam(falls); }
 }

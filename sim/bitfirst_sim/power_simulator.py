@@ -33,8 +33,8 @@ class Segment:
 
 
 @cache
-def _library(clock_khz: int) -> ctypes.CDLL:
-    text = verilog.convert(PowerMonitor(clock_khz), "monitor")
+def _library(clock_khz: int, bus: str) -> ctypes.CDLL:
+    text = verilog.convert(PowerMonitor(clock_khz, bus), "monitor")
     library = ctypes.CDLL(str(build.build_power_simulator(text)))
     simulator, number, count = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t
     watts = ctypes.POINTER(ctypes.c_double)
@@ -52,7 +52,7 @@ def _library(clock_khz: int) -> ctypes.CDLL:
         power_joules=(ctypes.c_double, [simulator, count, ctypes.c_int]),
         power_cycles=(number, [simulator]),
         power_violations=(number, [simulator]),
-        power_jam=(None, [simulator, ctypes.c_int]),
+        power_jam=(ctypes.c_int, [simulator, ctypes.c_int]),
     )
     assert library.power_rail_bytes() == ctypes.sizeof(CRail)
     return library
@@ -82,7 +82,7 @@ class PowerSimulator:
             raise UsageError(f"{len(sensors)} sensors are more than the {RAILS} rails of a device")
         self.sensors, self.clock_hz = tuple(sensors), clock_khz * 1e3
         rails = c_rails(self.sensors)
-        self._library = _library(clock_khz)
+        self._library = _library(clock_khz, self.sensors[0].bus if sensors else "i2c")
         self._simulator = self._library.power_new(rails, len(sensors), self.clock_hz * (1 + clock_error))
         self.play(activity)
 
@@ -151,8 +151,9 @@ class PowerSimulator:
         return self._library.power_violations(self._simulator)
 
     def jam(self, falls: int) -> None:
-        """A chip holds SDA low until SCL has fallen so many times."""
-        self._library.power_jam(self._simulator, falls)
+        """A chip holds SDA low until SCL has fallen so many times. Raises `UsageError` where there is no SDA."""
+        if not self._library.power_jam(self._simulator, falls):
+            raise UsageError("chips on an SPI bus cannot hold it")
 
     def _watts(self, watts: Sequence[float]) -> ctypes.Array:
         if len(watts) != len(self.sensors):

@@ -1,5 +1,5 @@
 // Power monitors on an I2C bus: INA226, INA228 and INA219 (Texas Instruments SBOS547, SLYS021, SBOS448), as the device's
-// pins see them, and as the analogue side drives them.
+// pins see them, and as the analogue side drives them. INA229 (SLYS023) is INA228 on an SPI bus.
 //
 // A rail is a supply of some volts behind some ohms, a shunt, and a load that takes so many watts: its chip measures the
 // volts across the shunt, and those at the load against ground. The converter is on one of them at a time, and gives the
@@ -31,8 +31,8 @@ namespace sensors {
 
 // A supply with its chip. Errors are those of this one chip; 0 is the chip of the data sheet's typical column.
 struct Rail {
-    int kind = 226;  // 226, 228 or 219
-    int address = 0x40;
+    int kind = 226;  // 226, 228, 219 or 229
+    int address = 0x40;  // of INA229 the number of its line
     double shunt_ohm = 0.1;
     double supply_volts = 5;
     double source_ohm = 0;         // of the supply and the wires, in front of the shunt
@@ -576,7 +576,15 @@ private:
     Mean shunts, buses, dies, currents;
 };
 
+class Ina229 : public Ina228 {
+public:
+    using Ina228::Ina228;
+
+    uint64_t look(int number) const override { return number == 0x3F ? 0x2291 : Ina228::look(number); }
+};
+
 inline std::unique_ptr<Chip> make_chip(const Rail& rail) {
+    if (rail.kind == 229) return std::make_unique<Ina229>(rail);
     if (rail.kind == 219) return std::make_unique<Ina219>(rail);
     if (rail.kind == 228) return std::make_unique<Ina228>(rail);
     return std::make_unique<Ina226>(rail);
@@ -700,6 +708,82 @@ private:
     bool scl = true, master_sda_low = false, pulled = false, acknowledged = false, reading_begins = false;
     int bits = 0, shift = 0, given = 0, left = 0, jammed = 0;
     uint64_t data = 0;
+    double edge_time = -1;
+};
+
+// Three wires, a line for each chip, low while it is selected, and what hangs on them (SPI, mode 1): data change with the
+// rising edge of the clock, and are taken with the falling one. MISO is high where nobody drives it.
+//
+// A frame: six bits of a register's number, a 0, whether it is read; then the register, the first bit most significant.
+// It is written with its last bit. `violations` counts what a data sheet forbids a master: a level of the clock of under
+// 50 ns, a line that changes while the clock is high, MOSI that changes as the clock falls.
+class SpiBus {
+public:
+    void add(const Rail& rail) { chips.push_back(make_chip(rail)); }
+
+    Chip& chip(size_t number) { return *chips.at(number); }
+    size_t size() const { return chips.size(); }
+
+    void drive(double time, bool clock, bool mosi, unsigned lines) {
+        if (lines != selected) select(time, lines);
+        if (clock != high && time - edge_time < LEVEL_S) ++violations;
+        if (high && !clock && mosi != said) ++violations;
+        said = mosi;
+        if (!high && clock) rise(time);
+        if (high && !clock) fall(time);
+        if (clock != high) edge_time = time;
+        high = clock;
+    }
+
+    bool miso_high() const { return miso; }
+
+    uint64_t violations = 0;
+
+private:
+    static constexpr double LEVEL_S = 50e-9;
+
+    void select(double time, unsigned lines) {
+        if (high || time - edge_time < LEVEL_S) ++violations;
+        selected = lines;
+        bits = 0;
+        taken = 0;
+        miso = true;
+        talker = nullptr;
+        for (auto& chip : chips)
+            if (lines == (~(1U << chip->rail.address) & 0xF) && chip->answers(time)) talker = chip.get();
+    }
+
+    void rise(double time) {
+        if (!talker || bits < 8 || !reads) return;
+        const int left = 8 * width - 1 - (bits - 8);
+        miso = left < 0 || !talker->answers(time) || (data >> left & 1);
+    }
+
+    void fall(double time) {
+        if (!talker) return;
+        taken = taken << 1 | (said ? 1 : 0);
+        ++bits;
+        if (bits == 8) {
+            reads = taken & 1;
+            talker->pointer = static_cast<uint8_t>(taken >> 2 & 0x3F);
+            width = talker->width();
+            taken = 0;
+            if (!reads) return;
+            talker->advance(time);
+            data = talker->read();  // whole, so that no half of it is of another conversion
+        }
+        if (bits == 8 + 8 * width && !reads) {
+            talker->advance(time);
+            talker->write(taken);
+        }
+    }
+
+    std::vector<std::unique_ptr<Chip>> chips;
+    Chip* talker = nullptr;
+    unsigned selected = 0xF;
+    bool high = false, said = false, miso = true, reads = false;
+    int bits = 0, width = 0;
+    uint64_t taken = 0, data = 0;
     double edge_time = -1;
 };
 

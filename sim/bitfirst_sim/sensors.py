@@ -1,4 +1,4 @@
-"""Simulated power monitors: INA226, INA228 and INA219 on an I2C bus, as sensors.hpp models them.
+"""Simulated power monitors: INA226, INA228 and INA219 on an I2C bus, INA229 on an SPI bus, as sensors.hpp models them.
 
 `drawn` gives a chip with the errors of one out of the box; `SensorBus` is the bus and its chips for Python, which pulls
 the wires and sets what the loads take.
@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 from bitfirst.errors import UsageError
+from bitfirst_hdl.contract.power import RAILS
 
 from . import build
 
@@ -45,7 +46,9 @@ LIMITS = {
     "ina228": Limits(1e-6, 0.5e-3, 2.5e-3, 0.5e-3, 0.01, 1.9e-6, 0.6e-3),
     "ina219": Limits(100e-6, 5e-3, 4e-3, 5e-3, 0.1, 3e-6, 1.3e-3),
 }
+LIMITS["ina229"] = LIMITS["ina228"]  # SLYS023
 KINDS = tuple(LIMITS)
+SPI_KINDS = ("ina229",)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class SimulatedRail:
     """A supply, its shunt and the chip that measures it, without any error unless one is given; see sensors.hpp.
 
     kind              one of `KINDS`
-    address           on the I2C bus, 7 bits
+    address           on the I2C bus, 7 bits, else the number of the line that selects it; None: 0x40, or 0
     shunt_ohm         of the shunt; what it differs from its nominal value by belongs to `gain_error`
     supply_volts      in front of `source_ohm`, which stands for supply and wires
     offset_volts, gain_error, bus_offset_volts, bus_gain_error, time_error, noise_volts, bus_noise_volts
@@ -64,7 +67,7 @@ class SimulatedRail:
     """
 
     kind: str
-    address: int = 0x40
+    address: int | None = None
     shunt_ohm: float = 0.1
     supply_volts: float = 5.0
     source_ohm: float = 0.0
@@ -82,12 +85,21 @@ class SimulatedRail:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError(f"sensor {self.kind!r} is not known; choose one of {', '.join(KINDS)}")
-        if self.address not in ADDRESSES:
+        if self.address is None:
+            object.__setattr__(self, "address", 0 if self.bus == "spi" else 0x40)
+        if self.bus == "spi" and self.address not in range(RAILS):
+            raise UsageError(f"line {self.address} of the SPI bus: there are 0 to {RAILS - 1}")
+        if self.bus == "i2c" and self.address not in ADDRESSES:
             raise UsageError(f"I2C address {self.address:#x} is reserved; chips have {ADDRESSES[0]:#x} to 0x77")
         if not (self.shunt_ohm > 0 and self.supply_volts > 0 and self.source_ohm >= 0):
             raise UsageError("shunt_ohm and supply_volts must be above 0, source_ohm not below")
         if not (self.time_error > -1 and self.noise_volts >= 0 and self.bus_noise_volts >= 0):
             raise UsageError("time_error must be above -1, and noise not below 0")
+
+    @property
+    def bus(self) -> str:
+        """ "i2c" or "spi"."""
+        return "spi" if self.kind in SPI_KINDS else "i2c"
 
 
 def drawn(kind: str, seed: int, **given: float) -> SimulatedRail:
@@ -112,7 +124,9 @@ class CRail(ctypes.Structure):
 def c_rails(rails: Sequence[SimulatedRail]) -> ctypes.Array:
     """The rails as C has them. Raises `UsageError` for two chips with one address."""
     if len({rail.address for rail in rails}) < len(rails):
-        raise UsageError("two sensors have the same I2C address; give each its own")
+        raise UsageError("two sensors have the same address; give each its own")
+    if len({rail.bus for rail in rails}) > 1:
+        raise UsageError("sensors on an I2C and on an SPI bus: a device has one of them")
     numbers = [{field.name: getattr(rail, field.name) for field in fields(rail)} for rail in rails]
     for number in numbers:
         number["kind"] = int(number["kind"].removeprefix("ina"))
@@ -155,6 +169,8 @@ class SensorBus:
 
     def __init__(self, rails: Sequence[SimulatedRail], header: str | None = None) -> None:
         self.rails = tuple(rails)
+        if any(rail.bus == "spi" for rail in rails):
+            raise UsageError("INA229 has no I2C bus; `PowerSimulator` has its pins")
         self._library = _library(header)
         self._bus = self._library.sensors_new(c_rails(self.rails), len(self.rails))
 

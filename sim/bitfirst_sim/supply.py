@@ -51,4 +51,7 @@ def alone(kind: str | None, config: ArrayConfig) -> Supply | None:
         raise UsageError(
             f"there are no pins for sensor {kind}: take a configuration with the feature power, as rtl:power"
         )
-    return Supply((SimulatedRail(kind),))
+    rail = SimulatedRail(kind)
+    if rail.bus != "i2c":
+        raise UsageError(f"sensor {kind} is on an SPI bus, which no whole device has yet: take ina228, its twin on I2C")
+    return Supply((rail,))

@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from ..contract.power import CONTROL_ROW, TRANSFER_ROW, WRITTEN_ROWS, Control, State
 from ..counters import PHASE_BITS
-from ..ports import SENSOR_PINS, MemoryWrite, connect_sensors, word_stream
+from ..ports import SENSOR_PINS, SPI_PINS, MemoryWrite, connect_sensors, word_stream
 from .i2c import tick_cycles
 from .sampler import Sampler
 from .spans import Spans
@@ -27,6 +27,7 @@ class PowerMonitor(wiring.Component):
     phase        in(8)    of this cycle; its lowest three bits count
     scl_i, sda_i      in(1)   pins, asynchronous
     scl_low, sda_low  out(1)  registers: pull the wire low
+    miso, sclk, mosi, cs_n   instead of these where `bus` is "spi": as those of `spi.SpiTransfers`
     busy         out(1)   something of a CONTROL or a transfer is under way, or rounds are
 
     Sums and records are cleared behind a reset, which takes 32768 cycles, like each `clear`; `snapshot` takes 8192.
@@ -34,8 +35,8 @@ class PowerMonitor(wiring.Component):
     done with it, as one; a transfer takes the place of one that has not begun.
     """
 
-    def __init__(self, clock_khz: int) -> None:
-        self.sampler, self.spans = Sampler(clock_khz), Spans()
+    def __init__(self, clock_khz: int, bus: str = "i2c") -> None:
+        self.sampler, self.spans = Sampler(clock_khz, bus), Spans()
         self.sums = Sums(exact_log2(tick_cycles(clock_khz)))
         super().__init__(
             {
@@ -46,7 +47,7 @@ class PowerMonitor(wiring.Component):
                 "phase": In(PHASE_BITS),
                 "busy": Out(1),
             }
-            | SENSOR_PINS
+            | {"i2c": SENSOR_PINS, "spi": SPI_PINS}[bus]
         )
 
     def elaborate(self, platform: object) -> Module:

@@ -18,8 +18,9 @@ from ..contract.power import (
     Role,
     Transfer,
 )
-from ..ports import SENSOR_PINS, MemoryWrite, connect_sensors
+from ..ports import SENSOR_PINS, SPI_PINS, MemoryWrite, connect_sensors
 from .spans import BLOCK
+from .spi import SpiTransfers
 from .sums import Nibble, Sample
 from .transfers import COUNT_BITS, Transfers
 
@@ -57,12 +58,15 @@ class Sampler(wiring.Component):
     silent, saturated   out(4)  high for one cycle, a bit a rail
     stretched  out(1)   high for one cycle: SCL was held for over 25 ms
 
-    Pins as those of `i2c.I2CMaster`. A rail whose sensor is not ready is asked again; when no rail has been ready yet,
-    the round begins anew. Reset: nothing under way.
+    Pins as those of `i2c.I2CMaster`, or, where `bus` is "spi" instead of "i2c", of `spi.SpiTransfers`.
+
+    A rail whose sensor is not ready is asked again; when no rail has been ready yet, the round begins anew. Reset:
+    nothing under way.
     """
 
-    def __init__(self, clock_khz: int) -> None:
-        self.transfers = Transfers(clock_khz)
+    def __init__(self, clock_khz: int, bus: str) -> None:
+        self.bus = bus
+        self.transfers = {"i2c": Transfers, "spi": SpiTransfers}[bus](clock_khz)
         super().__init__(
             {
                 "write": In(MemoryWrite()),
@@ -89,7 +93,7 @@ class Sampler(wiring.Component):
                 "scl": Out(1, init=1),
                 "sda": Out(1, init=1),
             }
-            | SENSOR_PINS
+            | {"i2c": SENSOR_PINS, "spi": SPI_PINS}[bus]
         )
         self._rail, self._read = Signal(range(RAILS)), Signal(range(READS))
         self._transfers = Signal()  # it is a transfer, not a rail
@@ -114,10 +118,13 @@ class Sampler(wiring.Component):
             self.acknowledged.eq(transfers.acknowledged),
             self.result_bytes.eq(transfers.read),
             self.stretched.eq(transfers.stretched),
-            transfers.tick.eq(self.tick),
             transfers.written.eq(Mux(self._transfers, order.written, 1)),
             transfers.read.eq(Mux(self._transfers, order.read, self._kind.bytes)),
         ]
+        if self.bus == "i2c":
+            m.d.comb += transfers.tick.eq(self.tick)
+        if self.bus == "spi":
+            m.d.comb += transfers.address.eq(rail.address)
         self._look_up(m)
         self._receive(m, rail)
         self._go_round(m, rail)

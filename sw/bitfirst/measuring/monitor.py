@@ -103,7 +103,7 @@ class Monitor:
     @property
     def poll_s(self) -> float:
         """From a look at whether a sensor is ready to the next one."""
-        return max(read_s(rail.chip.reads[0][1], self.port.clock_hz) for rail in self.rails)
+        return max(read_s(rail.chip.reads[0][1], self.port.clock_hz, rail.chip.bus) for rail in self.rails)
 
     def window(self, name: str, **options: Any) -> Window:
         """A window around what is measured; see `Window`."""

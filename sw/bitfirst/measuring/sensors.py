@@ -1,15 +1,16 @@
-"""Sensors as data, and how one is set up: INA226 (SBOS547), INA228 (SLYS021), INA219 (SBOS448).
+"""Sensors as data, and how one is set up: INA226 (SBOS547), INA228 (SLYS021), INA219 (SBOS448), and INA229 (SLYS023),
+which is INA228 on an SPI bus.
 
 Each converts the volts across the shunt, then those at the load, and begins again. What the volts across the shunt are
 worth is the host's: the chips' own registers of current and power are not used.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bitfirst_hdl.contract import codec
 from bitfirst_hdl.contract import power as contract
-from bitfirst_hdl.contract.power import Role
+from bitfirst_hdl.contract.power import RAILS, Role
 
 from ..errors import UsageError
 
@@ -39,6 +40,7 @@ class Chip:
     time_error          the most by which a conversion is longer; shorter likewise, by `shorter_error`
     offset_volts, gain_error, bus_offset_volts, bus_gain_error    limits, at 25 degrees
     reads               (register, bytes, role) of a sample; `ready_bit` as in the contract's `Rail`
+    bus                 "i2c" or "spi"
     """
 
     kind: str
@@ -58,6 +60,7 @@ class Chip:
     bus_gain_error: float
     reads: tuple[tuple[int, int, Role], ...]
     ready_bit: int
+    bus: str = "i2c"
 
 
 _INA226 = Chip(
@@ -118,7 +121,8 @@ _INA219 = Chip(
     reads=((0x02, 2, Role.READY), (0x01, 2, Role.CURRENT), (0x03, 2, Role.NONE)),
     ready_bit=1,
 )
-CHIPS = {chip.kind: chip for chip in (_INA226, _INA228, _INA219)}
+_INA229 = replace(_INA228, kind="ina229", identity={0x3E: 0x5449, 0x3F: 0x2291}, bus="spi")
+CHIPS = {chip.kind: chip for chip in (_INA226, _INA228, _INA219, _INA229)}
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Rail:
 
     name        for people
     kind        one of `CHIPS`
-    address     on the I2C bus, 7 bits
+    address     on the I2C bus, 7 bits; on an SPI bus the number of the line that selects it, 0 to 3
     shunt_ohm   of the shunt
     most_amps   the largest current that is expected; None: as wide as the chip can
     shunt_error by which the shunt may be off, relative; most are 1 % parts. A calibration takes its place
@@ -147,7 +151,11 @@ class Rail:
     def __post_init__(self) -> None:
         if self.kind not in CHIPS:
             raise UsageError(f"sensor {self.kind!r} of {self.name} is unknown; choose from {', '.join(CHIPS)}")
-        if not 0x08 <= self.address <= 0x77:
+        if self.chip.bus == "spi" and not 0 <= self.address < RAILS:
+            raise UsageError(
+                f"address {self.address:#x} of {self.name} must be 0 to {RAILS - 1}: its line on the SPI bus"
+            )
+        if self.chip.bus == "i2c" and not 0x08 <= self.address <= 0x77:
             raise UsageError(f"address {self.address:#x} of {self.name} must be 0x08 to 0x77; INA sensors have 0x40 on")
         if self.shunt_ohm is None:
             raise UsageError(f"{self.name} has no shunt_ohm: give the ohms of its shunt, which is printed on it")
@@ -243,14 +251,14 @@ def setup(rail: Rail, timing: Timing) -> list[tuple[int, int]]:
     shunt, bus, average, code = timing.shunt_field, timing.bus_field, timing.average_field, rail.range.code
     if rail.kind == "ina226":
         return [(0x06, 0), (0x00, 0x4000 | average << 9 | bus << 6 | shunt << 3 | 7)]
-    if rail.kind == "ina228":
+    if rail.kind in ("ina228", "ina229"):
         # 0x0B, bit 15: with it reading the register is what makes it not ready any more
         return [(0x00, code << 4), (0x0B, 0x8000), (0x01, 0xB000 | bus << 9 | shunt << 6 | average)]
     return [(0x00, 0x2000 | code << 11 | 8 << 7 | (8 | average) << 3 | 7)]
 
 
 #: bits of a register that read back otherwise than written
-_FLAGS = {("ina226", 0x06): 0x1C, ("ina228", 0x0B): 0x0FFF}
+_FLAGS = {("ina226", 0x06): 0x1C, ("ina228", 0x0B): 0x0FFF, ("ina229", 0x0B): 0x0FFF}
 
 
 def reads_back(rail: Rail, register: int, written: int, read: int) -> bool:
@@ -273,22 +281,30 @@ _SUM_CYCLES = 1024  # in which a sample is added up, with an edge in it
 
 
 _FLAG_BITS = 22  # from the bit with which a chip takes a register to send, to what follows on the STOP
+#: Likewise on an SPI bus, in nanoseconds and cycles of half a bit, and in bits: the register's number, the lines
+_HALF_NS, _LEAST_HALF_CYCLES, _SPI_BITS, _SPI_CYCLES = 50, 3, 10, 12
 
 
 def seen_s(rail: Rail, clock_hz: float) -> tuple[float, float]:
     """Seconds by which a sample is seen ready later than it is, at least and at most."""
-    poll_s = read_s(rail.chip.reads[0][1], clock_hz)
+    _, size, _ = rail.chip.reads[0]
+    poll_s = read_s(size, clock_hz, rail.chip.bus)
     least_s = poll_s * _FLAG_BITS / (_READ_BITS + 18 + _SLACK_BITS)
+    if rail.chip.bus == "spi":
+        least_s = poll_s * 8 * size / (8 * size + _SPI_BITS)
     return least_s, least_s + poll_s
 
 
-def read_s(size: int, clock_hz: float) -> float:
+def read_s(size: int, clock_hz: float, bus: str = "i2c") -> float:
     """Seconds that the bus takes to read a register of so many bytes."""
+    if bus == "spi":
+        half = max(_LEAST_HALF_CYCLES, -(-clock_hz * _HALF_NS // 10**9))
+        return ((8 * size + _SPI_BITS) * 2 * half + _SPI_CYCLES) / clock_hz
     quarter = -(-clock_hz * _QUARTER_NS // 10**9)
     return (_READ_BITS + 9 * size + _SLACK_BITS) * (max(4 * quarter, _LEAST_BIT_CYCLES) + _BIT_CYCLES) / clock_hz
 
 
 def round_s(rails: Sequence[Rail], clock_hz: float) -> float:
     """Seconds that a round of these rails takes: the bus, and the adding up behind the last."""
-    reads_s = sum(read_s(size, clock_hz) for rail in rails for _, size, _ in rail.chip.reads)
+    reads_s = sum(read_s(size, clock_hz, rail.chip.bus) for rail in rails for _, size, _ in rail.chip.reads)
     return reads_s + _SUM_CYCLES / clock_hz
