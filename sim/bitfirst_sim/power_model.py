@@ -34,18 +34,13 @@ class Phases:
     def at(self, cycle: int) -> int:
         return self.numbers[bisect_right(self.times, cycle) - 1]
 
-    def spans(self, first: int, end: int) -> list[tuple[int, int]]:
-        """(phase, cycles) of each stretch of one phase in [first, end)."""
-        found: list[tuple[int, int]] = []
-        for cycle, following in zip(self.times, [*self.times[1:], end], strict=True):
+    def spans(self, first: int, end: int) -> dict[int, int]:
+        """Cycles of each phase in [first, end), of those that have any."""
+        found: dict[int, int] = {}
+        for cycle, following, phase in zip(self.times, [*self.times[1:], end], self.numbers, strict=True):
             begin, stop = max(cycle, first), min(following, end)
-            if stop <= begin:
-                continue
-            phase = self.at(begin)
-            if found and found[-1][0] == phase:
-                found[-1] = phase, found[-1][1] + stop - begin
-            else:
-                found.append((phase, stop - begin))
+            if begin < stop:
+                found[phase] = found.get(phase, 0) + stop - begin
         return found
 
 
@@ -54,7 +49,7 @@ def sums(
 ) -> dict[tuple[int, int], tuple[int, ...]]:
     """By rail and phase: cycles, samples, charge, energy, in the order of `SUM_NAMES`.
 
-    The samples of the first stamp say when the first time begins, and nothing else. A stretch of one phase counts for
+    The samples of the first stamp say when the first time begins, and nothing else. Of a round a phase counts for
     `most` cycles, no more.
     """
     by_stamp = defaultdict(list)
@@ -63,7 +58,7 @@ def sums(
     totals = defaultdict(lambda: [0] * len(SUM_NAMES))
     stamps = sorted(by_stamp)
     for before, stamp in pairwise(stamps):
-        for phase, cycles in phases.spans(before, stamp):
+        for phase, cycles in phases.spans(before, stamp).items():
             counted = min(cycles, most)
             for sample in by_stamp[stamp]:
                 charge = sample.current * counted

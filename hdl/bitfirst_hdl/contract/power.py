@@ -24,7 +24,7 @@ WRITTEN_ROWS = FIRST_RAIL_ROW + RAILS
 
 STATE_WORD, RESULT_WORD, STAMP_WORD = 0, 1, 2
 FIRST_SUM_WORD = 128  #: those of rail r, phase p from `FIRST_SUM_WORD` + (r * PHASES + p) * SUM_WORDS on
-SUM_NAMES = ("cycles", "samples", "charge", "energy")  #: samples: one for each time that a phase had of a round
+SUM_NAMES = ("cycles", "samples", "charge", "energy")  #: samples: rounds that the phase had cycles of
 SUM_WORDS = len(SUM_NAMES)
 FIRST_RECORD_WORD = 512  #: record i from `FIRST_RECORD_WORD` + i % RECORDS * RECORD_WORDS on
 RECORDS = 128  #: the last ones
@@ -110,9 +110,9 @@ class State(data.Struct):
     saturated: RAILS  # a number had all ones, or all but the sign, so may stand for a larger one
     overflow: 1  # a sum left 63 bits
     late: 1  # a phase had more than 2**24 - 1 cycles of a round: the rest is not in the sums
-    crowded: 1  # more phases in a round than are remembered: those behind were taken for the last one
+    reserved1: 1
     stretched: 1  # a chip held SCL for over 25 ms
-    reserved1: 12
+    reserved2: 12
     recorded: 16  # samples written down since `clear`, modulo 2**16
     rounds: 16  # since `clear`, modulo 2**16
 

@@ -128,7 +128,6 @@ class PowerMonitor(wiring.Component):
             "saturated": sampler.saturated,
             "overflow": sums.overflow,
             "late": spans.late,
-            "crowded": spans.crowded,
             "stretched": sampler.stretched,
         }
         m.d.comb += [

@@ -1,6 +1,6 @@
-"""For how long each phase has been in a round: spans of cycles, in their order."""
+"""For how long each phase has been in a round: a span of cycles for each."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,28 +8,27 @@ from ..contract.power import CYCLES_BITS, PHASES
 from ..operands import NO_COLLISIONS
 
 PHASE_BITS = (PHASES - 1).bit_length()
-SPANS = 16  #: of a round that are remembered
 BLOCK = NO_COLLISIONS | {"ram_style": "block"}  #: few words, but LUTs are what is short
 
 
 class Spans(wiring.Component):
-    """Cycles are counted while the phase stays; with the phase they make a span. A round has those up to its time.
+    """A phase's span is all its cycles of a round, however often it came. A round has the cycles up to its time.
 
     The memory has two halves: one takes the spans of the round that is under way, the other one has those of the round
-    before, until `close`.
+    before, until `close`. In each cycle it is written how long the phase of the cycle before has been, so far; where a
+    phase comes again, counting goes on from there.
 
-    phase    in(3)   of this cycle
+    phase    in(3)   of this cycle; any from one cycle to the next
     forget   in(1)   the next `close` begins a round, and ends none; nor does one in the same cycle
     close    in(1)   the time of the round is this cycle: it has the cycles before. Only when those of the round before
                      are not needed any more
     known    out(1)  from the cycle behind `close` on: it ended a round, which has spans
     last_phase  out(3)  from then on: the phase before the time of the round
-    rewind   in(1)   show the first span
+    rewind   in(1)   show the first span, that of the phase with the lowest number
     next     in(1)   show the next one
     last     out(1)  the one shown is the last one
     span_phase, span_cycles   out(3), out(24)  of the one shown; at least one cycle
     late     out(1)  high while a span cannot have more cycles: those that come are not in it
-    crowded  out(1)  high while there is a phase that finds no room: its cycles go to the span before
 
     `rewind` and `next` show a span two cycles later. Reset: as `forget`.
     """
@@ -48,43 +47,67 @@ class Spans(wiring.Component):
                 "span_phase": Out(PHASE_BITS),
                 "span_cycles": Out(CYCLES_BITS),
                 "late": Out(1),
-                "crowded": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        shape = CYCLES_BITS + PHASE_BITS + 1
-        m.submodules.spans = spans = memory.Memory(shape=shape, depth=2 * SPANS, init=[], attrs=BLOCK)
-        write, read = spans.write_port(), spans.read_port(domain="comb")
-        cycles, more = Signal(CYCLES_BITS), Signal(CYCLES_BITS + 1)
-        phase, begun, changes, ends = Signal(PHASE_BITS), Signal(), Signal(), Signal()
-        half, free, shown = Signal(), Signal(range(SPANS)), Signal(range(SPANS))
-        room = free != SPANS - 1  # but for the span that `close` ends
-        m.d.comb += [
-            more.eq(cycles + 1),
-            changes.eq(self.phase != phase),
-            ends.eq(self.close | (changes & (room | ~begun))),
-            self.crowded.eq(changes & begun & ~ends),
-            self.late.eq(more[-1] & begun & ~ends),
-            write.en.eq(ends & begun),
-            write.addr.eq(Cat(free, half)),
-            write.data.eq(Cat(cycles, phase, self.close)),
-            read.addr.eq(Cat(shown, ~half)),
-        ]
-        m.d.sync += Cat(self.span_cycles, self.span_phase, self.last).eq(read.data)
-        with m.If(~more[-1]):
-            m.d.sync += cycles.eq(more)
-        with m.If(ends):
-            m.d.sync += [cycles.eq(1), phase.eq(self.phase)]
-        with m.If(write.en):
-            m.d.sync += free.eq(free + 1)
+        seen, ended, half = Signal(PHASES), Signal(PHASES), Signal()  # phases so far, and of the round before
+        phase, begun, following = Signal(PHASE_BITS), Signal(), Signal(PHASES)  # `phase` of the cycle before
+        m.d.comb += following.eq(seen | (1 << phase))
+        m.d.sync += [phase.eq(self.phase), seen.eq(following)]
         with m.If(self.close):
-            m.d.sync += [begun.eq(1), self.known.eq(begun), self.last_phase.eq(phase), half.eq(~half), free.eq(0)]
+            m.d.sync += [begun.eq(1), self.known.eq(begun), self.last_phase.eq(phase)]
+            m.d.sync += [half.eq(~half), seen.eq(0), ended.eq(following)]
         with m.If(self.forget):
             m.d.sync += [begun.eq(0), self.known.eq(0)]
-        with m.If(self.next):
-            m.d.sync += shown.eq(shown + 1)
-        with m.If(self.rewind):
-            m.d.sync += shown.eq(0)
+        shown = self._show(m, ended)
+        resumes = ~self.close & (seen >> self.phase)[0]
+        full = self._count(m, self.close | (self.phase != phase), resumes, Cat(phase, half), shown)
+        m.d.comb += self.late.eq(full & begun)
         return m
+
+    def _count(self, m: Module, changes: Value, resumes: Value, place: Value, shown: Value) -> Value:
+        """Writes the cycles of the phase at `place`, and reads those at `shown`; whether they can be no more.
+
+        When it `changes`, `resumes` says whether the phase that begins has cycles of this round.
+        """
+        m.submodules.spans = spans = memory.Memory(shape=CYCLES_BITS, depth=2 * PHASES, init=[], attrs=BLOCK)
+        write, again, read = spans.write_port(), spans.read_port(domain="comb"), spans.read_port(domain="comb")
+        cycles, stored, total = Signal(CYCLES_BITS), Signal(CYCLES_BITS), Signal(CYCLES_BITS + 1)
+        was_full, full = Signal(), Signal()
+        m.d.comb += [
+            total.eq(cycles + stored + 1),  # `stored` only in the cycle behind a change, where `cycles` are 0
+            full.eq(was_full | total[-1]),
+            write.en.eq(~full),
+            write.addr.eq(place),
+            write.data.eq(total),
+            again.addr.eq(Cat(self.phase, place[-1])),
+            read.addr.eq(Cat(shown, ~place[-1])),
+        ]
+        m.d.sync += [cycles.eq(total), was_full.eq(full), stored.eq(again.data), self.span_cycles.eq(read.data)]
+        with m.If(changes):
+            m.d.sync += [cycles.eq(0), was_full.eq(0)]
+        with m.If(~changes | ~resumes):
+            m.d.sync += stored.eq(0)
+        return full
+
+    def _show(self, m: Module, ended: Value) -> Value:
+        """The phase shown, a cycle before its span."""
+        left, others, shown = Signal(PHASES), Signal(PHASES), Signal(PHASE_BITS)
+        m.d.comb += [others.eq(left & (left - 1)), shown.eq(lowest(left))]
+        m.d.sync += [self.span_phase.eq(shown), self.last.eq(others == 0)]
+        with m.If(self.next):
+            m.d.sync += left.eq(others)
+        with m.If(self.rewind):
+            m.d.sync += left.eq(ended)
+        return shown
+
+
+def lowest(bits: Value) -> Value:
+    """The number of the lowest bit that is high, of as many as a power of two."""
+    if len(bits) == 1:
+        return Const(0, 0)
+    half = len(bits) // 2
+    lower, upper = bits[:half], bits[half:]
+    return Cat(lowest(Mux(lower.any(), lower, upper)), ~lower.any())

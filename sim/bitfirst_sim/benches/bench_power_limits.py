@@ -32,7 +32,7 @@ async def sums_overflow(dut: Any) -> None:
 
 @cocotb.test()
 async def phases_are_long(dut: Any) -> None:
-    """Each span counts for what it can, and no more."""
+    """Each phase counts for what it can of a round, and no more."""
     bench, sensors = await start(dut)
     bench.change_phases(6000)
     await bench.control(clear=1, run=1, record=1)

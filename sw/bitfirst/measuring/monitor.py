@@ -300,6 +300,5 @@ class Monitor:
 _FAULTS = {
     "overflow": "a sum of the power monitor left 63 bits: measure shorter windows",
     "late": "a sensor gave no sample for 2**24 cycles, and energy is missing: check its wires, measure again",
-    "crowded": "phases follow one another faster than samples can be told apart: take a shorter sample_s",
     "stretched": "a chip held SCL of the sensors' bus for over 25 ms: check its supply and its wires",
 }
