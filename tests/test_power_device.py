@@ -15,13 +15,17 @@ from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail
 from bitfirst.quantiser import quantise
 from bitfirst.transports import RtlTransport
-from bitfirst_hdl.config import CONFIGS, FEATURES
+from bitfirst_boards.catalogue import BOARDS
+from bitfirst_boards.errors import FlowError
+from bitfirst_boards.tops import check_sensors
+from bitfirst_hdl.axi import AxiTop
+from bitfirst_hdl.config import CONFIGS, INSIDE, ConfigError
 from bitfirst_hdl.contract import codec, power
 from bitfirst_hdl.contract.packets import Opcode, Space, Status
 from bitfirst_sim.supply import Supply
 
 TINY = CONFIGS["tiny"]
-WITH = replace(TINY, features=FEATURES, clock_khz=2_000)
+WITH = replace(TINY, features=(*INSIDE, "power"), clock_khz=2_000)
 ADDRESS = 0x40
 REFUSED = (
     ({"first": 0, "count": 0}, Status.BAD_RANGE),
@@ -116,6 +120,33 @@ def measured(tmp_path_factory):
         yield board
 
 
+def test_spi_is_refused_where_it_cannot_be():
+    config = replace(WITH, features=(*WITH.features, "spi"), link_bits=32)
+    with pytest.raises(ConfigError, match="feature spi needs power; add to features"):
+        replace(TINY, features=("spi",))
+    with pytest.raises(ConfigError, match="feature spi: AXI devices have sensors on an I2C bus alone"):
+        AxiTop(config)
+    with pytest.raises(FlowError, match="feature spi: boards have pins for sensors on an I2C bus alone"):
+        check_sensors(BOARDS["ulx3s-85f"], config)
+
+
+def test_a_sensor_on_spi(tmp_path):
+    """The device has the bus of its sensor."""
+    path = tmp_path / "with.toml"
+    path.write_text('base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "power"]\n')
+    with bitfirst.open(f"rtl:{path}?sensor=ina229") as board:
+        assert board.config.sensor_bus == "spi"
+        port = BoardPort(board)
+        monitor, at_rest = Monitor(port, [Rail("5V", "ina229", 0, 0.1, shunt_error=0.0)]), Supply(()).idle_watts
+        assert monitor.unavailable is None
+        before = monitor.snapshot()
+        monitor.wait(50 * monitor.sample_s)
+        (watts,) = monitor.watts(monitor.snapshot() - before)
+        assert watts == pytest.approx(at_rest, rel=0.02)  # READs of the link take some, too
+        with pytest.raises(UsageError, match="bus of I2C: leave out the feature spi"):
+            RtlTransport(board.config, sensor="ina228")
+
+
 def test_a_window_on_the_simulated_sensor_holds_the_joules_taken(measured):
     transport, monitor = measured.transport, Monitor(BoardPort(measured), [Rail("5V", "ina226", ADDRESS, 0.1)])
     x, w = (quantise(torch.rand(shape), 8) for shape in ((8, 8, 8, 8), (8, 8, 3, 3)))
@@ -136,7 +167,6 @@ def test_a_window_on_the_simulated_sensor_holds_the_joules_taken(measured):
     ("url", "message"),
     [
         ("rtl:power?sensor=ina999", "sensor 'ina999' is unknown; choose from ina226, ina228, ina219"),
-        ("rtl:power?sensor=ina229", "sensor ina229 is on an SPI bus, which no whole device has yet"),
         ("rtl:tiny?sensor=ina226", "there are no pins for sensor ina226: take a configuration with the feature power"),
     ],
 )

@@ -224,6 +224,8 @@ class AxiTop(wiring.Component):
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
         bits = check_width(config)
+        if config.measures and config.sensor_bus != "i2c":
+            raise ConfigError("feature spi: AXI devices have sensors on an I2C bus alone; leave it out")
         self.core = Core(config, fingerprint)
         self.registers = AxiRegisters(config, fingerprint)
         self.ends = PacketEnds(bits)

@@ -30,9 +30,9 @@ DATAPATHS = {"serial": 1, "fixed": 2, "fusion": 3, "fixed16": 4}
 SLICE_BITS = {"serial": (1, 2, 4, 8), "fixed": (8,), "fusion": (2,), "fixed16": (8,)}  #: that each may have
 BRICKS, BRICK_PLANES = 16, 2  #: of a fused unit; planes of B that each multiplies, as many as slices of A have bits
 #: Parts that a device may be without; bit i of the identity's `features` is the i-th.
-FEATURES = ("update", "packed", "gather", "requantise", "trace", "power")
+FEATURES = ("update", "packed", "gather", "requantise", "trace", "power", "spi")
 STANDARD = ("gather", "requantise")  #: what a device for training by ordinary gradients has
-INSIDE = FEATURES[:-1]  #: those that take no pins
+INSIDE = FEATURES[:5]  #: those that take no pins
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
@@ -75,7 +75,8 @@ class ArrayConfig:
                 "gather"); "packed": packed MATMULs and PROGRAM (needs "gather" and "requantise"); "gather": the tensor
                 store, TENSOR and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of
                 sums as numbers of fewer bits, and of their signs: without it they come as they are; "trace": watchdog,
-                and a memory of the last commands and faults; "power": sensors of energy, on pins of their own
+                and a memory of the last commands and faults; "power": sensors of energy, on pins of their own, a
+                bus of I2C; "spi": one of SPI instead (needs "power")
     """
 
     datapath: str = "serial"
@@ -132,7 +133,7 @@ class ArrayConfig:
         if not isinstance(wanted, list | tuple) or not set(map(str, wanted)) <= set(FEATURES):
             raise ConfigError(f"features = {wanted!r} must be a list of some of {', '.join(FEATURES)}")
         object.__setattr__(self, "features", tuple(name for name in FEATURES if name in wanted))
-        for name, needed in (("update", ("gather",)), ("packed", STANDARD)):
+        for name, needed in (("update", ("gather",)), ("packed", STANDARD), ("spi", ("power",))):
             if name in wanted and (missing := [other for other in needed if other not in wanted]):
                 raise ConfigError(f"feature {name} needs {' and '.join(missing)}; add to features, or leave {name} out")
 
@@ -465,6 +466,11 @@ class ArrayConfig:
         """Whether it has the feature "power"."""
         return "power" in self.features
 
+    @property
+    def sensor_bus(self) -> str:
+        """That of its sensors, where it has them: "i2c", or "spi" with that feature."""
+        return "spi" if "spi" in self.features else "i2c"
+
     # commands
     @property
     def writable(self) -> dict[Space, tuple[int, int]]:
@@ -529,7 +535,7 @@ class ArrayConfig:
 CONFIGS = {
     "default": ArrayConfig(features=STANDARD),
     "psg": ArrayConfig(),
-    "power": ArrayConfig(clock_khz=2_000, features=FEATURES),
+    "power": ArrayConfig(clock_khz=2_000, features=(*INSIDE, "power")),
     "small": ArrayConfig(rows=4, columns=4, a_cells=128, b_cells=64, sum_tiles=32, store_words=2048, features=STANDARD),
     "tiny": ArrayConfig(rows=2, columns=4, a_cells=32, b_cells=32, sum_tiles=8, store_words=512, rx_words=1024),
     "least": ArrayConfig(lanes=16, rows=1, columns=4, b_cells=64, sum_tiles=512, rx_words=1024, features=()),

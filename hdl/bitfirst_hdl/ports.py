@@ -167,8 +167,10 @@ SPI_PINS = {"miso": In(1, init=1), "sclk": Out(1), "mosi": Out(1), "cs_n": Out(R
 
 
 def sensor_pins(config: ArrayConfig) -> dict[str, wiring.Member]:
-    """`SENSOR_PINS` where the device has them."""
-    return SENSOR_PINS if config.measures else {}
+    """`SENSOR_PINS` or `SPI_PINS` where the device has them."""
+    if not config.measures:
+        return {}
+    return SPI_PINS if config.sensor_bus == "spi" else SENSOR_PINS
 
 
 def connect_sensors(m: Module, outer: wiring.Component, inner: wiring.Component) -> None:

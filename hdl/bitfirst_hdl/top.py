@@ -36,7 +36,7 @@ class Core(wiring.Component):
     idle  out(1)  nothing buffered, running or to be sent, or stuck (see `Trace`): nothing changes (but `cycles`,
                   `starved_cycles`, and what goes on in the power monitor) until the next unit comes. The start of a
                   frame may be in.
-    `ports.SENSOR_PINS` with the feature "power"
+    `ports.sensor_pins` with the feature "power"
 
     Answers come in the order of the commands, except that those of READ of SUMS come when their sums do. `rx` is not
     held up while the host keeps to its credit. Reset: as after switching on; memories keep what they hold.
@@ -196,7 +196,7 @@ class Core(wiring.Component):
 
     def _measure(self, m: Module, sequencer) -> None:
         """The power monitor; its phase is the counters', one cycle later."""
-        m.submodules.power = monitor = PowerMonitor(self.config.clock_khz)
+        m.submodules.power = monitor = PowerMonitor(self.config.clock_khz, self.config.sensor_bus)
         wiring.connect(m, sequencer.power_write, monitor.write)
         wiring.connect(m, monitor.words, sequencer.power)
         connect_sensors(m, self, monitor)
@@ -250,7 +250,7 @@ class UartTop(wiring.Component):
 
     rx_pin  in(1)   asynchronous
     tx_pin  out(1)
-    `ports.SENSOR_PINS` with the feature "power"
+    `ports.sensor_pins` with the feature "power"
 
     `divisor`: clock cycles a bit; by default 1 Mbaud at the configuration's clock. A byte that finds no room is
     lost and shows as a damaged frame. `link_domain`: clock domain of the UART, whose cycles `divisor` then counts;

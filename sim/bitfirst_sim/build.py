@@ -168,6 +168,9 @@ def build_simulator(
     if _has_sensors(core):
         verilator_flags += ["+define+SENSORS"]
         flags += ["-DSENSORS"]
+    if _has_spi(core):
+        verilator_flags += ["+define+SPI"]
+        flags += ["-DSPI"]
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
     key = _digest(
@@ -219,7 +222,7 @@ def build_power_simulator(text: str) -> Path:
     Raises `BuildError` when a tool is missing or fails.
     """
     compiler = [*find_compiler(), *LIBRARY_FLAGS, "-DVL_TIME_CONTEXT", "-pthread"]
-    compiler += ["-DSPI"] if re.search(r"^  input miso;", text, re.MULTILINE) else []
+    compiler += ["-DSPI"] if _has_spi(text) else []
     sources = {path.name: path.read_text() for path in (SENSORS, POWER_HARNESS)}
     text = text.replace("@(posedge clk)", "@(edge clk)")  # one evaluation a cycle
     flags = [flag if flag != "Vcore" else "Vmonitor" for flag in VERILATOR_FLAGS]
@@ -267,7 +270,12 @@ def _native(compiler: list[str]) -> tuple[tuple[str, ...], str]:
 
 def _has_sensors(core: str) -> bool:
     """Whether the device has the feature "power"."""
-    return re.search(r"^  input scl_i;", core, re.MULTILINE) is not None
+    return _has_spi(core) or re.search(r"^  input scl_i;", core, re.MULTILINE) is not None
+
+
+def _has_spi(text: str) -> bool:
+    """Whether its sensors are on an SPI bus."""
+    return re.search(r"^  input miso;", text, re.MULTILINE) is not None
 
 
 def top_name(text: str) -> str:

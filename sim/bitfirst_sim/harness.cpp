@@ -327,10 +327,8 @@ void exchange(svBit taken, svBit given, const svBitVecVal* word, svBit* offered,
 }
 
 #ifdef SENSORS
-void sense(svBit scl_low, svBit sda_low, const svBitVecVal* work, const svBitVecVal* phase, svBit* scl, svBit* sda) {
-    rails->cycle(scl_low, sda_low, *work, *phase);
-    *scl = rails->bus.scl_high() && !scl_low;
-    *sda = rails->bus.sda_high() && !sda_low;
+void sense(const svBitVecVal* pins, const svBitVecVal* work, const svBitVecVal* phase, svBitVecVal* levels) {
+    *levels = rails->cycle(*pins, *work, *phase);
 }
 #endif
 

@@ -37,7 +37,8 @@ public:
         for (size_t i = 0; i < bus.size(); ++i) bus.chip(i).set_watts(0, idle_watts);
     }
 
-    void cycle(bool scl_low, bool sda_low, unsigned work, unsigned phase) {
+    // Pins and the levels that come of them, as in wrapper.sv.
+    unsigned cycle(unsigned pins, unsigned work, unsigned phase) {
         double taken = idle_watts / clock_hz;
         for (int i = 0; i < EVENTS; ++i)
             if (work >> i & 1) taken += event_joules[i];
@@ -49,21 +50,36 @@ public:
             for (size_t i = 0; i < bus.size(); ++i) bus.chip(i).set_watts(now(), watts);
             span_joules = 0;
         }
-        if (scl_low == was_scl_low && sda_low == was_sda_low) return;
-        was_scl_low = scl_low;
-        was_sda_low = sda_low;
-        bus.drive(now(), scl_low, sda_low);
+        if (pins != driven) drive(pins);
+        driven = pins;
+#ifdef SPI
+        return bus.miso_high();
+#else
+        return (bus.scl_high() && !(pins & 1)) | (bus.sda_high() && !(pins & 2)) << 1;
+#endif
     }
 
+#ifdef SPI
+    SpiBus bus;
+#else
     Bus bus;
+#endif
     double joules[PHASES] = {};
 
 private:
     double now() const { return static_cast<double>(cycles) / clock_hz; }
 
+    void drive(unsigned pins) {
+#ifdef SPI
+        bus.drive(now(), pins & 1, pins & 2, pins >> 2);
+#else
+        bus.drive(now(), pins & 1, pins & 2);
+#endif
+    }
+
     double clock_hz = 1, idle_watts = 0, event_joules[EVENTS] = {}, span_joules = 0;
     uint64_t cycles = 0;
-    bool was_scl_low = false, was_sda_low = false;
+    unsigned driven = 0;
 };
 
 }  // namespace sensors

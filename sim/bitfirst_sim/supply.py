@@ -52,6 +52,7 @@ def alone(kind: str | None, config: ArrayConfig) -> Supply | None:
             f"there are no pins for sensor {kind}: take a configuration with the feature power, as rtl:power"
         )
     rail = SimulatedRail(kind)
-    if rail.bus != "i2c":
-        raise UsageError(f"sensor {kind} is on an SPI bus, which no whole device has yet: take ina228, its twin on I2C")
+    if rail.bus != config.sensor_bus:
+        instead = "leave out" if rail.bus == "i2c" else "add"
+        raise UsageError(f"sensor {kind} is on a bus of {rail.bus.upper()}: {instead} the feature spi")
     return Supply((rail,))

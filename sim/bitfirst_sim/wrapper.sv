@@ -38,15 +38,14 @@ module unit_clock #(
 endmodule
 
 `ifdef SENSORS
-// The feature "power": what the device pulls low on the sensors' bus, and what it did in this cycle, for the watts that
-// it takes: an array step, a cycle of a LOAD, of an UPDATE, words of the link. Returned are the wires' levels in the next.
+// The feature "power": the device's pins on the sensors' bus, and what it did in this cycle, for the watts that it takes:
+// an array step, a cycle of a LOAD, of an UPDATE, words of the link. Returned are the levels of its inputs in the next.
+// I2C: out {sda_low, scl_low}, in {sda, scl}. SPI: out {cs_n, mosi, sclk}, in miso.
 import "DPI-C" function void sense(
-    input bit scl_low,
-    input bit sda_low,
+    input bit [5:0] pins,
     input bit [4:0] work,
     input bit [2:0] phase,
-    output bit scl,
-    output bit sda
+    output bit [1:0] levels
 );
 `endif
 
@@ -61,8 +60,11 @@ module simulated (
 );
     wire rx_ready, tx_valid, idle;
 `ifdef SENSORS
-    wire scl_low, sda_low;
-    bit scl = 1, sda = 1, next_scl, next_sda;
+    wire [5:0] pins;
+    bit [1:0] levels = 3, next_levels;
+`ifndef SPI
+    assign pins[5:2] = 0;
+`endif
 `endif
     wire [`LINK_BITS-1:0] tx_payload;
     bit rx_valid = 0, tx_ready = 0, offered, takes;
@@ -78,10 +80,17 @@ module simulated (
         .tx__payload(tx_payload),
         .tx__ready(tx_ready),
 `ifdef SENSORS
-        .scl_i(scl),
-        .sda_i(sda),
-        .scl_low(scl_low),
-        .sda_low(sda_low),
+`ifdef SPI
+        .miso(levels[0]),
+        .sclk(pins[0]),
+        .mosi(pins[1]),
+        .cs_n(pins[5:2]),
+`else
+        .scl_i(levels[0]),
+        .sda_i(levels[1]),
+        .scl_low(pins[0]),
+        .sda_low(pins[1]),
+`endif
 `endif
         .idle(idle)
     );
@@ -99,8 +108,7 @@ module simulated (
         tx_ready <= takes;
 `ifdef SENSORS
         sense(
-            scl_low,
-            sda_low,
+            pins,
             {
                 core.counters.tx_words,
                 core.counters.rx_words,
@@ -109,11 +117,9 @@ module simulated (
                 core.counters.array_steps
             },
             core.power.phase[2:0],
-            next_scl,
-            next_sda
+            next_levels
         );
-        scl <= next_scl;
-        sda <= next_sda;
+        levels <= next_levels;
 `endif
     end
 endmodule

@@ -1044,8 +1044,10 @@ def measure(
     target: Annotated[
         float | None, typer.Option(help="Validation accuracy, such as 0.95: the joules to reach it.")
     ] = None,
-    sensor: Annotated[str | None, typer.Option(help="ina226, ina228 or ina219.")] = None,
-    address: Annotated[str, typer.Option(help="Of the sensor on the I2C bus.")] = "0x40",
+    sensor: Annotated[str | None, typer.Option(help="ina226, ina228, ina219 or ina229.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of the sensor on the I2C bus (0x40); of ina229 its line on the SPI bus (0).")
+    ] = None,
     shunt_ohm: Annotated[float | None, typer.Option(help="Of its shunt, such as 0.1 (R100).")] = None,
     shunt_error: Annotated[float, typer.Option(help="By which the shunt may be off, relative.")] = 0.01,
     most_amps: Annotated[float | None, typer.Option(help="The largest current, for a narrower range.")] = None,
@@ -1083,7 +1085,7 @@ def measure(
         url, kind = named.device_with_sensor(device, sensor)
         if rails is not None:
             return url, named.load(rails)
-        return url, named.one(url, kind, named.number(address), shunt_ohm, most_amps, shunt_error)
+        return url, named.one(url, kind, named.number(address, kind), shunt_ohm, most_amps, shunt_error)
 
     def train() -> Result:
         from . import training

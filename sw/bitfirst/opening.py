@@ -1,6 +1,7 @@
 """`bitfirst.open`: a device from its URL."""
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -48,7 +49,8 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
             `config=CONFIG` too and are refused when they were built with another one; all but `model` take
             `record=FILE`. `model?counting=0` computes the same numbers but counts no cycles, which is faster;
             `model?device=cuda` (or cpu, cuda:1) computes on this device of PyTorch's; `rtl:power?sensor=ina226` (or
-            ina228, ina219) has a simulated supply with that sensor at address 0x40, on 0.1 ohm
+            ina228, ina219) has a simulated supply with that sensor at address 0x40, on 0.1 ohm; ina229 is on line
+            0 of an SPI bus
     trace   file for waveforms (`rtl` only)
     record  file that gets all bytes of the link, for `replay:`
 
@@ -70,8 +72,7 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
         return ModelDevice(_config(rest or DEFAULT_CONFIG), url, counting == "1", _place(url, options.get("device")))
     from .board import BoardDevice
 
-    wanted = rest or DEFAULT_CONFIG if kind == "rtl" else options.get("config")
-    config = None if wanted is None else _config(wanted)
+    config = _wanted(kind, rest, options)
     if record is not None:
         _check_recording(Path(record))
     transport = _transport(kind, url, rest, options, config, trace)
@@ -106,8 +107,20 @@ def connect(url: str) -> Transport:
     kind, rest, options = _split(url)
     if kind in ("model", "replay"):
         raise UsageError(f"{url} has no trace; give rtl or a board")
+    return _transport(kind, url, rest, options, _wanted(kind, rest, options), None)
+
+
+def _wanted(kind: str, rest: str, options: dict[str, str]) -> ArrayConfig | None:
+    """The configuration that the URL says, if any. A simulated device has the bus of its sensor."""
+    from .measuring.sensors import CHIPS
+
     wanted = rest or DEFAULT_CONFIG if kind == "rtl" else options.get("config")
-    return _transport(kind, url, rest, options, None if wanted is None else _config(wanted), None)
+    if wanted is None:
+        return None
+    config, chip = _config(wanted), CHIPS.get(options.get("sensor", ""))
+    if kind == "rtl" and chip and chip.bus == "spi" and config.measures:
+        return replace(config, features=(*config.features, "spi"))
+    return config
 
 
 def _split(url: str) -> tuple[str, str, dict[str, str]]:

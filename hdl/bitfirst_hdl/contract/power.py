@@ -3,6 +3,10 @@
 Sensors hang on one I2C bus. The device knows no chip: the host says which registers hold what (`Rail`), and sets the
 chips up by transfers of its own (`Transfer`). Numbers stay in the sensors' units; the host knows what they are worth.
 
+With the feature "spi" the bus is one of SPI, and all is said in the same way: an address is the number of a chip's
+line, 0 to 3; the first byte written is a register's number, six bits, to which the device adds whether it is read; and
+what is not acknowledged had no 0 among the bits read. There `recover` does nothing, and SDA is MISO.
+
 While it runs, the device goes round its rails. A round has one time for all of them: the cycle in which the first
 rail's first register was read and said that it is ready, or was not acknowledged; so what says READY comes first. From
 the time of the round before to this one the numbers read are taken as valid, in each phase for as many cycles as it had

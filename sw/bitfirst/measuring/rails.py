@@ -33,8 +33,10 @@ def device_with_sensor(url: str, kind: str | None) -> tuple[str, str | None]:
     return f"{address}?{query + '&' if query else ''}sensor={kind}", kind
 
 
-def number(text: str) -> int:
-    """Of an address, such as 0x40. Raises `UsageError`."""
+def number(text: str | None, kind: str | None = None) -> int:
+    """Of an address, such as 0x40; None: the first one of the sensor's bus. Raises `UsageError`."""
+    if text is None:
+        return 0 if kind in CHIPS and CHIPS[kind].bus == "spi" else FIRST_ADDRESS
     try:
         return int(text, 0)
     except ValueError:
