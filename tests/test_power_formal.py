@@ -1,22 +1,33 @@
-"""The power monitor's bus and its sums, proved for any number of cycles, and mutants that the same properties catch."""
+"""The power monitor's buses and sums, proved for any number of cycles, and mutants that the same properties catch."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bitfirst_sim.formal.measuring import LetsGo, Turns, i2c_seen_through, sums_seen_through
+from bitfirst_sim.formal.measuring import (
+    LetsGo,
+    Selects,
+    Turns,
+    i2c_seen_through,
+    spi_seen_through,
+    sums_seen_through,
+)
 from bitfirst_sim.formal.prove import Property, prove, search
 
-INDUCTION = 2
-#: What is proved, and the cycles within which all its covers must be reached.
-PROVED: dict[str, tuple[Callable[[], Property], int]] = {
-    "bus": (lambda: LetsGo(i2c_seen_through()), 60),
-    "sums": (lambda: Turns(sums_seen_through()), 40),
+#: What is proved, by induction over how many cycles, and the cycles within which all its covers must be reached.
+PROVED: dict[str, tuple[Callable[[], Property], int, int]] = {
+    "I2C": (lambda: LetsGo(i2c_seen_through()), 2, 60),
+    "SPI": (lambda: Selects(spi_seen_through()), 5, 120),
+    "sums": (lambda: Turns(sums_seen_through()), 2, 40),
 }
 
 
 def bus_mutant(old: str, new: str) -> Property:
     return LetsGo(i2c_seen_through((old, new)), inductive=False)
+
+
+def spi_mutant(old: str, new: str) -> Property:
+    return Selects(spi_seen_through((old, new)))
 
 
 def sums_mutant(old: str, new: str) -> Property:
@@ -34,6 +45,19 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     ),
     "a clock that is held is waited for": (bus_mutant, "waits & self.tick &", "0 & self.tick &", 40),
     "SDA turns again behind a STOP": (bus_mutant, "turns.eq(0), ", "", 60),
+    "MOSI changes behind the edge that takes it": (
+        spi_mutant,
+        "with m.If(high):\n",
+        "with m.If(~high):\n",
+        20,
+    ),
+    "a level of the clock is too short": (spi_mutant, "ends.eq(timer == half - 1)", "ends.eq(timer == half - 2)", 20),
+    "a chip is let go while the clock is high": (
+        spi_mutant,
+        "m.d.sync += high.eq(0)",
+        "pass",
+        60,
+    ),
     "READs beside samples": (sums_mutant, "reads.eq(rests & ~self._waiting &", "reads.eq(rests &", 12),
     "copies in the midst of a round": (sums_mutant, "self.copy & self.between & kept", "self.copy & kept", 12),
     "copies without their time": (sums_mutant, "self.between & kept & ~self.close", "self.between", 12),
@@ -50,8 +74,8 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
 
 @pytest.mark.parametrize("name", PROVED)
 def test_proved(name: str, tmp_path: Path) -> None:
-    make, cover_steps = PROVED[name]
-    prove(make(), tmp_path, INDUCTION, cover_steps)
+    make, induction, cover_steps = PROVED[name]
+    prove(make(), tmp_path, induction, cover_steps)
 
 
 @pytest.mark.parametrize("name", MUTANTS)

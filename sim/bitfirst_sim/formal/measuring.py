@@ -2,9 +2,9 @@
 
 from types import ModuleType
 
-from amaranth.hdl import Assert, Assume, Cover, Fragment, Module, Mux, Signal
+from amaranth.hdl import Assert, Assume, Cat, Cover, Fragment, Module, Mux, Signal
 from amaranth.lib.wiring import In
-from bitfirst_hdl.power import i2c, sums
+from bitfirst_hdl.power import i2c, spi, sums
 from bitfirst_hdl.power.sums import SUM_WORDS, Task
 
 from .prove import Property, altered
@@ -229,4 +229,61 @@ class Turns(Property):
         m.d.comb += [
             Assert(~copied | (place == SUM_WORDS), "a copy of less than all"),
             Cover(task[Task.COPY] & (place == 1)),
+        ]
+
+
+def spi_seen_through(*changes: tuple[str, str]) -> ModuleType:
+    """`bitfirst_hdl.power.spi` with `changes` in its source; the transfers show registers of theirs."""
+    shows = "        with m.FSM():\n"
+    inside = '            self.inside = timer, bit_ends, steps.ongoing("BITS")\n'
+    return altered(spi, *changes, (shows, f"        with m.FSM() as steps:\n{inside}"))
+
+
+class Selects(Property):
+    """`SpiTransfers`, any transfers, any levels of `miso`; bits come a cycle behind their place, and stay.
+
+    One chip is selected at most, from before the clock's first edge until behind its last. A level of the clock lasts
+    for half a bit or longer. MOSI changes while the clock is high, but not as it falls.
+    """
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module, self.transfers = module, module.SpiTransfers(CLOCK_KHZ)
+        names = "start", "recovers", "address", "written", "read", "send", "miso"
+        self.taken_in = {name: self.transfers.signature.members[name] for name in names}
+        super().__init__({f"in_{name}": In(member.shape) for name, member in self.taken_in.items()})
+
+    def state(self, m: Module) -> None:
+        bus, half = self.transfers, self.module.half_cycles(CLOCK_KHZ)
+        m.submodules.bus = Fragment.get(bus, None)
+        m.d.comb += [getattr(bus, name).eq(getattr(self, f"in_{name}")) for name in self.taken_in]
+        timer, moves, passing = bus.inside
+        told = Cat(self.in_address, self.in_written, self.in_read)
+        was_told, send, moved, moves_on = Signal(len(told)), Signal(), Signal(), Signal()
+        clock, said, lines = Signal(), Signal(), Signal(len(bus.cs_n), init=bus.cs_n.init)
+        age = Signal(4, init=15)  # cycles for which the clock had been as it was in the one before
+        m.d.sync += [
+            was_told.eq(told),
+            send.eq(self.in_send),
+            moved.eq(moves),
+            moves_on.eq(moved),
+            clock.eq(bus.sclk),
+            said.eq(bus.mosi),
+            lines.eq(bus.cs_n),
+            age.eq(Mux(bus.sclk != clock, 1, age + (age != 15))),
+        ]
+        low = ~bus.cs_n
+        m.d.comb += [
+            Assume(bus.ready | (told == was_told)),
+            Assume(~bus.sclk | moves_on | (self.in_send == send)),
+            Assert((low & (low - 1))[: len(low)] == 0, "two chips"),
+            Assert((bus.cs_n == lines) | ~(bus.sclk | clock), "a line changes while the clock is high"),
+            Assert((bus.mosi == said) | (bus.sclk & clock), "MOSI changes as it is taken"),
+            Assert((bus.sclk == clock) | (age >= half), "the clock is too fast"),
+            # What else is true of these registers.
+            Assert(timer < half),
+            Assert(passing | ~bus.sclk),
+            Assert((bus.sclk != clock) | (age >= timer)),
+            Assert(~moved | (timer == 0)),
+            Assert(~moves_on | (timer == 1)),
+            Cover(bus.done & bus.acknowledged & (self.in_read != 0)),
         ]
