@@ -28,10 +28,10 @@ ROW_BITS = (WRITTEN_ROWS - 1).bit_length()
 NIBBLE_BITS = 4
 HEAD_BITS = 16  #: of a row, ahead of a rail's registers and of a transfer's bytes
 FIRST_PLACE = HEAD_BITS // NIBBLE_BITS  #: of those, in nibbles
-READ_NIBBLES = RailRead.as_shape().size // NIBBLE_BITS
 BYTE_NIBBLES = 8 // NIBBLE_BITS
 KIND_PLACE = FIRST_PLACE + BYTE_NIBBLES  #: of the first register's
 
+assert RailRead.as_shape().size == 3 * NIBBLE_BITS  #: see `_read_place`
 assert codec.fields(Rail)["reads"][0] == codec.fields(Transfer)["bytes"][0] == HEAD_BITS
 assert codec.fields(RailRead)["bytes"] == (8, 2) and codec.fields(RailRead)["role"] == (10, 2)
 
@@ -96,6 +96,7 @@ class Sampler(wiring.Component):
             | {"i2c": SENSOR_PINS, "spi": SPI_PINS}[bus]
         )
         self._rail, self._read = Signal(range(RAILS)), Signal(range(READS))
+        self._read_place = self._read + (self._read << 1)  # 3 nibbles each; as a product it would take a multiplier
         self._transfers = Signal()  # it is a transfer, not a rail
         self._head = Signal(HEAD_BITS)  # of the row of what is done, its lowest bits
         self._kind = Signal(data.StructLayout({"bytes": 2, "role": 2}))  # of the register read, in `RailRead`
@@ -215,7 +216,7 @@ class Sampler(wiring.Component):
                 m.d.comb += [self.transferred.eq(self._transfers), self.recovered.eq(~self._transfers)]
                 m.next = "REST"
             with m.State("KIND"):
-                m.d.comb += self._place.eq(KIND_PLACE + READ_NIBBLES * self._read)
+                m.d.comb += self._place.eq(KIND_PLACE + self._read_place)
                 m.next = "READ"
                 with m.If(~rail.enabled):
                     m.next = "NEXT"
@@ -265,7 +266,7 @@ class Sampler(wiring.Component):
         m.d.comb += [
             in_nibble.eq(place),
             upper.eq(place[2]),
-            self._place.eq(FIRST_PLACE + READ_NIBBLES * self._read + upper),
+            self._place.eq(FIRST_PLACE + self._read_place + upper),
             transfers.send.eq((self._nibble >> in_nibble)[0]),
         ]
         with m.If(self._transfers):
