@@ -71,10 +71,12 @@ def test_trainings_without_sensors_have_no_table(tmp_path):
 
 def test_errors_of_both_are_in_a_ratio():
     def row(variant, joules, array):
-        return {"variant": variant, "seed": 0, "sensor_j": joules, "sensor_uncertainty_j": 0.01 * joules} | {
-            "config": array.as_dict()
-        }
+        told = {"variant": variant, "seed": 0, "study": "digits, epochs: 2", "batch": 32, "config": array.as_dict()}
+        return told | {"sensor_j": joules, "sensor_uncertainty_j": 0.01 * joules}
 
     group = [row("sbm", 4.0, FIXED), row("e2train", 1.0, PSG)]
     ratio, uncertainty = comparison_measured.ratio(group[1], group)
     assert (ratio, uncertainty) == (0.25, pytest.approx(0.25 * 0.01 * 2**0.5))
+    for key, other in ("study", "digits, epochs: 7"), ("batch", 64), ("seed", 1):
+        assert comparison_measured.ratio(group[1] | {key: other}, group) is None
+    assert comparison_measured.ratio(group[1], [*group, group[0]]) is None  # two of which neither is the one

@@ -114,7 +114,7 @@ def test_without_a_sensor_work_goes_on():
 def test_a_calibration_takes_gain_and_offset_off(tmp_path):
     rail = Rail("5V", "ina226", 0x40, 0.1, serial="7")
     loads = [Load(0.5 * 1.01 + 0.002, 1e-5, 0.5, 0.0), Load(3 * 1.01 + 0.002, 1e-5, 3.0, 0.0)]
-    found = calibration.calibrate(rail, loads)
+    found = calibration.calibrate(rail, loads, "simulated")
     assert found.gain == pytest.approx(1 / 1.01) and found.offset_watts == pytest.approx(-0.002 / 1.01)
     calibration.save(tmp_path / "c.json", [found])
     assert calibration.load(tmp_path / "c.json") == [found]
@@ -123,13 +123,15 @@ def test_a_calibration_takes_gain_and_offset_off(tmp_path):
     other = Rail("5V", "ina226", 0x40, 0.1, serial="8")
     with pytest.raises(UsageError, match="another sensor.*serial 7"):  # noqa: RUF043
         measured(rail=other, calibrations=[found])
+    with pytest.raises(UsageError, match="the calibration was measured"):
+        measured(rail=rail, calibrations=[replace(found, provenance="measured")])
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(UsageError, match="holds no calibration"):
         calibration.load(tmp_path / "bad.json")
     with pytest.raises(UsageError, match="too near"):
-        calibration.calibrate(rail, [loads[0], replace(loads[0], sensor_watts=0.51, meter_watts=0.501)])
+        calibration.calibrate(rail, [loads[0], replace(loads[0], sensor_watts=0.51, meter_watts=0.501)], "simulated")
     with pytest.raises(UsageError, match="check the ohms"):
-        calibration.calibrate(rail, [loads[0], replace(loads[1], sensor_watts=30)])
+        calibration.calibrate(rail, [loads[0], replace(loads[1], sensor_watts=30)], "simulated")
 
 
 def test_rounding_is_what_noise_leaves_of_it():

@@ -4,16 +4,22 @@ import json
 from dataclasses import replace
 
 import bitfirst
+import numpy as np
 import pytest
 import torch
 from bitfirst import energy_model, training
+from bitfirst.energy import Energy
+from bitfirst.energy_fit import fit
 from bitfirst.errors import UsageError
 from bitfirst.measuring import calibrating, coverage, fitting, measured, rails
 from bitfirst.measuring.measured import Measuring
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail
+from bitfirst.measuring.uncertainty import Budget
+from bitfirst.measuring.windows import Reading, Window
 from bitfirst.quantiser import quantise
 from bitfirst.training import TrainOptions
+from bitfirst_hdl.config import load
 from bitfirst_hdl.contract.packets import Phase
 from bitfirst_sim.supply import Supply
 from power_port import Part, PowerPortModel
@@ -74,7 +80,7 @@ def work(board):
 def test_a_run_as_a_whole_holds_the_joules_taken(board):
     monitor, transport = Monitor.of(board, [RAIL]), board.transport
     before = transport.joules()
-    found, reading = measured.whole(monitor, "twelve", lambda: work(board))
+    found, reading = measured.whole(monitor, "twelve", lambda window: work(board))
     taken = sum(transport.joules()[1:]) - sum(before[1:])
     assert found == "done" and abs(reading.total.total_j - taken) < reading.total.uncertainty_j < 0.03 * taken
     at_rest = reading.seconds * Supply(()).idle_watts
@@ -111,7 +117,7 @@ def stopping() -> tuple[Stopping, Monitor]:
 def test_a_sensor_that_stops_costs_the_figure_and_not_the_training():
     port, monitor = stopping()
 
-    def breaks() -> str:
+    def breaks(window) -> str:
         port.phase(1)
         port.run(0.1, 2.0)
         port.stop()
@@ -121,16 +127,16 @@ def test_a_sensor_that_stops_costs_the_figure_and_not_the_training():
     found, reading = measured.whole(monitor, "epoch 1", breaks)
     assert found == "trained" and reading.total.provenance == "unavailable"
     assert "stopped answering" in reading.unresolved and "check its wires" in reading.unresolved
-    found, reading = measured.whole(monitor, "epoch 2", lambda: "trained on")
+    found, reading = measured.whole(monitor, "epoch 2", lambda window: "trained on")
     assert found == "trained on" and reading.total.total_j is None
-    found, reading = measured.whole(Monitor(PowerPortModel([]), [RAIL]), "epoch 1", lambda: "trained")
+    found, reading = measured.whole(Monitor(PowerPortModel([]), [RAIL]), "epoch 1", lambda window: "trained")
     assert found == "trained" and "no sensor answers" in reading.unresolved
 
 
 def test_an_error_of_the_work_is_told_and_the_phase_is_rest():
     port, monitor = stopping()
 
-    def fails() -> None:
+    def fails(window) -> None:
         port.phase(1)
         raise UsageError("diverged")
 
@@ -163,19 +169,104 @@ def test_joules_to_a_target_and_of_the_parts():
     assert measured.to_target(0.5, energies, history)["energy"]["total_j"] == 2.0
 
 
+def made(name: str, joules: float, own: float = 0.0) -> Reading:
+    """Of a sensor whose gain is unknown to 1 %, and `own` joules of this window."""
+    energy = Energy(joules, 0.02 * joules + 2 * own, "simulated", "board")
+    budget = Budget(0.01 * joules, 0.0, own, 0.0, 0.0)
+    return Reading(name, energy, energy, seconds=1.0, budgets=((budget, budget),))
+
+
 def test_phases_that_do_not_add_up_are_told():
-    def reading(name: str, joules: float) -> dict:
-        return measured.epoch_energy(row(1, joules, 0, 0)), name
+    """What the gain leaves unknown excuses no gap: it is the same in all."""
+    parts = [made("forward", 1.0, 0.003), made("backward", 2.0, 0.003)]
+    good, bad = (measured.Steps(made("step", whole, 0.003), parts) for whole in (3.009, 3.03))
+    assert good.adds_up and good.gap_j == pytest.approx(-0.009)
+    assert bad.adds_up is False and bad.sum.uncertainty_j > 0.03
+    assert measured.Steps(made("step", 3.0)).adds_up is None
 
-    from bitfirst.measuring.windows import Reading
 
-    def made(name: str, joules: float) -> Reading:
-        energy = reading(name, joules)[0]
-        return Reading(name, energy, energy)
+def test_a_run_is_read_in_parts_before_sums_overflow():
+    port, monitor = stopping()
+    monitor.clock = lambda: port.now
+    type(monitor).longest_s, kept = 0.15, type(monitor).longest_s
+    try:
 
-    good = measured.Steps(made("step", 3.0), [made("forward", 1.0), made("backward", 2.2)])
-    bad = measured.Steps(made("step", 3.0), [made("forward", 1.0), made("backward", 2.4)])
-    assert good.adds_up and bad.adds_up is False and measured.Steps(made("step", 3.0)).adds_up is None
+        def epoch(window) -> Window:
+            for _ in range(20):
+                port.phase(1)
+                port.run(0.05, 2.0)
+                window.between()
+            return window
+
+        window, reading = measured.whole(monitor, "epoch 1", epoch)
+        assert len(window._blocks) > 4 and reading.replays == 1
+        assert abs(reading.total.total_j - 2.0) < reading.total.uncertainty_j < 0.1
+        assert reading.seconds == pytest.approx(1.0, rel=0.01)
+
+        def dies(window) -> str:
+            port.run(0.2, 2.0)
+            port.stop()
+            port.run(0.2, 2.0)
+            window.between()
+            return "trained"
+
+        found, reading = measured.whole(monitor, "epoch 2", dies)
+        assert found == "trained" and "stopped answering" in reading.unresolved
+    finally:
+        type(monitor).longest_s = kept
+
+
+def test_sums_of_a_fine_sensor_are_read_before_they_overflow():
+    """INA228 on 0.1 ohm at 50 MHz: 63 bits last for less than a minute."""
+    port = PowerPortModel([Part("ina228", 0x40, 0.1)])
+    monitor = Monitor(port, [Rail("5V", "ina228", 0x40, 0.1)])
+    port.load(2.5)
+    monitor.wait(1.0)
+    codes = 2**19 * 5 / 195.3125e-6
+    assert monitor.longest_s * port.clock_hz * codes == pytest.approx(2**62, rel=0.01)
+
+
+def test_a_load_below_rest_is_told_with_the_mend():
+    port, monitor = stopping()
+
+    def less(window) -> str:
+        port.phase(1)
+        port.run(0.2, 0.1)
+        port.load(0.5)
+        return "trained"
+
+    found, reading = measured.whole(monitor, "epoch 1", less)
+    assert found == "trained" and "less than rest: swap IN+ and IN-" in reading.unresolved
+
+
+def test_a_sensor_that_sees_nothing_is_told_with_the_mend():
+    port, monitor = stopping()
+    port.load(0.0)
+    found, reading = measured.whole(monitor, "epoch 1", lambda window: (port.phase(1), port.run(0.2, 0.0)))
+    assert found and "check the wires" in reading.unresolved
+
+
+def test_gain_and_offset_are_no_less_for_many_windows():
+    """Fits to readings whose sensor is off by its gain and its offset: as often held as said, or more."""
+    config, held = load("tiny"), {"both": [], "neither": []}
+    true = {"cycles": 2e-7, "bit_macs_done": 1e-9}
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        gain, offset_j = 1 + 0.006 * rng.standard_normal(), 2e-9 * rng.standard_normal()
+        counts, energies = [], []
+        for _ in range(12):
+            steps, cycles = (float(number) for number in rng.integers(10_000, 90_000, 2))
+            row = {"array_steps": steps, "gated_steps": 0, "fetches_a": 0, "fetches_b": 0, "cycles": cycles}
+            joules = true["cycles"] * cycles + true["bit_macs_done"] * steps * config.bit_macs_per_cycle
+            own = 0.0002 * joules
+            counts.append(row)
+            energies.append(
+                Energy(gain * joules + offset_j * cycles + own * rng.standard_normal(), 2 * own, "simulated", "board")
+            )
+        for name, common in ("both", {"gain": 0.006, "offset_j": 2e-9}), ("neither", {}):
+            found = fit(counts, energies, config, "made up", list(true), **common)
+            held[name] += [low <= true[term] <= high for term, (low, high) in found.intervals.items()]
+    assert np.mean(held["both"]) >= 0.93 and np.mean(held["neither"]) < 0.5
 
 
 def test_coefficients_are_fitted_to_a_device(board, tmp_path):
@@ -187,8 +278,8 @@ def test_coefficients_are_fitted_to_a_device(board, tmp_path):
     for term, joules in truth.items():
         low, high = found.intervals[term]
         assert low <= joules <= high and high - low < joules
-        assert not low <= 1.5 * joules <= high or high > 1.4 * joules
-    assert found.is_consistent and found.model.scope == "board"
+        assert not low <= 1.5 * joules <= high
+    assert found.model.scope == "board"
     found.model.save(tmp_path / "fit.json")
     assert energy_model.load(str(tmp_path / "fit.json")).joules == found.model.joules
 

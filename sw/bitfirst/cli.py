@@ -1051,6 +1051,7 @@ def measure(
     shunt_ohm: Annotated[float | None, typer.Option(help="Of its shunt, such as 0.1 (R100).")] = None,
     shunt_error: Annotated[float, typer.Option(help="By which the shunt may be off, relative.")] = 0.01,
     most_amps: Annotated[float | None, typer.Option(help="The largest current, for a narrower range.")] = None,
+    serial: Annotated[str, typer.Option(help="Of its breakout, as you name it: a calibration is for one alone.")] = "",
     rails: Annotated[
         Path | None, typer.Option(help="TOML file with a table [[rail]] for each sensor, instead.")
     ] = None,
@@ -1082,19 +1083,23 @@ def measure(
     from .measuring import rails as named
 
     def chosen() -> tuple[str, Any]:
-        url, kind = named.device_with_sensor(device, sensor)
-        if rails is not None:
-            return url, named.load(rails)
-        return url, named.one(url, kind, named.number(address, kind), shunt_ohm, most_amps, shunt_error)
-
-    def train() -> Result:
-        from . import training
         from .measuring import calibration as calibrations
         from .measuring.measured import Measuring
 
-        url, found = chosen()
+        if rails is not None:
+            found = named.load(rails)
+            url, _ = named.device_with_sensor(device, sensor or found[0].kind)
+        else:
+            url, kind = named.device_with_sensor(device, sensor)
+            place = named.number(address, kind)
+            found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial)
         kept = () if calibration is None else tuple(calibrations.load(calibration))
-        measuring = Measuring(found, None, kept, relative, limit_s, target)
+        return url, Measuring(found, None, kept, relative, limit_s, target)
+
+    def train() -> Result:
+        from . import training
+
+        url, measuring = chosen()
         options = training.TrainOptions(
             device=url,
             data=data,
@@ -1112,18 +1117,15 @@ def measure(
         return training.train_and_compare(options, console=Console(stderr=True), measuring=measuring)
 
     def fitted() -> Result:
-        from .measuring import calibration as calibrations
         from .measuring import fitting
-        from .measuring.monitor import Monitor
         from .opening import open as open_device
 
         _check_directory(fit, "--fit")
-        url, found = chosen()
-        kept = () if calibration is None else tuple(calibrations.load(calibration))
+        url, measuring = chosen()
         with open_device(url) as opened, Console(stderr=True).status("measuring") as status:
-            monitor = Monitor.of(opened, found, calibrations=kept)
-            options = {"limit_s": limit_s, "on_window": lambda work: status.update(f"measuring {work}")}
-            result = fitting.fitted(monitor, url, windows or fitting.WINDOWS, **options)
+            options = {"relative": relative, "limit_s": limit_s}
+            options |= {"on_window": lambda work: status.update(f"measuring {work}")}
+            result = fitting.fitted(measuring.monitor(opened), url, windows or fitting.WINDOWS, **options)
         result.model.save(fit)
         return {"file": str(fit), **result.as_dict()}
 
@@ -1132,21 +1134,20 @@ def measure(
 
         from .measuring import calibrating
         from .measuring import calibration as calibrations
-        from .measuring.monitor import Monitor
         from .opening import open as open_device
 
         _check_directory(calibrate, "--calibrate")
         if not 0 <= meter_error < 1:
             raise UsageError(f"meter_error = {meter_error} must be 0 or more, below 1: 0.005 for 0.5 %")
-        url, found = chosen()
-        if len(found) != 1:
-            raise UsageError(f"{len(found)} rails: a meter has one at a time, so give one")
+        url, measuring = chosen()
+        if len(measuring.rails) != 1:
+            raise UsageError(f"{len(measuring.rails)} rails: a meter has one at a time, so give one")
 
         def ask(text: str) -> float:
             return typer.prompt(text, type=float, err=True)
 
         with open_device(url) as opened:
-            monitor = Monitor.of(opened, found)
+            monitor = measuring.monitor(opened)
             if monitor.unavailable is not None:
                 raise UsageError(f"nothing to calibrate: {monitor.unavailable}")
             made = calibrating.rest_and_work(monitor, ask, limit_s, meter_error)

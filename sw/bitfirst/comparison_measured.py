@@ -13,6 +13,7 @@ Row = dict[str, Any]
 BASELINE = "sbm"  #: on the datapath "fixed": 8 bits on multipliers of 8 x 8 bits
 HEAD = ("method", "device", "seed", "energy, k = 2", "a step", "a sample", "to the target", f"to {BASELINE}'s on fixed")
 BRIEF = {"method": 0, "seed": 2, "energy, k = 2": 3, "to target": 6, "ratio": 7}  #: places in `HEAD`, for 80 characters
+LIKE = ("study", "batch", "seed")  #: "study": what was learnt, and for how many epochs
 COLUMNS = ("sensor_j", "sensor_uncertainty_j", "sensor_provenance", "sensor_scope", "sensor_extrapolated")
 
 
@@ -65,9 +66,11 @@ def _until(row: Row, target: float | None) -> str:
 
 
 def ratio(row: Row, group: list[Row]) -> tuple[float, float] | None:
-    """Of its joules to those of the baseline with the same seed, and the uncertainty (k = 2) of that: errors of both
-    are taken as independent, which one sensor's gain is not, so it is rather too large. None without a baseline."""
-    theirs = next((one for one in group if _is_baseline(one) and one["seed"] == row["seed"]), None)
+    """Of its joules to those of the baseline that learnt the same, as long, with the same seed, and the uncertainty
+    (k = 2) of that: errors of both are taken as independent, which one sensor's gain is not, so it is rather too large.
+    None where there is not just one such."""
+    like = [one for one in group if _is_baseline(one) and all(one[key] == row[key] for key in LIKE)]
+    theirs = like[0] if len(like) == 1 else None
     if theirs is None or not theirs["sensor_j"] or not row["sensor_j"]:
         return None
     found = row["sensor_j"] / theirs["sensor_j"]

@@ -63,6 +63,7 @@ def fit(
     terms: Sequence[str] | None = None,
     leaves_out: Sequence[str] = (),
     gain: float = 0.0,
+    offset_j: float = 0.0,
 ) -> Fit:
     """Weighted least squares with coefficients of 0 or more.
 
@@ -72,8 +73,9 @@ def fit(
     terms       of `FITTED`; None: all that some window has, without `leaves_out`
     leaves_out  terms that the set is used without though there is something of them, such as "link_bytes" after
                 windows in which the link was silent
-    gain        relative standard uncertainty that all windows have in common, as of one sensor's gain: no number of
-                windows makes it less
+    gain, offset_j
+                standard uncertainties that all windows have in common and `energies` are without: relative, as of one
+                sensor's gain, and joules a cycle, as of its offset; no number of windows makes them less
 
     Raises `UsageError`, naming the terms, where windows do not tell them apart, and for energies that are no
     measurement.
@@ -81,6 +83,7 @@ def fit(
     from scipy import optimize, stats  # slow to import
 
     scope, provenance = _checked(windows, energies)
+    terms = None if terms is None else list(terms)
     amounts = [activity(window, config) for window in windows]
     if terms is None:
         terms = [term for term in FITTED if term not in leaves_out and any(row.get(term) for row in amounts)]
@@ -100,6 +103,8 @@ def fit(
     covariance = np.linalg.inv((rows / sizes).T @ (rows / sizes)) / np.outer(sizes, sizes)
     covariance *= max(1.0, chi_square / degrees)
     covariance += gain**2 * np.outer(found, found)
+    if "cycles" in terms:
+        covariance[terms.index("cycles"), terms.index("cycles")] += offset_j**2
     half = K * np.sqrt(covariance.diagonal())
     model = EnergyModel(
         name,

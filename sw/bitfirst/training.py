@@ -26,6 +26,7 @@ from .device import Device
 from .errors import DeviceError, LinkError, UsageError
 from .measuring import measured
 from .measuring.monitor import Monitor
+from .measuring.windows import Window
 from .methods import E2TRAIN, HOST, NAMES, PSG, Compose, Method, Plan, SignSGD, named
 from .nn import Bits, convert, layer_counters
 from .signs import Journal
@@ -367,18 +368,21 @@ def fit(
             on_epoch(run)
 
 
-def _steps(run: Run, batches: data.Batches, beside: "_Beside") -> tuple[float | None, int, dict[str, int]]:
-    """Trains an epoch; its loss, bit-MACs and counters."""
+def _steps(
+    run: Run, batches: data.Batches, beside: "_Beside", window: Window | None
+) -> tuple[float | None, int, dict[str, int]]:
+    """Trains an epoch; its loss, bit-MACs and counters. `window`: that it is measured in."""
+    beside.window = window
     work, before = _bit_macs(run), _counted(run)
     loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
     after = _counted(run)
     return loss, _bit_macs(run) - work, {name: count - before.get(name, 0) for name, count in after.items()}
 
 
-def _measured(run: Run, work: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+def _measured(run: Run, work: Callable[[Window | None], Any]) -> tuple[Any, dict[str, Any]]:
     """What `work` returns, and of a row of the history what it took."""
     if run.monitor is None:
-        return work(), {}
+        return work(None), {}
     found, reading = measured.whole(run.monitor, f"epoch {run.epoch + 1}", work)
     return found, {"measured": reading.as_dict()}
 
@@ -420,6 +424,7 @@ class _Beside(loop.Hooks):
     ) -> None:
         self.run, self.batches, self.first, self.plan, self.on_step = run, batches, first, plan, on_step
         self.right = self.seen = self.steps = 0
+        self.window: Window | None = None
 
     @property
     def step(self) -> int:
@@ -443,6 +448,8 @@ class _Beside(loop.Hooks):
         self.right += int((scores.argmax(1) == y).sum())
         self.seen += y.numel()
         self.steps += 1
+        if self.window is not None:
+            self.window.between()
         if self.on_step is not None:
             self.on_step(self.run, self.step + 1, self.plan.steps, loss)
 
@@ -748,7 +755,8 @@ def train_and_compare(
             result["energy"], about = modelled(model, counters, board)
             result["energy_model"] = about | {"training": training_energy(model, comparison.run, options)}
         if measuring is not None:
-            with host_settings(options.threads), console.status("measuring steps, phase by phase"):
+            status = console.status("measuring steps, phase by phase")
+            with host_settings(options.threads), status, saying_what_is_kept(comparison.run, options):
                 steps = measured_steps(comparison.run, splits, options, measuring)
             told = measured.summary(monitor, comparison.run.history, steps, options.batch, measuring.target)
             result["measured"], result["energy"] = told, told["training"]["energy"]

@@ -35,4 +35,4 @@ def rest_and_work(monitor: Monitor, ask: Ask, seconds: float, meter_error: float
         ((watts, error),) = monitor.steady(seconds, work)
         meter = ask(f"Watts by the meter, mean of the last {seconds:g} s, at {name} (the sensor says {watts:.4g})")
         loads.append(Load(watts, error, meter, meter * meter_error / RECTANGLE))
-    return calibrate(rail, loads)
+    return calibrate(rail, loads, monitor.port.provenance)

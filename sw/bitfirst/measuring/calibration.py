@@ -19,6 +19,7 @@ class Calibration:
 
     kind, address, shunt_ohm, range_volts, serial    of the sensor, as in its `Rail`
     gain_error   relative
+    provenance   of what the sensor said: one on simulated rails is for these alone
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Calibration:
     gain_error: float
     offset_watts: float
     offset_error_watts: float
+    provenance: str
 
     def is_of(self, rail: Rail) -> bool:
         return self._identity == (rail.kind, rail.address, rail.shunt_ohm, rail.range.volts, rail.serial)
@@ -49,7 +51,7 @@ class Load:
     meter_error: float
 
 
-def calibrate(rail: Rail, loads: Sequence[Load]) -> Calibration:
+def calibrate(rail: Rail, loads: Sequence[Load], provenance: str) -> Calibration:
     """The line through two loads. Raises `UsageError` when they are not two, too near, or not to be believed."""
     if len(loads) != 2:
         raise UsageError(f"a calibration takes two loads, not {len(loads)}")
@@ -75,13 +77,19 @@ def calibrate(rail: Rail, loads: Sequence[Load]) -> Calibration:
         math.hypot(low_error, high_error) / span / gain,
         low.meter_watts - gain * low.sensor_watts,
         math.hypot((1 + share) * low_error, share * high_error),
+        provenance,
     )
 
 
-def applied(calibrations: Iterable[Calibration], rails: Sequence[Rail]) -> list[Calibration | None]:
-    """Of each rail its own, or None. Raises `UsageError` for one of a sensor that is none of them."""
+def applied(calibrations: Iterable[Calibration], rails: Sequence[Rail], provenance: str) -> list[Calibration | None]:
+    """Of each rail its own, or None. Raises `UsageError` for one of a sensor that is none of them, and for one of a
+    simulated sensor where these are none, or the other way round."""
     calibrations = list(calibrations)
     for one in calibrations:
+        if one.provenance != provenance:
+            raise UsageError(
+                f"the calibration was {one.provenance}, and what it is for is {provenance}: calibrate anew"
+            )
         if not any(one.is_of(rail) for rail in rails):
             name = f"{one.kind} at {one.address:#x}, {one.shunt_ohm:g} ohm, serial {one.serial or 'not given'}"
             raise UsageError(f"the calibration is of another sensor ({name}): calibrate this one, or leave it out")

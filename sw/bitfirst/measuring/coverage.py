@@ -132,7 +132,7 @@ def calibrated(monitor: Monitor, drawn: Drawn, seconds: float = 1.0) -> Calibrat
         monitor.port.load(watts)
         monitor.wait(4 * monitor.sample_s)
         loads.append(Load(*monitor.steady(seconds)[0], watts, 0.0))
-    return calibrate(rail, loads)
+    return calibrate(rail, loads, monitor.port.provenance)
 
 
 def _window(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from ..energy_fit import Fit, fit
 from ..errors import UsageError
 from ..quantiser import quantise
 from .monitor import Monitor
+from .uncertainty import K
 from .windows import Reading
 
 WINDOWS = 24
@@ -138,5 +139,7 @@ def _counters(device: Device) -> dict[str, int]:
 def fitted(monitor: Monitor, name: str, count: int = WINDOWS, **options: object) -> Fit:
     """Coefficients of the monitor's device, of its windows. Raises `UsageError` as `windows` and `energy_fit.fit`."""
     counts, readings = windows(monitor, count, **options)
+    own = [replace(one.total, uncertainty_j=K * one.own_j) for one in readings]
     gain = max(one.gain for one in readings)
-    return fit(counts, [one.total for one in readings], monitor.device.config, name, gain=gain)
+    offset_j = max(one.offset_watts for one in readings) / monitor.port.clock_hz
+    return fit(counts, own, monitor.device.config, name, gain=gain, offset_j=offset_j)

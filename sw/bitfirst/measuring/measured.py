@@ -1,5 +1,6 @@
 """A training whose joules are measured: each epoch as it was, then steps of the trained network, phase by phase."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,8 +17,9 @@ from ..energy import Energy, Provenance, Scope, unavailable
 from ..errors import DeviceError, UsageError
 from . import shown
 from .calibration import Calibration
-from .monitor import Monitor
+from .monitor import Absent, Monitor
 from .sensors import Rail
+from .uncertainty import K
 from .windows import Reading, Window, none
 
 if TYPE_CHECKING:
@@ -67,16 +69,16 @@ class Measuring:
         return Monitor.of(device, self.rails, sample_s=self.sample_s, calibrations=self.calibrations)
 
 
-def whole(monitor: Monitor, name: str, work: Callable[[], T]) -> tuple[T, Reading]:
-    """`work()`, done once, and what it took. A sensor's fault costs the figure, not the work."""
+def whole(monitor: Monitor, name: str, work: Callable[[Window], T]) -> tuple[T, Reading]:
+    """`work(window)`, done once, and what it took. A sensor's fault costs the figure, not the work."""
     window = monitor.window(name, phase=None)
     try:
         window.__enter__()
     except DeviceError as error:
         monitor.clear()
-        return work(), none(name, str(error))
+        return work(Window(Absent(str(error)), name)), none(name, str(error))
     try:
-        found = work()
+        found = work(window)
     except BaseException:
         window.__exit__(*sys.exc_info())
         raise
@@ -112,12 +114,18 @@ class Steps:
         return total
 
     @property
+    def gap_j(self) -> float | None:
+        """By which the parts are more than the step; None where one is not known."""
+        ours, theirs = self.sum.total_j, self.step.total.total_j
+        return None if ours is None or theirs is None else ours - theirs
+
+    @property
     def adds_up(self) -> bool | None:
-        """Whether the parts are the step, within the uncertainty of both; None where one is not known."""
-        ours, theirs = self.sum, self.step.total
-        if None in (ours.total_j, theirs.total_j):
+        """Whether the parts are the step, within what each has of its own (k = 2): the sensors' gain and offset are the
+        same in all, and excuse no gap."""
+        if self.gap_j is None:
             return None
-        return abs(ours.total_j - theirs.total_j) <= ours.uncertainty_j + theirs.uncertainty_j
+        return abs(self.gap_j) <= K * math.hypot(self.step.own_j, *(one.own_j for one in self.parts))
 
 
 def steps(
@@ -143,7 +151,7 @@ def steps(
     try:
         with window:
             _on(net, _Replayed(batches, window), optimizer, method, loss)
-    except DeviceError as error:
+    except (DeviceError, UsageError) as error:
         monitor.clear()
         return Steps(none(WHOLE_STEP, str(error)))
     return Steps(window.reading, window.phases, window.records)
@@ -227,6 +235,7 @@ def summary(monitor: Monitor, history: Sequence[dict[str, Any]], found: Steps, b
         "step": found.step.as_dict(),
         "phases": [one.as_dict() for one in found.parts],
         "phases_sum": found.sum.as_dict(),
+        "phases_gap_j": found.gap_j,
         "phases_add_up": found.adds_up,
         "trace": trace(monitor, found),
     }

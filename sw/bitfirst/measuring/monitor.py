@@ -48,6 +48,13 @@ class Sums:
         )
 
 
+@dataclass(frozen=True)
+class Absent:
+    """What a window has in the place of a monitor where there is none."""
+
+    unavailable: str
+
+
 class Monitor:
     """The sensors of a device, set up and running.
 
@@ -78,7 +85,7 @@ class Monitor:
         if len(set(addresses)) < len(addresses):
             raise UsageError("two rails have one address: sensors on a bus need different ones")
         self.port, self.rails, self.clock = port, tuple(rails), clock
-        self.calibrations = applied(calibrations, self.rails)
+        self.calibrations = applied(calibrations, self.rails, port.provenance)
         self.unavailable = self._open()
         if self.unavailable is None:
             self._keep_pace(sample_s)
@@ -101,6 +108,14 @@ class Monitor:
         return max(timing.sample_s * (1 + rail.chip.time_error) for rail, timing in pairs)
 
     @property
+    def longest_s(self) -> float:
+        """That sums can add up in one phase before they leave 63 bits, at full scale of the current: half of it."""
+        own = self._by_rail(self.records())
+        volts = max((float(records["voltage"].max()) for records in own if len(records)), default=0.0)
+        current = max(rail.range.volts / rail.range.step_volts for rail in self.rails)
+        return 2**62 / max(volts * current * self.port.clock_hz, 1.0)
+
+    @property
     def poll_s(self) -> float:
         """From a look at whether a sensor is ready to the next one."""
         return max(read_s(rail.chip.reads[0][1], self.port.clock_hz, rail.chip.bus) for rail in self.rails)
@@ -115,6 +130,7 @@ class Monitor:
 
         With their standard uncertainty but for gain and offset: what `calibration.Load` takes. Raises as `snapshot`.
         """
+        self.clear()
         before = self.snapshot()
         if work is None:
             self.wait(seconds)

@@ -21,6 +21,8 @@ def device_with_sensor(url: str, kind: str | None) -> tuple[str, str | None]:
     differ.
     """
     address, _, query = url.partition("?")
+    if address.partition(":")[0] in ("model", "replay"):
+        raise UsageError(f"{url} has no power monitor: take rtl:power, or a board")
     if address.partition(":")[0] != "rtl":
         return url, kind
     named = dict(parse_qsl(query)).get("sensor")
@@ -44,7 +46,13 @@ def number(text: str | None, kind: str | None = None) -> int:
 
 
 def one(
-    url: str, kind: str | None, address: int, shunt_ohm: float | None, most_amps: float | None, shunt_error: float
+    url: str,
+    kind: str | None,
+    address: int,
+    shunt_ohm: float | None,
+    most_amps: float | None,
+    shunt_error: float,
+    serial: str = "",
 ) -> tuple[Rail, ...]:
     """One rail, by options. Raises `UsageError` for what is missing or cannot be."""
     if kind is None:
@@ -53,7 +61,7 @@ def one(
         shunt_ohm = SIMULATED_OHM
     if shunt_ohm is None:
         raise UsageError("no --shunt-ohm: give the ohms of the shunt, which is printed on it: R100 is 0.1")
-    return (Rail("supply", kind, address, shunt_ohm, most_amps, shunt_error),)
+    return (Rail("supply", kind, address, shunt_ohm, most_amps, shunt_error, serial),)
 
 
 def load(path: Path) -> tuple[Rail, ...]:

@@ -47,7 +47,8 @@ def measured_tables(result: dict[str, Any]) -> Group:
     table = Table("of", Column("energy", justify="right"), title="Energy of the training's steps, k = 2")
     for row in training_rows(found):
         table.add_row(*row)
-    table.caption = f"{energy.provenance}, scope {energy.scope}; without validation and test"
+    sensors = "; ".join(map(sensor_text, found["sensors"]))
+    table.caption = f"{energy.provenance}, scope {energy.scope}; without validation and test; {sensors}"
     reasons = dict.fromkeys(filter(None, [found["unavailable"], *unresolved(result)]))
     told = (f"[yellow]{escape(reason)}[/]" for reason in reasons)
     return Group(table, _phases_table(found), *told, f"report: {escape(str(result['report']))}")
@@ -82,7 +83,9 @@ def _figure(energy: Energy) -> str:
 def unresolved(result: dict[str, Any]) -> list[str]:
     """Why windows of a training have no figure."""
     rows = [row.get("measured", {}) for row in result["history"]]
-    return [row["unresolved"] for row in (*rows, result["measured"]["step"]) if row.get("unresolved")]
+    missing = [str(row["epoch"]) for row in result["history"] if "measured" not in row]
+    told = [f"epochs {', '.join(missing)} were trained without measuring"] if missing else []
+    return told + [row["unresolved"] for row in (*rows, result["measured"]["step"]) if row.get("unresolved")]
 
 
 def target_text(target: dict[str, Any]) -> str:

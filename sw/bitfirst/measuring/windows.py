@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..energy import Energy, Scope, unavailable
-from ..errors import UsageError
+from ..errors import DeviceError, LinkError, UsageError
 from . import uncertainty
 from .sensors import seen_s
 from .separation import separate
@@ -54,8 +55,18 @@ class Reading:
 
     @property
     def gain(self) -> float:
-        """Relative standard uncertainty of the energy above rest that is the sensors' gain, and stays the same."""
-        return math.hypot(*(above.gain for above, _ in self.budgets)) / abs(self.dynamic.total_j)
+        """Relative standard uncertainty of it all that is the sensors' gain, which stays the same."""
+        return math.hypot(*(total.gain for _, total in self.budgets)) / abs(self.total.total_j)
+
+    @property
+    def offset_watts(self) -> float:
+        """Standard uncertainty of the watts that is the sensors' offset, which stays the same."""
+        return math.hypot(*(total.offset for _, total in self.budgets)) / self.seconds
+
+    @property
+    def own_j(self) -> float:
+        """Standard uncertainty of it all without these: what this window has of its own."""
+        return math.hypot(*(math.hypot(one.edge, one.quantisation, one.noise) for _, one in self.budgets))
 
     def as_dict(self) -> dict[str, object]:
         """A row of `phases` in `--json`."""
@@ -119,6 +130,7 @@ class Window:
     records: np.ndarray | None = None  #: the last samples of the last runs, and of rest around; see `Monitor.records`
     _idles: list[_Block] = field(default_factory=list)
     _blocks: list[_Block] = field(default_factory=list)
+    _fault: str | None = None
 
     def __enter__(self) -> "Window":
         if not 0 < self.relative < 1:
@@ -133,19 +145,22 @@ class Window:
             raise UsageError("a window that sets the phase has no order of phases: give phase=None")
         if self.monitor.unavailable is None:
             self._rng = np.random.default_rng(self.seed)
+            self.monitor.clear()  # so that sums have all their bits before them
             self._codes: list[np.ndarray] = []
             self._begin_s = self.monitor.clock()
             self._idle(IDLE_SAMPLES * self.monitor.sample_s)
+            self._longest_s = self.monitor.longest_s
             self._begin()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
-            if self.monitor.unavailable is None:
-                self.monitor.port.phase(IDLE_PHASE)
+            if self.monitor.unavailable is None and issubclass(kind, Exception):  # Ctrl-C may come amid an answer
+                with suppress(DeviceError, LinkError):  # the body's own error is what matters
+                    self.monitor.port.phase(IDLE_PHASE)
             return
-        if self.monitor.unavailable is not None:
-            self.reading = none(self.name, self.monitor.unavailable, self.scope)
+        if self.monitor.unavailable is not None or self._fault is not None:
+            self.reading = none(self.name, self.monitor.unavailable or self._fault, self.scope)
         else:
             if self._open:
                 self._finish()
@@ -176,8 +191,24 @@ class Window:
             yield number
             number += 1
 
+    def between(self) -> None:
+        """To be called now and then between parts of one long run, as steps of an epoch are: before a sum could leave
+        its bits the sums are read, and begun anew. A fault then costs the figure, and not the run."""
+        if self.monitor.unavailable is not None or self.monitor.clock() - self._begun_s < self._longest_s:
+            return
+        self._runs -= 1  # the run goes on
+        try:
+            self._finish()
+            self.monitor.clear()
+            self._begin()
+        except DeviceError as error:
+            self._fault = self._fault or str(error)
+            self._begun_s = self.monitor.clock()
+            self.monitor.clear()
+
     # what is done
     def _begin(self) -> None:
+        self._begun_s = self.monitor.clock()
         self._first = self.monitor.snapshot()
         self._runs, self._open = 1, True
         self._rest(PAD_SAMPLES)
@@ -258,6 +289,9 @@ class Window:
         if u_dynamic >= abs(dynamic):
             why = f"{self.name}: {dynamic:.3g} J above rest cannot be told from nothing (k = 2: {u_dynamic:.3g} J)"
             return none(self.name, f"{why}; replay it longer, or take a larger shunt", self.scope)
+        if dynamic < 0:
+            why = f"{self.name} takes {-dynamic:.3g} J less than rest"
+            return none(self.name, f"{why}: swap IN+ and IN- of the shunt, or let it rest with less to do", self.scope)
         provenance = self.monitor.port.provenance
         facts = found[0][3]
         return Reading(
@@ -295,6 +329,8 @@ class Window:
         rest_watts = float(at_rest @ busy / max(busy.sum(), 1))
         samples = sum(int(block.sums.samples[rail, 1:].sum()) for block in self._blocks)
         volts = self._volts(rail)
+        if volts == 0:
+            return f"{self.name}: {descriptor.where} sees no current or no volts: check the wires of shunt and VBUS"
         steps = dynamic * runs / (descriptor.amps_per_code * volts * monitor.sample_s)
         if (refused := self._too_short(samples, steps)) is not None:
             return refused
@@ -423,9 +459,9 @@ class Window:
 
     def _scattered(self, pair: tuple[Budget, Budget], above: np.ndarray, sums: list["Sums"]) -> tuple[Budget, Budget]:
         """With what the blocks scatter as their noise, where that is far more than it should: another load beside."""
-        if len(above) < 4:
-            return pair
         runs = np.array([block.runs for block in self._blocks])
+        if len(above) < 4 or not runs.all():  # parts of a run may differ as they like
+            return pair
         each = above / runs
         mean = above.sum() / runs.sum()
         scatter = math.sqrt(float(runs @ (each - mean) ** 2) / (len(above) - 1) / runs.sum())
