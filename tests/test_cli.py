@@ -288,12 +288,9 @@ SERIAL = ("--device", "serial:///dev/none")
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--device", "model"), ("no sensor is named", "--sensor")),
-        (("--device", "model", "--sensor", "ina226"), ("no --shunt-ohm", "R100")),
-        (
-            ("--device", "model", "--sensor", "ina226", "--shunt-ohm", "0.1"),
-            ("model has no power monitor", "rtl:power"),
-        ),
+        (("--device", "model"), ("model has no power monitor", "rtl:power")),
+        (("--calibrate", "c.json", "--limit-s", "nan"), ("limit_s = nan",)),
+        (("--fit", "f.json", "--limit-s", "-1"), ("limit_s = -1",)),
         (SERIAL, ("no sensor is named", "--sensor")),
         ((*SERIAL, "--sensor", "ina226"), ("no --shunt-ohm", "R100")),
         ((*SERIAL, "--sensor", "ina226", "--shunt-ohm", "0"), ("shunt_ohm = 0", "ohms")),
