@@ -76,6 +76,7 @@ def test_people_see_joules_and_watts_over_time():
     console.print(shown.table([window.reading]))
     text = console.export_text()
     assert "forward" in text and "mJ" in text and "simulated" in text
+    monitor.clear()
     port.phase(1)
     port.run(0.02, 1.5)
     port.phase(0)

@@ -177,7 +177,7 @@ def test_intervals_contain_the_truth(kind: str) -> None:
         def bed(drawn: coverage.Drawn) -> PowerSimulator:
             return simulator([SimulatedRail(**dataclasses.asdict(drawn))], CLOCK_KHZ)
 
-        tested = coverage.test_windows(kind, bed, WINDOWS, seed=5, longest_s=0.03, limit_s=0.3, relative=0.03)
+        tested = coverage.test_windows(kind, bed, WINDOWS, seed=5, longest_s=0.03, limit_s=0.6, relative=0.03)
         found = coverage.summary(tested)
         assert found["resolved"] == WINDOWS
         return round(found["held"] * WINDOWS)

@@ -536,7 +536,7 @@ def test_bad_rails() -> None:
         SimulatedRail("ina226", shunt_ohm=0.0)
     with pytest.raises(UsageError, match="time_error"):
         SimulatedRail("ina226", time_error=-1.0)
-    with pytest.raises(UsageError, match="same I2C address"):
+    with pytest.raises(UsageError, match="same address"):
         SensorBus([INA226, INA228])
 
 

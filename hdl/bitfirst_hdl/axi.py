@@ -226,7 +226,7 @@ class AxiTop(wiring.Component):
         bits = check_width(config)
         if config.measures and config.sensor_bus != "i2c":
             raise ConfigError("feature spi: AXI devices have sensors on an I2C bus alone; leave it out")
-        self.core = Core(config, fingerprint)
+        self.config, self.core = config, Core(config, fingerprint)
         self.registers = AxiRegisters(config, fingerprint)
         self.ends = PacketEnds(bits)
         members = {"aclk": In(1), "aresetn": In(1), "irq": Out(1)}
@@ -251,7 +251,7 @@ class AxiTop(wiring.Component):
             ours, theirs = getattr(self, f"s_axi_{name}"), getattr(registers, name)
             m.d.comb += theirs.eq(ours) if member.flow == In else ours.eq(theirs)
         m.d.comb += self.irq.eq(registers.irq)
-        for wire in SENSOR_WIRES if self.core.config.measures else ():
+        for wire in SENSOR_WIRES if self.config.measures else ():
             m.d.comb += [
                 getattr(self.core, f"{wire}_i").eq(getattr(self, f"i2c_{wire}_i")),
                 getattr(self, f"i2c_{wire}_t").eq(~getattr(self.core, f"{wire}_low")),

@@ -31,6 +31,7 @@ COLOURS = {
     "other": "#8c959f",
 }
 DEVICE, FP32 = "#0969da", "#bc4c00"
+MOST_CHARACTERS = 40  #: of a device in a legend
 MOST_NAMES = 12  #: of layers below a plot that are not turned and made smaller
 STYLE = {
     "font.size": 10,
@@ -95,7 +96,7 @@ def accuracy_figure(result: dict[str, Any]) -> Figure:
     """Training loss and validation accuracy over the epochs, device and fp32."""
     figure = Figure(figsize=(9, 3.4))
     loss, accuracy = figure.subplots(1, 2)
-    runs = (result["device"], result["history"], DEVICE, "o-"), ("fp32", result["fp32_history"], FP32, "s--")
+    runs = (_short(result["device"]), result["history"], DEVICE, "o-"), ("fp32", result["fp32_history"], FP32, "s--")
     for name, history, colour, style in (one for one in runs if one[1]):
         epochs = [row["epoch"] for row in history]
         loss.plot(epochs, [row["loss"] for row in history], style, color=colour, label=name)
@@ -107,6 +108,11 @@ def accuracy_figure(result: dict[str, Any]) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False)
     return figure
+
+
+def _short(url: str) -> str:
+    """For a legend, which would else leave a plot no room."""
+    return url if len(url) <= MOST_CHARACTERS else f"...{url[3 - MOST_CHARACTERS :]}"
 
 
 def cycle_shares(counters: dict[str, int]) -> dict[str, int]:
