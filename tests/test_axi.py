@@ -92,9 +92,9 @@ def test_the_bench_finds_mutants(name: str) -> None:
 
 
 def test_width_of_the_link() -> None:
-    assert axi.check_width(TINY) == 64
+    assert axi.check(TINY) == 64
     with pytest.raises(ConfigError, match="link_bits = 8 is not for AXI4-Stream; set link_bits to 32 or 64"):
-        axi.check_width(replace(TINY, link_bits=8))
+        axi.check(replace(TINY, link_bits=8))
 
 
 # what `bitfirst generate --bus axi` writes

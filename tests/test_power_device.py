@@ -18,7 +18,7 @@ from bitfirst.transports import RtlTransport
 from bitfirst_boards.catalogue import BOARDS
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.tops import check_sensors
-from bitfirst_hdl.axi import AxiTop
+from bitfirst_hdl import axi
 from bitfirst_hdl.config import CONFIGS, INSIDE, ConfigError
 from bitfirst_hdl.contract import codec, power
 from bitfirst_hdl.contract.packets import Opcode, Space, Status
@@ -125,7 +125,7 @@ def test_spi_is_refused_where_it_cannot_be():
     with pytest.raises(ConfigError, match="feature spi needs power; add to features"):
         replace(TINY, features=("spi",))
     with pytest.raises(ConfigError, match="feature spi: AXI devices have sensors on an I2C bus alone"):
-        AxiTop(config)
+        axi.check(config)
     with pytest.raises(FlowError, match="feature spi: boards have pins for sensors on an I2C bus alone"):
         check_sensors(BOARDS["ulx3s-85f"], config)
 

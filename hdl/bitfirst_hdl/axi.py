@@ -197,8 +197,11 @@ class PacketEnds(wiring.Component):
         return m
 
 
-def check_width(config: ArrayConfig) -> int:
-    """`config.link_bits`; raises `ConfigError` where the streams cannot be that wide."""
+def check(config: ArrayConfig) -> int:
+    """`config.link_bits`; raises `ConfigError` where the streams cannot be that wide, and for sensors on another bus than
+    I2C."""
+    if config.measures and config.sensor_bus != "i2c":
+        raise ConfigError("feature spi: AXI devices have sensors on an I2C bus alone; leave it out")
     if config.link_bits not in TDATA_BITS:
         raise ConfigError(f"link_bits = {config.link_bits} is not for AXI4-Stream; set link_bits to 32 or 64")
     return config.link_bits
@@ -218,14 +221,11 @@ class AxiTop(wiring.Component):
                `_o` out(1), always 0, and `_t` out(1), high to let it go
 
     No output depends on an input of its own channel in the same cycle; what is valid waits, unchanged, until it is
-    taken (A3.2.1). Valid and ready are low from the first clock edge in reset on. Raises `ConfigError` for other widths
-    of the link.
+    taken (A3.2.1). Valid and ready are low from the first clock edge in reset on. Raises `ConfigError` as `check`.
     """
 
     def __init__(self, config: ArrayConfig, fingerprint: int = 0) -> None:
-        bits = check_width(config)
-        if config.measures and config.sensor_bus != "i2c":
-            raise ConfigError("feature spi: AXI devices have sensors on an I2C bus alone; leave it out")
+        bits = check(config)
         self.config, self.core = config, Core(config, fingerprint)
         self.registers = AxiRegisters(config, fingerprint)
         self.ends = PacketEnds(bits)

@@ -129,10 +129,10 @@ def generate_axi(config: ArrayConfig, number: int | None = None) -> dict[str, st
     number  the device's fingerprint; the configuration's own by default
     """
     from . import ipxact
-    from .axi import check_width
+    from .axi import check
     from .contract import render
 
-    check_width(config)
+    check(config)
     number = fingerprint(config) if number is None else number
     component = make(config, "axi", number)
     texts = {"bitfirst.v": write(component, config, "axi", number)}

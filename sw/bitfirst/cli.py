@@ -516,7 +516,7 @@ def _generate_file(config: str, parameters: Any, out: Path | None) -> Result:
 def _generate_directory(config: str, parameters: Any, out: Path | None) -> Result:
     from bitfirst_hdl import axi, verilog
 
-    axi.check_width(parameters)
+    axi.check(parameters)
     target = out or Path(f"{Path(config).stem}-axi")
     if not target.absolute().parent.is_dir():
         raise UsageError(f"{target}: there is no directory above it; create it, or choose another --out")
