@@ -198,7 +198,7 @@ class PacketEnds(wiring.Component):
 
 
 def check(config: ArrayConfig) -> int:
-    """`config.link_bits`; raises `ConfigError` where the streams cannot be that wide, and for sensors on another bus than
+    """`config.link_bits`; raises `ConfigError` where the streams cannot be that wide, and for sensors on no bus of
     I2C."""
     if config.measures and config.sensor_bus != "i2c":
         raise ConfigError("feature spi: AXI devices have sensors on an I2C bus alone; leave it out")
