@@ -88,7 +88,9 @@ def test_rounds_take_no_longer_than_the_host_thinks() -> None:
             stamps = sorted({word & 2**48 - 1 for word in words[::2]})
             longest = np.diff(stamps).max() / port.clock_hz
             reads = [(size, port.clock_hz, one.chip.bus) for one in rails for _, size, _ in one.chip.reads]
-            assert 0.8 * sum(read_s(*read) for read in reads) < longest <= round_s(rails, port.clock_hz)
+            assert 0.85 * sum(read_s(*read) for read in reads) < longest
+            thought = round_s(rails, port.clock_hz)  # with the adding up of more phases than the one here
+            assert 0.6 * thought < longest <= thought
 
 
 def test_a_sensor_that_stops_and_one_that_is_not_there() -> None:
@@ -177,7 +179,7 @@ def test_intervals_contain_the_truth(kind: str) -> None:
         def bed(drawn: coverage.Drawn) -> PowerSimulator:
             return simulator([SimulatedRail(**dataclasses.asdict(drawn))], CLOCK_KHZ)
 
-        tested = coverage.test_windows(kind, bed, WINDOWS, seed=5, longest_s=0.03, limit_s=0.6, relative=0.03)
+        tested = coverage.test_windows(kind, bed, WINDOWS, seed=5, longest_s=0.03, limit_s=0.35, relative=0.03)
         found = coverage.summary(tested)
         assert found["resolved"] == WINDOWS
         return round(found["held"] * WINDOWS)

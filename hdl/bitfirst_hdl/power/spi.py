@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..contract.power import RAILS
 from ..ports import SPI_PINS
-from .transfers import COUNT_BITS
+from .transfers import COUNT_BITS, TRANSFER_PORTS
 
 HALF_NS = 50  # of a bit: INA229 bears 10 MHz
 _LEAST_CYCLES = 3  # of half a bit: two registers behind `miso`, and one cycle until the next edge
@@ -38,27 +38,7 @@ class SpiTransfers(wiring.Component):
 
     def __init__(self, clock_khz: int) -> None:
         self.clock_khz = clock_khz
-        super().__init__(
-            {
-                "start": In(1),
-                "recovers": In(1),
-                "address": In(7),
-                "written": In(COUNT_BITS),
-                "read": In(COUNT_BITS),
-                "send": In(1),
-                "ready": Out(1),
-                "count": Out(COUNT_BITS, init=1),
-                "bit_read": Out(1),
-                "bit": Out(1),
-                "place": Out(3),
-                "done": Out(1),
-                "acknowledged": Out(1),
-                "stretched": Out(1),
-                "scl": Out(1, init=1),
-                "sda": Out(1, init=1),
-            }
-            | SPI_PINS
-        )
+        super().__init__(TRANSFER_PORTS | {"address": In(7), "count": Out(COUNT_BITS, init=1)} | SPI_PINS)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

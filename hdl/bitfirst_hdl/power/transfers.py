@@ -10,6 +10,25 @@ from .i2c import BYTE, START, STOP, I2CMaster
 COUNT_BITS = 3
 
 
+#: Of what does transfers, on whatever bus; see `Transfers`.
+TRANSFER_PORTS = {
+    "start": In(1),
+    "recovers": In(1),
+    "written": In(COUNT_BITS),
+    "read": In(COUNT_BITS),
+    "send": In(1),
+    "ready": Out(1),
+    "bit_read": Out(1),
+    "bit": Out(1),
+    "place": Out(3),
+    "done": Out(1),
+    "acknowledged": Out(1),
+    "stretched": Out(1),
+    "scl": Out(1, init=1),
+    "sda": Out(1, init=1),
+}
+
+
 class Transfers(wiring.Component):
     """One transfer after another.
 
@@ -35,27 +54,7 @@ class Transfers(wiring.Component):
 
     def __init__(self, clock_khz: int) -> None:
         self.master = I2CMaster(clock_khz)
-        super().__init__(
-            {
-                "start": In(1),
-                "recovers": In(1),
-                "tick": In(1),
-                "written": In(COUNT_BITS),
-                "read": In(COUNT_BITS),
-                "send": In(1),
-                "ready": Out(1),
-                "count": Out(COUNT_BITS),
-                "bit_read": Out(1),
-                "bit": Out(1),
-                "place": Out(3),
-                "done": Out(1),
-                "acknowledged": Out(1),
-                "stretched": Out(1),
-                "scl": Out(1, init=1),
-                "sda": Out(1, init=1),
-            }
-            | SENSOR_PINS
-        )
+        super().__init__(TRANSFER_PORTS | {"tick": In(1), "count": Out(COUNT_BITS)} | SENSOR_PINS)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
