@@ -13,9 +13,11 @@ from amaranth.build import DiffPairs, Pins, ResourceError, Subsignal
 from amaranth.hdl import Elaboratable, Fragment, Module, Signal
 from amaranth.lib import io
 from amaranth.sim import Simulator
+from bitfirst import cli
 from bitfirst.cli import run as bitfirst
+from bitfirst.errors import UsageError
 from bitfirst.measuring import sensors as host
-from bitfirst_boards import explore, flow, sensors, tops, usb
+from bitfirst_boards import explore, flow, sensors, toolchains, tops, usb
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_hdl import top, verilog
@@ -105,6 +107,25 @@ def test_rails_are_as_the_host_takes_them() -> None:
         taken = [rail.address for rail in board.sensors.rails]
         assert len(set(taken)) == len(taken)
         assert bool(taken) == ("power" in board.config.features)  # by default where there are some
+
+
+def built(name: str, wrong: int = 0) -> SimpleNamespace:
+    """An open device, as far as it tells which board it was built for."""
+    board = BOARDS[name]
+    config = flow.fitted(board, board.config)
+    tools = toolchains.versions(toolchains.toolchain(board.platform), board.link)
+    number = flow.fingerprint(board, config, tools) + wrong
+    return SimpleNamespace(config=config, fingerprint=number, url="serial:///dev/any")
+
+
+def test_the_rails_of_a_known_board_need_no_names(capsys: pytest.CaptureFixture) -> None:
+    rails = cli.rails_on_board(built("genesys2"))
+    assert [rail.name for rail in rails] == ["1V0", "1V5", "1V8", "3V3"] and {rail.scope for rail in rails} == {"rails"}
+    assert "--rails for VADJ, 5V0" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UsageError, match=r"no sensor is named: .*; ulx3s-85f has none"):
+        cli.rails_on_board(built("ulx3s-85f"))
+    with pytest.raises(UsageError, match="not known which board"):
+        cli.rails_on_board(built("genesys2", wrong=1))
 
 
 class Wires(Elaboratable):

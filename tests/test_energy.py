@@ -31,7 +31,7 @@ def test_it_is_what_json_has_and_comes_back():
     ("change", "words"),
     [
         ({"provenance": "guessed"}, "choose from measured, simulated, modelled, unavailable"),
-        ({"scope": "chip"}, "choose from array, board, board\\+host"),
+        ({"scope": "chip"}, "choose from array, rails, board, board\\+host"),
         ({"provenance": "unavailable"}, "unavailable has no figure"),
         ({"total_j": None}, "measured needs a figure"),
         ({"total_j": None, "provenance": "modelled"}, "modelled needs a figure"),

@@ -145,6 +145,27 @@ def test_an_error_of_the_work_is_told_and_the_phase_is_rest():
     assert port.phases[-1][1] == Phase.OTHER
 
 
+def test_sensors_of_a_part_of_the_board_say_so():
+    port = Stopping([Part("ina226", 0x40, 0.1), Part("ina226", 0x41, 0.1)])
+    port.load(0.5, 0.2)
+    monitor = Monitor(port, [RAIL, replace(RAIL, name="1V0", address=0x41, scope="rails")])
+
+    def work(window) -> None:
+        port.phase(1)
+        port.run(0.5, 2.0, 1.0)
+
+    _, reading = measured.whole(monitor, "epoch 1", work)
+    assert reading.total.scope == reading.dynamic.scope == "rails" and reading.total.total_j > 0
+    port.stop()
+    _, silent = measured.whole(monitor, "epoch 2", work)
+    history = [{"measured": one.as_dict()} for one in (reading, silent)]
+    history.append({})  # trained without measuring
+    total = measured.added([measured.epoch_energy(one) for one in history])
+    assert (total.total_j, total.scope) == (None, "rails")
+    with pytest.raises(UsageError, match=r"scope 'roof'.*board, rails"):
+        replace(RAIL, scope="roof")
+
+
 def row(epoch: int, joules: float | None, accuracy: float, steps: int) -> dict:
     told = {"energy_j": joules, "uncertainty_j": 0.1, "provenance": "simulated", "scope": "board"}
     told |= {"extrapolated": False}
@@ -358,6 +379,6 @@ def test_rails_of_a_file(tmp_path):
 
 def test_a_result_is_plain_json(board, tmp_path):
     """No array is left in what is written."""
-    found = measured.Steps(measured.none("step", "no sensor"))
+    found = measured.Steps(measured.none("step", "no sensor", "board"))
     monitor = Monitor.of(board, [RAIL])
     json.dumps(measured.summary(monitor, [row(1, 2.0, 0.5, 10)], found, 32, None))

@@ -34,7 +34,8 @@ class Sensors:
 
     resource  its two pins, `scl` and `sda`
     place     where they are, for people
-    rails     sensors that are on the board; the device reads up to `contract.power.RAILS` of them at a time
+    rails     sensors that are on the board; the device reads up to `contract.power.RAILS` of them at a time, the first
+              ones unless others are named
     """
 
     resource: Resource

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -461,6 +461,26 @@ def _built_for(config: Any, fingerprint: int, url: str) -> str | None:
 
     address = urlsplit(url).hostname if url.startswith("udp:") else None
     return flow.identify(config, fingerprint, address)
+
+
+def rails_on_board(device: Any) -> tuple[Any, ...]:
+    """The sensors of a known board, as many as a device reads. Raises `UsageError` where there are none."""
+    from bitfirst_boards.catalogue import BOARDS
+    from bitfirst_hdl.contract.power import RAILS
+
+    from .measuring.rails import NONE_NAMED
+    from .measuring.sensors import Rail
+
+    name = _built_for(device.config, device.fingerprint, device.url)
+    board = BOARDS.get(name)
+    rails = board.sensors.rails if board and board.sensors else ()
+    if not rails:
+        what = f"{board.name} has none" if board else "it is not known which board this is"
+        raise UsageError(f"{NONE_NAMED}; {what}")
+    if len(rails) > RAILS:
+        rest = ", ".join(rail.name for rail in rails[RAILS:])
+        Console(stderr=True).print(f"{board.name} has more sensors than a device reads at a time: --rails for {rest}")
+    return tuple(Rail(**asdict(rail), scope="rails") for rail in rails[:RAILS])
 
 
 def _trace_table(result: Result) -> Group:
@@ -1086,14 +1106,16 @@ def measure(
         from .measuring import calibration as calibrations
         from .measuring.measured import Measuring
 
+        kept = () if calibration is None else tuple(calibrations.load(calibration))
         if rails is not None:
             found = named.load(rails)
             url, _ = named.device_with_sensor(device, sensor or found[0].kind)
         else:
             url, kind = named.device_with_sensor(device, sensor)
+            if (kind, address, shunt_ohm, most_amps) == (None,) * 4:
+                return url, Measuring(rails_on_board, None, kept, relative, limit_s, target)
             place = named.number(address, kind)
             found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial)
-        kept = () if calibration is None else tuple(calibrations.load(calibration))
         return url, Measuring(found, None, kept, relative, limit_s, target)
 
     def train() -> Result:
@@ -1140,14 +1162,14 @@ def measure(
         if not 0 <= meter_error < 1:
             raise UsageError(f"meter_error = {meter_error} must be 0 or more, below 1: 0.005 for 0.5 %")
         url, measuring = chosen()
-        if len(measuring.rails) != 1:
-            raise UsageError(f"{len(measuring.rails)} rails: a meter has one at a time, so give one")
 
         def ask(text: str) -> float:
             return typer.prompt(text, type=float, err=True)
 
         with open_device(url) as opened:
             monitor = measuring.monitor(opened)
+            if len(monitor.rails) != 1:
+                raise UsageError(f"{len(monitor.rails)} rails: a meter has one at a time, so give one")
             if monitor.unavailable is not None:
                 raise UsageError(f"nothing to calibrate: {monitor.unavailable}")
             made = calibrating.rest_and_work(monitor, ask, limit_s, meter_error)

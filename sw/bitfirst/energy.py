@@ -21,6 +21,7 @@ class Scope(StrEnum):
     """Whose energy it is."""
 
     ARRAY = "array"  # of the array, its memories and the link: no clocks at rest, no leakage, no regulators
+    RAILS = "rails"  # of the supplies that are named beside it, not of all that a board has
     BOARD = "board"
     HOST = "board+host"
 

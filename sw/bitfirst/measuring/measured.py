@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -40,7 +41,7 @@ WHOLE_STEP = "step"
 class Measuring:
     """How a training is measured.
 
-    rails     what sensors there are
+    rails     what sensors there are; or what says so of an open device, raising `UsageError` where there are none
     sample_s, calibrations   as of `Monitor`
     relative  the uncertainty (k = 2) of a step's energy above rest, relative, that steps go on for
     limit_s   seconds of the device after which no further steps begin
@@ -49,7 +50,7 @@ class Measuring:
     Raises `UsageError` for what cannot be.
     """
 
-    rails: tuple[Rail, ...]
+    rails: tuple[Rail, ...] | Callable[[Device], tuple[Rail, ...]]
     sample_s: float | None = None
     calibrations: tuple[Calibration, ...] = ()
     relative: float = 0.01
@@ -66,7 +67,8 @@ class Measuring:
 
     def monitor(self, device: Device) -> Monitor:
         """Of an open device. Raises as `Monitor`."""
-        return Monitor.of(device, self.rails, sample_s=self.sample_s, calibrations=self.calibrations)
+        rails = self.rails(device) if callable(self.rails) else self.rails
+        return Monitor.of(device, rails, sample_s=self.sample_s, calibrations=self.calibrations)
 
 
 def whole(monitor: Monitor, name: str, work: Callable[[Window], T]) -> tuple[T, Reading]:
@@ -76,7 +78,7 @@ def whole(monitor: Monitor, name: str, work: Callable[[Window], T]) -> tuple[T, 
         window.__enter__()
     except DeviceError as error:
         monitor.clear()
-        return work(Window(Absent(str(error)), name)), none(name, str(error))
+        return work(Window(Absent(str(error)), name)), none(name, str(error), monitor.scope)
     try:
         found = work(window)
     except BaseException:
@@ -86,7 +88,7 @@ def whole(monitor: Monitor, name: str, work: Callable[[Window], T]) -> tuple[T, 
         window.__exit__(None, None, None)
     except DeviceError as error:
         monitor.clear()
-        return found, none(name, str(error))
+        return found, none(name, str(error), monitor.scope)
     return found, window.reading
 
 
@@ -106,12 +108,7 @@ class Steps:
     @property
     def sum(self) -> Energy:
         """Of the parts; none where one has none."""
-        if not self.parts:
-            return unavailable(self.step.total.scope)
-        total = self.parts[0].total
-        for one in self.parts[1:]:
-            total = total + one.total
-        return total
+        return added([one.total for one in self.parts]) if self.parts else unavailable(self.step.total.scope)
 
     @property
     def gap_j(self) -> float | None:
@@ -144,7 +141,7 @@ def steps(
     """
     device = monitor.device
     if monitor.unavailable is not None:
-        return Steps(none(WHOLE_STEP, monitor.unavailable))
+        return Steps(none(WHOLE_STEP, monitor.unavailable, monitor.scope))
     seen = _phases_of(device, lambda: _on(net, _Once(batches), optimizer, method, loss))
     order = [(phases, name) for name, phases in PARTS.items() if seen & set(phases)]
     window = monitor.window(WHOLE_STEP, phase=None, order=order, relative=relative, limit_s=limit_s)
@@ -153,7 +150,7 @@ def steps(
             _on(net, _Replayed(batches, window), optimizer, method, loss)
     except (DeviceError, UsageError) as error:
         monitor.clear()
-        return Steps(none(WHOLE_STEP, str(error)))
+        return Steps(none(WHOLE_STEP, str(error), monitor.scope))
     return Steps(window.reading, window.phases, window.records)
 
 
@@ -225,6 +222,7 @@ def summary(monitor: Monitor, history: Sequence[dict[str, Any]], found: Steps, b
                 "kind": rail.kind,
                 "address": rail.address,
                 "shunt_ohm": rail.shunt_ohm,
+                "scope": str(rail.scope),
                 "calibrated": calibration is not None,
             }
             for rail, calibration in zip(monitor.rails, monitor.calibrations, strict=True)
@@ -244,8 +242,10 @@ def summary(monitor: Monitor, history: Sequence[dict[str, Any]], found: Steps, b
 def epoch_energy(row: dict[str, Any]) -> Energy:
     """Of an epoch in a history."""
     told = row.get("measured")
-    if told is None or told["energy_j"] is None:
+    if told is None:
         return unavailable(Scope.BOARD)
+    if told["energy_j"] is None:
+        return unavailable(Scope(told["scope"]))
     return Energy(
         told["energy_j"],
         told["uncertainty_j"],
@@ -257,12 +257,10 @@ def epoch_energy(row: dict[str, Any]) -> Energy:
 
 def added(energies: Sequence[Energy]) -> Energy:
     """Of all of them; none where one has none, or there is none."""
-    if not energies:
-        return unavailable(Scope.BOARD)
-    total = energies[0]
-    for one in energies[1:]:
-        total = total + one
-    return total
+    known = [one for one in energies if one.total_j is not None]
+    if not known or len(known) < len(energies):
+        return unavailable(known[0].scope if known else Scope.BOARD)
+    return reduce(Energy.__add__, known)
 
 
 def of_training(energies: Sequence[Energy], history: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from bitfirst_hdl.contract import codec
 from bitfirst_hdl.contract import power as contract
 
 from ..device import Device
+from ..energy import Scope
 from ..errors import DeviceError, UsageError
 from . import uncertainty
 from .board_port import BoardPort
@@ -53,6 +54,7 @@ class Absent:
     """What a window has in the place of a monitor where there is none."""
 
     unavailable: str
+    scope: Scope = Scope.BOARD
 
 
 class Monitor:
@@ -100,6 +102,11 @@ class Monitor:
     def device(self) -> Device:
         """Of `of`."""
         return self.port.device
+
+    @property
+    def scope(self) -> Scope:
+        """Whose energy all rails together are."""
+        return Scope.BOARD if all(rail.scope == Scope.BOARD for rail in self.rails) else Scope.RAILS
 
     @property
     def sample_s(self) -> float:

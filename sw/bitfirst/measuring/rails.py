@@ -11,6 +11,7 @@ from .sensors import CHIPS, Rail
 SIMULATED = "ina228"  #: on a simulated board, if none is named
 SIMULATED_OHM = 0.1  #: as `bitfirst.open` says
 FIRST_ADDRESS = 0x40
+NONE_NAMED = f"no sensor is named: give --sensor ({', '.join(CHIPS)}) and --shunt-ohm, or --rails FILE"
 NAMES = tuple(field.name for field in fields(Rail))
 
 
@@ -56,7 +57,7 @@ def one(
 ) -> tuple[Rail, ...]:
     """One rail, by options. Raises `UsageError` for what is missing or cannot be."""
     if kind is None:
-        raise UsageError(f"no sensor is named: give --sensor ({', '.join(CHIPS)}) and --shunt-ohm, or --rails FILE")
+        raise UsageError(NONE_NAMED)
     if shunt_ohm is None and urlsplit(url).scheme == "rtl":
         shunt_ohm = SIMULATED_OHM
     if shunt_ohm is None:

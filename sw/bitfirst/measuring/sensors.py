@@ -12,8 +12,10 @@ from bitfirst_hdl.contract import codec
 from bitfirst_hdl.contract import power as contract
 from bitfirst_hdl.contract.power import RAILS, Role
 
+from ..energy import Scope
 from ..errors import UsageError
 
+SCOPES = (Scope.BOARD, Scope.RAILS)  #: that a sensor can see
 _AVERAGES = (1, 4, 16, 64, 128, 256, 512, 1024)
 _FIELD_BITS = 12  # of a `RailRead` in `Rail`
 
@@ -136,6 +138,7 @@ class Rail:
     most_amps   the largest current that is expected; None: as wide as the chip can
     shunt_error by which the shunt may be off, relative; most are 1 % parts. A calibration takes its place
     serial      of the board that carries sensor and shunt, as the user names it: a calibration is for one alone
+    scope       "board", where it supplies the whole board, "rails", where a part
 
     Raises `UsageError` for an unknown kind, an address that no chip has, a shunt that is missing or cannot be.
     """
@@ -147,8 +150,11 @@ class Rail:
     most_amps: float | None = None
     shunt_error: float = 0.01
     serial: str = ""
+    scope: str = Scope.BOARD
 
     def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise UsageError(f"scope {self.scope!r} of {self.name} is unknown; choose from {', '.join(SCOPES)}")
         if self.kind not in CHIPS:
             raise UsageError(f"sensor {self.kind!r} of {self.name} is unknown; choose from {', '.join(CHIPS)}")
         if self.chip.bus == "spi" and not 0 <= self.address < RAILS:

@@ -86,7 +86,7 @@ class Reading:
         }
 
 
-def none(name: str, why: str, scope: Scope = Scope.BOARD) -> Reading:
+def none(name: str, why: str, scope: Scope) -> Reading:
     """Of what could not be measured."""
     return Reading(name, unavailable(scope), unavailable(scope), unresolved=why)
 
@@ -123,7 +123,6 @@ class Window:
     order: Sequence[tuple[int | tuple[int, ...], str]] = ()
     relative: float = 0.01
     limit_s: float = 60.0
-    scope: Scope = Scope.BOARD
     seed: int = 0
     reading: Reading | None = None
     phases: list[Reading] = field(default_factory=list)
@@ -131,6 +130,11 @@ class Window:
     _idles: list[_Block] = field(default_factory=list)
     _blocks: list[_Block] = field(default_factory=list)
     _fault: str | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """As of `Monitor`."""
+        return self.monitor.scope
 
     def __enter__(self) -> "Window":
         if not 0 < self.relative < 1:
