@@ -60,6 +60,29 @@ def test_what_is_simulated_is_not_set_against_what_is_measured(tmp_path):
     assert row[-1] == "-" and row[-2] == "≥ 1.000 J ± 0.010 J"  # it never reached the target
 
 
+def test_other_supplies_are_not_alike(tmp_path):
+    paths = [result(tmp_path / "a", "sbm", 4.0, FIXED)]
+    for name, method, rails, array in (
+        ("b", "sbm", "1V0", FIXED),
+        ("c", "e2train", "1V0", PSG),
+        ("d", "sgd", "3V3", PSG),
+    ):
+        path = result(tmp_path / name, method, 1.0, array)
+        told = json.loads((path / "result.json").read_text())
+        told["measured"]["training"]["energy"]["scope"] = "rails"
+        told["measured"]["sensors"] = [{"name": rails}]
+        (path / "result.json").write_text(json.dumps(told))
+        paths.append(path)
+    found = {one["title"]: one["rows"] for one in comparison.write(paths, tmp_path / "out")["measured"]}
+    assert {title: len(rows) for title, rows in found.items()} == {
+        "simulated, scope board": 1,
+        "simulated, scope rails (1V0)": 2,
+        "simulated, scope rails (3V3)": 1,
+    }
+    ratios = {row[0]: row[-1] for rows in found.values() for row in rows}
+    assert ratios["e2train"] == "1.000 ± 0.014" and ratios["sgd"] == "-"
+
+
 def test_trainings_without_sensors_have_no_table(tmp_path):
     path = result(tmp_path / "a", "sgd", 4.0)
     told = json.loads((path / "result.json").read_text())

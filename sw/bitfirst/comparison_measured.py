@@ -6,7 +6,7 @@ What simulated rails told is never set against what a board's did, nor one scope
 import math
 from typing import Any
 
-from .energy import Energy
+from .energy import Energy, Scope
 from .measuring.measured import epoch_energy, to_target
 
 Row = dict[str, Any]
@@ -35,11 +35,18 @@ def table(rows: list[Row], target: float | None) -> list[Row]:
     """Of the rows that `add` returns, a group for each provenance and scope: "title", "rows" for `HEAD`."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["sensor_provenance"], row["sensor_scope"]), []).append(row)
+        groups.setdefault((row["sensor_provenance"], _scope(row)), []).append(row)
     return [
         {"title": f"{provenance}, scope {scope}", "rows": [cells(row, own, target) for row in own]}
         for (provenance, scope), own in groups.items()
     ]
+
+
+def _scope(row: Row) -> str:
+    """With the supplies where it is not the whole board: those of other ones are not alike."""
+    if row["sensor_scope"] != Scope.RAILS:
+        return row["sensor_scope"]
+    return f"{Scope.RAILS} ({', '.join(sorted(sensor['name'] for sensor in row['measured']['sensors']))})"
 
 
 def cells(row: Row, group: list[Row], target: float | None) -> list[str]:
