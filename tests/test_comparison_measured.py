@@ -94,7 +94,7 @@ def test_trainings_without_sensors_have_no_table(tmp_path):
 
 def test_errors_of_both_are_in_a_ratio():
     def row(variant, joules, array):
-        told = {"variant": variant, "seed": 0, "study": "digits, epochs: 2", "batch": 32, "config": array.as_dict()}
+        told = {"method": variant, "seed": 0, "study": "digits, epochs: 2", "batch": 32, "config": array.as_dict()}
         return told | {"sensor_j": joules, "sensor_uncertainty_j": 0.01 * joules}
 
     group = [row("sbm", 4.0, FIXED), row("e2train", 1.0, PSG)]

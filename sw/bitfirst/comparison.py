@@ -183,7 +183,12 @@ def _training(file: Path) -> dict[str, Any]:
         told, last = result["options"], result["history"][-1]
         method = told.get("method", grids.REFERENCE)
         title, data = (result["task"][key] for key in ("title", "data"))
-        row = {"variant": method, "images": grids.DIGITS if data == grids.DIGITS else title, "rate": 1.0}
+        row = {
+            "variant": method,
+            "method": method,
+            "images": grids.DIGITS if data == grids.DIGITS else title,
+            "rate": 1.0,
+        }
         row |= {key: told[key] for key in ("seed", "batch", "epochs")}
         about = [f"{name}: {told[name]}" for name in ("epochs", *OF_ITS_DATA) if name in told]
         row |= {"study": ", ".join([title, *about]), "accuracy": result["test_accuracy"]}

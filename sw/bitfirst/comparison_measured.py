@@ -90,4 +90,4 @@ def _ratio(row: Row, group: list[Row]) -> str:
 
 
 def _is_baseline(row: Row) -> bool:
-    return row["variant"].partition(",")[0] == BASELINE and row["config"]["datapath"] == "fixed"
+    return row["method"] == BASELINE and row["config"]["datapath"] == "fixed"
