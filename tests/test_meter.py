@@ -22,6 +22,8 @@ def test_columns_are_recognised_or_named_with_their_units(tmp_path):
     trace = meter.read_csv(written(tmp_path / "a.csv", "Time (ms);Voltage;Power_mW\n0;5;100\n500;5;300\n1000;5;300\n"))
     assert trace.seconds.tolist() == [0, 0.5, 1] and trace.watts == pytest.approx([0.1, 0.3, 0.3])
     assert trace.joules(0, 1) == pytest.approx(0.1 + 0.15) and trace.joules(0.25, 0.75) == pytest.approx(0.0625 + 0.075)
+    trace = meter.read_csv(written(tmp_path / "u.csv", "s,mW\n0,100\n2,300\n"))
+    assert trace.seconds.tolist() == [0, 2] and trace.watts == pytest.approx([0.1, 0.3])
     dated = "when,p1,p2\n2024-05-01T10:00:00,1,2\n2024-05-01T10:00:02,1,2\n"
     trace = meter.read_csv(written(tmp_path / "b.csv", dated), time="when", power="p2")
     assert np.ptp(trace.seconds) == 2 and trace.watts.tolist() == [2, 2]

@@ -1023,6 +1023,15 @@ def report(
     grid_factor: Annotated[
         float | None, typer.Option(help="Grams of CO2 a kWh of your grid: CO2 by the modelled energy.")
     ] = None,
+    meter: Annotated[
+        Path | None, typer.Option(help="CSV of a power meter's log of one measured training, merged by time.")
+    ] = None,
+    meter_time: Annotated[str | None, typer.Option(help="Its column of time, if the heading does not say so.")] = None,
+    meter_power: Annotated[str | None, typer.Option(help="Likewise of power.")] = None,
+    meter_offset_s: Annotated[
+        float | None, typer.Option(help="Seconds to add to its times; found by itself if not given.")
+    ] = None,
+    meter_error: Annotated[float, typer.Option(help="Limit of the meter's error, relative.")] = 0.01,
     as_json: Json = False,
 ) -> None:
     """Compare runs of studies, and single trainings: a page, plots, and a table of all runs."""
@@ -1033,13 +1042,15 @@ def report(
 
         folder = paths[0] if paths[0].is_dir() else paths[0].parent
         model = None if energy_model is None else models.load(energy_model)
-        return comparison.write(paths, out or folder, target, tensorboard, model, grid_factor)
+        log = None if meter is None else comparison.Meter(meter, meter_time, meter_power, meter_offset_s, meter_error)
+        return comparison.write(paths, out or folder, target, tensorboard, model, grid_factor, log)
 
     def show(result: Result) -> Group:
         tables = [_compared(one) for one in result["studies"]]
         parts = [_sensed(one) for one in result.get("measured", ())]
         parts += [part for one in result.get("energy", {}).get("studies", ()) for part in _energies(one, result)]
         parts += [_targets(result["targets"])] if "targets" in result else []
+        parts += [_metered(result["meter"])] if "meter" in result else []
         return Group(*tables, *parts, f"all runs: {escape(result['csv'])}", f"page: {escape(result['page'])}")
 
     _report(as_json, work, show)
@@ -1221,6 +1232,17 @@ def _sensed(found: Result) -> Table:
     table = _close(f"energy of training steps: {found['title']}; ratio: to sbm's on fixed", *BRIEF)
     for row in found["rows"]:
         table.add_row(*(escape(row[place]) for place in BRIEF.values()))
+    return table
+
+
+def _metered(found: Result) -> Table:
+    """Joules of epochs by sensors and by a meter."""
+    from .measuring.merging import HEAD
+
+    title = f"epochs with the rest around; {found['offset_s']:.3f} s were added to the meter's times"
+    table = _close(title, *HEAD)
+    for row in found["table"]:
+        table.add_row(*row)
     return table
 
 

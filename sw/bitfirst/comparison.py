@@ -6,6 +6,7 @@ Runs are those of studies, and single trainings; in the page each study is a gro
 import csv
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from . import comparison_energy, comparison_figures, comparison_measured, grids
 from .energy import co2_g
 from .energy_model import EnergyModel
 from .errors import UsageError
+from .measuring import merging
+from .measuring.meter import read_csv
 from .report import STYLE, save
 
 RESULT = "result.json"  #: of a single training
@@ -42,6 +45,20 @@ TARGET_HEAD = ("method", "batch", "seed", "bit-MACs", "steps", "wall time, s", "
 ENERGY_TARGET_HEAD = ("energy, J", "CO2, g")
 
 
+METER_ABOUT = "What a power meter saw, and what the sensors told of each epoch, its rest included."
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A power meter's log: its columns, as of `meter.read_csv`; offset and error as of `merging.merged`."""
+
+    path: Path
+    time: str | None = None
+    power: str | None = None
+    offset_s: float | None = None
+    error: float = 0.01
+
+
 def write(
     paths: Iterable[Path],
     out: Path,
@@ -49,6 +66,7 @@ def write(
     tensorboard: Path | None = None,
     model: EnergyModel | None = None,
     g_per_kwh: float | None = None,
+    meter: Meter | None = None,
 ) -> dict[str, Any]:
     """Of the runs in these files (or folders that hold one): comparison.html, tables.md, runs.csv and PNGs into `out`.
 
@@ -56,9 +74,11 @@ def write(
     tensorboard  folder for events
     model        of the energy of their training steps
     g_per_kwh    of a grid: CO2 by that energy
+    meter        a power meter's log of the training, of which there must be just one
 
     Returns {"page", "csv", "plots", "studies": as of `grids.summary`, runs with `COLUMNS`}, with a target "targets",
-    with a folder "tensorboard", with trainings that sensors told of "measured": as of `comparison_measured.table`, with
+    with a folder "tensorboard", with a meter "meter": as of `merging.Merged.as_dict`,
+    and its "table", with trainings that sensors told of "measured": as of `comparison_measured.table`, with
     a model "energy": its "name", "origin", "about", and "studies" as of
     `comparison_energy.table`, of those that have a figure. Raises `UsageError` for what holds no runs, before anything
     is written.
@@ -71,6 +91,9 @@ def write(
     rows = [row for own in groups.values() for row in own]
     shown = [row for one in summaries for row in one["rows"]]
     found: dict[str, Any] = {"page": str(out / "comparison.html"), "csv": str(out / "runs.csv")}
+    merged = None if meter is None else _merged(rows, meter)
+    if merged is not None:
+        found["meter"] = merged.as_dict() | {"table": merging.cells(merged)}
     energies, sensed = [], comparison_measured.add(rows)
     measured = comparison_measured.table(sensed, target)
     if sensed:
@@ -95,6 +118,8 @@ def write(
     (out / "tables.md").write_text("\n".join(texts), encoding="utf-8")
     with matplotlib.rc_context(STYLE):
         figures = comparison_figures.figures(summaries, target, energies)
+        if merged is not None:
+            figures = [*figures, ("meter", "By a meter", METER_ABOUT, merging.figure(merged))]
         plots = {name: (title, about, save(figure, out / f"{name}.png")) for name, title, about, figure in figures}
     environment = Environment(
         loader=PackageLoader("bitfirst"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -107,6 +132,8 @@ def write(
         energies=energy_tables,
         measured=measured,
         measured_head=comparison_measured.HEAD,
+        meter=None if merged is None else (merged.offset_s, merging.cells(merged)),
+        meter_head=merging.HEAD,
         model=model,
         g_per_kwh=g_per_kwh,
         targets={one["study"]: [target_cells(row) for row in one["rows"]] for one in summaries} if target else {},
@@ -124,6 +151,13 @@ def write(
         found["tensorboard"] = str(tensorboard)
         events.write(shown, tensorboard)
     return found
+
+
+def _merged(rows: list[dict[str, Any]], meter: Meter) -> merging.Merged:
+    if len(rows) != 1 or "history" not in rows[0]:
+        raise UsageError(f"{len(rows)} runs: a meter's log is of one training, so give the folder of that one")
+    log = read_csv(meter.path, meter.time, meter.power)
+    return merging.merged(rows[0]["history"], log, meter.offset_s, meter.error)
 
 
 def _check_options(

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from ..errors import UsageError
 
 LEAST_CORRELATION = 0.7  #: of meter and sensors, at the best offset
+LEAST_POINTS = 8  #: that both have, to be compared
 GRID = 4000  #: points that traces are compared at, at most
 
 _TIME_NAMES = ("time", "timestamp", "t", "seconds", "elapsed")
@@ -62,8 +64,8 @@ def read_csv(path: Path, time: str | None = None, power: str | None = None) -> T
     if len(rows) < 3:
         raise UsageError(f"{path} has no readings: a line of headings and two of numbers are the least")
     heads = [head.strip() for head in rows[0]]
-    time_at = _column(path, heads, time, _TIME_NAMES, "time")
-    power_at = _column(path, heads, power, _POWER_NAMES, "power")
+    time_at = _column(path, heads, time, (_TIME_NAMES, _SECONDS), "time")
+    power_at = _column(path, heads, power, (_POWER_NAMES, _WATTS), "power")
     seconds, watts = [], []
     for number, row in enumerate(rows[1:], 2):
         try:
@@ -82,12 +84,14 @@ def read_csv(path: Path, time: str | None = None, power: str | None = None) -> T
     return trace
 
 
-def _column(path: Path, heads: list[str], named: str | None, names: tuple[str, ...], what: str) -> int:
+def _column(path: Path, heads: list[str], named: str | None, words: tuple[Collection[str], ...], what: str) -> int:
     if named is not None:
         if named not in heads:
             raise UsageError(f"{path} has no column {named!r}; it has {', '.join(heads)}")
         return heads.index(named)
-    found = [place for place, head in enumerate(heads) if _split(head)[0] in names]
+    names, units = words
+    parts = [_split(head) for head in heads]
+    found = [place for place, (name, unit) in enumerate(parts) if name in names or (not name and unit in units)]
     if len(found) != 1:
         raise UsageError(
             f"{path} has {len(found)} columns that look like {what}; name one of {', '.join(heads)} as its {what}"
@@ -96,7 +100,9 @@ def _column(path: Path, heads: list[str], named: str | None, names: tuple[str, .
 
 
 def _split(head: str) -> tuple[str, str]:
-    """Name and unit of a heading, in small letters."""
+    """Name and unit of a heading, in small letters; the heading may be a unit alone."""
+    if head.lower() in _UNITS:
+        return "", head.lower()
     match = _NAMED.match(head)
     if match and match[2].lower() in _UNITS:
         return match[1].lower(), match[2].lower()
@@ -115,10 +121,12 @@ def _time(text: str) -> float:
         return datetime.fromisoformat(text.strip()).timestamp()
 
 
-def clock_offset(meter: Trace, sensors: Trace, most_s: float | None = None) -> float:
+def clock_offset(meter: Trace, sensors: Trace, most_s: float | None = None, covered: bool = False) -> float:
     """Seconds to add to the meter's times to have those of the sensors, at which both traces correlate best.
 
+    sensors  NaN watts around what is not known: such times count for nothing
     most_s   the largest that is looked for; None: as far as half of the shorter trace overlaps
+    covered  whether the meter's log holds all the time of the sensors
 
     Raises `UsageError` when they nowhere correlate enough to be believed.
     """
@@ -127,12 +135,19 @@ def clock_offset(meter: Trace, sensors: Trace, most_s: float | None = None) -> f
         float(np.median(np.diff(meter.seconds))) / 4, max(np.ptp(meter.seconds), np.ptp(sensors.seconds)) / GRID
     )
     ours, theirs = (_regular(trace, step_s) for trace in (sensors, meter))
-    least = max(8, round(length_s / 2 / step_s))
+    least = max(LEAST_POINTS, round(length_s / 2 / step_s))
+    if covered and len(theirs) < len(ours):
+        raise UsageError(
+            f"the meter has {np.ptp(meter.seconds):.3f} s, less than the {np.ptp(sensors.seconds):.3f} s that were "
+            "measured: log for longer"
+        )
     begins = sensors.seconds[0] - meter.seconds[0]
     best, found = -1.0, 0.0
     for lag in range(-(len(theirs) - least), len(ours) - least + 1):
         offset_s = begins + lag * step_s
         if most_s is not None and abs(offset_s) > most_s:
+            continue
+        if covered and not len(ours) - len(theirs) <= lag <= 0:
             continue
         a, b = ours[max(lag, 0) : lag + len(theirs)], theirs[max(-lag, 0) : len(ours) - lag]
         value = _correlation(a, b)
@@ -152,5 +167,9 @@ def _regular(trace: Trace, step_s: float) -> np.ndarray:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    known = np.isfinite(a)
+    if known.sum() < LEAST_POINTS:
+        return -1.0
+    a, b = a[known], b[known]
     deviations = a.std() * b.std()
     return float(((a - a.mean()) * (b - b.mean())).mean() / deviations) if deviations > 0 else -1.0

@@ -307,6 +307,12 @@ class Monitor:
             if state[name]:
                 raise DeviceError(text)
 
+    def time_s(self, sums: Sums) -> float:
+        """When these were read: Unix time where it is a board, else seconds of the device since its power-up."""
+        if self.port.provenance != "measured":
+            return sums.stamp / self.port.clock_hz
+        return sums.seconds + time.time() - self.clock()
+
     def check_clock(self, sums: Sums) -> None:
         """Raises `DeviceError` when a board's clock does not go as the host's, by more than `DRIFT`."""
         if self.port.provenance != "measured" or sums.seconds <= 0:

@@ -40,6 +40,8 @@ class Reading:
     watts_idle       of the rests around
     budgets          of `dynamic` and `total`, a pair a rail; standard uncertainties, in joules
     facts            that they come from, by rail
+    spans, rests     of the windows, and of the rests around: begin and end, as of `Monitor.time_s`, and all joules
+                     between
     unresolved       why there is no figure, or None
     """
 
@@ -51,6 +53,8 @@ class Reading:
     watts_idle: float = 0.0
     budgets: tuple[tuple[Budget, Budget], ...] = ()
     facts: tuple[Facts, ...] = ()
+    spans: tuple[tuple[float, float, float], ...] = ()
+    rests: tuple[tuple[float, float, float], ...] = ()
     unresolved: str | None = None
 
     @property
@@ -82,6 +86,8 @@ class Reading:
             "seconds": self.seconds,
             "replays": self.replays,
             "idle_watts": self.watts_idle,
+            "spans": [list(span) for span in self.spans],
+            "rests": [list(span) for span in self.rests],
             "unresolved": self.unresolved,
         }
 
@@ -97,6 +103,8 @@ class _Block:
 
     sums: "Sums"
     middle: int  # stamp
+    begin_s: float  # as of `Monitor.time_s`
+    end_s: float
     runs: int = 0
 
 
@@ -253,7 +261,8 @@ class Window:
         last = self.monitor.snapshot()
         sums = last - first
         self.monitor.check_clock(sums)
-        return _Block(sums, first.stamp + sums.stamp // 2, runs)
+        times = (self.monitor.time_s(one) for one in (first, last))
+        return _Block(sums, first.stamp + sums.stamp // 2, *times, runs)
 
     def _spent_s(self) -> float:
         """Seconds of a run in the window so far, all runs of this block; of the block before while there is none."""
@@ -307,6 +316,8 @@ class Window:
             sum(one[3].idle_watts for one in found),
             pairs,
             tuple(one[3] for one in found),
+            self._spans(self._blocks),
+            self._spans(self._idles),
         )
 
     def _nothing(self) -> Reading:
@@ -325,8 +336,7 @@ class Window:
         runs = sum(block.runs for block in self._blocks)
         cycles = np.array([block.sums.cycles[rail].sum() for block in self._blocks])
         busy = np.array([block.sums.cycles[rail, 1:].sum() for block in self._blocks])
-        joules = np.array([monitor.joules(block.sums)[rail].sum() for block in self._blocks]) * gain
-        joules += offset * cycles / clock_hz
+        joules = np.array([self._joules(rail, block) for block in self._blocks])
         at_rest = np.interp([block.middle for block in self._blocks], idle_at, idle_watts)
         above = joules - at_rest * cycles / clock_hz
         dynamic, run_s = above.sum() / runs, busy.sum() / clock_hz / runs
@@ -355,6 +365,20 @@ class Window:
         )
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
         return dynamic, dynamic + rest_watts * run_s, self._scattered(pair, above, sums), facts
+
+    def _joules(self, rail: int, block: _Block) -> float:
+        """By one rail, calibrated, of all phases."""
+        calibration = self.monitor.calibrations[rail]
+        joules = float(self.monitor.joules(block.sums)[rail].sum())
+        if calibration is None:
+            return joules
+        seconds = int(block.sums.cycles[rail].sum()) / self.monitor.port.clock_hz
+        return joules * calibration.gain + calibration.offset_watts * seconds
+
+    def _spans(self, blocks: list[_Block]) -> tuple[tuple[float, float, float], ...]:
+        """As in `Reading`."""
+        rails = range(len(self.monitor.rails))
+        return tuple((one.begin_s, one.end_s, sum(self._joules(rail, one) for rail in rails)) for one in blocks)
 
     def _samples_of(self, group: tuple[int, ...]) -> int:
         return sum(int(block.sums.samples[0, group].sum()) for block in self._blocks)
