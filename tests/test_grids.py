@@ -298,6 +298,20 @@ def test_what_a_table_claims_is_by_fp32_or_ordinary_training(runs, note):
     assert summary("small", rows)["note"] == note
 
 
+def test_runs_of_other_versions_are_told(tmp_path, monkeypatch):
+    runs = Runs(tmp_path / FILE)
+    try:
+        for seed, source in enumerate(("aa", "aa", "bb")):
+            monkeypatch.setattr(grids, "_versions", lambda source=source: {"source": source})
+            told = {"images": grids.CIFAR, "variant": "sgd", "batch": 8, "seed": seed}
+            runs.add("small", ALIKE | told, {"accuracy": 0.9, "training_bit_macs": 1})
+        rows = runs.all("small")
+    finally:
+        runs.close()
+    assert summary("small", rows[:2])["note"] == "sgd reaches 90.0%"
+    assert summary("small", rows)["note"] == "sgd reaches 90.0%; runs of 2 versions of the program"
+
+
 def test_stages_are_those_that_every_seed_visited():
     rows = [
         ALIKE | {"variant": variant, "batch": 8, "seed": seed, "accuracy": 0.5, "training_bit_macs": 1, "methods": own}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitfirst_hdl.verilog import source_hash
 from torch import nn
 
 import bitfirst
@@ -334,11 +335,10 @@ class Runs:
 
     def add(self, study: str, configuration: dict[str, Any], result: dict[str, Any]) -> None:
         """Keeps a run; one that is there already, such as by the same command beside this one, stays as it is."""
-        versions = {"bitfirst": version("bitfirst"), "torch": torch.__version__}
         row = (
             study,
             configuration,
-            versions,
+            _versions(),
             {"seed": data.SPLIT_SEED, "tuned": "validation", "reported": "test"},
             result,
         )
@@ -350,15 +350,23 @@ class Runs:
 
     def all(self, study: str) -> list[dict[str, Any]]:
         """What runs were told, and what came of them, in one dictionary each, with the `identity` of what they were
-        told as "id"; as they came."""
-        rows = self._database.execute("SELECT configuration, result FROM runs WHERE study = ? ORDER BY rowid", (study,))
-        told = [(json.loads(configuration), json.loads(result)) for configuration, result in rows]
-        return [{"id": identity(configuration)} | configuration | result for configuration, result in told]
+        told as "id", and "versions" of what they ran with; as they came."""
+        columns = "configuration, result, versions"
+        rows = self._database.execute(f"SELECT {columns} FROM runs WHERE study = ? ORDER BY rowid", (study,))
+        told = [map(json.loads, row) for row in rows]
+        return [{"id": identity(asked)} | asked | result | {"versions": versions} for asked, result, versions in told]
 
     def studies(self) -> list[str]:
         """Names, as they came."""
         names = self._database.execute("SELECT study FROM runs GROUP BY study ORDER BY min(rowid)")
         return [name for (name,) in names]
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of what a run depends on; "source" is a hash of this package."""
+    source = source_hash(Path(__file__).parent)[:12]
+    return {"bitfirst": version("bitfirst"), "source": source, "torch": torch.__version__}
 
 
 def identity(configuration: dict[str, Any] | list[Any]) -> str:
@@ -536,7 +544,13 @@ def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def note(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> str:
-    """What the table claims."""
+    """What the table claims, and whether its runs are of more than one version of the program."""
+    versions = {json.dumps(row.get("versions"), sort_keys=True) for row in rows}
+    mixed = f"; runs of {len(versions)} versions of the program" if len(versions) > 1 else ""
+    return _claim(rows, table) + mixed
+
+
+def _claim(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> str:
     if any(row["images"] == DIGITS for row in rows):
         return "digits: mechanics, no claim of accuracy"
     ordinary = FLOAT if any(row["variant"] == FLOAT for row in table) else REFERENCE
