@@ -5,7 +5,7 @@ import copy
 import bitfirst
 import pytest
 import torch
-from bitfirst import training
+from bitfirst import data, models, training
 from bitfirst.errors import UsageError
 from bitfirst.methods import PFQ, SMB, SMD, SWA, Compose, Method, Plan, SignSGD
 from bitfirst.training import TrainOptions
@@ -255,6 +255,23 @@ def test_swa_is_the_mean_of_late_weights_with_statistics_taken_anew():
     update_bn(few(2), by_hand)
     assert_same(list(by_hand.state_dict().values()), list(averaged.state_dict().values()))
     assert not torch.equal(averaged.norm.running_mean, net.norm.running_mean)
+
+
+def test_the_pass_of_swa_is_charged_to_the_training(monkeypatch, tmp_path):
+    """In its last epoch, as much as a forward pass of all batches."""
+    found = {}
+    for name, method in ("sgd", Method()), ("swa", SWA(start=0.0, rate=None)):
+        small_digits(monkeypatch, lambda method=method: method)
+        options = TrainOptions(device="reference", epochs=2, batch=8, fp32=False, out=tmp_path / name)
+        run = training.train_and_compare(options, ReferenceDevice(), QUIET)
+        found[name] = [row["training_bit_macs"] for row in run["history"]]
+    assert found["swa"][0] == found["sgd"][0]
+    device = ReferenceDevice()
+    net = bitfirst.convert(models.digits_resnet(), device, Method())
+    splits = data.digits()
+    for images, _ in training.epoch_batches(splits, options, 0):
+        net(images)
+    assert found["swa"][1] - found["sgd"][1] == device.bit_macs > 0
 
 
 def test_swa_holds_the_learning_rate():

@@ -262,7 +262,7 @@ def _trained(configuration: dict[str, Any], options: TrainOptions, board: Device
     run = training.new_run(options, board, network)
     training.fit(run, splits, options)
     place = training.place_of(run.net)
-    net = run.method.result(run.net, training.epoch_batches(splits, options, 0, place))
+    net = training.result_of(run, splits, options)
     validation_accuracy = run.history[-1]["validation_accuracy"]
     if net is not run.net:  # such as a mean of weights
         validation_accuracy = training.evaluate(net, splits.validation)
