@@ -9,7 +9,7 @@ from bitfirst.measuring import calibration, coverage, uncertainty
 from bitfirst.measuring.calibration import Load
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail
-from bitfirst.measuring.windows import Window
+from bitfirst.measuring.windows import LEAST_SAMPLES, Window
 from power_port import Part, PowerPortModel
 
 HELD, WIDTH, WINDOWS = 0.93, 1.5, 60
@@ -100,6 +100,20 @@ def test_what_cannot_be_resolved_is_refused():
         measured(relative=0)
     with pytest.raises(UsageError, match="1 to 7"):
         measured(phase=0)
+
+
+def test_a_sample_of_several_phases_is_one():
+    """Three phases in each of a dozen samples are not three dozen samples."""
+    port = PowerPortModel([Part("ina226", 0x40, 0.1)])
+    port.load(IDLE)
+    monitor = Monitor(port, [Rail("5V", "ina226", 0x40, 0.1)])
+    with monitor.window("step", phase=None) as window:
+        for _ in range(12):
+            for phase in 1, 2, 3:
+                port.phase(phase)
+                port.run(monitor.sample_s / 3, WATTS)
+    counted = sum(block.sums.samples[0, 1:].sum() for block in window._blocks)
+    assert counted > LEAST_SAMPLES and "too short: 1" in window.reading.unresolved
 
 
 def test_without_a_sensor_work_goes_on():

@@ -341,7 +341,8 @@ class Window:
         above = joules - at_rest * cycles / clock_hz
         dynamic, run_s = above.sum() / runs, busy.sum() / clock_hz / runs
         rest_watts = float(at_rest @ busy / max(busy.sum(), 1))
-        samples = sum(int(block.sums.samples[rail, 1:].sum()) for block in self._blocks)
+        # of the phase that has most: one sample may count in several phases
+        samples = int(sum(block.sums.samples[rail, 1:] for block in self._blocks).max())
         volts = self._volts(rail)
         if volts == 0:
             return f"{self.name}: {descriptor.where} sees no current or no volts: check the wires of shunt and VBUS"
