@@ -51,6 +51,17 @@ def quantised(generator: np.random.Generator, shape: tuple[int, ...], bits: int,
     return Quantised(torch.tensor(values, dtype=torch.float32), bits, signed, 0)
 
 
+@pytest.mark.parametrize("axes", [(3, 2, 0), (0,)])
+@pytest.mark.parametrize("least", [0, 2**15 - 100])
+def test_sums_are_exact_where_float32_is_not(axes, least):
+    """Odd numbers near the end of their range: float32 alone would drop their last bits."""
+    values = torch.randint(least, 2**15, (64, 2, 32, 32), generator=torch.Generator().manual_seed(0)) | 1
+    operand = Quantised(values.float(), 16, True, 0)
+    assert torch.equal(exact.sums(operand, axes).to(torch.int64), values.sum(axes, keepdim=True))
+    if axes != (0,):
+        assert not torch.equal(values.float().sum(axes, keepdim=True).to(torch.int64), values.sum(axes, keepdim=True))
+
+
 # numbers
 @given(words, words, words)
 def test_hash_equals_the_contract(a: int, b: int, c: int) -> None:

@@ -78,6 +78,15 @@ def integers(result: Exact) -> torch.Tensor:
     return (result.integers() if isinstance(result, Halves) else result).to(torch.int64)
 
 
+def sums(operand: Quantised, axes: tuple[int, ...]) -> torch.Tensor:
+    """float64, over these axes, one after another, which stay with a size of 1; in float32 as far as it is exact."""
+    values, bound = operand.values.detach(), operand.peak
+    for axis in axes:
+        bound *= values.shape[axis]
+        values = values.sum(axis, keepdim=True, dtype=None if bound < EXACT_FLOAT32 else torch.float64)
+    return values.to(torch.float64)
+
+
 def _low_bits(operand: Quantised) -> int:
     """So many that low and high piece are about equally large: then they need the same parts of the batch."""
     mean_square = float(operand.rough_sums(2).sum()) / operand.values.numel()

@@ -66,8 +66,8 @@ def _for_repair(
     g: Quantised, x: Quantised, g_high: Quantised, x_high: Quantised, geometry: Geometry, rule: Rule
 ) -> dict[str, torch.Tensor]:
     """Sums of the high part of x and of the low part of g."""
-    g_sum, g_high_sum = (part.values.sum((0, 2, 3), dtype=torch.float64) for part in (g, g_high))
-    x_sum = _over_windows(x_high.values.sum(0, keepdim=True, dtype=torch.float64), geometry)
+    g_sum, g_high_sum = (exact.sums(part, (3, 2, 0)).flatten() for part in (g, g_high))
+    x_sum = _over_windows(exact.sums(x_high, (0,)), geometry)
     return {
         "x_high": x_sum.to("cpu", torch.int64),
         "g_rest": (g_sum - g_high_sum * 2.0**rule.g.low).to("cpu", torch.int64),
