@@ -303,7 +303,6 @@ SERIAL = ("--device", "serial:///dev/none")
         (("--relative", "2"), ("relative = 2", "0.01 for 1 %")),
         (("--limit-s", "0"), ("limit_s = 0",)),
         (("--target", "95"), ("target = 95", "such as 0.95")),
-        (("--device", "rtl:tiny"), ("no pins for sensor", "rtl:power")),
         (("--coverage", "--sensor", "ina9"), ("sensor 'ina9'", "choose from")),
         (("--coverage", "--fit", "a.json"), ("--coverage, --fit and --calibrate",)),
         (("--calibrate", "no/a.json"), ("no/a.json", "directory")),

@@ -167,9 +167,15 @@ def test_a_window_on_the_simulated_sensor_holds_the_joules_taken(measured):
     ("url", "message"),
     [
         ("rtl:power?sensor=ina999", "sensor 'ina999' is unknown; choose from ina226, ina228, ina219"),
-        ("rtl:tiny?sensor=ina226", "there are no pins for sensor ina226: take a configuration with the feature power"),
     ],
 )
 def test_senseless_sensors_are_one_line(url, message):
     with pytest.raises(UsageError, match=message):
         bitfirst.open(url)
+
+
+def test_a_device_gets_what_its_sensor_needs():
+    with bitfirst.open("rtl:tiny?sensor=ina226") as board:
+        assert board.config == replace(TINY, features=(*TINY.features, "power"), clock_khz=2_000, link_bits=64)
+    with pytest.raises(UsageError, match="no pins for sensor ina226: take a configuration with the feature power"):
+        RtlTransport(TINY, sensor="ina226")

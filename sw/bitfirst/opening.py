@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import torch
-from bitfirst_hdl.config import ArrayConfig, ConfigError, load
+from bitfirst_hdl.config import CONFIGS, ArrayConfig, ConfigError, load
 from bitfirst_hdl.contract import datagrams
 
 from .device import Device
@@ -50,7 +50,7 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
             `record=FILE`. `model?counting=0` computes the same numbers but counts no cycles, which is faster;
             `model?device=cuda` (or cpu, cuda:1) computes on this device of PyTorch's; `rtl:power?sensor=ina226` (or
             ina228, ina219) has a simulated supply with that sensor at address 0x40, on 0.1 ohm; ina229 is on line
-            0 of an SPI bus
+            0 of an SPI bus. A configuration without the feature power gets it, and a clock of 2 MHz at most
     trace   file for waveforms (`rtl` only)
     record  file that gets all bytes of the link, for `replay:`
 
@@ -111,16 +111,23 @@ def connect(url: str) -> Transport:
 
 
 def _wanted(kind: str, rest: str, options: dict[str, str]) -> ArrayConfig | None:
-    """The configuration that the URL says, if any. A simulated device has the bus of its sensor."""
+    """The configuration that the URL says, if any. A simulated device has what its sensor needs."""
     from .measuring.sensors import CHIPS
 
     wanted = rest or DEFAULT_CONFIG if kind == "rtl" else options.get("config")
     if wanted is None:
         return None
     config, chip = _config(wanted), CHIPS.get(options.get("sensor", ""))
-    if kind == "rtl" and chip and chip.bus == "spi" and config.measures:
-        return replace(config, features=(*config.features, "spi"))
-    return config
+    return _with_bus(config, chip.bus) if kind == "rtl" and chip else config
+
+
+def _with_bus(config: ArrayConfig, bus: str) -> ArrayConfig:
+    """With the feature power, if it is without at a clock at which a sample does not take too long to simulate, and the
+    sensor's bus."""
+    if not config.measures:
+        clock_khz = min(config.clock_khz, CONFIGS["power"].clock_khz)
+        config = replace(config, features=(*config.features, "power"), clock_khz=clock_khz)
+    return config if bus == "i2c" else replace(config, features=(*config.features, bus))
 
 
 def _split(url: str) -> tuple[str, str, dict[str, str]]:
