@@ -166,6 +166,25 @@ def test_sensors_of_a_part_of_the_board_say_so():
         replace(RAIL, scope="roof")
 
 
+def test_what_makes_the_result_is_measured_with_the_last_epoch():
+    port, monitor = stopping()
+
+    def work(window) -> None:
+        port.phase(1)
+        port.run(0.2, 2.0)
+
+    first, second = (measured.whole(monitor, "epoch 1", work)[1].as_dict() for _ in range(2))
+    both = measured.joined(first, second)
+    for name in "energy_j", "dynamic_j", "uncertainty_j", "seconds":
+        assert both[name] == pytest.approx(first[name] + second[name])
+    assert both["spans"] == first["spans"] + second["spans"] and both["provenance"] == "simulated"
+    port.stop()
+    silent = measured.whole(monitor, "epoch 1", work)[1].as_dict()
+    for one in measured.joined(first, silent), measured.joined(silent, second):
+        assert one["energy_j"] is one["dynamic_uncertainty_j"] is None and "stopped answering" in one["unresolved"]
+    assert measured.joined(None, second)["energy_j"] is None
+
+
 def row(epoch: int, joules: float | None, accuracy: float, steps: int) -> dict:
     told = {"energy_j": joules, "uncertainty_j": 0.1, "provenance": "simulated", "scope": "board"}
     told |= {"extrapolated": False}

@@ -1,6 +1,8 @@
 """Methods that choose batches, and the mean of weights: SMD, SMB, SWA."""
 
 import copy
+from dataclasses import replace
+from functools import partial
 
 import bitfirst
 import pytest
@@ -260,11 +262,13 @@ def test_swa_is_the_mean_of_late_weights_with_statistics_taken_anew():
 def test_the_pass_of_swa_is_charged_to_the_training(monkeypatch, tmp_path):
     """In its last epoch, as much as a forward pass of all batches."""
     found = {}
-    for name, method in ("sgd", Method()), ("swa", SWA(start=0.0, rate=None)):
-        small_digits(monkeypatch, lambda method=method: method)
+    for name, make in ("sgd", Method), ("swa", partial(SWA, start=0.0, rate=None)):
+        small_digits(monkeypatch, make)
         options = TrainOptions(device="reference", epochs=2, batch=8, fp32=False, out=tmp_path / name)
         run = training.train_and_compare(options, ReferenceDevice(), QUIET)
         found[name] = [row["training_bit_macs"] for row in run["history"]]
+        again = training.train_and_compare(replace(options, resume=True), ReferenceDevice(), QUIET)
+        assert again["bit_macs"] == run["bit_macs"] and again["history"] == run["history"]  # charged once
     assert found["swa"][0] == found["sgd"][0]
     device = ReferenceDevice()
     net = bitfirst.convert(models.digits_resnet(), device, Method())

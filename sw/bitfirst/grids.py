@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import bitfirst_hdl as hdl
 import torch
 from bitfirst_hdl.verilog import source_hash
 from torch import nn
@@ -262,7 +263,7 @@ def _trained(configuration: dict[str, Any], options: TrainOptions, board: Device
     run = training.new_run(options, board, network)
     training.fit(run, splits, options)
     place = training.place_of(run.net)
-    net = training.result_of(run, splits, options)
+    net = training.finished(run, splits, options)
     validation_accuracy = run.history[-1]["validation_accuracy"]
     if net is not run.net:  # such as a mean of weights
         validation_accuracy = training.evaluate(net, splits.validation)
@@ -362,11 +363,13 @@ class Runs:
         return [name for (name,) in names]
 
 
-@cache
+#: Of what is imported, this package and the hardware's, which has numeric rules and formats
+SOURCE = hashlib.sha256("".join(source_hash(Path(one.__file__).parent) for one in (bitfirst, hdl)).encode())
+
+
 def _versions() -> dict[str, str]:
-    """Of what a run depends on; "source" is a hash of this package."""
-    source = source_hash(Path(__file__).parent)[:12]
-    return {"bitfirst": version("bitfirst"), "source": source, "torch": torch.__version__}
+    """Of what a run depends on."""
+    return {"bitfirst": version("bitfirst"), "source": SOURCE.hexdigest()[:12], "torch": torch.__version__}
 
 
 def identity(configuration: dict[str, Any] | list[Any]) -> str:

@@ -253,7 +253,7 @@ class Run:
     """A network in training: what a checkpoint holds.
 
     `meter` is None for fp32 on the host, `journal` where no weight learns by signs, `monitor` where no joules are
-    measured. `result` is what the method makes of the network at its end, None before.
+    measured.
     """
 
     name: str
@@ -266,7 +266,6 @@ class Run:
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     monitor: Monitor | None = None
-    result: nn.Module | None = None
 
 
 def new_run(
@@ -340,8 +339,7 @@ def fit(
         batches = epoch_batches(splits, options, run.epoch, place_of(run.net))[: plan.steps - first]
         beside = _Beside(run, batches, first, plan, on_step)
         chosen = observed.counts(run.method)
-        ends = partial(result_of, run, splits, options) if run.epoch + 1 == run.epochs else None
-        (loss, work, counted), told = _measured(run, partial(_steps, run, batches, beside, ends))
+        (loss, work, counted), told = _measured(run, partial(_steps, run, batches, beside))
         validation_accuracy = evaluate(run.net, splits.validation)
         run.epoch += 1
         run.history.append(
@@ -371,28 +369,44 @@ def fit(
 
 
 def _steps(
-    run: Run,
-    batches: data.Batches,
-    beside: "_Beside",
-    ends: Callable[[], nn.Module] | None,
-    window: Window | None,
+    run: Run, batches: data.Batches, beside: "_Beside", window: Window | None
 ) -> tuple[float | None, int, dict[str, int]]:
-    """Trains an epoch; its loss, bit-MACs and counters, with those of `ends`, which is behind the last one. `window`:
-    that it is measured in."""
+    """Trains an epoch; its loss, bit-MACs and counters. `window`: that it is measured in."""
     beside.window = window
     work, before = _bit_macs(run), _counted(run)
     loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
-    if ends is not None:
-        ends()
     after = _counted(run)
     return loss, _bit_macs(run) - work, {name: count - before.get(name, 0) for name, count in after.items()}
 
 
-def result_of(run: Run, splits: data.Splits, options: TrainOptions) -> nn.Module:
-    """The trained network, as `Method.result` makes it: once, in the last epoch, where what it takes is charged."""
-    if run.result is None:
-        run.result = run.method.result(run.net, epoch_batches(splits, options, 0, place_of(run.net)))
-    return run.result
+def finished(run: Run, splits: data.Splits, options: TrainOptions) -> nn.Module:
+    """The network that a training was for, as `Method.result` makes it. What that takes is charged to the last epoch;
+    checkpoints are of before, so a run that goes on from the last one is charged once, too."""
+    batches = epoch_batches(splits, options, 0, place_of(run.net))
+    if not run.method.finishes:
+        return run.method.result(run.net, batches)
+
+    def work(window: Window | None) -> nn.Module:
+        return run.method.result(run.net, _between(batches, window))
+
+    macs, before, last = _bit_macs(run), _counted(run), run.history[-1]
+    net, told = _measured(run, work)
+    if "training_bit_macs" in last:
+        last["training_bit_macs"] += _bit_macs(run) - macs
+    if "training_counters" in last:
+        counted = last["training_counters"]
+        for name, count in _counted(run).items():
+            counted[name] = counted.get(name, 0) + count - before.get(name, 0)
+    if told:
+        last["measured"] = measured.joined(last.get("measured"), told["measured"])
+    return net
+
+
+def _between(batches: data.Batches, window: Window | None) -> Iterator[Any]:
+    for batch in batches:
+        yield batch
+        if window is not None:
+            window.between()
 
 
 def _measured(run: Run, work: Callable[[Window | None], Any]) -> tuple[Any, dict[str, Any]]:
@@ -717,7 +731,7 @@ def compare(
     on_step = watch.step if watch is not None else None
     with saying_what_is_kept(run, options, checkpoints):
         fit(run, splits, options, on_step, on_epoch)
-        net = result_of(run, splits, options)
+        net = finished(run, splits, options)
         test_accuracy = evaluate(net, splits.test)
         counters = run.meter.read()
     if not options.fp32:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -253,6 +254,17 @@ def epoch_energy(row: dict[str, Any]) -> Energy:
         Scope(told["scope"]),
         told["extrapolated"],
     )
+
+
+def joined(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[str, Any]:
+    """Of two windows one after another, each as of `Reading.as_dict`; the first may be missing. Without a figure where
+    one has none."""
+    names = ("energy_j", "dynamic_j"), ("uncertainty_j", "dynamic_uncertainty_j")
+    if first is None or None in (first["energy_j"], second["energy_j"]):
+        why = "an epoch was trained without measuring" if first is None else first["unresolved"] or second["unresolved"]
+        return second | dict.fromkeys(chain(*names)) | {"provenance": "unavailable", "unresolved": why}
+    summed = (*chain(*names), "seconds", "spans", "rests")
+    return first | {name: first[name] + second[name] for name in summed}
 
 
 def added(energies: Sequence[Energy]) -> Energy:

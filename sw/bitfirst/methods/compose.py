@@ -93,6 +93,10 @@ class Compose(Method):
         for part in self._parts:
             part.epoch_end(loss)
 
+    @property
+    def finishes(self) -> bool:
+        return any(part.finishes for part in self._parts)
+
     def result(self, net: nn.Module, data: Iterable[Any]) -> nn.Module:
         for part in self._parts:
             net = part.result(net, data)

@@ -83,6 +83,9 @@ class Method:
         """`loss`: mean of the epoch's batches; None where none was trained on."""
 
     # after it
+    #: Whether `result` is another network, which the device makes.
+    finishes = False
+
     def result(self, net: nn.Module, data: Iterable[Any]) -> nn.Module:
         """The network that the training was for; `data`: an epoch's training batches."""
         return net

@@ -26,6 +26,7 @@ class SWA(Method):
     """
 
     roles = ("average",)
+    finishes = True
 
     def __init__(self, start: float = 2 / 3, rate: float | None = 0.1) -> None:
         if not 0 <= start < 1:
