@@ -479,7 +479,10 @@ def rails_on_board(device: Any) -> tuple[Any, ...]:
         raise UsageError(f"{NONE_NAMED}; {what}")
     if len(rails) > RAILS:
         rest = ", ".join(rail.name for rail in rails[RAILS:])
-        Console(stderr=True).print(f"{board.name} has more sensors than a device reads at a time: --rails for {rest}")
+        told = (
+            f"{board.name} has more sensors than a device reads at a time: --rails FILE, with scope rails, for {rest}"
+        )
+        Console(stderr=True).print(told)
     return tuple(Rail(**asdict(rail), scope="rails") for rail in rails[:RAILS])
 
 
@@ -1031,7 +1034,10 @@ def report(
     meter_offset_s: Annotated[
         float | None, typer.Option(help="Seconds to add to its times; found by itself if not given.")
     ] = None,
-    meter_error: Annotated[float, typer.Option(help="Limit of the meter's error, relative.")] = 0.01,
+    meter_error: Annotated[float | None, typer.Option(help="Limit of its error, relative; 0.01.")] = None,
+    meter_scope: Annotated[
+        str | None, typer.Option(help="What goes through it: board (if not given), board+host, rails.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare runs of studies, and single trainings: a page, plots, and a table of all runs."""
@@ -1042,7 +1048,12 @@ def report(
 
         folder = paths[0] if paths[0].is_dir() else paths[0].parent
         model = None if energy_model is None else models.load(energy_model)
-        log = None if meter is None else comparison.Meter(meter, meter_time, meter_power, meter_offset_s, meter_error)
+        about = {"time": meter_time, "power": meter_power, "offset_s": meter_offset_s}
+        about |= {"error": meter_error, "scope": meter_scope}
+        given = {name: value for name, value in about.items() if value is not None}
+        if given and meter is None:
+            raise UsageError("options of a meter, but no log of one: give --meter FILE")
+        log = None if meter is None else comparison.Meter(meter, **given)
         return comparison.write(paths, out or folder, target, tensorboard, model, grid_factor, log)
 
     def show(result: Result) -> Group:
@@ -1123,7 +1134,7 @@ def measure(
             url, _ = named.device_with_sensor(device, sensor or found[0].kind)
         else:
             url, kind = named.device_with_sensor(device, sensor)
-            if (kind, address, shunt_ohm, most_amps) == (None,) * 4:
+            if (kind, address, shunt_ohm, most_amps, shunt_error, serial) == (None, None, None, None, 0.01, ""):
                 return url, Measuring(rails_on_board, None, kept, relative, limit_s, target)
             place = named.number(address, kind)
             found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial)
@@ -1239,8 +1250,7 @@ def _metered(found: Result) -> Table:
     """Joules of epochs by sensors and by a meter."""
     from .measuring.merging import HEAD
 
-    title = f"epochs with the rest around; {found['offset_s']:.3f} s were added to the meter's times"
-    table = _close(title, *HEAD)
+    table = _close(f"windows of the epochs, rest inside them included; {found['labels']}", *HEAD)
     for row in found["table"]:
         table.add_row(*row)
     return table

@@ -14,7 +14,7 @@ import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from . import comparison_energy, comparison_figures, comparison_measured, grids
-from .energy import co2_g
+from .energy import Scope, co2_g
 from .energy_model import EnergyModel
 from .errors import UsageError
 from .measuring import merging
@@ -45,18 +45,19 @@ TARGET_HEAD = ("method", "batch", "seed", "bit-MACs", "steps", "wall time, s", "
 ENERGY_TARGET_HEAD = ("energy, J", "CO2, g")
 
 
-METER_ABOUT = "What a power meter saw, and what the sensors told of each epoch, its rest included."
+METER_ABOUT = "A power meter's watts, and the sensors' mean in each epoch's windows, rest inside them included."
 
 
 @dataclass(frozen=True)
 class Meter:
-    """A power meter's log: its columns, as of `meter.read_csv`; offset and error as of `merging.merged`."""
+    """A power meter's log: its columns, as of `meter.read_csv`; offset, error and scope as of `merging.merged`."""
 
     path: Path
     time: str | None = None
     power: str | None = None
     offset_s: float | None = None
     error: float = 0.01
+    scope: Scope = Scope.BOARD
 
 
 def write(
@@ -77,11 +78,10 @@ def write(
     meter        a power meter's log of the training, of which there must be just one
 
     Returns {"page", "csv", "plots", "studies": as of `grids.summary`, runs with `COLUMNS`}, with a target "targets",
-    with a folder "tensorboard", with a meter "meter": as of `merging.Merged.as_dict`,
-    and its "table", with trainings that sensors told of "measured": as of `comparison_measured.table`, with
-    a model "energy": its "name", "origin", "about", and "studies" as of
-    `comparison_energy.table`, of those that have a figure. Raises `UsageError` for what holds no runs, before anything
-    is written.
+    with a folder "tensorboard", with a meter "meter": as of `merging.Merged.as_dict`, with trainings that sensors told
+    of "measured": as of `comparison_measured.table`, with a model "energy": its "name", "origin", "about", and
+    "studies" as of `comparison_energy.table`, of those that have a figure. Raises `UsageError` for what holds no runs,
+    before anything is written.
     """
     _check_options(target, tensorboard, model, g_per_kwh)
     files = list(dict.fromkeys(file for path in paths for file in files_of(path)))
@@ -93,7 +93,7 @@ def write(
     found: dict[str, Any] = {"page": str(out / "comparison.html"), "csv": str(out / "runs.csv")}
     merged = None if meter is None else _merged(rows, meter)
     if merged is not None:
-        found["meter"] = merged.as_dict() | {"table": merging.cells(merged)}
+        found["meter"] = merged.as_dict()
     energies, sensed = [], comparison_measured.add(rows)
     measured = comparison_measured.table(sensed, target)
     if sensed:
@@ -115,6 +115,8 @@ def write(
     energy_tables = [comparison_energy.tables_of(one, g_per_kwh is not None) for one in energies]
     texts = [*map(markdown, summaries), *(energy_markdown(one, model) for one in energy_tables)]
     texts += [f"Energy, {one['title']}:\n\n{_markdown(comparison_measured.HEAD, one['rows'])}" for one in measured]
+    if merged is not None:
+        texts.append(f"By a meter; {merged.labels}:\n\n{_markdown(merging.HEAD, merging.cells(merged))}")
     (out / "tables.md").write_text("\n".join(texts), encoding="utf-8")
     with matplotlib.rc_context(STYLE):
         figures = comparison_figures.figures(summaries, target, energies)
@@ -132,7 +134,7 @@ def write(
         energies=energy_tables,
         measured=measured,
         measured_head=comparison_measured.HEAD,
-        meter=None if merged is None else (merged.offset_s, merging.cells(merged)),
+        meter=found.get("meter"),
         meter_head=merging.HEAD,
         model=model,
         g_per_kwh=g_per_kwh,
@@ -157,7 +159,7 @@ def _merged(rows: list[dict[str, Any]], meter: Meter) -> merging.Merged:
     if len(rows) != 1 or "history" not in rows[0]:
         raise UsageError(f"{len(rows)} runs: a meter's log is of one training, so give the folder of that one")
     log = read_csv(meter.path, meter.time, meter.power)
-    return merging.merged(rows[0]["history"], log, meter.offset_s, meter.error)
+    return merging.merged(rows[0]["history"], log, meter.offset_s, meter.error, meter.scope)
 
 
 def _check_options(

@@ -3,7 +3,6 @@
 import csv
 import math
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,16 +11,34 @@ import numpy as np
 
 from ..errors import UsageError
 
-LEAST_CORRELATION = 0.7  #: of meter and sensors, at the best offset
-LEAST_POINTS = 8  #: that both have, to be compared
-GRID = 4000  #: points that traces are compared at, at most
+LEAST_READINGS = 8  #: of the meter, in what is compared
+STANDS_OUT = 25  #: see `clock_offset`: five standard deviations
+STEPS = 4  #: of an offset that are tried, to a reading of the meter
+OTHER = 10  #: steps from the best offset, behind which one is another
 
-_TIME_NAMES = ("time", "timestamp", "t", "seconds", "elapsed")
-_POWER_NAMES = ("power", "watts", "watt", "p", "active power")
-_UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0, "h": 3600.0}
-_UNITS |= {"w": 1.0, "watt": 1.0, "watts": 1.0, "mw": 1e-3, "kw": 1e3, "uw": 1e-6, "µw": 1e-6}
-_SECONDS, _WATTS = {"s", "sec", "seconds", "ms", "us", "µs", "min", "h"}, {"w", "watt", "watts", "mw", "kw", "uw", "µw"}
-_NAMED = re.compile(r"^\s*(.*?)\s*[\[(_ /]\s*([a-zµ]+)\s*[\])]?\s*$", re.IGNORECASE)
+_SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_SECONDS |= {"min": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0}
+_WATTS = {"w": 1.0, "watt": 1.0, "watts": 1.0, "mw": 1e-3, "kw": 1e3, "uw": 1e-6, "µw": 1e-6}
+#: Units of other things, that a named column must not be in.
+_OTHERS = {"j", "kj", "wh", "mwh", "kwh", "v", "mv", "a", "ma", "ua", "µa", "va", "kva", "var", "hz", "%", "c", "°c"}
+_UNITS = {*_SECONDS, *_WATTS, *_OTHERS}
+_TRAILING = re.compile(r"^(.*?)[\s_/]+([a-zµ°%]+)$", re.IGNORECASE)
+_BRACKETED = re.compile(r"^(.*?)[\s_]*[\[(]\s*([^\])]*?)\s*[\])]$")
+_MOST_PLAIN_S = 1e11  #: larger times without a unit are no seconds: the year 5138
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a column says: `names` and `units` of its heading, and one for people."""
+
+    what: str
+    names: tuple[str, ...]
+    units: dict[str, float]
+    such_as: str
+
+
+_TIME = _Kind("time", ("time", "timestamp", "t", "elapsed"), _SECONDS, "time (ms)")
+_POWER = _Kind("power", ("power", "p", "active power"), _WATTS, "power (mW)")
 
 
 @dataclass(frozen=True)
@@ -54,122 +71,155 @@ def read_csv(path: Path, time: str | None = None, power: str | None = None) -> T
     Units are those of the heading, as in "time (ms)", "power_mW"; without one, seconds and watts. A time may be a date
     with a time of day (ISO 8601). Raises `UsageError` for a file without such columns, or whose times go back.
     """
+    (_, heads), *rows = _rows(path)
+    heads = [head.strip() for head in heads]
+    time_at, power_at = _column(path, heads, time, _TIME), _column(path, heads, power, _POWER)
+    factors = _factor(path, heads[time_at], _TIME), _factor(path, heads[power_at], _POWER)
+    seconds, watts = np.zeros(len(rows)), np.zeros(len(rows))
+    for place, (line, row) in enumerate(rows):
+        if len(row) > len(heads):
+            raise UsageError(
+                f"line {line} of {path} has {len(row)} cells under {len(heads)} headings: write numbers with points, "
+                "not commas"
+            )
+        try:
+            seconds[place] = _time(row[time_at], factors[0])
+            watts[place] = float(row[power_at]) * factors[1]
+        except (ValueError, IndexError):
+            raise UsageError(f"line {line} of {path} has no time and power, such as 1.5: {row!r}") from None
+    if not (np.isfinite(watts).all() and np.isfinite(seconds).all()):
+        raise UsageError(f"{path} has readings that are no numbers: take them out")
+    if not _split(heads[time_at])[1] and seconds.max() > _MOST_PLAIN_S:
+        raise UsageError(f"times of {path} are no seconds: write their unit into the heading, such as {_TIME.such_as}")
+    if (np.diff(seconds) <= 0).any():
+        line = rows[int(np.argmax(np.diff(seconds) <= 0)) + 1][0]
+        raise UsageError(
+            f"the time does not grow in line {line} of {path}: sort it, name another column of time, or log dates with "
+            "their time zone"
+        )
+    return Trace(seconds, watts)
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Lines that are not empty: number and cells; the headings first."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             delimiter = max(",;\t", key=file.readline().count)
             file.seek(0)
-            rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
+            reader = csv.reader(file, delimiter=delimiter)
+            rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read as CSV: {error}") from None
     if len(rows) < 3:
         raise UsageError(f"{path} has no readings: a line of headings and two of numbers are the least")
-    heads = [head.strip() for head in rows[0]]
-    time_at = _column(path, heads, time, (_TIME_NAMES, _SECONDS), "time")
-    power_at = _column(path, heads, power, (_POWER_NAMES, _WATTS), "power")
-    seconds, watts = [], []
-    for number, row in enumerate(rows[1:], 2):
-        try:
-            seconds.append(_time(row[time_at]))
-            watts.append(float(row[power_at]))
-        except (ValueError, IndexError):
-            raise UsageError(f"line {number} of {path} has no time and power: {','.join(row)!r}") from None
-    trace = Trace(
-        np.array(seconds) * _factor(heads[time_at], _SECONDS), np.array(watts) * _factor(heads[power_at], _WATTS)
-    )
-    if not (np.isfinite(trace.watts).all() and np.isfinite(trace.seconds).all()):
-        raise UsageError(f"{path} has readings that are no numbers: take them out")
-    if (np.diff(trace.seconds) <= 0).any():
-        line = int(np.argmax(np.diff(trace.seconds) <= 0)) + 3
-        raise UsageError(f"the time does not grow in line {line} of {path}: sort it, or name another column of time")
-    return trace
+    return rows
 
 
-def _column(path: Path, heads: list[str], named: str | None, words: tuple[Collection[str], ...], what: str) -> int:
+def _column(path: Path, heads: list[str], named: str | None, kind: _Kind) -> int:
     if named is not None:
         if named not in heads:
             raise UsageError(f"{path} has no column {named!r}; it has {', '.join(heads)}")
         return heads.index(named)
-    names, units = words
-    parts = [_split(head) for head in heads]
-    found = [place for place, (name, unit) in enumerate(parts) if name in names or (not name and unit in units)]
+    found = [place for place, head in enumerate(heads) if _is(head, kind)]
     if len(found) != 1:
         raise UsageError(
-            f"{path} has {len(found)} columns that look like {what}; name one of {', '.join(heads)} as its {what}"
+            f"{path} has {len(found)} columns that look like {kind.what}; name one of {', '.join(heads)} as its "
+            f"{kind.what}"
         )
     return found[0]
+
+
+def _is(head: str, kind: _Kind) -> bool:
+    name, unit = _split(head)
+    return name in ("", *kind.names) and (unit in kind.units or (name != "" and not unit))
 
 
 def _split(head: str) -> tuple[str, str]:
     """Name and unit of a heading, in small letters; the heading may be a unit alone."""
     if head.lower() in _UNITS:
         return "", head.lower()
-    match = _NAMED.match(head)
-    if match and match[2].lower() in _UNITS:
+    if (match := _BRACKETED.match(head)) is not None:
+        return match[1].lower(), match[2].lower()
+    if (match := _TRAILING.match(head)) is not None and match[2].lower() in _UNITS:
         return match[1].lower(), match[2].lower()
     return head.lower(), ""
 
 
-def _factor(head: str, units: set[str]) -> float:
+def _factor(path: Path, head: str, kind: _Kind) -> float:
     unit = _split(head)[1]
-    return _UNITS[unit] if unit in units else 1.0
+    if not unit:
+        return 1.0
+    if unit not in kind.units or re.search(r"\bMW\b", head):  # some write MW for mW
+        raise UsageError(
+            f"column {head!r} of {path} is in {unit}, which is no unit of {kind.what}: name another one, or write the "
+            f"unit, such as {kind.such_as}"
+        )
+    return kind.units[unit]
 
 
-def _time(text: str) -> float:
+def _time(text: str, factor: float) -> float:
+    """Seconds; a date has no unit."""
     try:
-        return float(text)
+        return float(text) * factor
     except ValueError:
         return datetime.fromisoformat(text.strip()).timestamp()
 
 
-def clock_offset(meter: Trace, sensors: Trace, most_s: float | None = None, covered: bool = False) -> float:
-    """Seconds to add to the meter's times to have those of the sensors, at which both traces correlate best.
+def clock_offset(meter: Trace, sensors: Trace, most_s: float | None = None) -> float:
+    """Seconds to add to the meter's times to have those of the sensors, at which both correlate best.
 
-    sensors  NaN watts around what is not known: such times count for nothing
-    most_s   the largest that is looked for; None: as far as half of the shorter trace overlaps
-    covered  whether the meter's log holds all the time of the sensors
+    sensors  NaN watts where nothing is known; the meter's log must hold all of its time
+    most_s   the largest that is looked for; None: all at which it does
 
-    Raises `UsageError` when they nowhere correlate enough to be believed.
+    Raises `UsageError` for a log that is too short, and where no time stands out: the best correlation r of n readings
+    must be so far above the best one r2 of another time that n ln((1 - r2^2) / (1 - r^2)), twice the difference of
+    their log-likelihoods, is over `STANDS_OUT`.
     """
-    length_s = min(np.ptp(meter.seconds), np.ptp(sensors.seconds))
-    step_s = max(
-        float(np.median(np.diff(meter.seconds))) / 4, max(np.ptp(meter.seconds), np.ptp(sensors.seconds)) / GRID
-    )
-    ours, theirs = (_regular(trace, step_s) for trace in (sensors, meter))
-    least = max(LEAST_POINTS, round(length_s / 2 / step_s))
-    if covered and len(theirs) < len(ours):
+    period_s = float(np.median(np.diff(meter.seconds)))
+    step_s = period_s / STEPS
+    first_s, length_s = sensors.seconds[0], np.ptp(sensors.seconds)
+    offsets = sensors.seconds[-1] - meter.seconds[-1], first_s - meter.seconds[0]
+    if most_s is not None:
+        offsets = max(offsets[0], -most_s), min(offsets[1], most_s)
+    if offsets[0] > offsets[1]:
         raise UsageError(
-            f"the meter has {np.ptp(meter.seconds):.3f} s, less than the {np.ptp(sensors.seconds):.3f} s that were "
-            "measured: log for longer"
+            f"the meter has {np.ptp(meter.seconds):.3f} s, in which the {length_s:.3f} s that were measured have no "
+            "room: log for longer, or check its clock"
         )
-    begins = sensors.seconds[0] - meter.seconds[0]
-    best, found = -1.0, 0.0
-    for lag in range(-(len(theirs) - least), len(ours) - least + 1):
-        offset_s = begins + lag * step_s
-        if most_s is not None and abs(offset_s) > most_s:
-            continue
-        if covered and not len(ours) - len(theirs) <= lag <= 0:
-            continue
-        a, b = ours[max(lag, 0) : lag + len(theirs)], theirs[max(-lag, 0) : len(ours) - lag]
-        value = _correlation(a, b)
-        if value > best:
-            best, found = value, offset_s
-    if best < LEAST_CORRELATION:
+    ours = _regular(sensors, first_s, length_s, step_s)
+    theirs = _regular(meter, first_s - offsets[1], length_s + offsets[1] - offsets[0], step_s)
+    found = _correlations(ours, theirs)
+    best = int(found.argmax())
+    others = np.delete(found, slice(max(0, best - OTHER), best + OTHER + 1))
+    r, other = float(found[best]), max(0.0, float(others.max(initial=0.0)))
+    readings = float(np.isfinite(ours).sum()) / STEPS
+    if readings < LEAST_READINGS or readings * math.log((1 - other**2) / max(1 - r**2, 1e-12)) < STANDS_OUT:
         raise UsageError(
-            f"meter and sensors do not go together anywhere (correlation {best:.2f}): give the offset of the meter's "
-            "clock in seconds"
+            f"meter and sensors go together at no one time (correlation {r:.2f}, elsewhere {other:.2f}, of "
+            f"{readings:.0f} readings): give the offset of the meter's clock in seconds, or log more often"
         )
-    return found
+    return float(offsets[1] - best * step_s)
 
 
-def _regular(trace: Trace, step_s: float) -> np.ndarray:
-    count = math.floor(np.ptp(trace.seconds) / step_s) + 1
-    return np.interp(trace.seconds[0] + step_s * np.arange(count), trace.seconds, trace.watts)
+def _regular(trace: Trace, first_s: float, length_s: float, step_s: float) -> np.ndarray:
+    count = math.floor(length_s / step_s * (1 + 1e-12)) + 1
+    return np.interp(first_s + step_s * np.arange(count), trace.seconds, trace.watts)
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    known = np.isfinite(a)
-    if known.sum() < LEAST_POINTS:
-        return -1.0
-    a, b = a[known], b[known]
-    deviations = a.std() * b.std()
-    return float(((a - a.mean()) * (b - b.mean())).mean() / deviations) if deviations > 0 else -1.0
+def _correlations(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Of ours, where it is known, with theirs from each place on at which it has enough."""
+    known = np.isfinite(ours)
+    a, count = np.where(known, ours, 0.0), known.sum()
+    a = np.where(known, a - a.sum() / max(count, 1), 0.0)
+    b = theirs - theirs.mean()
+    size = 1 << (len(theirs) + len(ours)).bit_length()
+
+    def along(kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
+        spectrum = np.fft.rfft(values, size) * np.conj(np.fft.rfft(kernel, size))
+        return np.fft.irfft(spectrum, size)[: len(theirs) - len(ours) + 1]
+
+    mean = along(known.astype(float), b) / max(count, 1)
+    variance = along(known.astype(float), b**2) / max(count, 1) - mean**2
+    deviations = np.sqrt(np.maximum(variance, 0.0) * (a @ a) / max(count, 1))
+    enough = deviations > 1e-9 * max(b.std() * a.std(), 1e-300)
+    return np.where(enough, along(a, b) / max(count, 1) / np.where(enough, deviations, 1.0), 0.0)
