@@ -299,7 +299,7 @@ def test_the_page_has_the_pins() -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     rails = tomllib.loads(text)["rail"]
     known = {rail.name: rail for rail in BOARDS["genesys2"].sensors.rails}
-    assert [vars(known.pop(rail["name"])) for rail in rails] == rails
+    assert [vars(known.pop(rail["name"])) | {"scope": "rails"} for rail in rails] == rails
     said = dict(re.findall(r"(\w+) at (0x\w\w)", PAGE[PAGE.index("with 1V5") :]))
     assert {name: int(address, 16) for name, address in said.items()} == {
         name: rail.address for name, rail in known.items()

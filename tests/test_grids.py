@@ -162,7 +162,7 @@ def test_a_row_of_the_file_has_all_that_made_it(small, tmp_path, monkeypatch):
     assert len(rows) == 12
     name, configuration, versions, split, result = rows[0]
     assert name == "small" and json.loads(configuration)["seed"] == 0 and json.loads(result)["accuracy"] == 0.5
-    assert set(json.loads(versions)) == {"bitfirst", "torch"} and json.loads(split) == {
+    assert set(json.loads(versions)) == {"bitfirst", "source", "torch"} and json.loads(split) == {
         "seed": data.SPLIT_SEED,
         "tuned": "validation",
         "reported": "test",
