@@ -82,7 +82,7 @@ def test_pins_are_free_and_pulled_up(board: Board) -> None:
     found = pads(tops.sensor_pins(board, with_all_else(board)))
     (scl, attrs), (sda, same) = found.values()
     assert scl != sda and attrs == same
-    assert "LVCMOS33" in attrs.values()
+    assert ("LVCMOS15" if board.name == "kc705" else "LVCMOS33") in attrs.values()
     assert attrs.items() & {("PULLMODE", "UP"), ("PULL_MODE", "UP"), ("PULLUP", "TRUE")}
     assert {name for name, places in named(board).items() if places & {scl, sda}} <= OTHERS
 
@@ -103,10 +103,13 @@ def test_rails_are_as_the_host_takes_them() -> None:
     }
     assert {(rail.kind, rail.shunt_ohm) for rail in rails} == {("ina219", 0.005)}
     assert len(rails) > RAILS  # so the host chooses
+    (core,) = [host.Rail(**vars(rail)) for rail in BOARDS["kc705"].sensors.rails]
+    assert (core.address, core.page, core.shunt_ohm, core.chip.bus) == (52, 0, None, BOARDS["kc705"].sensors.bus)
     for board in WITH:
         taken = [rail.address for rail in board.sensors.rails]
         assert len(set(taken)) == len(taken)
         assert bool(taken) == ("power" in board.config.features)  # by default where there are some
+        assert board.config.sensor_bus == board.sensors.bus
 
 
 def built(name: str, wrong: int = 0) -> SimpleNamespace:
@@ -221,11 +224,15 @@ def test_constraints(name: str, file: str, lines: tuple[str, ...]) -> None:
         assert [line in plan.files[file].splitlines() for line in lines] == [present] * len(lines)
 
 
-def test_a_project_with_sensors_by_default(tmp_path: Path) -> None:
-    built = flow.build(BOARDS["genesys2"], tmp_path / "build")
+@pytest.mark.parametrize(
+    ("name", "scl", "sda", "standard"), [("genesys2", "AE30", "AF30", "LVCMOS33"), ("kc705", "AG17", "Y14", "LVCMOS15")]
+)
+def test_a_project_with_sensors_by_default(tmp_path: Path, name: str, scl: str, sda: str, standard: str) -> None:
+    built = flow.build(BOARDS[name], tmp_path / "build")
     constraints = (built.directory / "top.xdc").read_text().splitlines()
-    for wire, pad in (("scl", "AE30"), ("sda", "AF30")):
+    for wire, pad in (("scl", scl), ("sda", sda)):
         assert f'set_property LOC {pad} [get_ports "sensors_0__{wire}__io"]' in constraints
+        assert f'set_property IOSTANDARD "{standard}" [get_ports "sensors_0__{wire}__io"]' in constraints
         assert f'set_property PULLUP "TRUE" [get_ports "sensors_0__{wire}__io"]' in constraints
         assert f"inout sensors_0__{wire}__io;" in (built.directory / "top.v").read_text()
     assert "sensors of energy" in (built.directory / "README.txt").read_text().lower()
@@ -264,7 +271,12 @@ def test_the_feature_is_asked_for(
     assert "sensors_0__scl__io" in (tmp_path / "build" / "arty-a7-35" / "top.xdc").read_text()
     assert bitfirst(["boards", "--json"]) == 0
     told = {row["name"]: row["sensors"] for row in json.loads(capsys.readouterr().out)["boards"]}
-    assert told["genesys2"] == "6 x INA219" and told["ulx3s-85f"] == "J1: GP1 SCL, GP0 SDA" and told["ebaz4205"] is None
+    assert (
+        told["genesys2"] == "6 x INA219"
+        and told["kc705"] == "1 x UCD9248"
+        and told["ulx3s-85f"] == "J1: GP1 SCL, GP0 SDA"
+        and told["ebaz4205"] is None
+    )
 
 
 @pytest.mark.parametrize("board", WITHOUT, ids=lambda board: board.name)
@@ -275,6 +287,18 @@ def test_boards_without_pins(
     said = refused(capsys, "build", board.name, "--feature", "power")
     assert f"{board.name} has no pins for sensors: leave feature power out, or take one of ulx3s-12f, " in said
     assert all(other.name in said for other in WITH) and not list(tmp_path.iterdir())
+
+
+def test_the_feature_power_has_the_bus_of_the_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bitfirst(["build", "kc705", "--feature", "power", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["features"][-2:] == ["power", "pmbus"]
+    assert flow.fitted(BOARDS["kc705"], POWER).features == ("power", "pmbus")
+    for features in (), ("power", "spi"):
+        assert flow.fitted(BOARDS["kc705"], replace(POWER, features=features)).features == features
+    assert flow.fitted(BOARDS["ulx3s-85f"], POWER).features == ("power",)
 
 
 def test_other_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -124,9 +124,9 @@ def test_spi_is_refused_where_it_cannot_be():
     config = replace(WITH, features=(*WITH.features, "spi"), link_bits=32)
     with pytest.raises(ConfigError, match="feature spi needs power; add to features"):
         replace(TINY, features=("spi",))
-    with pytest.raises(ConfigError, match="feature spi: AXI devices have sensors on an I2C bus alone"):
+    with pytest.raises(ConfigError, match="feature spi: AXI devices have sensors on an I2C bus or a PMBus alone"):
         axi.check(config)
-    with pytest.raises(FlowError, match="feature spi: boards have pins for sensors on an I2C bus alone"):
+    with pytest.raises(FlowError, match="feature spi: boards have two pins for sensors, of I2C or PMBus"):
         check_sensors(BOARDS["ulx3s-85f"], config)
 
 

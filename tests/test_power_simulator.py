@@ -190,7 +190,7 @@ def test_intervals_contain_the_truth(kind: str) -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(UsageError, match="on an I2C and on an SPI bus"):
+    with pytest.raises(UsageError, match="buses of i2c and spi: a device has one"):
         PowerSimulator([SimulatedRail("ina228"), SimulatedRail("ina229")])
     with pytest.raises(UsageError, match="there are 0 to 3"):
         SimulatedRail("ina229", address=4)

@@ -8,10 +8,11 @@ from bitfirst.errors import UsageError
 from bitfirst_sim import build
 from bitfirst_sim.bench import run_bench
 from bitfirst_sim.sensors import KINDS as ALL_KINDS
-from bitfirst_sim.sensors import LIMITS, SPI_KINDS, Limits, SensorBus, SimulatedRail, drawn
+from bitfirst_sim.sensors import LIMITS, PMBUS_KINDS, SPI_KINDS, Limits, SensorBus, SimulatedRail, drawn
 
-KINDS = tuple(kind for kind in ALL_KINDS if kind not in SPI_KINDS)
+KINDS = tuple(kind for kind in ALL_KINDS if kind not in SPI_KINDS + PMBUS_KINDS)
 INA226, INA228, INA219 = (SimulatedRail(kind) for kind in KINDS)
+UCD9248 = SimulatedRail("ucd9248", supply_volts=1.0)
 MASK_226, DIAG_228, POWER_219 = 0x06, 0x0B, 0x03
 ALATCH = 0x8000
 HALF_BIT_S = 1.25e-6
@@ -44,6 +45,14 @@ class Master:
         acknowledged = [self._send(byte) for byte in (address << 1, register, *value.to_bytes(size, "big"))]
         self._stop()
         return all(acknowledged)
+
+    def word(self, command: int, address: int = 52) -> int:
+        """Of a PMBus, low byte first."""
+        return int.from_bytes(self.read(command, 2, address).to_bytes(2, "little"), "big")
+
+    def choose(self, page: int, address: int = 52) -> bool:
+        """That page of a regulators' controller, all its stages."""
+        return self.write(0x00, page, 1, address) and self.write(0x04, 0xFF, 1, address)
 
     def read(self, register: int, size: int = 2, address: int = 0x40) -> int | None:
         """None when the address is not acknowledged."""
@@ -493,7 +502,74 @@ def test_sda_that_changes_with_scl_is_noticed() -> None:
     assert bus.violations == 1
 
 
+def linear11(word: int) -> float:
+    return signed(word & 0x7FF, 11) * 2.0 ** signed(word >> 11, 5)
+
+
+def test_regulators_say_who_they_are() -> None:
+    master = Master(UCD9248, replace(UCD9248, address=53, page=3))
+    for address in (52, 53):
+        assert master.read(0xFD, 8, address) == int.from_bytes(b"\x07UCD9248", "big")
+        assert master.read(0x20, 1, address) == 0x14  # VOUT_MODE: 2**-12 V
+        assert master.choose(3, address) and master.read(0x00, 1, address) == 3
+        assert master.read(0x04, 1, address) == 0xFF
+    assert master.bus.violations == 0
+
+
+def test_a_regulator_says_its_page_alone() -> None:
+    master = Master(replace(UCD9248, page=1))
+    master.load(2.0)
+    master.wait(20e-3)
+    assert master.choose(0) and master.word(0x8C) == 0x8000 and master.word(0x8B) == 0  # 0, as KC705's does
+    assert master.choose(1) and linear11(master.word(0x8C)) == 2.0 and master.word(0x8B) == 0x1000
+    master.write(0x04, 0x00, 1, 52)  # one stage alone
+    assert master.word(0x8C) == 0x8000
+
+
+@pytest.mark.parametrize(
+    ("amps", "word"), [(20.0, 0xDA80), (10.0, 0xD280), (16.8125, 0xDA1A), (0.01, 0x828F), (-1.5, 0xBD00)]
+)
+def test_a_regulator_takes_the_least_exponent(amps: float, word: int) -> None:
+    """The first three are limits of KC705's regulators, as they were read there."""
+    master = Master(UCD9248)
+    assert master.choose(0)
+    master.load(amps)
+    master.wait(30e-3)
+    assert master.word(0x8C) == word and abs(linear11(word) - amps) <= abs(amps) / 1024
+
+
+def test_a_regulator_samples_and_smooths() -> None:
+    """A quarter of each new sample; what flows between two samples is not seen."""
+    master = Master(UCD9248)
+    assert master.choose(0)
+    master.load(1.0)
+    master.wait(30e-3)
+    period = UCD9248.update_s
+    after = (int(master.time_s / period) + 1) * period + 0.1e-3  # behind a sample
+    master.bus.set_watts(after, 0, 3.0)
+    master.bus.set_watts(after + period / 2, 0, 1.0)  # over before the next one
+    seen = [linear11(swap(master.bus.look(after + place * period, 0, 0x8C))) for place in (0.9, 1.5)]
+    assert seen == [1.0, 1.0]
+    master.bus.set_watts(after + 1.6 * period, 0, 2.0)
+    seen = [linear11(swap(master.bus.look(after + (place + 0.5) * period, 0, 0x8C))) for place in (2, 3, 4, 20)]
+    assert seen == pytest.approx([1.25, 1.4375, 1.578125, 2.0], abs=4e-3)
+
+
+def swap(word: int) -> int:
+    return word >> 8 | (word & 0xFF) << 8
+
+
 BROKEN = {
+    "a regulator gives the mean": (
+        "{Input::SHUNT, SAMPLE}, {Input::BUS, SAMPLE}, {Input::DIE, rail.update_s * 1e6 - 2 * SAMPLE}",
+        "{Input::SHUNT, rail.update_s * 1e6 - SAMPLE}, {Input::BUS, SAMPLE}",
+        (test_a_regulator_samples_and_smooths,),
+    ),
+    "exponents that stay": (
+        "int exponent = -16;",
+        "int exponent = -4;",
+        (lambda: test_a_regulator_takes_the_least_exponent(10.0, 0xD280),),
+    ),
     "the converter takes the volts at the end": (
         "mean = integral / (end - from)",
         "mean = micros * 0 + (input == Input::SHUNT ? shunt_volts : bus_volts)",
@@ -538,6 +614,12 @@ def test_bad_rails() -> None:
         SimulatedRail("ina226", time_error=-1.0)
     with pytest.raises(UsageError, match="same address"):
         SensorBus([INA226, INA228])
+    with pytest.raises(UsageError, match="it has no shunt_ohm"):
+        SimulatedRail("ucd9248", shunt_ohm=0.1)
+    with pytest.raises(UsageError, match="update_s must be"):
+        SimulatedRail("ucd9248", update_s=0.0)
+    with pytest.raises(UsageError, match="buses of i2c and pmbus: a device has one"):
+        SensorBus([INA226, UCD9248])
 
 
 WIRES = """
@@ -551,4 +633,4 @@ endmodule
 
 
 def test_with_a_master_that_nobody_here_wrote() -> None:
-    assert len(run_bench(WIRES, "wires", "bitfirst_sim.benches.bench_sensors").tests) == 3
+    assert len(run_bench(WIRES, "wires", "bitfirst_sim.benches.bench_sensors").tests) == 4

@@ -31,7 +31,7 @@ from .platforms import (
     OrangeCrab85FPlatform,
     ZedBoardPlatform,
 )
-from .sensors import ECP5, GOWIN, XILINX, Rail, Sensors, pmod, wired
+from .sensors import ECP5, GOWIN, KC705, XILINX, Rail, Regulator, Sensors, pmod, wired
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ _GENESYS2_RAILS = tuple(
         ("5V0", 0x40),
     )
 )
+#: Of its three controllers, at 52 to 54. The first one has four outputs, a sample of each in 200 us.
+_KC705_RAILS = (Regulator("VCCINT", "ucd9248", 52, page=0, update_s=800e-6),)
 
 BOARDS = {
     board.name: board
@@ -308,9 +310,10 @@ BOARDS = {
             platform=KC705Platform,
             clock_khz=100_000,
             links=UART,
-            config=CONFIGS["default"],
+            config=replace(CONFIGS["default"], features=(*STANDARD, "power", "pmbus")),
             programmer=("openFPGALoader", "--board", "kc705"),
             to_flash=("--write-flash",),
+            sensors=wired("on the board", "AG17", "Y14", KC705, rails=_KC705_RAILS, bus="pmbus"),
         ),
         Board(
             name="zedboard",

@@ -1,7 +1,9 @@
 """Where a board has sensors of energy, or room for some. Data.
 
 Sources: Genesys 2 FPGA Board Reference Manual (Digilent), 3, "Power monitoring"; Pmod Interface Specification, type 6,
-I2C (Digilent); ULX3S Manual; and the platforms of amaranth-boards.
+I2C (Digilent); ULX3S Manual; the platforms of amaranth-boards; KC705 Evaluation Board, UG810 (Xilinx), whose pins of
+PMBus are those of three designs' constraints and of a net list. Which output of its regulators is which: what was read
+from one (billauer.co.il, "Power supply parameters of Xilinx' KC705 board, obtained via PMBus").
 """
 
 from collections import Counter
@@ -16,6 +18,7 @@ NAME = "sensors"  #: of the resource
 ECP5 = Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")
 GOWIN = Attrs(IO_TYPE="LVCMOS33", PULL_MODE="UP")
 XILINX = Attrs(IOSTANDARD="LVCMOS33", PULLUP="TRUE")
+KC705 = Attrs(IOSTANDARD="LVCMOS15", PULLUP="TRUE")  # behind level shifters
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,36 @@ class Rail:
 
 
 @dataclass(frozen=True)
+class Regulator:
+    """An output of a regulators' controller, likewise."""
+
+    name: str
+    kind: str
+    address: int
+    page: int
+    update_s: float
+
+
+@dataclass(frozen=True)
 class Sensors:
-    """A board's I2C bus of sensors.
+    """A board's bus of sensors, of two wires.
 
     resource  its two pins, `scl` and `sda`
     place     where they are, for people
     rails     sensors that are on the board; the device reads up to `contract.power.RAILS` of them at a time, the first
               ones unless others are named
+    bus       "i2c", or the feature that a device needs for it besides "power"
     """
 
     resource: Resource
     place: str
-    rails: tuple[Rail, ...] = ()
+    rails: tuple[Rail | Regulator, ...] = ()
+    bus: str = "i2c"
+
+    @property
+    def bus_name(self) -> str:
+        """For people."""
+        return {"i2c": "I2C", "pmbus": "PMBus"}[self.bus]
 
     @property
     def told(self) -> str:
@@ -50,12 +71,18 @@ class Sensors:
 
 
 def wired(
-    place: str, scl: str, sda: str, attrs: Attrs, conn: tuple[str, int] | None = None, rails: tuple[Rail, ...] = ()
+    place: str,
+    scl: str,
+    sda: str,
+    attrs: Attrs,
+    conn: tuple[str, int] | None = None,
+    rails: tuple[Rail | Regulator, ...] = (),
+    bus: str = "i2c",
 ) -> Sensors:
     """Two pins, of a connector of the platform or of the chip."""
     pins = {"scl": scl, "sda": sda}
     lines = (Subsignal(name, Pins(pin, dir="io", conn=conn, assert_width=1)) for name, pin in pins.items())
-    return Sensors(Resource(NAME, 0, *lines, attrs), place, rails)
+    return Sensors(Resource(NAME, 0, *lines, attrs), place, rails, bus)
 
 
 def pmod(number: int, label: str, attrs: Attrs) -> Sensors:

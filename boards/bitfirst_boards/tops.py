@@ -131,8 +131,8 @@ def divisor(board: Board) -> int:
 
 def check_sensors(board: Board, config: ArrayConfig) -> None:
     """Raises `FlowError` where the configuration has sensors, and the board no pins for them."""
-    if config.measures and config.sensor_bus != "i2c":
-        raise FlowError("feature spi: boards have pins for sensors on an I2C bus alone; leave it out of features")
+    if config.measures and config.sensor_bus == "spi":
+        raise FlowError("feature spi: boards have two pins for sensors, of I2C or PMBus; leave it out of features")
     if config.measures and board.sensors is None:
         others = ", ".join(other.name for other in BOARDS.values() if other.sensors)
         raise FlowError(f"{board.name} has no pins for sensors: leave feature power out, or take one of {others}")

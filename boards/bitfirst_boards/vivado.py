@@ -29,7 +29,7 @@ _MADE_UART = "The device has its link on the board's serial port ({link})."
 _MADE_AXI = """The device is a peripheral of the processing system: registers on AXI4-Lite, its link on AXI DMA,
 both in the block design that {script} makes. ip/ has its Verilog, IP-XACT description, register document and C
 header. Its clock is FCLK0, {clock_mhz:g} MHz, whose constraint comes with the processing system."""
-_MADE_SENSORS = "\nSensors of energy hang on I2C ({place})."
+_MADE_SENSORS = "\nSensors of energy hang on {bus} ({place})."
 _RUN = """#!/bin/sh
 set -e
 cd "$(dirname "$0")"
@@ -69,7 +69,7 @@ def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, st
     texts["top.tcl"] = before + _CHECK + _WRITE + after  # boards take Amaranth's own place for it
     made = _MADE_UART.format(link=board.links[board.link])
     if config.measures:
-        made += _MADE_SENSORS.format(place=board.sensors.place)
+        made += _MADE_SENSORS.format(bus=board.sensors.bus_name, place=board.sensors.place)
     texts["README.txt"] = _readme(board, fingerprint, made)
     return texts | {SCRIPT: _RUN}
 
@@ -91,7 +91,7 @@ def _block_design(board: Board, config: ArrayConfig, fingerprint: int) -> dict[s
     made = _MADE_AXI.format(script=_BLOCK_DESIGN, clock_mhz=board.clock_khz / 1000)
     if config.measures:
         texts["sensors.xdc"] = _sensor_constraints(board)
-        made += _MADE_SENSORS.format(place=board.sensors.place)
+        made += _MADE_SENSORS.format(bus=board.sensors.bus_name, place=board.sensors.place)
     texts["README.txt"] = _readme(board, fingerprint, made)
     return texts | {SCRIPT: _RUN}
 

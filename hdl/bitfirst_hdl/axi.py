@@ -198,10 +198,10 @@ class PacketEnds(wiring.Component):
 
 
 def check(config: ArrayConfig) -> int:
-    """`config.link_bits`; raises `ConfigError` where the streams cannot be that wide, and for sensors on no bus of
-    I2C."""
-    if config.measures and config.sensor_bus != "i2c":
-        raise ConfigError("feature spi: AXI devices have sensors on an I2C bus alone; leave it out")
+    """`config.link_bits`; raises `ConfigError` where the streams cannot be that wide, and for sensors on an SPI
+    bus."""
+    if config.measures and config.sensor_bus == "spi":
+        raise ConfigError("feature spi: AXI devices have sensors on an I2C bus or a PMBus alone; leave it out")
     if config.link_bits not in TDATA_BITS:
         raise ConfigError(f"link_bits = {config.link_bits} is not for AXI4-Stream; set link_bits to 32 or 64")
     return config.link_bits

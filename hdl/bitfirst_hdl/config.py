@@ -30,9 +30,10 @@ DATAPATHS = {"serial": 1, "fixed": 2, "fusion": 3, "fixed16": 4}
 SLICE_BITS = {"serial": (1, 2, 4, 8), "fixed": (8,), "fusion": (2,), "fixed16": (8,)}  #: that each may have
 BRICKS, BRICK_PLANES = 16, 2  #: of a fused unit; planes of B that each multiplies, as many as slices of A have bits
 #: Parts that a device may be without; bit i of the identity's `features` is the i-th.
-FEATURES = ("update", "packed", "gather", "requantise", "trace", "power", "spi")
+FEATURES = ("update", "packed", "gather", "requantise", "trace", "power", "spi", "pmbus")
 STANDARD = ("gather", "requantise")  #: what a device for training by ordinary gradients has
 INSIDE = FEATURES[:5]  #: those that take no pins
+BUSES = ("spi", "pmbus")  #: of sensors, instead of I2C
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
@@ -76,7 +77,7 @@ class ArrayConfig:
                 store, TENSOR and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of
                 sums as numbers of fewer bits, and of their signs: without it they come as they are; "trace": watchdog,
                 and a memory of the last commands and faults; "power": sensors of energy, on pins of their own, a
-                bus of I2C; "spi": one of SPI instead (needs "power")
+                bus of I2C; "spi": one of SPI instead, "pmbus": a PMBus instead, on the same pins (need "power")
     """
 
     datapath: str = "serial"
@@ -133,9 +134,11 @@ class ArrayConfig:
         if not isinstance(wanted, list | tuple) or not set(map(str, wanted)) <= set(FEATURES):
             raise ConfigError(f"features = {wanted!r} must be a list of some of {', '.join(FEATURES)}")
         object.__setattr__(self, "features", tuple(name for name in FEATURES if name in wanted))
-        for name, needed in (("update", ("gather",)), ("packed", STANDARD), ("spi", ("power",))):
+        for name, needed in (("update", ("gather",)), ("packed", STANDARD), *((bus, ("power",)) for bus in BUSES)):
             if name in wanted and (missing := [other for other in needed if other not in wanted]):
                 raise ConfigError(f"feature {name} needs {' and '.join(missing)}; add to features, or leave {name} out")
+        if len(buses := [name for name in BUSES if name in wanted]) > 1:
+            raise ConfigError(f"features {' and '.join(buses)} are different buses of sensors; leave one of them out")
 
     def one_of(self, name: str, allowed: tuple[int, ...]) -> None:
         if getattr(self, name) not in allowed:
@@ -468,8 +471,8 @@ class ArrayConfig:
 
     @property
     def sensor_bus(self) -> str:
-        """That of its sensors, where it has them: "i2c", or "spi" with that feature."""
-        return "spi" if "spi" in self.features else "i2c"
+        """That of its sensors, where it has them: "i2c", or the feature of `BUSES` that it has."""
+        return next((name for name in BUSES if name in self.features), "i2c")
 
     # commands
     @property

@@ -30,7 +30,7 @@ public:
             in >> rail.kind >> rail.address >> rail.shunt_ohm >> rail.supply_volts >> rail.source_ohm;
             in >> rail.offset_volts >> rail.gain_error >> rail.bus_offset_volts >> rail.bus_gain_error;
             in >> rail.time_error >> rail.noise_volts >> rail.bus_noise_volts >> rail.die_celsius;
-            in >> rail.stops_s >> rail.seed;
+            in >> rail.stops_s >> rail.seed >> rail.update_s >> rail.page;
             bus.add(rail);
         }
         if (!numbers.empty() && !in) throw std::invalid_argument("rails: " + numbers);

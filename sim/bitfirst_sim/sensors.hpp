@@ -1,5 +1,5 @@
 // Power monitors on an I2C bus: INA226, INA228 and INA219 (Texas Instruments SBOS547, SLYS021, SBOS448), as the device's
-// pins see them, and as the analogue side drives them. INA229 (SLYS023) is INA228 on an SPI bus.
+// pins see them, and as the analogue side drives them. INA229 (SLYS023) is INA228 on an SPI bus, UCD9248 on a PMBus.
 //
 // A rail is a supply of some volts behind some ohms, a shunt, and a load that takes so many watts: its chip measures the
 // volts across the shunt, and those at the load against ground. The converter is on one of them at a time, and gives the
@@ -31,9 +31,9 @@ namespace sensors {
 
 // A supply with its chip. Errors are those of this one chip; 0 is the chip of the data sheet's typical column.
 struct Rail {
-    int kind = 226;  // 226, 228, 219 or 229
+    int kind = 226;  // 226, 228, 219, 229 or 9248
     int address = 0x40;  // of INA229 the number of its line
-    double shunt_ohm = 0.1;
+    double shunt_ohm = 0.1;  // 0: there is none, and volts across it are amperes
     double supply_volts = 5;
     double source_ohm = 0;         // of the supply and the wires, in front of the shunt
     double offset_volts = 0;       // across the shunt
@@ -46,6 +46,8 @@ struct Rail {
     double die_celsius = 25;
     double stops_s = std::numeric_limits<double>::infinity();  // from then on it does not answer
     uint64_t seed = 0;             // of the noise
+    double update_s = 800e-6;      // of UCD9248: from one sample of the current to the next
+    int page = 0;                  // likewise: which of its outputs the rail is; nothing is taken from the others
 };
 
 // Normal deviates, the same everywhere: what std::normal_distribution gives is up to the library.
@@ -130,7 +132,7 @@ private:
         const double volts = rail.supply_volts, ohm = rail.source_ohm + rail.shunt_ohm;
         const double root = std::sqrt(std::max(0.0, volts * volts - 4 * ohm * watts));
         const double amps = ohm > 0 ? 2 * std::min(watts, volts * volts / (4 * ohm)) / (volts + root) : watts / volts;
-        shunt_volts = amps * rail.shunt_ohm;
+        shunt_volts = amps * (rail.shunt_ohm > 0 ? rail.shunt_ohm : 1);
         bus_volts = volts - amps * ohm;
     }
 
@@ -583,7 +585,74 @@ public:
     uint64_t look(int number) const override { return number == 0x3F ? 0x2291 : Ina228::look(number); }
 };
 
+// A controller of regulators (SLVSA33A; commands: SLUU337). READ_IOUT is as UCD9244-EP, its sibling of one stage a rail,
+// has it (SLVSC86A, 8.3.16): a short sample every 200 us for each rail, through a filter of 3.5 samples' time, which is a
+// quarter of each new one; nothing of what flows between samples is seen. Volts are those of the last sample. A word's low
+// byte comes first.
+class Ucd9248 : public Chip {
+public:
+    explicit Ucd9248(const Rail& rail) : Chip(rail) {
+        constexpr double SAMPLE = 5;  // us
+        start({{Input::SHUNT, SAMPLE}, {Input::BUS, SAMPLE}, {Input::DIE, rail.update_s * 1e6 - 2 * SAMPLE}}, 1, true);
+    }
+
+    int width() const override {
+        switch (pointer) {
+            case PAGE: case PHASE: case VOUT_MODE: return 1;
+            case DEVICE_ID: return 8;
+            default: return 2;
+        }
+    }
+
+    uint64_t look(int number) const override {
+        switch (number) {
+            case PAGE: return page;
+            case PHASE: return phase;
+            case VOUT_MODE: return EXPONENT & 0x1F;
+            case DEVICE_ID: return 0x0755434439323438;  // its length, "UCD9248"
+            case READ_VOUT: return shown() ? swapped(rounded(std::ldexp(volts, -EXPONENT), 0, 0xFFFF)) : 0;
+            case READ_IOUT: return swapped(linear11(shown() ? amps : 0));
+            default: return 0xFFFF;
+        }
+    }
+
+    void write(uint64_t value) override {
+        if (pointer == PAGE) page = static_cast<uint8_t>(value);
+        if (pointer == PHASE) phase = static_cast<uint8_t>(value);
+    }
+
+private:
+    static constexpr int PAGE = 0x00, PHASE = 0x04, VOUT_MODE = 0x20, READ_VOUT = 0x8B, READ_IOUT = 0x8C, DEVICE_ID = 0xFD;
+    static constexpr int EXPONENT = -12;
+
+    void converted(Input input, double value) override {
+        if (input == Input::SHUNT) amps = sampled ? amps + (value - amps) / 4 : value;
+        if (input == Input::SHUNT) sampled = true;
+        if (input == Input::BUS) volts = value;
+    }
+
+    void finished() override {}
+
+    bool shown() const { return page == rail.page && phase == 0xFF; }
+
+    static uint64_t swapped(int64_t word) {
+        return static_cast<uint64_t>((word & 0xFF) << 8 | (word >> 8 & 0xFF));
+    }
+
+    // With the least exponent that the mantissa has room for.
+    static int64_t linear11(double number) {
+        int exponent = -16;
+        while (exponent < 15 && std::abs(std::ldexp(number, -exponent)) > 1023) ++exponent;
+        return (exponent & 0x1F) << 11 | (rounded(std::ldexp(number, -exponent), -1024, 1023) & 0x7FF);
+    }
+
+    uint8_t page = 0, phase = 0;
+    bool sampled = false;
+    double amps = 0, volts = 0;
+};
+
 inline std::unique_ptr<Chip> make_chip(const Rail& rail) {
+    if (rail.kind == 9248) return std::make_unique<Ucd9248>(rail);
     if (rail.kind == 229) return std::make_unique<Ina229>(rail);
     if (rail.kind == 219) return std::make_unique<Ina219>(rail);
     if (rail.kind == 228) return std::make_unique<Ina228>(rail);

@@ -1,4 +1,5 @@
-"""Simulated power monitors: INA226, INA228 and INA219 on an I2C bus, INA229 on an SPI bus, as sensors.hpp models them.
+"""Simulated power monitors: INA226, INA228 and INA219 on an I2C bus, INA229 on an SPI bus, and UCD9248, a regulators'
+controller, on a PMBus, as sensors.hpp models them.
 
 `drawn` gives a chip with the errors of one out of the box; `SensorBus` is the bus and its chips for Python, which pulls
 the wires and sets what the loads take.
@@ -17,6 +18,8 @@ from bitfirst_hdl.contract.power import RAILS
 from . import build
 
 ADDRESSES = range(0x08, 0x78)  #: that chips on an I2C bus may have
+FIRST = {"i2c": 0x40, "spi": 0, "pmbus": 52}  #: addresses, as most chips have them; of KC705's first controller
+LEAST_UPDATE_S = 100e-6
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,11 @@ LIMITS = {
     "ina219": Limits(100e-6, 5e-3, 4e-3, 5e-3, 0.1, 3e-6, 1.3e-3),
 }
 LIMITS["ina229"] = LIMITS["ina228"]  # SLYS023
+#: Of amperes. Taken: no data sheet says what the sense of KC705's power stages may be off by.
+LIMITS["ucd9248"] = Limits(0.1, 0.05, 5e-3, 0.01, 0.05, 1e-3, 0.1e-3)
 KINDS = tuple(LIMITS)
 SPI_KINDS = ("ina229",)
+PMBUS_KINDS = ("ucd9248",)
 
 
 @dataclass(frozen=True)
@@ -56,19 +62,22 @@ class SimulatedRail:
     """A supply, its shunt and the chip that measures it, without any error unless one is given; see sensors.hpp.
 
     kind              one of `KINDS`
-    address           on the I2C bus, 7 bits, else the number of the line that selects it; None: 0x40, or 0
-    shunt_ohm         of the shunt; what it differs from its nominal value by belongs to `gain_error`
+    address           on the I2C bus or PMBus, 7 bits, else the number of the line that selects it; None: the first one
+                      of `FIRST`
+    shunt_ohm         of the shunt; what it differs from its nominal value by belongs to `gain_error`. None: 0.1, or,
+                      of UCD9248, 0: there is none, and what is called volts of it are amperes
     supply_volts      in front of `source_ohm`, which stands for supply and wires
     offset_volts, gain_error, bus_offset_volts, bus_gain_error, time_error, noise_volts, bus_noise_volts
                       as in `Limits`, but with a sign: those of this chip
     die_celsius       its temperature
     stops_s           from that time of the world on it does not answer
     seed              of its noise
+    update_s, page    of UCD9248: from one sample of the current to the next; which of its outputs the rail is
     """
 
     kind: str
     address: int | None = None
-    shunt_ohm: float = 0.1
+    shunt_ohm: float | None = None
     supply_volts: float = 5.0
     source_ohm: float = 0.0
     offset_volts: float = 0.0
@@ -81,25 +90,38 @@ class SimulatedRail:
     die_celsius: float = 25.0
     stops_s: float = math.inf
     seed: int = 0
+    update_s: float = 800e-6
+    page: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError(f"sensor {self.kind!r} is not known; choose one of {', '.join(KINDS)}")
         if self.address is None:
-            object.__setattr__(self, "address", 0 if self.bus == "spi" else 0x40)
+            object.__setattr__(self, "address", FIRST[self.bus])
+        if self.shunt_ohm is None:
+            object.__setattr__(self, "shunt_ohm", 0.0 if self.bus == "pmbus" else 0.1)
         if self.bus == "spi" and self.address not in range(RAILS):
             raise UsageError(f"line {self.address} of the SPI bus: there are 0 to {RAILS - 1}")
-        if self.bus == "i2c" and self.address not in ADDRESSES:
+        if self.bus != "spi" and self.address not in ADDRESSES:
             raise UsageError(f"I2C address {self.address:#x} is reserved; chips have {ADDRESSES[0]:#x} to 0x77")
-        if not (self.shunt_ohm > 0 and self.supply_volts > 0 and self.source_ohm >= 0):
+        if self.bus == "pmbus" and self.shunt_ohm:
+            raise UsageError(f"{self.kind} says amperes: it has no shunt_ohm")
+        if self.bus == "pmbus" and not (self.update_s >= LEAST_UPDATE_S and self.page in range(256)):
+            raise UsageError(f"update_s must be {LEAST_UPDATE_S} or more, page 0 to 255")
+        if not ((self.shunt_ohm > 0) != (self.bus == "pmbus") and self.supply_volts > 0 and self.source_ohm >= 0):
             raise UsageError("shunt_ohm and supply_volts must be above 0, source_ohm not below")
         if not (self.time_error > -1 and self.noise_volts >= 0 and self.bus_noise_volts >= 0):
             raise UsageError("time_error must be above -1, and noise not below 0")
 
     @property
     def bus(self) -> str:
-        """ "i2c" or "spi"."""
-        return "spi" if self.kind in SPI_KINDS else "i2c"
+        """ "i2c", "spi" or "pmbus"."""
+        return "spi" if self.kind in SPI_KINDS else "pmbus" if self.kind in PMBUS_KINDS else "i2c"
+
+    @property
+    def number(self) -> int:
+        """Of the kind, as sensors.hpp has it."""
+        return int(self.kind.lstrip("abcdefghijklmnopqrstuvwxyz"))
 
 
 def drawn(kind: str, seed: int, **given: float) -> SimulatedRail:
@@ -112,7 +134,12 @@ def drawn(kind: str, seed: int, **given: float) -> SimulatedRail:
     return SimulatedRail(**{"kind": kind, "seed": seed, **errors, **given})
 
 
-C_TYPES = {"kind": ctypes.c_int, "address": ctypes.c_int, "seed": ctypes.c_uint64}  #: the others are double
+C_TYPES = {
+    "kind": ctypes.c_int,
+    "address": ctypes.c_int,
+    "seed": ctypes.c_uint64,
+    "page": ctypes.c_int,
+}  #: the others are double
 
 
 class CRail(ctypes.Structure):
@@ -125,11 +152,11 @@ def c_rails(rails: Sequence[SimulatedRail]) -> ctypes.Array:
     """The rails as C has them. Raises `UsageError` for two chips with one address."""
     if len({rail.address for rail in rails}) < len(rails):
         raise UsageError("two sensors have the same address; give each its own")
-    if len({rail.bus for rail in rails}) > 1:
-        raise UsageError("sensors on an I2C and on an SPI bus: a device has one of them")
+    if len(buses := {rail.bus for rail in rails}) > 1:
+        raise UsageError(f"sensors on buses of {' and '.join(sorted(buses))}: a device has one of them")
     numbers = [{field.name: getattr(rail, field.name) for field in fields(rail)} for rail in rails]
-    for number in numbers:
-        number["kind"] = int(number["kind"].removeprefix("ina"))
+    for rail, number in zip(rails, numbers, strict=True):
+        number["kind"] = rail.number
     return (CRail * len(rails))(*(CRail(**number) for number in numbers))
 
 

@@ -6,8 +6,9 @@ from dataclasses import astuple, dataclass
 from bitfirst.errors import UsageError
 from bitfirst_hdl.config import ArrayConfig
 
-from .sensors import KINDS, SimulatedRail
+from .sensors import KINDS, PMBUS_KINDS, SimulatedRail
 
+CORE_VOLTS = 1.0  # of a regulator
 NEVER_S = 1e300  # for `inf`, which not every C++ library reads
 
 
@@ -33,11 +34,7 @@ class Supply:
         joules = self.step_joules, self.load_joules, self.update_joules, self.rx_word_joules, self.tx_word_joules
         numbers = [clock_hz, self.idle_watts, *joules, len(self.rails)]
         for rail in self.rails:
-            kind, *others = astuple(rail)
-            numbers += [
-                int(kind.removeprefix("ina")),
-                *(NEVER_S if math.isinf(number) else number for number in others),
-            ]
+            numbers += [rail.number, *(NEVER_S if math.isinf(number) else number for number in astuple(rail)[1:])]
         return " ".join(map(repr, numbers))
 
 
@@ -51,8 +48,8 @@ def alone(kind: str | None, config: ArrayConfig) -> Supply | None:
         raise UsageError(
             f"there are no pins for sensor {kind}: take a configuration with the feature power, as rtl:power"
         )
-    rail = SimulatedRail(kind)
+    rail = SimulatedRail(kind, supply_volts=CORE_VOLTS) if kind in PMBUS_KINDS else SimulatedRail(kind)
     if rail.bus != config.sensor_bus:
-        instead = "leave out" if rail.bus == "i2c" else "add"
-        raise UsageError(f"sensor {kind} is on a bus of {rail.bus.upper()}: {instead} the feature spi")
+        mend = f"leave out the feature {config.sensor_bus}" if rail.bus == "i2c" else f"add the feature {rail.bus}"
+        raise UsageError(f"sensor {kind} is on a bus of {rail.bus.upper()}: {mend}")
     return Supply((rail,))

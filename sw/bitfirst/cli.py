@@ -1086,11 +1086,13 @@ def measure(
     target: Annotated[
         float | None, typer.Option(help="Validation accuracy, such as 0.95: the joules to reach it.")
     ] = None,
-    sensor: Annotated[str | None, typer.Option(help="ina226, ina228, ina219 or ina229.")] = None,
+    sensor: Annotated[str | None, typer.Option(help="ina226, ina228, ina219, ina229 or ucd9248.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="Of the sensor on the I2C bus (0x40); of ina229 its line on the SPI bus (0).")
+        str | None,
+        typer.Option(help="Of the sensor on I2C (0x40) or PMBus (52); of ina229 its line of SPI (0)."),
     ] = None,
     shunt_ohm: Annotated[float | None, typer.Option(help="Of its shunt, such as 0.1 (R100).")] = None,
+    page: Annotated[int, typer.Option(help="Of ucd9248, which has no shunt: which of its outputs.")] = 0,
     shunt_error: Annotated[float, typer.Option(help="By which the shunt may be off, relative.")] = 0.01,
     most_amps: Annotated[float | None, typer.Option(help="The largest current, for a narrower range.")] = None,
     serial: Annotated[str, typer.Option(help="Of its breakout, as you name it: a calibration is for one alone.")] = "",
@@ -1137,7 +1139,7 @@ def measure(
             if (kind, address, shunt_ohm, most_amps, shunt_error, serial) == (None, None, None, None, 0.01, ""):
                 return url, Measuring(rails_on_board, None, kept, relative, limit_s, target)
             place = named.number(address, kind)
-            found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial)
+            found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial, page)
         return url, Measuring(found, None, kept, relative, limit_s, target)
 
     def train() -> Result:

@@ -50,7 +50,8 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
             `record=FILE`. `model?counting=0` computes the same numbers but counts no cycles, which is faster;
             `model?device=cuda` (or cpu, cuda:1) computes on this device of PyTorch's; `rtl:power?sensor=ina226` (or
             ina228, ina219) has a simulated supply with that sensor at address 0x40, on 0.1 ohm; ina229 is on line
-            0 of an SPI bus. A configuration without the feature power gets it, and a clock of 2 MHz at most
+            0 of an SPI bus, ucd9248 at address 52 of a PMBus, without a shunt. A configuration without the feature
+            power gets it, and a clock of 2 MHz at most
     trace   file for waveforms (`rtl` only)
     record  file that gets all bytes of the link, for `replay:`
 
@@ -127,7 +128,9 @@ def _with_bus(config: ArrayConfig, bus: str) -> ArrayConfig:
     if not config.measures:
         clock_khz = min(config.clock_khz, CONFIGS["power"].clock_khz)
         config = replace(config, features=(*config.features, "power"), clock_khz=clock_khz)
-    return config if bus == "i2c" else replace(config, features=(*config.features, bus))
+    if bus == "i2c" or config.sensor_bus != "i2c":  # one of another bus is refused where the pins are
+        return config
+    return replace(config, features=(*config.features, bus))
 
 
 def _split(url: str) -> tuple[str, str, dict[str, str]]:

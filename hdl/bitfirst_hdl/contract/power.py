@@ -1,11 +1,19 @@
 """The space POWER of devices with the feature "power": how their sensors are told, and what has been measured.
 
-Sensors hang on one I2C bus. The device knows no chip: the host says which registers hold what (`Rail`), and sets the
-chips up by transfers of its own (`Transfer`). Numbers stay in the sensors' units; the host knows what they are worth.
+Sensors hang on one I2C bus, or, with a feature, on another one. The device knows no chip: the host says which registers
+hold what (`Rail`), and sets the chips up by transfers of its own (`Transfer`). Numbers stay in the sensors' units; the
+host knows what they are worth.
 
 With the feature "spi" the bus is one of SPI, and all is said in the same way: an address is the number of a chip's
 line, 0 to 3; the first byte written is a register's number, six bits, to which the device adds whether it is read; and
 what is not acknowledged had no 0 among the bits read. There `recover` does nothing, and SDA is MISO.
+
+With the feature "pmbus" the two wires are those of a PMBus, whose words come low byte first. Two bytes read are such a
+word, the high byte given first; three bytes read are, on the bus, a word of the format LINEAR11, and are given as a
+number of 24 bits in steps of 2**-16: exact, or, from 128 on and from -128 down, the one at that end, which counts as
+`saturated`; so the 20 bits that are added up are steps of 2**-12. That is so in transfers, too; other counts of bytes
+are as on the bus. Nothing says there when a number is a new one: `READY` is another word for `VOLTAGE`, each round is a
+sample, and one follows another.
 
 While it runs, the device goes round its rails. A round has one time for all of them: the cycle in which the first
 rail's first register was read and said that it is ready, or was not acknowledged; so what says READY comes first. From

@@ -1,4 +1,4 @@
-"""The space POWER (`contract.power`): sensors on an I2C bus, and the sums of what they say."""
+"""The space POWER (`contract.power`): sensors on a bus, and the sums of what they say."""
 
 from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import data, wiring
@@ -47,7 +47,7 @@ class PowerMonitor(wiring.Component):
                 "phase": In(PHASE_BITS),
                 "busy": Out(1),
             }
-            | {"i2c": SENSOR_PINS, "spi": SPI_PINS}[bus]
+            | (SPI_PINS if bus == "spi" else SENSOR_PINS)
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -79,6 +79,7 @@ class PowerMonitor(wiring.Component):
             sampler.idle.eq(sums.idle),
             sampler.late.eq(spans.late),
             sampler.tick.eq(sums.tick),
+            sampler.beat.eq(sums.beat),
             sums.start.eq(self.read_start),
             sums.first.eq(self.read_first),
             sums.hold.eq(hold),

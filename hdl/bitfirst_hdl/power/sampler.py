@@ -19,6 +19,7 @@ from ..contract.power import (
     Transfer,
 )
 from ..ports import SENSOR_PINS, SPI_PINS, MemoryWrite, connect_sensors
+from .pmbus import BEAT_BITS, PmbusTransfers
 from .spans import BLOCK
 from .spi import SpiTransfers
 from .sums import Nibble, Sample
@@ -46,6 +47,7 @@ class Sampler(wiring.Component):
     pause      in(1)    begin no round
     late       in(1)    no rail is waited for any more
     tick       in(1)    as that of `i2c.I2CMaster`
+    beat       in(6)    as that of `pmbus.PmbusTransfers`
     recovered, transferred  out(1), high for one cycle
     acknowledged            out(1)  with `transferred`
     result_bytes            out(3)  likewise, those asked for
@@ -58,15 +60,15 @@ class Sampler(wiring.Component):
     silent, saturated   out(4)  high for one cycle, a bit a rail
     stretched  out(1)   high for one cycle: SCL was held for over 25 ms
 
-    Pins as those of `i2c.I2CMaster`, or, where `bus` is "spi" instead of "i2c", of `spi.SpiTransfers`.
+    Pins as those of `i2c.I2CMaster`, or, where `bus` is "spi" instead of "i2c" or "pmbus", of `spi.SpiTransfers`.
 
-    A rail whose sensor is not ready is asked again; when no rail has been ready yet, the round begins anew. Reset:
-    nothing under way.
+    A rail whose sensor is not ready is asked again; when no rail has been ready yet, the round begins anew; on "pmbus"
+    each one is ready. Reset: nothing under way.
     """
 
     def __init__(self, clock_khz: int, bus: str) -> None:
         self.bus = bus
-        self.transfers = {"i2c": Transfers, "spi": SpiTransfers}[bus](clock_khz)
+        self.transfers = {"i2c": Transfers, "pmbus": PmbusTransfers, "spi": SpiTransfers}[bus](clock_khz)
         super().__init__(
             {
                 "write": In(MemoryWrite()),
@@ -76,6 +78,7 @@ class Sampler(wiring.Component):
                 "pause": In(1),
                 "late": In(1),
                 "tick": In(1),
+                "beat": In(BEAT_BITS),
                 "recovered": Out(1),
                 "transferred": Out(1),
                 "acknowledged": Out(1),
@@ -93,7 +96,7 @@ class Sampler(wiring.Component):
                 "scl": Out(1, init=1),
                 "sda": Out(1, init=1),
             }
-            | {"i2c": SENSOR_PINS, "spi": SPI_PINS}[bus]
+            | (SPI_PINS if bus == "spi" else SENSOR_PINS)
         )
         self._rail, self._read = Signal(range(RAILS)), Signal(range(READS))
         self._read_place = self._read + (self._read << 1)  # 3 nibbles each; as a product it would take a multiplier
@@ -102,7 +105,7 @@ class Sampler(wiring.Component):
         self._kind = Signal(data.StructLayout({"bytes": 2, "role": 2}))  # of the register read, in `RailRead`
         self._nibble = Signal(NIBBLE_BITS)  # of the row: what `_place` said a cycle before
         self._place = Signal(range(WORD_BITS // NIBBLE_BITS))
-        self._ready = Signal()  # the bit that says so, of the register read last
+        self._ready = Signal(init=bus == "pmbus")  # the bit that says so, of the register read last
         self._full = Signal()  # all bits of that may stand for a larger number
         self._fresh = Signal()  # a rail, or a transfer, begins
 
@@ -122,8 +125,10 @@ class Sampler(wiring.Component):
             transfers.written.eq(Mux(self._transfers, order.written, 1)),
             transfers.read.eq(Mux(self._transfers, order.read, self._kind.bytes)),
         ]
-        if self.bus == "i2c":
+        if self.bus != "spi":
             m.d.comb += transfers.tick.eq(self.tick)
+        if self.bus == "pmbus":
+            m.d.comb += transfers.beat.eq(self.beat)
         if self.bus == "spi":
             m.d.comb += transfers.address.eq(rail.address)
         self._look_up(m)
@@ -175,8 +180,9 @@ class Sampler(wiring.Component):
             m.d.sync += [sign.eq(bit), size.eq(kind.bytes)]
         with m.If(counts):
             m.d.sync += self._full.eq(first | (self._full & (bit == ~(is_current & sign))))
-        with m.If(transfers.bit_read & (Cat(transfers.place, left[:2]) == rail.ready)):
-            m.d.sync += self._ready.eq(bit)
+        if self.bus != "pmbus":
+            with m.If(transfers.bit_read & (Cat(transfers.place, left[:2]) == rail.ready)):
+                m.d.sync += self._ready.eq(bit)
         with m.If(self._fresh):
             m.d.sync += [size.eq(0), sign.eq(0)]
         with m.If(self._fresh | (transfers.bit_read & first & is_voltage)):

@@ -128,6 +128,7 @@ class Sums(wiring.Component):
     start, first, words, hold   words from `first` on, after `start`; none begins while `hold`
     overflow out(1)   high for one cycle: a sum left 63 bits
     tick     out(1)   high for one cycle in 2**`tick_bit`
+    beat     out(6)   place of this cycle in its frame
 
     A sample with n spans takes 1 + 4 n frames of 64 cycles, and 2 if it is written down, after at most two frames.
     Words come every other frame; `clear` takes 512 frames and `copy` 128; nothing else is done meanwhile. Reset: time
@@ -167,6 +168,7 @@ class Sums(wiring.Component):
                 "hold": In(1),
                 "overflow": Out(1),
                 "tick": Out(1),
+                "beat": Out(FRAME_BITS),
             }
         )
         self._bit = Signal(FRAME_BITS)  # that is read in this cycle
@@ -190,6 +192,7 @@ class Sums(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.d.comb += self._ends.eq(self._bit == WORD_BITS - 1)
+        m.d.comb += self.beat.eq(self._bit)
         m.d.sync += self._bit.eq(self._bit + 1)
         self._choose(m)
         self._tell_time(m)

@@ -24,7 +24,11 @@ async def follow(dut, bus: SensorBus) -> None:
 
 
 async def start(dut, speed: float = 400e3, **fields: float) -> tuple[SensorBus, I2cMaster]:
-    bus = SensorBus([SimulatedRail(kind, address=address, **fields) for kind, address in KINDS.items()])
+    return await attach(dut, [SimulatedRail(kind, address=place, **fields) for kind, place in KINDS.items()], speed)
+
+
+async def attach(dut, rails: list[SimulatedRail], speed: float = 400e3) -> tuple[SensorBus, I2cMaster]:
+    bus = SensorBus(rails)
     dut.chips.value = 1
     master = I2cMaster(dut.sda, dut.sda_o, dut.scl, dut.scl_o, speed)
     await Timer(10, "us")
@@ -67,6 +71,30 @@ async def test_writes_and_measures(dut) -> None:
     assert await read(master, "ina228", 4, 3) == 160000 << 4
     assert await read(master, "ina228", 7, 3) == 320000 << 4
     assert await read(master, "ina219", 1) == await read(master, "ina219", 4) == 5000
+    assert bus.violations == 0
+
+
+@cocotb.test()
+async def test_regulators(dut) -> None:
+    """Of two controllers a page each: words, low byte first, and a block."""
+    rails = [SimulatedRail("ucd9248", address=52 + page, supply_volts=1.0 + page, page=page) for page in range(2)]
+    bus, master = await attach(dut, rails)
+    for rail in range(2):
+        bus.set_watts(seconds(), rail, 10.0 * (1 + rail))
+    await Timer(30, "ms")
+    for page, rail in enumerate(rails):
+        for command, byte in ((0x00, page), (0x04, 0xFF)):
+            await master.write(rail.address, bytes([command, byte]))
+            await master.send_stop()
+        for command, expected in (
+            (0x8C, (0xD280).to_bytes(2, "little")),  # 10 A
+            (0x8B, (0x1000 * (1 + page)).to_bytes(2, "little")),
+            (0xFD, b"\x07UCD9248"),
+            (0x00, bytes([page])),
+        ):
+            await master.write(rail.address, bytes([command]))
+            assert bytes(await master.read(rail.address, len(expected))) == expected
+            await master.send_stop()
     assert bus.violations == 0
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ..errors import UsageError
@@ -17,14 +18,14 @@ APART = 0.2  #: of the larger load, at least, that two loads must lie apart
 class Calibration:
     """Watts are `gain` times those that the sensor says, plus `offset_watts`; errors are standard uncertainties.
 
-    kind, address, shunt_ohm, range_volts, serial    of the sensor, as in its `Rail`
+    kind, address, shunt_ohm, range_volts, serial, page    of the sensor, as in its `Rail`
     gain_error   relative
     provenance   of what the sensor said: one on simulated rails is for these alone
     """
 
     kind: str
     address: int
-    shunt_ohm: float
+    shunt_ohm: float | None
     range_volts: float
     serial: str
     gain: float
@@ -32,13 +33,15 @@ class Calibration:
     offset_watts: float
     offset_error_watts: float
     provenance: str
+    page: int = 0
 
     def is_of(self, rail: Rail) -> bool:
-        return self._identity == (rail.kind, rail.address, rail.shunt_ohm, rail.range.volts, rail.serial)
+        told = rail.kind, rail.address, rail.shunt_ohm, rail.range.volts, rail.serial, rail.page
+        return self._identity == told
 
     @property
     def _identity(self) -> tuple[Any, ...]:
-        return self.kind, self.address, self.shunt_ohm, self.range_volts, self.serial
+        return self.kind, self.address, self.shunt_ohm, self.range_volts, self.serial, self.page
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def calibrate(rail: Rail, loads: Sequence[Load], provenance: str) -> Calibration
         low.meter_watts - gain * low.sensor_watts,
         math.hypot((1 + share) * low_error, share * high_error),
         provenance,
+        rail.page,
     )
 
 
@@ -91,7 +95,8 @@ def applied(calibrations: Iterable[Calibration], rails: Sequence[Rail], provenan
                 f"the calibration was {one.provenance}, and what it is for is {provenance}: calibrate anew"
             )
         if not any(one.is_of(rail) for rail in rails):
-            name = f"{one.kind} at {one.address:#x}, {one.shunt_ohm:g} ohm, serial {one.serial or 'not given'}"
+            place = f"page {one.page}" if one.shunt_ohm is None else f"{one.shunt_ohm:g} ohm"
+            name = f"{one.kind} at {one.address:#x}, {place}, serial {one.serial or 'not given'}"
             raise UsageError(f"the calibration is of another sensor ({name}): calibrate this one, or leave it out")
     return [next((one for one in calibrations if one.is_of(rail)), None) for rail in rails]
 
@@ -103,8 +108,9 @@ def save(path: Path, calibrations: Iterable[Calibration]) -> None:
 def load(path: Path) -> list[Calibration]:
     """Raises `UsageError` when the file is missing or no such file."""
     types = {field.name: str if field.type is str else (int, float) for field in fields(Calibration)}
+    types["shunt_ohm"] = int, float, NoneType  # a regulator has none
     try:
-        rows = json.loads(path.read_text())["calibrations"]
+        rows = [{"page": 0} | row for row in json.loads(path.read_text())["calibrations"]]
         good = all(set(row) == set(types) and all(isinstance(row[n], types[n]) for n in types) for row in rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} holds no calibration ({error}): write one by a calibration run") from None

@@ -12,6 +12,7 @@ from . import uncertainty
 from .calibration import Calibration, Load, calibrate
 from .monitor import Monitor
 from .port import PowerPort
+from .rails import FIRST_ADDRESS, FIRST_ADDRESSES
 from .sensors import CHIPS, Rail
 from .uncertainty import K
 from .windows import Reading
@@ -24,6 +25,9 @@ LOADS = (0.1, 0.9)  #: of full scale, in a calibration
 PHASE_S = (1e-3, 1.0)
 #: rms at the shunt and at the load, in a conversion of 1 ms
 NOISE_VOLTS = {"ina226": (1.5e-6, 0.6e-3), "ina228": (1.9e-6, 0.6e-3), "ina219": (3e-6, 1.3e-3)}
+NOISE_VOLTS["ucd9248"] = 1e-3, 0.1e-3  # amperes and volts; taken
+SUPPLY_VOLTS, REGULATED_VOLTS, REGULATED_AMPS = (4.5, 5.5), (0.95, 1.05), 4.0  #: amperes: largest, of a regulator
+REGULATED_S = 800e-6  #: its `update_s`, as one of KC705's
 
 
 class Bed(PowerPort, Protocol):
@@ -39,7 +43,7 @@ class Drawn:
 
     kind: str
     address: int
-    shunt_ohm: float
+    shunt_ohm: float | None
     supply_volts: float
     offset_volts: float
     gain_error: float
@@ -83,9 +87,9 @@ def draw(kind: str, rng: np.random.Generator) -> Drawn:
 
     return Drawn(
         kind,
-        0x40,
-        shunt_ohm=0.1,
-        supply_volts=float(rng.uniform(4.5, 5.5)),
+        FIRST_ADDRESSES.get(chip.bus, FIRST_ADDRESS),
+        shunt_ohm=0.1 if chip.update_s is None else None,
+        supply_volts=float(rng.uniform(*(SUPPLY_VOLTS if chip.update_s is None else REGULATED_VOLTS))),
         offset_volts=within(chip.offset_volts),
         gain_error=within(chip.gain_error),
         bus_offset_volts=within(chip.bus_offset_volts),
@@ -113,11 +117,17 @@ def test_windows(
         if number % WINDOWS_A_SENSOR == 0:
             drawn = draw(kind, rng)
             port = bed(drawn)
-            rail = Rail(f"drawn {number // WINDOWS_A_SENSOR}", kind, drawn.address, drawn.shunt_ohm, shunt_error=0.0)
+            rail = _rail(f"drawn {number // WINDOWS_A_SENSOR}", drawn)
             found = [calibrated(Monitor(port, [rail]), drawn)]
             monitor = Monitor(port, [rail], calibrations=found)
         tested.append(_window(monitor, drawn, rng, relative, limit_s, longest_s))
     return tested
+
+
+def _rail(name: str, drawn: Drawn) -> Rail:
+    if drawn.shunt_ohm is None:
+        return Rail(name, drawn.kind, drawn.address, most_amps=REGULATED_AMPS, update_s=REGULATED_S)
+    return Rail(name, drawn.kind, drawn.address, drawn.shunt_ohm, shunt_error=0.0)
 
 
 test_windows.__test__ = False  # it is no test of pytest's
@@ -128,7 +138,8 @@ def calibrated(monitor: Monitor, drawn: Drawn, seconds: float = 1.0) -> Calibrat
     rail = monitor.rails[0]
     loads = []
     for share in LOADS:
-        watts = share * rail.range.volts / rail.shunt_ohm * drawn.supply_volts
+        amps = rail.range.volts / rail.ohm if rail.most_amps is None else rail.most_amps
+        watts = share * amps * drawn.supply_volts
         monitor.port.load(watts)
         monitor.wait(4 * monitor.sample_s)
         loads.append(Load(*monitor.steady(seconds)[0], watts, 0.0))
@@ -161,13 +172,14 @@ def bound_j(monitor: Monitor, drawn: Drawn, reading: Reading, above_watts: float
         return math.inf
     rail, timing, facts = monitor.rails[0], monitor.timings[0], reading.facts[0]
     longer = 1 + drawn.time_error
-    true = replace(timing, shunt_s=timing.shunt_s * longer, bus_s=timing.bus_s * longer)
+    held_s = None if timing.held_s is None else timing.held_s * longer
+    true = replace(timing, shunt_s=timing.shunt_s * longer, bus_s=timing.bus_s * longer, held_s=held_s)
     noise = drawn.noise_volts * math.sqrt(1e-3 / (timing.shunt_s * timing.turns)) / rail.range.step_volts
     facts = replace(
         facts,
         watts=facts.idle_watts + above_watts,
         sample_s=true.sample_s,
-        current_codes=math.sqrt(noise**2 + 1 / 12),
+        current_codes=math.hypot(noise, rail.codes_per_step(facts.idle_watts / facts.volts) / math.sqrt(12)),
         edge_s=uncertainty.edge(true, monitor.poll_s),
         steps_watts=math.sqrt(2) * above_watts,
     )

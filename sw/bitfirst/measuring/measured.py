@@ -224,6 +224,7 @@ def summary(monitor: Monitor, history: Sequence[dict[str, Any]], found: Steps, b
                 "address": rail.address,
                 "shunt_ohm": rail.shunt_ohm,
                 "scope": str(rail.scope),
+                "page": rail.page if rail.regulates else None,
                 "calibrated": calibration is not None,
             }
             for rail, calibration in zip(monitor.rails, monitor.calibrations, strict=True)

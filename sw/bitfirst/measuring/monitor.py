@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,20 @@ from . import uncertainty
 from .board_port import BoardPort
 from .calibration import Calibration, applied
 from .port import PowerPort
-from .sensors import Rail, choose_timing, descriptor, read_s, reads_back, round_s, setup
+from .sensors import (
+    VOUT_MODE,
+    Rail,
+    choose_timing,
+    descriptor,
+    read_s,
+    reads_back,
+    round_s,
+    setup,
+    volts_exponent,
+)
 from .windows import Window
 
-INA_ADDRESSES = range(0x40, 0x50)
+INA_ADDRESSES, REGULATOR_ADDRESSES = range(0x40, 0x50), range(0x30, 0x40)  #: where one is looked for that is silent
 DRIFT = 2e-3  #: of the device's clock against the host's, at most
 LINK_S = 0.05  #: by which a time of the host may be off
 PACE = 1.05  #: of what a sample may take at most, by which samples may come more slowly
@@ -85,6 +95,8 @@ class Monitor:
             raise UsageError(f"{len(rails)} rails are more than the device can go round: at most {contract.RAILS}")
         addresses = [rail.address for rail in rails]
         if len(set(addresses)) < len(addresses):
+            if rails[0].regulates:
+                raise UsageError("two rails of one regulators' controller: it says one page at a time; leave one out")
             raise UsageError("two rails have one address: sensors on a bus need different ones")
         self.port, self.rails, self.clock = port, tuple(rails), clock
         self.calibrations = applied(calibrations, self.rails, port.provenance)
@@ -113,6 +125,12 @@ class Monitor:
         """Of the slowest rail, with the longest conversions of its data sheet."""
         pairs = zip(self.rails, self.timings, strict=True)
         return max(timing.sample_s * (1 + rail.chip.time_error) for rail, timing in pairs)
+
+    @property
+    def period_s(self) -> float:
+        """From one record of a rail to the next, at most."""
+        pairs = zip(self.rails, self.timings, strict=True)
+        return max(timing.period_s * (1 + (0 if rail.regulates else rail.chip.time_error)) for rail, timing in pairs)
 
     @property
     def longest_s(self) -> float:
@@ -152,7 +170,7 @@ class Monitor:
         for number, (rail, watts, own) in enumerate(parts):
             codes = float(own["current"].std()), float(own["voltage"].std())
             volts = rail.volts(float(own["voltage"].mean()))
-            samples = int(sums.samples[number].sum())
+            samples = int(sums.samples[number].sum() * self.timings[number].independent)
             found.append((float(watts), uncertainty.power_watts(rail, float(watts), volts, codes, samples)))
         return found
 
@@ -180,16 +198,34 @@ class Monitor:
             raise DeviceError(f"{wire} of the sensors' bus stays low: check its wires and its pull-up resistors")
         if not self.rails:
             return "no rail is named"
-        silent = [rail for rail in self.rails if self.transfer(rail.address, b"\x00", 2) is None]
+        if len({rail.chip.bus for rail in self.rails}) > 1:
+            raise UsageError(f"{' and '.join(rail.where for rail in self.rails)} are on different buses: take one")
+        size, places = (1, REGULATOR_ADDRESSES) if self.rails[0].regulates else (2, INA_ADDRESSES)
+        silent = [rail for rail in self.rails if self.transfer(rail.address, b"\x00", size) is None]
         if silent:
-            found = [address for address in INA_ADDRESSES if self.transfer(address, b"\x00", 2) is not None]
+            found = [address for address in places if self.transfer(address, b"\x00", size) is not None]
             if not found:
                 return f"no sensor answers on the bus: check the wiring of {silent[0].where}"
             places = ", ".join(f"{address:#x}" for address in found)
             raise UsageError(f"nothing answers for {silent[0].where}; sensors answer at {places}: give that address")
         for rail in self.rails:
             self._identify(rail)
+        self.rails = tuple(map(self._told, self.rails))
         return None
+
+    def _told(self, rail: Rail) -> Rail:
+        """With what a regulator says of its volts."""
+        if not rail.regulates:
+            return rail
+        for register, byte in setup(rail, choose_timing(rail, 0.0)):
+            self._keep(rail, register, byte)
+        mode = self.transfer(rail.address, bytes([VOUT_MODE]), 1)
+        exponent = None if mode is None else volts_exponent(mode)
+        if exponent is None:
+            raise DeviceError(f"{rail.where}: its volts are in no LINEAR16 (VOUT_MODE reads {mode}): take another rail")
+        if rail.volts_exponent not in (None, exponent):
+            raise UsageError(f"{rail.where}: volts_exponent is {exponent}, not {rail.volts_exponent}; leave it out")
+        return replace(rail, volts_exponent=exponent)
 
     def _keep_pace(self, wanted_s: float | None) -> None:
         """Sets the sensors up so that no sample is missed, with longer ones while the bus is too slow for that."""
@@ -206,7 +242,7 @@ class Monitor:
                     f"{self.rails[0].where} converts nothing: check kind, address and supply of the sensor"
                 )
             found_s = max(float(np.diff(one).mean()) for one in stamps if len(one) > 1) / self.port.clock_hz
-            if found_s <= self.sample_s * PACE:
+            if found_s <= PACE * self.period_s:
                 return
             bus_s *= PACE_LONGER
         raise DeviceError("the sensors' bus is too slow for these rails: take fewer, or a longer sample_s")
@@ -225,8 +261,11 @@ class Monitor:
         return [records[records["rail"] == number] for number in range(len(self.rails))]
 
     def _identify(self, rail: Rail) -> None:
+        size = 5 if rail.regulates else 2  # of a block: its length, which may be any, and four bytes
         for register, expected in rail.chip.identity.items():
-            found = self.transfer(rail.address, bytes([register]), 2)
+            found = self.transfer(rail.address, bytes([register]), size)
+            if found is not None and rail.regulates:
+                found %= 2**32
             if found != expected:
                 said = "nothing" if found is None else f"{found:#06x}"
                 raise UsageError(
@@ -235,8 +274,9 @@ class Monitor:
                 )
 
     def _keep(self, rail: Rail, register: int, word: int) -> None:
-        self.transfer(rail.address, bytes([register, word >> 8, word & 0xFF]))
-        read = self.transfer(rail.address, bytes([register]), 2)
+        size = 1 if rail.regulates else 2
+        self.transfer(rail.address, bytes([register, *word.to_bytes(size, "big")]))
+        read = self.transfer(rail.address, bytes([register]), size)
         if read is None or not reads_back(rail, register, word, read):
             said = "nothing" if read is None else f"{read:#06x}"
             raise DeviceError(
@@ -300,7 +340,7 @@ class Monitor:
                 raise DeviceError(f"{rail.where} stopped answering in a window: check its wires, then measure again")
             if state["saturated"] >> number & 1:
                 raise DeviceError(
-                    f"the current of {rail.where} reached the end of its range, {rail.range.volts / rail.shunt_ohm:.4g}"
+                    f"the current of {rail.where} reached the end of its range, {rail.range.volts / rail.ohm:.4g}"
                     " A: give a larger most_amps, or take a smaller shunt"
                 )
         for name, text in _FAULTS.items():

@@ -12,6 +12,7 @@ SIMULATED = "ina228"  #: on a simulated board, if none is named
 SIMULATED_OHM = 0.1  #: as `bitfirst.open` says
 FIRST_ADDRESS = 0x40
 NONE_NAMED = f"no sensor is named: give --sensor ({', '.join(CHIPS)}) and --shunt-ohm, or --rails FILE"
+FIRST_ADDRESSES = {"spi": 0, "pmbus": 52}  #: on other buses than I2C
 NAMES = tuple(field.name for field in fields(Rail))
 
 
@@ -39,7 +40,7 @@ def device_with_sensor(url: str, kind: str | None) -> tuple[str, str | None]:
 def number(text: str | None, kind: str | None = None) -> int:
     """Of an address, such as 0x40; None: the first one of the sensor's bus. Raises `UsageError`."""
     if text is None:
-        return 0 if kind in CHIPS and CHIPS[kind].bus == "spi" else FIRST_ADDRESS
+        return FIRST_ADDRESSES.get(CHIPS[kind].bus, FIRST_ADDRESS) if kind in CHIPS else FIRST_ADDRESS
     try:
         return int(text, 0)
     except ValueError:
@@ -54,15 +55,20 @@ def one(
     most_amps: float | None,
     shunt_error: float,
     serial: str = "",
+    page: int = 0,
 ) -> tuple[Rail, ...]:
     """One rail, by options. Raises `UsageError` for what is missing or cannot be."""
     if kind is None:
         raise UsageError(NONE_NAMED)
-    if shunt_ohm is None and urlsplit(url).scheme == "rtl":
+    if shunt_ohm is None and _has_shunt(kind) and urlsplit(url).scheme == "rtl":
         shunt_ohm = SIMULATED_OHM
-    if shunt_ohm is None:
+    if shunt_ohm is None and _has_shunt(kind):
         raise UsageError("no --shunt-ohm: give the ohms of the shunt, which is printed on it: R100 is 0.1")
-    return (Rail("supply", kind, address, shunt_ohm, most_amps, shunt_error, serial),)
+    return (Rail("supply", kind, address, shunt_ohm, most_amps, shunt_error, serial, page),)
+
+
+def _has_shunt(kind: object) -> bool:
+    return kind not in CHIPS or CHIPS[kind].update_s is None
 
 
 def load(path: Path) -> tuple[Rail, ...]:
@@ -76,7 +82,8 @@ def load(path: Path) -> tuple[Rail, ...]:
     found = []
     for table in tables:
         unknown = sorted(set(table) - set(NAMES))
-        missing = [name for name in ("name", "kind", "address", "shunt_ohm") if name not in table]
+        needed = ("name", "kind", "address", *["shunt_ohm"] * _has_shunt(table.get("kind")))
+        missing = [name for name in needed if name not in table]
         if unknown or missing:
             what = f"unknown {', '.join(unknown)}" if unknown else f"no {', '.join(missing)}"
             raise UsageError(f"{path}: a [[rail]] has {what}; its names are {', '.join(NAMES)}")

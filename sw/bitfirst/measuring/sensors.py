@@ -1,10 +1,12 @@
 """Sensors as data, and how one is set up: INA226 (SBOS547), INA228 (SLYS021), INA219 (SBOS448), and INA229 (SLYS023),
-which is INA228 on an SPI bus.
+which is INA228 on an SPI bus; and UCD9248 (SLVSA33A; commands: SLUU337), a regulators' controller, on a PMBus.
 
-Each converts the volts across the shunt, then those at the load, and begins again. What the volts across the shunt are
-worth is the host's: the chips' own registers of current and power are not used.
+Each INA converts the volts across the shunt, then those at the load, and begins again. What the volts across the shunt
+are worth is the host's: the chips' own registers of current and power are not used. A regulator says amperes; what is
+said here of volts across a shunt is of amperes, as of a shunt of 1 ohm.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -42,7 +44,10 @@ class Chip:
     time_error          the most by which a conversion is longer; shorter likewise, by `shorter_error`
     offset_volts, gain_error, bus_offset_volts, bus_gain_error    limits, at 25 degrees
     reads               (register, bytes, role) of a sample; `ready_bit` as in the contract's `Rail`
-    bus                 "i2c" or "spi"
+    bus                 "i2c", "spi" or "pmbus"
+    update_s            of a regulator, which never says that a number is new: from one sample of the current to the
+                        next, at most. A sample is a moment's; the number is a mean of samples, as if of the last
+                        `averages` of them
     """
 
     kind: str
@@ -63,6 +68,7 @@ class Chip:
     reads: tuple[tuple[int, int, Role], ...]
     ready_bit: int
     bus: str = "i2c"
+    update_s: float | None = None
 
 
 _INA226 = Chip(
@@ -124,7 +130,31 @@ _INA219 = Chip(
     ready_bit=1,
 )
 _INA229 = replace(_INA228, kind="ina229", identity={0x3E: 0x5449, 0x3F: 0x2291}, bus="spi")
-CHIPS = {chip.kind: chip for chip in (_INA226, _INA228, _INA219, _INA229)}
+#: A sample of one output each 200 us, in turn, smoothed over 3.5 samples, is what UCD9244-EP has, its sibling of four
+#: stages (SLVSC86A, 8.3.16); UCD9248 has eight. A quarter of each new sample makes a mean that is as good as one of 7.
+#: Limits of the current are taken: it is sensed by the board's power stages, and no data sheet says how well.
+_UCD9248 = Chip(
+    kind="ucd9248",
+    identity={0xFD: int.from_bytes(b"UCD9", "big")},  # of DEVICE_ID, a block, what follows on its length
+    ranges=(Range(128, 2**-12, 0),),
+    bus_step_volts=2**-12,
+    bus_volts=16,
+    bus_flags=0,
+    shunt_us=(5,),
+    bus_us=(5,),
+    averages=(7,),
+    time_error=0.05,
+    shorter_error=0.05,
+    offset_volts=0.1,
+    gain_error=0.05,
+    bus_offset_volts=5e-3,
+    bus_gain_error=0.01,
+    reads=((0x8C, 3, Role.CURRENT), (0x8B, 2, Role.VOLTAGE)),
+    ready_bit=0,
+    bus="pmbus",
+    update_s=1.6e-3,
+)
+CHIPS = {chip.kind: chip for chip in (_INA226, _INA228, _INA219, _INA229, _UCD9248)}
 
 
 @dataclass(frozen=True)
@@ -133,14 +163,18 @@ class Rail:
 
     name        for people
     kind        one of `CHIPS`
-    address     on the I2C bus, 7 bits; on an SPI bus the number of the line that selects it, 0 to 3
-    shunt_ohm   of the shunt
+    address     on the I2C bus or PMBus, 7 bits; on an SPI bus the number of the line that selects it, 0 to 3
+    shunt_ohm   of the shunt; a regulator has none
     most_amps   the largest current that is expected; None: as wide as the chip can
     shunt_error by which the shunt may be off, relative; most are 1 % parts. A calibration takes its place
     serial      of the board that carries sensor and shunt, as the user names it: a calibration is for one alone
+    page        of a regulator: which of its controller's outputs
+    update_s    of a regulator: from one sample of the current to the next; None: the longest that its chip can have
+    volts_exponent  of a regulator: two to the power of it is a step of its volts; a `Monitor` asks the chip
     scope       "board", where it supplies the whole board, "rails", where a part
 
-    Raises `UsageError` for an unknown kind, an address that no chip has, a shunt that is missing or cannot be.
+    Raises `UsageError` for an unknown kind, an address that no chip has, a shunt that is missing or cannot be, and what
+    is a regulator's alone.
     """
 
     name: str
@@ -150,6 +184,9 @@ class Rail:
     most_amps: float | None = None
     shunt_error: float = 0.01
     serial: str = ""
+    page: int = 0
+    update_s: float | None = None
+    volts_exponent: int | None = None
     scope: str = Scope.BOARD
 
     def __post_init__(self) -> None:
@@ -161,37 +198,66 @@ class Rail:
             raise UsageError(
                 f"address {self.address:#x} of {self.name} must be 0 to {RAILS - 1}: its line on the SPI bus"
             )
-        if self.chip.bus == "i2c" and not 0x08 <= self.address <= 0x77:
-            raise UsageError(f"address {self.address:#x} of {self.name} must be 0x08 to 0x77; INA sensors have 0x40 on")
-        if self.shunt_ohm is None:
+        if self.chip.bus != "spi" and not 0x08 <= self.address <= 0x77:
+            have = "those of KC705 0x34 on" if self.regulates else "INA sensors have 0x40 on"
+            raise UsageError(f"address {self.address:#x} of {self.name} must be 0x08 to 0x77; {have}")
+        self._check_regulator()
+        if self.shunt_ohm is None and not self.regulates:
             raise UsageError(f"{self.name} has no shunt_ohm: give the ohms of its shunt, which is printed on it")
-        if not 0 < self.shunt_ohm < 1000:
+        if not 0 < self.ohm < 1000:
             raise UsageError(f"shunt_ohm = {self.shunt_ohm} of {self.name} must be over 0, in ohms")
         if not 0 <= self.shunt_error < 1:
             raise UsageError(
                 f"shunt_error = {self.shunt_error} of {self.name} must be 0 or more, below 1: 0.01 for 1 %"
             )
-        if self.most_amps is not None and not 0 < self.most_amps * self.shunt_ohm <= self.chip.ranges[-1].volts:
-            limit = self.chip.ranges[-1].volts / self.shunt_ohm
+        if self.most_amps is not None and not 0 < self.most_amps * self.ohm <= self.chip.ranges[-1].volts:
+            limit = self.chip.ranges[-1].volts / self.ohm
             raise UsageError(f"most_amps = {self.most_amps} of {self.name} must be 0 to {limit:.4g} A at this shunt")
+
+    def _check_regulator(self) -> None:
+        if self.regulates and self.shunt_ohm is not None:
+            raise UsageError(f"{self.name} has a shunt_ohm, but {self.kind} says amperes: leave it out")
+        if not self.regulates and (self.page or self.update_s is not None or self.volts_exponent is not None):
+            raise UsageError(f"{self.name}: {self.kind} has no page, update_s or volts_exponent: leave them out")
+        if not 0 <= self.page < 0xFF:
+            raise UsageError(f"page = {self.page} of {self.name} must be 0 to 254: the output of its controller")
+        if self.update_s is not None and not 0 <= self.update_s < 1:
+            raise UsageError(f"update_s = {self.update_s} of {self.name} must be in seconds: 0.0008 for 800 us")
 
     @property
     def chip(self) -> Chip:
         return CHIPS[self.kind]
 
     @property
+    def regulates(self) -> bool:
+        """Whether it is a regulator, which says amperes."""
+        return self.chip.update_s is not None
+
+    @property
+    def ohm(self) -> float:
+        """By which volts across the shunt become amperes."""
+        return 1.0 if self.shunt_ohm is None else self.shunt_ohm
+
+    @property
     def range(self) -> Range:
         """The narrowest one that `most_amps` fit."""
-        volts = self.chip.ranges[-1].volts if self.most_amps is None else self.most_amps * self.shunt_ohm
+        volts = self.chip.ranges[-1].volts if self.most_amps is None else self.most_amps * self.ohm
         return next(one for one in self.chip.ranges if volts <= one.volts)
 
     @property
     def amps_per_code(self) -> float:
-        return self.range.step_volts / self.shunt_ohm
+        return self.range.step_volts / self.ohm
+
+    def codes_per_step(self, amps: float) -> float:
+        """Of a current: LINEAR11 has ten bits and a sign, from the first one on that is not the sign."""
+        if not self.regulates or not amps:
+            return 1.0
+        step = math.ldexp(1.0, math.frexp(amps)[1] - _MANTISSA_BITS)
+        return max(1.0, step / self.amps_per_code)
 
     @property
     def volts_per_code(self) -> float:
-        return self.chip.bus_step_volts
+        return self.chip.bus_step_volts if self.volts_exponent is None else 2.0**self.volts_exponent
 
     def volts(self, code: float) -> float:
         """At the load, of a number as read."""
@@ -199,12 +265,17 @@ class Rail:
 
     @property
     def where(self) -> str:
-        return f"{self.name} ({self.kind} at {self.address:#x})"
+        page = f", page {self.page}" if self.regulates else ""
+        return f"{self.name} ({self.kind} at {self.address:#x}{page})"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How a rail's sensor is set up: fields of the chip, seconds of the conversions of a turn, turns a sample."""
+    """How a rail's sensor is set up: fields of the chip, seconds of the conversions of a turn, turns a sample.
+
+    held_s   of a regulator: `update_s`, after which a number may be another one; `turns` as its `averages`
+    round_s  likewise: from one look at it to the next
+    """
 
     shunt_field: int
     bus_field: int
@@ -212,15 +283,48 @@ class Timing:
     shunt_s: float
     bus_s: float
     turns: int
+    held_s: float | None = None
+    round_s: float = 0.0
 
     @property
     def sample_s(self) -> float:
+        """From one sample to the next; of a regulator, from which on its numbers are independent."""
+        if self.held_s is not None:
+            return self.round_s + self.turns * self.held_s
         return (self.shunt_s + self.bus_s) * self.turns
 
     @property
+    def period_s(self) -> float:
+        """From one record to the next."""
+        return self.sample_s if self.held_s is None else self.round_s
+
+    @property
+    def fresh(self) -> float:
+        """Of all records, those with a new number."""
+        return min(1.0, self.round_s / self.held_s) if self.held_s else 1.0
+
+    @property
+    def independent(self) -> float:
+        """Of all records, as many as are worth as much for a mean, whose numbers have nothing to do with each other."""
+        return self.period_s / self.sample_s
+
+    @property
     def gap_s(self) -> float:
-        """Of a turn, in which the shunt is not looked at."""
-        return self.bus_s
+        """Of a turn, in which the shunt is not looked at; of a regulator, a gap that makes as much uncertain."""
+        if self.held_s is None:
+            return self.bus_s
+        steps_s = min(self.held_s, self.round_s) if self.held_s else self.round_s
+        return math.hypot(self.held_s, steps_s, _rounds_gap(self.round_s, self.turns / 2 * self.held_s))
+
+
+def _rounds_gap(round_s: float, smoothed_s: float) -> float:
+    """A gap for looking each `round_s` at what goes to its end by exp(-t / `smoothed_s`): of the root mean square."""
+    if not smoothed_s:
+        return 0.0
+    ratio = round_s / smoothed_s
+    left = math.exp(-ratio)
+    square = 1 / 3 + 2 * (1 - left - left * ratio) / ratio**2 / (1 - left) + (1 + left) / (1 - left) / (2 * ratio)
+    return round_s * math.sqrt(12 * max(0.0, square - (0.5 + 1 / ratio) ** 2))
 
 
 def timings(chip: Chip) -> list[Timing]:
@@ -237,6 +341,7 @@ def timings(chip: Chip) -> list[Timing]:
 
 
 MARGIN = 1.1  #: of a sample's time, over what the bus takes
+_MANTISSA_BITS = 10  # of LINEAR11, without its sign
 
 
 def choose_timing(rail: Rail, bus_s: float, wanted_s: float | None = None) -> Timing:
@@ -244,6 +349,13 @@ def choose_timing(rail: Rail, bus_s: float, wanted_s: float | None = None) -> Ti
 
     Raises `UsageError` when the sensor has none so long.
     """
+    if rail.regulates:
+        held_s = rail.chip.update_s if rail.update_s is None else rail.update_s
+        conversions = rail.chip.shunt_us[0] * 1e-6, rail.chip.bus_us[0] * 1e-6
+        timing = Timing(0, 0, 0, *conversions, rail.chip.averages[0], held_s, bus_s)
+        if (wanted_s or 0) > timing.sample_s:
+            raise UsageError(f"a sample of {wanted_s:.3g} s: {rail.where} has one of {timing.sample_s:.3g} s alone")
+        return timing
     least = max(bus_s * MARGIN / (1 - rail.chip.shorter_error), (wanted_s or 0) * (1 - 1e-9))
     for timing in timings(rail.chip):
         if timing.sample_s >= least:
@@ -253,8 +365,10 @@ def choose_timing(rail: Rail, bus_s: float, wanted_s: float | None = None) -> Ti
 
 
 def setup(rail: Rail, timing: Timing) -> list[tuple[int, int]]:
-    """(register, 16 bits) to write, in this order; each reads back as written."""
+    """(register, 16 bits, of a regulator 8) to write, in this order; each reads back as written."""
     shunt, bus, average, code = timing.shunt_field, timing.bus_field, timing.average_field, rail.range.code
+    if rail.regulates:
+        return [(PAGE, rail.page), (PHASE, ALL_PHASES)]
     if rail.kind == "ina226":
         return [(0x06, 0), (0x00, 0x4000 | average << 9 | bus << 6 | shunt << 3 | 7)]
     if rail.kind in ("ina228", "ina229"):
@@ -280,11 +394,21 @@ def descriptor(rail: Rail) -> int:
     return codec.encode(contract.Rail, address=rail.address, enabled=1, ready=rail.chip.ready_bit, reads=reads)[0]
 
 
+PAGE, PHASE, ALL_PHASES, VOUT_MODE = 0x00, 0x04, 0xFF, 0x20  #: of a PMBus: commands, and all power stages of an output
+
+
+def volts_exponent(mode: int) -> int | None:
+    """Of LINEAR16, as VOUT_MODE says it; None where volts are in another format."""
+    return None if mode >> 5 else (mode ^ 0x10) - 0x10
+
+
 _READ_BITS = 31  # START, address, register, START, address and STOP, with acknowledges
 _QUARTER_NS, _LEAST_BIT_CYCLES, _BIT_CYCLES = 650, 12, 6  # of the gateware's I2C master, and on top of each bit
 _SLACK_BITS = 1
 _SUM_CYCLES = 1024  # in which a sample is added up, with an edge in it
 
+
+_BEATS = 64  # in which a word of a PMBus is given, when they begin
 
 _FLAG_BITS = 22  # from the bit with which a chip takes a register to send, to what follows on the STOP
 #: Likewise on an SPI bus, in nanoseconds and cycles of half a bit, and in bits: the register's number, the lines
@@ -292,9 +416,16 @@ _HALF_NS, _LEAST_HALF_CYCLES, _SPI_BITS, _SPI_CYCLES = 50, 3, 10, 12
 
 
 def seen_s(rail: Rail, clock_hz: float) -> tuple[float, float]:
-    """Seconds by which a sample is seen ready later than it is, at least and at most."""
+    """Seconds by which a sample is seen ready later than it is, at least and at most.
+
+    Of a regulator: by which a round's time is later than that at which its number was taken.
+    """
     _, size, _ = rail.chip.reads[0]
     poll_s = read_s(size, clock_hz, rail.chip.bus)
+    if rail.regulates:
+        frame_s = _BEATS / clock_hz
+        least_s = (poll_s - 2 * frame_s) * _FLAG_BITS / (_READ_BITS + 18 + _SLACK_BITS) + frame_s
+        return least_s, least_s + frame_s
     least_s = poll_s * _FLAG_BITS / (_READ_BITS + 18 + _SLACK_BITS)
     if rail.chip.bus == "spi":
         least_s = poll_s * 8 * size / (8 * size + _SPI_BITS)
@@ -307,7 +438,9 @@ def read_s(size: int, clock_hz: float, bus: str = "i2c") -> float:
         half = max(_LEAST_HALF_CYCLES, -(-clock_hz * _HALF_NS // 10**9))
         return ((8 * size + _SPI_BITS) * 2 * half + _SPI_CYCLES) / clock_hz
     quarter = -(-clock_hz * _QUARTER_NS // 10**9)
-    return (_READ_BITS + 9 * size + _SLACK_BITS) * (max(4 * quarter, _LEAST_BIT_CYCLES) + _BIT_CYCLES) / clock_hz
+    bytes_read, more = (2, 2 * _BEATS) if bus == "pmbus" else (size, 0)
+    bit_cycles = max(4 * quarter, _LEAST_BIT_CYCLES) + _BIT_CYCLES
+    return ((_READ_BITS + 9 * bytes_read + _SLACK_BITS) * bit_cycles + more) / clock_hz
 
 
 def round_s(rails: Sequence[Rail], clock_hz: float) -> float:

@@ -14,6 +14,8 @@ from .uncertainty import TOGETHER
 
 GRID = 24  #: points a variable, that means are taken over
 DRAWS = 20_000  #: of edges
+SMOOTHING = 0.25  #: of a regulator: the share of a new sample in its number
+SETTLED, SMOOTHED_DRAWS = 40, 2_000  #: samples that are smoothed until an edge is over; draws of such edges
 
 
 def _spread(low: float, high: float) -> np.ndarray:
@@ -26,6 +28,11 @@ def delays(timing: Timing, sample_s: float, seen_s: tuple[float, float]) -> np.n
     sample_s  from one sample to the next, as it is
     seen_s    how much later a sample is seen ready, at least and at most
     """
+    if timing.held_s is not None:
+        kept = np.floor(np.log(_spread(0, 1)) / np.log(1 - SMOOTHING))  # samples by which one in the number is older
+        older = (kept[:, None] + _spread(0, 1)).ravel() * timing.held_s
+        counted = (_spread(-sample_s, 0)[:, None] + _spread(*seen_s)).ravel()
+        return (counted[:, None] + older).ravel()
     scale = sample_s / timing.sample_s
     turn_s, shunt_s = sample_s / timing.turns, timing.shunt_s * scale
     turns = np.unique(np.linspace(0, timing.turns - 1, GRID).round())
@@ -45,6 +52,8 @@ def shares(lengths_s: Sequence[float], delays_s: np.ndarray) -> np.ndarray:
 
 def edge_covariance(timing: Timing, sample_s: float, seen_s: tuple[float, float]) -> np.ndarray:
     """[2, 2] in s^2: of what a watt more from an edge on is counted as too much, before the edge and behind it."""
+    if timing.held_s is not None:
+        return _smoothed_covariance(timing.held_s, sample_s, seen_s)
     scale = sample_s / timing.sample_s
     turn_s, shunt_s = sample_s / timing.turns, timing.shunt_s * scale
     rng = np.random.default_rng(0)
@@ -65,6 +74,19 @@ def edge_covariance(timing: Timing, sample_s: float, seen_s: tuple[float, float]
     rest, after = length - place, sample_s + later - late
     behind = own * rest + following * after - (rest + after)
     return np.cov(before, behind, bias=True)
+
+
+def _smoothed_covariance(held_s: float, round_s: float, seen_s: tuple[float, float]) -> np.ndarray:
+    """Likewise of a regulator: samples each `held_s`, smoothed, of which the number is taken each `round_s`."""
+    rng = np.random.default_rng(0)
+    count = int(SETTLED * held_s / round_s) + 2
+    taken = (rng.random((SMOOTHED_DRAWS, 1)) + np.arange(count)) * round_s  # since the edge
+    samples = np.floor((taken - held_s * rng.random((SMOOTHED_DRAWS, 1))) / held_s) + 1  # behind the edge
+    numbers = 1 - (1 - SMOOTHING) ** np.maximum(samples, 0)
+    stamps = np.concatenate([taken[:, :1] - round_s, taken], axis=1) + rng.uniform(*seen_s, (SMOOTHED_DRAWS, count + 1))
+    before = np.diff(np.minimum(stamps, 0), axis=1)
+    behind = np.diff(np.maximum(stamps, 0), axis=1)
+    return np.cov((numbers * before).sum(axis=1), ((numbers - 1) * behind).sum(axis=1), bias=True)
 
 
 def separate(

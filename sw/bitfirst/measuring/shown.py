@@ -72,7 +72,8 @@ def training_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 def sensor_text(sensor: dict[str, Any]) -> str:
     """Of "sensors": what stands beside figures."""
     kept = "calibrated" if sensor["calibrated"] else "not calibrated"
-    return f"{sensor['kind']} of {sensor['name']} at {sensor['address']:#x}, {sensor['shunt_ohm']:g} ohm, {kept}"
+    place = f"page {sensor['page']}" if sensor["shunt_ohm"] is None else f"{sensor['shunt_ohm']:g} ohm"
+    return f"{sensor['kind']} of {sensor['name']} at {sensor['address']:#x}, {place}, {kept}"
 
 
 def _figure(energy: Energy) -> str:

@@ -28,9 +28,9 @@ def edge(timing: Timing, poll_s: float, alone: bool = True) -> float:
     """Seconds by which an edge between two powers counts at another time than it is, rms.
 
     The shunt is not looked at while the volts are converted, and a sample is seen ready up to `poll_s` late. A rail
-    that is not `alone` may miss whole samples.
+    that is not `alone` may miss whole samples; of regulators each round has a number of each.
     """
-    gap_s = timing.gap_s if alone else timing.sample_s
+    gap_s = timing.gap_s if alone or timing.held_s is not None else timing.sample_s
     return math.sqrt((TOGETHER * gap_s**2 + poll_s**2) / 12)
 
 
@@ -90,7 +90,8 @@ def relative_gain(rail: Rail, volts: float, calibration: Calibration | None) -> 
     if calibration is not None:
         return calibration.gain_error
     chip = rail.chip
-    limits = rail.shunt_error, chip.gain_error, chip.bus_gain_error, chip.bus_offset_volts / max(volts, 1e-3)
+    shunt_error = 0.0 if rail.regulates else rail.shunt_error
+    limits = shunt_error, chip.gain_error, chip.bus_gain_error, chip.bus_offset_volts / max(volts, 1e-3)
     return math.hypot(*limits) / RECTANGLE
 
 
@@ -98,7 +99,7 @@ def offset_watts(rail: Rail, timing: Timing, volts: float, calibration: Calibrat
     if calibration is not None:
         return calibration.offset_error_watts
     cut = rail.amps_per_code / 2 if timing.turns > 1 else 0.0  # means are cut towards zero
-    return (rail.chip.offset_volts / rail.shunt_ohm + cut) * volts / RECTANGLE
+    return (rail.chip.offset_volts / rail.ohm + cut) * volts / RECTANGLE
 
 
 def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration | None = None) -> tuple[Budget, Budget]:
@@ -107,10 +108,12 @@ def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration |
     gain = relative_gain(rail, facts.volts, calibration)
     offset = offset_watts(rail, timing, facts.volts, calibration) * facts.run_s
     edges = facts.edge_s * facts.steps_watts / math.sqrt(facts.replays)
-    current_step, voltage_step = _steps_watts(rail, facts.volts)
-    current = current_step * quantisation(facts.current_codes)
+    code, voltage_step = _steps_watts(rail, facts.volts)
     voltage = voltage_step * quantisation(facts.voltage_codes)
-    at_run, at_rest = (math.hypot(current, voltage * watts) for watts in (facts.watts, facts.idle_watts))
+    at_run, at_rest = (
+        math.hypot(code * _rounding(rail, watts / facts.volts, facts.current_codes), voltage * watts)
+        for watts in (facts.watts, facts.idle_watts)
+    )
     noise = _noise_j(rail, facts)
     above = Budget(gain * abs(dynamic) * facts.run_s, 0.0, edges, math.hypot(at_run, at_rest) * facts.run_s, noise)
     whole = Budget(gain * facts.watts * facts.run_s, offset, edges, at_run * facts.run_s, noise)
@@ -121,13 +124,20 @@ def power_watts(rail: Rail, watts: float, volts: float, codes: tuple[float, floa
     """What the mean power of so many samples may be off by, of quantisation and noise; `codes` as in `Facts`."""
     steps = _steps_watts(rail, volts)
     factors = 1.0, watts
-    rounding = (step * factor * quantisation(code) for step, factor, code in zip(steps, factors, codes, strict=True))
+    amps = watts / max(volts, 1e-3)
+    rounding = steps[0] * _rounding(rail, amps, codes[0]), steps[1] * watts * quantisation(codes[1])
     noise = (step * factor * code for step, factor, code in zip(steps, factors, codes, strict=True))
     return math.hypot(*rounding, math.hypot(*noise) / math.sqrt(max(samples, 1)))
 
 
+def _rounding(rail: Rail, amps: float, codes: float) -> float:
+    """Codes of a current that rounding leaves unknown, of numbers that vary by so many."""
+    step = rail.codes_per_step(amps)
+    return step * quantisation(codes / step)
+
+
 def _steps_watts(rail: Rail, volts: float) -> tuple[float, float]:
-    """Watts of a step of the current; of one of the volts, a watt."""
+    """Watts of a code of the current; of a step of the volts, a watt."""
     flags = 8 if rail.chip.bus_flags else 1  # bits of flags below the number
     return rail.amps_per_code * volts, flags * rail.volts_per_code / max(volts, 1e-3)
 

@@ -342,11 +342,15 @@ class Window:
         dynamic, run_s = above.sum() / runs, busy.sum() / clock_hz / runs
         rest_watts = float(at_rest @ busy / max(busy.sum(), 1))
         # of the phase that has most: one sample may count in several phases
-        samples = int(sum(block.sums.samples[rail, 1:] for block in self._blocks).max())
+        samples = int(sum(block.sums.samples[rail, 1:] for block in self._blocks).max() * monitor.timings[rail].fresh)
         volts = self._volts(rail)
         if volts == 0:
-            return f"{self.name}: {descriptor.where} sees no current or no volts: check the wires of shunt and VBUS"
-        steps = dynamic * runs / (descriptor.amps_per_code * volts * monitor.sample_s)
+            mend = (
+                "take a page whose current is sensed" if descriptor.regulates else "check the wires of shunt and VBUS"
+            )
+            return f"{self.name}: {descriptor.where} sees no current or no volts: {mend}"
+        step_watts = descriptor.amps_per_code * descriptor.codes_per_step(rest_watts / volts) * volts
+        steps = dynamic * runs / (step_watts * monitor.sample_s)
         if (refused := self._too_short(samples, steps)) is not None:
             return refused
         sums = [block.sums for block in self._blocks]
@@ -382,7 +386,8 @@ class Window:
         return tuple((one.begin_s, one.end_s, sum(self._joules(rail, one) for rail in rails)) for one in blocks)
 
     def _samples_of(self, group: tuple[int, ...]) -> int:
-        return sum(int(block.sums.samples[0, group].sum()) for block in self._blocks)
+        records = sum(int(block.sums.samples[0, group].sum()) for block in self._blocks)
+        return int(records * self.monitor.timings[0].fresh)
 
     def _separated(self) -> list[Reading]:
         """A reading of each phase in `order`, by what the whole run's has."""
