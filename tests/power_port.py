@@ -29,6 +29,7 @@ class Part:
     time_error: float = 0.0
     noise_volts: float = 0.0  # of a conversion of 1 ms
     bus_noise_volts: float = 0.0
+    linearity_volts: float = 0.0  # of a converter in the chip, which is none of these
     keeps: bool = True  # what is written
 
 

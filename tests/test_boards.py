@@ -320,7 +320,8 @@ def test_project(name: str, tmp_path: Path, ports: None) -> None:
 
 def check_serial_project(board: Board, built: flow.Build, ran: Vivado) -> None:
     assert ran.of("create_project") == [("-force", "-name", "top", "-part", part(board))]
-    assert ran.of("add_files") == [("top.v",)] and ran.of("read_xdc") == [("top.xdc",)]
+    others = [("bitfirst_converter.v",)] * (built.config.sensor_bus == "xadc")
+    assert ran.of("add_files") == [*others, ("top.v",)] and ran.of("read_xdc") == [("top.xdc",)]
     assert ran.of("write_bitstream")[0][-1] == "top.bit"
     constraints = (built.directory / "top.xdc").read_text()
     (period_ns,) = re.findall(r"create_clock -name \S+ -period (\S+) ", constraints)

@@ -126,7 +126,7 @@ def test_spi_is_refused_where_it_cannot_be():
         replace(TINY, features=("spi",))
     with pytest.raises(ConfigError, match="feature spi: AXI devices have sensors on an I2C bus or a PMBus alone"):
         axi.check(config)
-    with pytest.raises(FlowError, match="feature spi: boards have two pins for sensors, of I2C or PMBus"):
+    with pytest.raises(FlowError, match="feature spi: ulx3s-85f has two pins for sensors, of I2C or PMBus"):
         check_sensors(BOARDS["ulx3s-85f"], config)
 
 

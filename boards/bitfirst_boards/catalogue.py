@@ -31,7 +31,7 @@ from .platforms import (
     OrangeCrab85FPlatform,
     ZedBoardPlatform,
 )
-from .sensors import ECP5, GOWIN, KC705, XILINX, Rail, Regulator, Sensors, pmod, wired
+from .sensors import ECP5, GOWIN, KC705, XILINX, Rail, Regulator, Sensors, converter, pmod, wired
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,12 @@ _CRAB_I2C = wired("header: SCL, SDA", "scl", "sda", ECP5, ("io", 0))
 _SHIELD_I2C = wired("shield header: SCL, SDA", "P16", "P15", XILINX)
 _DFU_CRAB = ("dfu-util", "-d", "1209:5af0", "-a", "0", "-D")
 _DFU_BUTTER = ("dfu-util", "-d", "1209:5af1", "-a", "0", "-D")
+#: The converter in the chip sees the volts of the 5 V behind a divider, and by amplifiers the currents of both.
+_ARTY_A7 = converter(
+    "XADC: 5 V and core",
+    {1: ("C12", "B12"), 9: ("F13", "F14"), 10: ("A15", "A16")},
+    (Rail("5V", "xadc", 9, 0.25), Rail("core", "xadc", 10, 0.5)),
+)
 #: Its six INA219, each on 5 milliohms.
 _GENESYS2_RAILS = tuple(
     Rail(name, "ina219", address, 0.005)
@@ -270,20 +276,20 @@ BOARDS = {
             platform=ArtyA7_35Platform,
             clock_khz=50_000,
             links=UART,
-            config=CONFIGS["least"],
+            config=replace(CONFIGS["least"], features=("power", "xadc")),
             programmer=("openFPGALoader", "--board", "arty_a7_35t"),
             to_flash=("--write-flash",),
-            sensors=pmod(1, "Pmod JB", XILINX),
+            sensors=_ARTY_A7,
         ),
         Board(
             name="arty-a7-100",
             platform=ArtyA7_100Platform,
             clock_khz=50_000,
             links=UART,
-            config=CONFIGS["default"],
+            config=replace(CONFIGS["default"], features=(*STANDARD, "power", "xadc")),
             programmer=("openFPGALoader", "--board", "arty_a7_100t"),
             to_flash=("--write-flash",),
-            sensors=pmod(1, "Pmod JB", XILINX),
+            sensors=_ARTY_A7,
         ),
         Board(
             name="nexys4-ddr",

@@ -65,18 +65,19 @@ files of a board, memory and peripherals of its processing system have to be con
 SENSORS = """## Sensors of energy
 
 With the feature `power` a device [measures joules](measuring.md): it reads sensors on an I2C bus of 3.3 V, on KC705 the
-regulators on its PMBus, of 1.5 V at the chip (feature `pmbus`, which `power` brings there). Where a board has sensors,
-its own array has the feature; elsewhere `bitfirst build ulx3s-85f --feature power` adds it, and a breakout of INA226 or
-INA228 goes to these pins ([from wiring to the first joule](first-joule.md)). **No sensor has been tried on a board.**
-The chip itself pulls both wires up, enough for a bus that is empty; with sensors on it there must be resistors outside.
-Packed with it, `ulx3s-12f` takes 6,805 LUTs and 23 block RAMs, `tang-nano-9k` 7,301 and 12.
+regulators on its PMBus, of 1.5 V at the chip (feature `pmbus`), on Arty A7 what the converter in the chip sees of the
+board's supplies (feature `xadc`); `power` brings these there. Where a board has sensors, its own array has the feature;
+elsewhere `bitfirst build ulx3s-85f --feature power` adds it, and a breakout of INA226 or INA228 goes to these pins
+([from wiring to the first joule](first-joule.md)). **No sensor has been tried on a board.** The chip itself pulls both
+wires up, enough for a bus that is empty; with sensors on it there must be resistors outside. Packed with it,
+`ulx3s-12f` takes 6,805 LUTs and 23 block RAMs, `tang-nano-9k` 7,301 and 12.
 
 {table}
 {rails}
 No pins for sensors are known of {without}: no free header, or none that is known to have 3.3 V. On `icebreaker` there
-is no room: its smallest device takes 6,655 of 5,280 LUTs and 38 of 30 block RAMs with the feature. Arty A7 has the
-XADC, which the device does not read. KC705's regulators have more outputs, some without a sense of current: a rail's
-`page` chooses one, one of each controller (52, 53 and 54) at a time.
+is no room: its smallest device takes 6,655 of 5,280 LUTs and 38 of 30 block RAMs with the feature. KC705's regulators
+have more outputs, some without a sense of current: a rail's `page` chooses one, one of each controller (52, 53 and 54)
+at a time.
 """
 LINKS = """## Links
 
@@ -148,7 +149,7 @@ def _sensors() -> str:
     )
     return SENSORS.format(
         table=_table(["board", "sensors, or room for them"], ([name, each.told] for name, each in have.items())),
-        rails=_table(["board", "rail", "sensor", "address", "shunt, milliohm"], rails),
+        rails=_table(["board", "rail", "sensor", "address", "shunt, milliohm; XADC: mV/A"], rails),
         without=", ".join(f"`{name}`" for name, board in BOARDS.items() if not board.sensors),
     )
 

@@ -66,10 +66,10 @@ class Build:
 
 def fitted(board: Board, config: ArrayConfig | None = None) -> ArrayConfig:
     """A configuration (the board's own by default) with the board's link and clock, and the bus of its sensors."""
-    config = config or board.config
-    if config.measures and config.sensor_bus == "i2c" and board.sensors and board.sensors.bus != "i2c":
+    config = replace(config or board.config, link_bits=LINK_BITS[board.link], clock_khz=board.clock_khz)
+    if config.measures and board.sensors and config.sensor_bus == "i2c" != board.sensors.bus:
         config = replace(config, features=(*config.features, board.sensors.bus))
-    return replace(config, link_bits=LINK_BITS[board.link], clock_khz=board.clock_khz)
+    return config
 
 
 @cache

@@ -1,15 +1,16 @@
 """Where a board has sensors of energy, or room for some. Data.
 
 Sources: Genesys 2 FPGA Board Reference Manual (Digilent), 3, "Power monitoring"; Pmod Interface Specification, type 6,
-I2C (Digilent); ULX3S Manual; the platforms of amaranth-boards; KC705 Evaluation Board, UG810 (Xilinx), whose pins of
-PMBus are those of three designs' constraints and of a net list. Which output of its regulators is which: what was read
-from one (billauer.co.il, "Power supply parameters of Xilinx' KC705 board, obtained via PMBus").
+I2C (Digilent); ULX3S Manual; Arty A7 Reference Manual and master XDC (Digilent); the platforms of amaranth-boards;
+KC705 Evaluation Board, UG810 (Xilinx), whose pins of PMBus are those of three designs' constraints and of a net list.
+Which output of its regulators is which: what was read from one (billauer.co.il, "Power supply parameters of Xilinx'
+KC705 board, obtained via PMBus").
 """
 
 from collections import Counter
 from dataclasses import dataclass
 
-from amaranth.build import Attrs, Pins, Resource, Subsignal
+from amaranth.build import Attrs, DiffPairs, Pins, Resource, Subsignal
 
 NAME = "sensors"  #: of the resource
 
@@ -23,7 +24,8 @@ KC705 = Attrs(IOSTANDARD="LVCMOS15", PULLUP="TRUE")  # behind level shifters
 
 @dataclass(frozen=True)
 class Rail:
-    """A sensor that a board has, with the fields that `bitfirst.measuring.sensors.Rail` has."""
+    """A sensor that a board has, with the fields that `bitfirst.measuring.sensors.Rail` has; of a converter in the chip
+    `shunt_ohm` is the volts that it sees for an ampere."""
 
     name: str
     kind: str
@@ -44,9 +46,9 @@ class Regulator:
 
 @dataclass(frozen=True)
 class Sensors:
-    """A board's bus of sensors, of two wires.
+    """A board's bus of sensors, of two wires, or what the converter in its chip sees.
 
-    resource  its two pins, `scl` and `sda`
+    resource  its two pins, `scl` and `sda`, or pairs of pins `ad1` and so on, by the converter's auxiliary inputs
     place     where they are, for people
     rails     sensors that are on the board; the device reads up to `contract.power.RAILS` of them at a time, the first
               ones unless others are named
@@ -61,11 +63,13 @@ class Sensors:
     @property
     def bus_name(self) -> str:
         """For people."""
-        return {"i2c": "I2C", "pmbus": "PMBus"}[self.bus]
+        return {"i2c": "I2C", "pmbus": "PMBus", "xadc": "the chip's converter"}[self.bus]
 
     @property
     def told(self) -> str:
         """For people: what is there, or where something may be put."""
+        if self.bus == "xadc":
+            return self.place
         kinds = Counter(rail.kind.upper() for rail in self.rails)
         return ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or self.place
 
@@ -83,6 +87,13 @@ def wired(
     pins = {"scl": scl, "sda": sda}
     lines = (Subsignal(name, Pins(pin, dir="io", conn=conn, assert_width=1)) for name, pin in pins.items())
     return Sensors(Resource(NAME, 0, *lines, attrs), place, rails, bus)
+
+
+def converter(place: str, inputs: dict[int, tuple[str, str]], rails: tuple[Rail, ...]) -> Sensors:
+    """Auxiliary inputs -> their pins, positive and negative."""
+    attrs = Attrs(IOSTANDARD="LVCMOS33")  # that of the bank; inputs of the converter have none
+    lines = (Subsignal(f"ad{number}", DiffPairs(*pins, dir="i", assert_width=1)) for number, pins in inputs.items())
+    return Sensors(Resource(NAME, 0, *lines, attrs), place, rails, "xadc")
 
 
 def pmod(number: int, label: str, attrs: Attrs) -> Sensors:

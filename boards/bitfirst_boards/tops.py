@@ -3,12 +3,12 @@
 from typing import Any
 
 from amaranth.build import Platform
-from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, Signal
 from amaranth.lib import io
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.top import UartTop
 
-from . import liteeth_core
+from . import converter, liteeth_core
 from .catalogue import BOARDS, Board
 from .clocking import MHZ, ClockedByPll, Setting, choose, pll_of
 from .errors import FlowError
@@ -20,6 +20,7 @@ BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a fe
 LINK_CLOCKS = {"usb": ("usb_io", 48 * MHZ, 2_000), "udp": ("ethernet", liteeth_core.CLOCK_HZ, 1)}
 RESOURCES = {"uart": "uart", "usb": "usb", "udp": "eth_rgmii"}  #: of the platforms
 RGMII_HZ = 125 * MHZ
+CONVERTER = f"{converter.NAME}.v"  #: file beside the top's
 
 
 def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaboratable:
@@ -54,7 +55,29 @@ class Pinned(Elaboratable):
         connect[self.board.link](m, pins_of(self.board, platform), platform)
         if hasattr(self.device, "scl_low"):
             self._sensors(m, sensor_pins(self.board, platform))
+        if hasattr(self.device, "drp_enable"):
+            self._converter(m, sensor_pins(self.board, platform), platform)
         return m
+
+    def _converter(self, m: Module, pins: Any, platform: Platform) -> None:
+        """That of the chip, and the pins that it sees."""
+        device, inputs = self.device, [name for name in vars(pins) if name.startswith("ad")]
+        text = converter.verilog([int(name.removeprefix("ad")) for name in inputs], self.board.clock_khz)
+        platform.add_file(CONVERTER, text)
+        ports = {f"i_{name}_p": getattr(pins, name).p for name in inputs}
+        ports |= {f"i_{name}_n": getattr(pins, name).n for name in inputs}
+        m.submodules.converter = Instance(
+            converter.NAME,
+            i_clk=ClockSignal(),
+            i_enable=device.drp_enable,
+            i_write=device.drp_write,
+            i_address=device.drp_address,
+            i_written=device.drp_written,
+            o_read=device.drp_read,
+            o_ready=device.drp_ready,
+            o_ended=device.sequence_ended,
+            **ports,
+        )
 
     def _sensors(self, m: Module, pins: Any) -> None:
         """Two wires that are pulled low, or let go."""
@@ -131,8 +154,11 @@ def divisor(board: Board) -> int:
 
 def check_sensors(board: Board, config: ArrayConfig) -> None:
     """Raises `FlowError` where the configuration has sensors, and the board no pins for them."""
-    if config.measures and config.sensor_bus == "spi":
-        raise FlowError("feature spi: boards have two pins for sensors, of I2C or PMBus; leave it out of features")
+    if config.measures and board.sensors is not None and config.sensor_bus != board.sensors.bus:
+        two = "two pins for sensors, of I2C or PMBus"
+        have = {"i2c": two, "pmbus": two, "xadc": "its sensors at the converter in the chip"}[board.sensors.bus]
+        if not {config.sensor_bus, board.sensors.bus} <= {"i2c", "pmbus"}:
+            raise FlowError(f"feature {config.sensor_bus}: {board.name} has {have}; leave it out of features")
     if config.measures and board.sensors is None:
         others = ", ".join(other.name for other in BOARDS.values() if other.sensors)
         raise FlowError(f"{board.name} has no pins for sensors: leave feature power out, or take one of {others}")

@@ -9,7 +9,7 @@ from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import ArrayConfig
 
 from .catalogue import Board
-from .tops import Pinned, make_device, sensor_pins
+from .tops import CONVERTER, Pinned, make_device, sensor_pins
 
 SCRIPT = "build_top.sh"
 _BLOCK_DESIGN = "zynq.tcl"
@@ -63,7 +63,7 @@ def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, st
     device = make_device(board, config, fingerprint)
     with verilog.use_yosys():
         plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False)
-    wanted = "top.v", "top.xdc", "top.tcl"
+    wanted = "top.v", "top.xdc", "top.tcl", *(name for name in (CONVERTER,) if name in plan.files)
     texts = {name: plan.files[name] for name in wanted}
     before, after = texts["top.tcl"].split(_WRITE)
     texts["top.tcl"] = before + _CHECK + _WRITE + after  # boards take Amaranth's own place for it

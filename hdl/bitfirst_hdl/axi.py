@@ -198,10 +198,12 @@ class PacketEnds(wiring.Component):
 
 
 def check(config: ArrayConfig) -> int:
-    """`config.link_bits`; raises `ConfigError` where the streams cannot be that wide, and for sensors on an SPI
-    bus."""
-    if config.measures and config.sensor_bus == "spi":
-        raise ConfigError("feature spi: AXI devices have sensors on an I2C bus or a PMBus alone; leave it out")
+    """`config.link_bits`; raises `ConfigError` where the streams cannot be that wide, and for sensors on another bus
+    than two wires."""
+    if config.measures and config.sensor_bus not in ("i2c", "pmbus"):
+        raise ConfigError(
+            f"feature {config.sensor_bus}: AXI devices have sensors on an I2C bus or a PMBus alone; leave it out"
+        )
     if config.link_bits not in TDATA_BITS:
         raise ConfigError(f"link_bits = {config.link_bits} is not for AXI4-Stream; set link_bits to 32 or 64")
     return config.link_bits

@@ -30,10 +30,10 @@ DATAPATHS = {"serial": 1, "fixed": 2, "fusion": 3, "fixed16": 4}
 SLICE_BITS = {"serial": (1, 2, 4, 8), "fixed": (8,), "fusion": (2,), "fixed16": (8,)}  #: that each may have
 BRICKS, BRICK_PLANES = 16, 2  #: of a fused unit; planes of B that each multiplies, as many as slices of A have bits
 #: Parts that a device may be without; bit i of the identity's `features` is the i-th.
-FEATURES = ("update", "packed", "gather", "requantise", "trace", "power", "spi", "pmbus")
+FEATURES = ("update", "packed", "gather", "requantise", "trace", "power", "spi", "pmbus", "xadc")
 STANDARD = ("gather", "requantise")  #: what a device for training by ordinary gradients has
 INSIDE = FEATURES[:5]  #: those that take no pins
-BUSES = ("spi", "pmbus")  #: of sensors, instead of I2C
+BUSES = ("spi", "pmbus", "xadc")  #: of sensors, instead of I2C
 
 # latencies of the engine's parts, in cycles
 SETUP_CYCLES = 2  #: a MATMUL's fields to counters and flags
@@ -77,7 +77,8 @@ class ArrayConfig:
                 store, TENSOR and LOAD: without it the host lays out operands, and writes cells; "requantise": READ of
                 sums as numbers of fewer bits, and of their signs: without it they come as they are; "trace": watchdog,
                 and a memory of the last commands and faults; "power": sensors of energy, on pins of their own, a
-                bus of I2C; "spi": one of SPI instead, "pmbus": a PMBus instead, on the same pins (need "power")
+                bus of I2C; "spi": one of SPI instead, "pmbus": a PMBus instead, on the same pins, "xadc": the converter
+                in a Xilinx 7-series chip instead (need "power")
     """
 
     datapath: str = "serial"

@@ -164,18 +164,30 @@ def word_stream() -> stream.Signature:
 SENSOR_PINS = {"scl_i": In(1, init=1), "sda_i": In(1, init=1), "scl_low": Out(1), "sda_low": Out(1)}
 #: Those of an SPI bus instead: `miso` is pulled up; a line of `cs_n` selects a chip while it is low.
 SPI_PINS = {"miso": In(1, init=1), "sclk": Out(1), "mosi": Out(1), "cs_n": Out(RAILS, init=2**RAILS - 1)}
+#: Those of the converter in a Xilinx chip instead, in this clock: its port for registers (DRP of XADC), of which
+#: `enable` is high for one cycle with what is asked, and `ready` for one when it is done and `read` holds the word; and
+#: `sequence_ended`, high for one cycle.
+XADC_PINS = {
+    "drp_address": Out(7),
+    "drp_enable": Out(1),
+    "drp_write": Out(1),
+    "drp_written": Out(16),
+    "drp_read": In(16),
+    "drp_ready": In(1),
+    "sequence_ended": In(1),
+}
+#: By `ArrayConfig.sensor_bus`.
+BUS_PINS = {"i2c": SENSOR_PINS, "pmbus": SENSOR_PINS, "spi": SPI_PINS, "xadc": XADC_PINS}
 
 
 def sensor_pins(config: ArrayConfig) -> dict[str, wiring.Member]:
-    """`SENSOR_PINS` or `SPI_PINS` where the device has them."""
-    if not config.measures:
-        return {}
-    return SPI_PINS if config.sensor_bus == "spi" else SENSOR_PINS
+    """Those of `BUS_PINS` where the device has some."""
+    return BUS_PINS[config.sensor_bus] if config.measures else {}
 
 
 def connect_sensors(m: Module, outer: wiring.Component, inner: wiring.Component) -> None:
     """The sensors' pins of a component are those of one in it, where it has them."""
-    for name, member in (SENSOR_PINS | SPI_PINS).items():
+    for name, member in (SENSOR_PINS | SPI_PINS | XADC_PINS).items():
         if name in outer.signature.members:
             ours, theirs = getattr(outer, name), getattr(inner, name)
             m.d.comb += theirs.eq(ours) if member.flow == In else ours.eq(theirs)

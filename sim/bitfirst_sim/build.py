@@ -25,9 +25,10 @@ from bitfirst_hdl.config import ArrayConfig
 from . import units
 
 HARNESS = Path(__file__).with_name("harness.cpp")
-SENSOR_HEADERS = [Path(__file__).with_name(name) for name in ("rails.hpp", "sensors.hpp")]
+SENSOR_HEADERS = [Path(__file__).with_name(name) for name in ("rails.hpp", "sensors.hpp", "xadc.hpp")]
 WRAPPER = Path(__file__).with_name("wrapper.sv")
 SENSORS = Path(__file__).with_name("sensors.hpp")
+CONVERTER = Path(__file__).with_name("xadc.hpp")
 SENSORS_LIBRARY = Path(__file__).with_name("sensors.cpp")
 POWER_HARNESS = Path(__file__).with_name("power_harness.cpp")
 VERILATOR_FLAGS = ("--cc", "--prefix", "Vcore", "--top-module", "simulated")
@@ -168,9 +169,9 @@ def build_simulator(
     if _has_sensors(core):
         verilator_flags += ["+define+SENSORS"]
         flags += ["-DSENSORS"]
-    if _has_spi(core):
-        verilator_flags += ["+define+SPI"]
-        flags += ["-DSPI"]
+    if bus := _bus(core):
+        verilator_flags += [f"+define+{bus}"]
+        flags += [f"-D{bus}"]
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
     key = _digest(
@@ -222,8 +223,8 @@ def build_power_simulator(text: str) -> Path:
     Raises `BuildError` when a tool is missing or fails.
     """
     compiler = [*find_compiler(), *LIBRARY_FLAGS, "-DVL_TIME_CONTEXT", "-pthread"]
-    compiler += ["-DSPI"] if _has_spi(text) else []
-    sources = {path.name: path.read_text() for path in (SENSORS, POWER_HARNESS)}
+    compiler += [f"-D{bus}"] if (bus := _bus(text)) else []
+    sources = {path.name: path.read_text() for path in (SENSORS, CONVERTER, POWER_HARNESS)}
     text = text.replace("@(posedge clk)", "@(edge clk)")  # one evaluation a cycle
     flags = [flag if flag != "Vcore" else "Vmonitor" for flag in VERILATOR_FLAGS]
     flags = [flag if flag != "simulated" else "monitor" for flag in flags]
@@ -270,12 +271,13 @@ def _native(compiler: list[str]) -> tuple[tuple[str, ...], str]:
 
 def _has_sensors(core: str) -> bool:
     """Whether the device has the feature "power"."""
-    return _has_spi(core) or re.search(r"^  input scl_i;", core, re.MULTILINE) is not None
+    return _bus(core) is not None or re.search(r"^  input scl_i;", core, re.MULTILINE) is not None
 
 
-def _has_spi(text: str) -> bool:
-    """Whether its sensors are on an SPI bus."""
-    return re.search(r"^  input miso;", text, re.MULTILINE) is not None
+def _bus(text: str) -> str | None:
+    """What its sensors are on, if that is no I2C bus, as the harnesses and the wrapper are told."""
+    inputs = {"miso": "SPI", "drp_ready": "XADC"}
+    return next((bus for name, bus in inputs.items() if re.search(rf"^  input {name};", text, re.MULTILINE)), None)
 
 
 def top_name(text: str) -> str:

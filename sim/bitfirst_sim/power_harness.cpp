@@ -5,7 +5,7 @@
 #include <deque>
 
 #include "Vmonitor.h"
-#include "sensors.hpp"
+#include "xadc.hpp"
 
 namespace {
 
@@ -20,7 +20,9 @@ struct Segment {
 };
 
 // The bus that the monitor was made for.
-#ifdef SPI
+#ifdef XADC
+using Bus = sensors::Xadc;
+#elif defined(SPI)
 using Bus = sensors::SpiBus;
 #else
 using Bus = sensors::Bus;
@@ -91,7 +93,7 @@ public:
     }
 
     bool jam(int falls) {
-#ifdef SPI
+#if defined(SPI) || defined(XADC)
         return falls < 0;
 #else
         bus.jam(falls);
@@ -118,6 +120,16 @@ private:
         model.clk = !model.clk;
         model.eval();
         ++cycles;
+#ifdef XADC
+        bus.clock(now(), model.drp_enable, model.drp_write, model.drp_address, model.drp_written);
+        sense();
+#else
+        drive();
+#endif
+    }
+
+#ifndef XADC
+    void drive() {
 #ifdef SPI
         const unsigned pins = model.sclk | model.mosi << 1 | model.cs_n << 2;
         if (pins == driven) return;
@@ -130,9 +142,14 @@ private:
         driven = pins;
         sense();
     }
+#endif
 
     void sense() {
-#ifdef SPI
+#ifdef XADC
+        model.drp_read = static_cast<uint16_t>(bus.word);
+        model.drp_ready = bus.ready;
+        model.sequence_ended = bus.ended;
+#elif defined(SPI)
         model.miso = bus.miso_high();
 #else
         model.scl_i = bus.scl_high();

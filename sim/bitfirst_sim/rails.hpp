@@ -9,7 +9,7 @@
 #include <sstream>
 #include <string>
 
-#include "sensors.hpp"
+#include "xadc.hpp"
 
 namespace sensors {
 
@@ -30,7 +30,7 @@ public:
             in >> rail.kind >> rail.address >> rail.shunt_ohm >> rail.supply_volts >> rail.source_ohm;
             in >> rail.offset_volts >> rail.gain_error >> rail.bus_offset_volts >> rail.bus_gain_error;
             in >> rail.time_error >> rail.noise_volts >> rail.bus_noise_volts >> rail.die_celsius;
-            in >> rail.stops_s >> rail.seed >> rail.update_s >> rail.page;
+            in >> rail.stops_s >> rail.seed >> rail.update_s >> rail.page >> rail.linearity_volts;
             bus.add(rail);
         }
         if (!numbers.empty() && !in) throw std::invalid_argument("rails: " + numbers);
@@ -50,16 +50,23 @@ public:
             for (size_t i = 0; i < bus.size(); ++i) bus.chip(i).set_watts(now(), watts);
             span_joules = 0;
         }
+#ifdef XADC
+        bus.clock(now(), pins & 1, pins >> 1 & 1, pins >> 2, pins >> 9);
+        return bus.word | bus.ready << 16 | bus.ended << 17;
+#else
         if (pins != driven) drive(pins);
         driven = pins;
+#endif
 #ifdef SPI
         return bus.miso_high();
-#else
+#elif !defined(XADC)
         return (bus.scl_high() && !(pins & 1)) | (bus.sda_high() && !(pins & 2)) << 1;
 #endif
     }
 
-#ifdef SPI
+#ifdef XADC
+    Xadc bus;
+#elif defined(SPI)
     SpiBus bus;
 #else
     Bus bus;
@@ -69,13 +76,11 @@ public:
 private:
     double now() const { return static_cast<double>(cycles) / clock_hz; }
 
-    void drive(unsigned pins) {
 #ifdef SPI
-        bus.drive(now(), pins & 1, pins & 2, pins >> 2);
-#else
-        bus.drive(now(), pins & 1, pins & 2);
+    void drive(unsigned pins) { bus.drive(now(), pins & 1, pins & 2, pins >> 2); }
+#elif !defined(XADC)
+    void drive(unsigned pins) { bus.drive(now(), pins & 1, pins & 2); }
 #endif
-    }
 
     double clock_hz = 1, idle_watts = 0, event_joules[EVENTS] = {}, span_joules = 0;
     uint64_t cycles = 0;

@@ -31,7 +31,7 @@ namespace sensors {
 
 // A supply with its chip. Errors are those of this one chip; 0 is the chip of the data sheet's typical column.
 struct Rail {
-    int kind = 226;  // 226, 228, 219, 229 or 9248
+    int kind = 226;  // 226, 228, 219, 229 or 9248; of the converter in xadc.hpp any
     int address = 0x40;  // of INA229 the number of its line
     double shunt_ohm = 0.1;  // 0: there is none, and volts across it are amperes
     double supply_volts = 5;
@@ -48,6 +48,7 @@ struct Rail {
     uint64_t seed = 0;             // of the noise
     double update_s = 800e-6;      // of UCD9248: from one sample of the current to the next
     int page = 0;                  // likewise: which of its outputs the rail is; nothing is taken from the others
+    double linearity_volts = 0;    // across the shunt, of a bow; of the converter in xadc.hpp alone
 };
 
 // Normal deviates, the same everywhere: what std::normal_distribution gives is up to the library.

@@ -1,5 +1,5 @@
 """Simulated power monitors: INA226, INA228 and INA219 on an I2C bus, INA229 on an SPI bus, and UCD9248, a regulators'
-controller, on a PMBus, as sensors.hpp models them.
+controller, on a PMBus, as sensors.hpp models them; and the converter in a Xilinx chip, as xadc.hpp does.
 
 `drawn` gives a chip with the errors of one out of the box; `SensorBus` is the bus and its chips for Python, which pulls
 the wires and sets what the loads take.
@@ -18,7 +18,8 @@ from bitfirst_hdl.contract.power import RAILS
 from . import build
 
 ADDRESSES = range(0x08, 0x78)  #: that chips on an I2C bus may have
-FIRST = {"i2c": 0x40, "spi": 0, "pmbus": 52}  #: addresses, as most chips have them; of KC705's first controller
+#: Addresses, as most chips have them; of KC705's first controller; of the 5 V of Arty A7.
+FIRST = {"i2c": 0x40, "spi": 0, "pmbus": 52, "xadc": 9}
 LEAST_UPDATE_S = 100e-6
 
 
@@ -29,7 +30,8 @@ class Limits:
     offset_volts, gain_error          at the shunt; of the reading
     bus_offset_volts, bus_gain_error  likewise of the volts at the load
     time_error                        of conversions, of the time that the data sheet gives as typical
-    noise_volts, bus_noise_volts      rms of a conversion of 1 ms
+    noise_volts, bus_noise_volts      rms of a conversion of 1 ms; of "xadc" of any conversion
+    linearity_volts                   at the shunt
     """
 
     offset_volts: float
@@ -39,6 +41,7 @@ class Limits:
     time_error: float
     noise_volts: float
     bus_noise_volts: float
+    linearity_volts: float = 0.0
 
 
 #: Data sheets SBOS547, SLYS021 and SBOS448 (INA219A, gain /1). For conversions of INA226 and INA219 they give 10 % more
@@ -52,9 +55,11 @@ LIMITS = {
 LIMITS["ina229"] = LIMITS["ina228"]  # SLYS023
 #: Of amperes. Taken: no data sheet says what the sense of KC705's power stages may be off by.
 LIMITS["ucd9248"] = Limits(0.1, 0.05, 5e-3, 0.01, 0.05, 1e-3, 0.1e-3)
+#: DS181, with amplifier and divider of an Arty A7, of the rail at address 9: see `bitfirst.measuring.sensors`.
+LIMITS["xadc"] = Limits(9.5e-3, 25e-3, 12e-3, 32e-3, 0.0, 0.5e-3, 3e-3, 0.5e-3)
 KINDS = tuple(LIMITS)
-SPI_KINDS = ("ina229",)
-PMBUS_KINDS = ("ucd9248",)
+BUSES = dict.fromkeys(KINDS, "i2c") | {"ina229": "spi", "ucd9248": "pmbus", "xadc": "xadc"}
+XADC_ADDRESSES = (9, 10)
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,11 @@ class SimulatedRail:
     """A supply, its shunt and the chip that measures it, without any error unless one is given; see sensors.hpp.
 
     kind              one of `KINDS`
-    address           on the I2C bus or PMBus, 7 bits, else the number of the line that selects it; None: the first one
-                      of `FIRST`
-    shunt_ohm         of the shunt; what it differs from its nominal value by belongs to `gain_error`. None: 0.1, or,
-                      of UCD9248, 0: there is none, and what is called volts of it are amperes
+    address           on the I2C bus or PMBus, 7 bits; on SPI the number of the line that selects it; of "xadc" the
+                      auxiliary input of the current, 9 or 10; None: the first one of `FIRST`
+    shunt_ohm         of the shunt, or volts for an ampere that an amplifier gives; what it differs from its nominal
+                      value by belongs to `gain_error`. None: 0.1, or, of UCD9248, 0: there is none, and what is called
+                      volts of it are amperes
     supply_volts      in front of `source_ohm`, which stands for supply and wires
     offset_volts, gain_error, bus_offset_volts, bus_gain_error, time_error, noise_volts, bus_noise_volts
                       as in `Limits`, but with a sign: those of this chip
@@ -92,6 +98,7 @@ class SimulatedRail:
     seed: int = 0
     update_s: float = 800e-6
     page: int = 0
+    linearity_volts: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -100,6 +107,8 @@ class SimulatedRail:
             object.__setattr__(self, "address", FIRST[self.bus])
         if self.shunt_ohm is None:
             object.__setattr__(self, "shunt_ohm", 0.0 if self.bus == "pmbus" else 0.1)
+        if self.bus == "xadc" and self.address not in XADC_ADDRESSES:
+            raise UsageError(f"address {self.address} of xadc: inputs 9 and 10 have currents")
         if self.bus == "spi" and self.address not in range(RAILS):
             raise UsageError(f"line {self.address} of the SPI bus: there are 0 to {RAILS - 1}")
         if self.bus != "spi" and self.address not in ADDRESSES:
@@ -115,13 +124,13 @@ class SimulatedRail:
 
     @property
     def bus(self) -> str:
-        """ "i2c", "spi" or "pmbus"."""
-        return "spi" if self.kind in SPI_KINDS else "pmbus" if self.kind in PMBUS_KINDS else "i2c"
+        """ "i2c", "spi", "pmbus" or "xadc"."""
+        return BUSES[self.kind]
 
     @property
     def number(self) -> int:
-        """Of the kind, as sensors.hpp has it."""
-        return int(self.kind.lstrip("abcdefghijklmnopqrstuvwxyz"))
+        """Of the kind, as sensors.hpp has it; xadc.hpp asks for none."""
+        return int(self.kind.lstrip("abcdefghijklmnopqrstuvwxyz") or 0)
 
 
 def drawn(kind: str, seed: int, **given: float) -> SimulatedRail:
@@ -196,8 +205,9 @@ class SensorBus:
 
     def __init__(self, rails: Sequence[SimulatedRail], header: str | None = None) -> None:
         self.rails = tuple(rails)
-        if any(rail.bus == "spi" for rail in rails):
-            raise UsageError("INA229 has no I2C bus; `PowerSimulator` has its pins")
+        for rail in rails:
+            if rail.bus not in ("i2c", "pmbus"):
+                raise UsageError(f"{rail.kind.upper()} has no I2C bus; `PowerSimulator` has its pins")
         self._library = _library(header)
         self._bus = self._library.sensors_new(c_rails(self.rails), len(self.rails))
 

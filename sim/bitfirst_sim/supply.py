@@ -6,10 +6,11 @@ from dataclasses import astuple, dataclass
 from bitfirst.errors import UsageError
 from bitfirst_hdl.config import ArrayConfig
 
-from .sensors import KINDS, PMBUS_KINDS, SimulatedRail
+from .sensors import KINDS, SimulatedRail
 
 CORE_VOLTS = 1.0  # of a regulator
 NEVER_S = 1e300  # for `inf`, which not every C++ library reads
+XADC_OHM = 0.25  # volts for an ampere, as on an Arty A7
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ def alone(kind: str | None, config: ArrayConfig) -> Supply | None:
         raise UsageError(
             f"there are no pins for sensor {kind}: take a configuration with the feature power, as rtl:power"
         )
-    rail = SimulatedRail(kind, supply_volts=CORE_VOLTS) if kind in PMBUS_KINDS else SimulatedRail(kind)
+    given = {"ucd9248": {"supply_volts": CORE_VOLTS}, "xadc": {"shunt_ohm": XADC_OHM}}
+    rail = SimulatedRail(kind, **given.get(kind, {}))
     if rail.bus != config.sensor_bus:
-        mend = f"leave out the feature {config.sensor_bus}" if rail.bus == "i2c" else f"add the feature {rail.bus}"
-        raise UsageError(f"sensor {kind} is on a bus of {rail.bus.upper()}: {mend}")
+        mends = [f"leave out the feature {config.sensor_bus}"] if config.sensor_bus != "i2c" else []
+        mends += [f"add the feature {rail.bus}"] if rail.bus != "i2c" else []
+        raise UsageError(f"sensor {kind} is on a bus of {rail.bus.upper()}: {' and '.join(mends)}")
     return Supply((rail,))

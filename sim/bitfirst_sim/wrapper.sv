@@ -41,11 +41,12 @@ endmodule
 // The feature "power": the device's pins on the sensors' bus, and what it did in this cycle, for the watts that it takes:
 // an array step, a cycle of a LOAD, of an UPDATE, words of the link. Returned are the levels of its inputs in the next.
 // I2C: out {sda_low, scl_low}, in {sda, scl}. SPI: out {cs_n, mosi, sclk}, in miso.
+// Converter: out {written, address, write, enable}, in {ended, ready, read}.
 import "DPI-C" function void sense(
-    input bit [5:0] pins,
+    input bit [24:0] pins,
     input bit [4:0] work,
     input bit [2:0] phase,
-    output bit [1:0] levels
+    output bit [17:0] levels
 );
 `endif
 
@@ -60,10 +61,15 @@ module simulated (
 );
     wire rx_ready, tx_valid, idle;
 `ifdef SENSORS
-    wire [5:0] pins;
-    bit [1:0] levels = 3, next_levels;
+    wire [24:0] pins;
+`ifdef XADC
+    bit [17:0] levels = 0, next_levels;
+`else
+    bit [17:0] levels = 3, next_levels;
+    assign pins[24:6] = 0;
 `ifndef SPI
     assign pins[5:2] = 0;
+`endif
 `endif
 `endif
     wire [`LINK_BITS-1:0] tx_payload;
@@ -80,7 +86,15 @@ module simulated (
         .tx__payload(tx_payload),
         .tx__ready(tx_ready),
 `ifdef SENSORS
-`ifdef SPI
+`ifdef XADC
+        .drp_read(levels[15:0]),
+        .drp_ready(levels[16]),
+        .sequence_ended(levels[17]),
+        .drp_enable(pins[0]),
+        .drp_write(pins[1]),
+        .drp_address(pins[8:2]),
+        .drp_written(pins[24:9]),
+`elsif SPI
         .miso(levels[0]),
         .sclk(pins[0]),
         .mosi(pins[1]),

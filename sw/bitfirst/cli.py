@@ -1086,12 +1086,16 @@ def measure(
     target: Annotated[
         float | None, typer.Option(help="Validation accuracy, such as 0.95: the joules to reach it.")
     ] = None,
-    sensor: Annotated[str | None, typer.Option(help="ina226, ina228, ina219, ina229 or ucd9248.")] = None,
+    sensor: Annotated[str | None, typer.Option(help="ina226, ina228, ina219, ina229, ucd9248 or xadc.")] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Of the sensor on I2C (0x40) or PMBus (52); of ina229 its line of SPI (0)."),
+        typer.Option(
+            help="Of the sensor on I2C (0x40) or PMBus (52); of ina229 its line on SPI (0); of xadc 9 (5 V) or 10."
+        ),
     ] = None,
-    shunt_ohm: Annotated[float | None, typer.Option(help="Of its shunt, such as 0.1 (R100).")] = None,
+    shunt_ohm: Annotated[
+        float | None, typer.Option(help="Of its shunt, such as 0.1 (R100); xadc: as on the board.")
+    ] = None,
     page: Annotated[int, typer.Option(help="Of ucd9248, which has no shunt: which of its outputs.")] = 0,
     shunt_error: Annotated[float, typer.Option(help="By which the shunt may be off, relative.")] = 0.01,
     most_amps: Annotated[float | None, typer.Option(help="The largest current, for a narrower range.")] = None,

@@ -50,8 +50,8 @@ def open(url: str, trace: str | Path | None = None, record: str | Path | None = 
             `record=FILE`. `model?counting=0` computes the same numbers but counts no cycles, which is faster;
             `model?device=cuda` (or cpu, cuda:1) computes on this device of PyTorch's; `rtl:power?sensor=ina226` (or
             ina228, ina219) has a simulated supply with that sensor at address 0x40, on 0.1 ohm; ina229 is on line
-            0 of an SPI bus, ucd9248 at address 52 of a PMBus, without a shunt. A configuration without the feature
-            power gets it, and a clock of 2 MHz at most
+            0 of an SPI bus, ucd9248 at address 52 of a PMBus, without a shunt; xadc is the converter of an Arty A7, its
+            5 V rail. A configuration without the feature power gets it, and a clock of 2 MHz at most
     trace   file for waveforms (`rtl` only)
     record  file that gets all bytes of the link, for `replay:`
 

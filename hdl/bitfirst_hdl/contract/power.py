@@ -15,6 +15,12 @@ number of 24 bits in steps of 2**-16: exact, or, from 128 on and from -128 down,
 are as on the bus. Nothing says there when a number is a new one: `READY` is another word for `VOLTAGE`, each round is a
 sample, and one follows another.
 
+With the feature "xadc" the sensor is the converter in a Xilinx 7-series chip (XADC, UG480), its rails are pairs of its
+channels, and all is said in the same way. Written is a register's number, then nothing or its two bytes; read are two.
+Numbers below 0x40, of what has been converted, are read as a 0 and the upper 15 bits. Number 0x80 is none of its
+registers but one byte, of which bit 0 says that a sequence has ended since it was read last, for each address by its
+lowest two bits; else an address says nothing. `recover` does nothing, and SCL and SDA are 1.
+
 While it runs, the device goes round its rails. A round has one time for all of them: the cycle in which the first
 rail's first register was read and said that it is ready, or was not acknowledged; so what says READY comes first. From
 the time of the round before to this one the numbers read are taken as valid, in each phase for as many cycles as it had

@@ -1,4 +1,4 @@
-"""The space POWER (`contract.power`): sensors on a bus, and the sums of what they say."""
+"""The space POWER (`contract.power`): sensors, and the sums of what they say."""
 
 from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import data, wiring
@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from ..contract.power import CONTROL_ROW, TRANSFER_ROW, WRITTEN_ROWS, Control, State
 from ..counters import PHASE_BITS
-from ..ports import SENSOR_PINS, SPI_PINS, MemoryWrite, connect_sensors, word_stream
+from ..ports import BUS_PINS, MemoryWrite, connect_sensors, word_stream
 from .i2c import tick_cycles
 from .sampler import Sampler
 from .spans import Spans
@@ -28,6 +28,7 @@ class PowerMonitor(wiring.Component):
     scl_i, sda_i      in(1)   pins, asynchronous
     scl_low, sda_low  out(1)  registers: pull the wire low
     miso, sclk, mosi, cs_n   instead of these where `bus` is "spi": as those of `spi.SpiTransfers`
+    drp_*, sequence_ended    likewise where it is "xadc": as those of `xadc.XadcTransfers`
     busy         out(1)   something of a CONTROL or a transfer is under way, or rounds are
 
     Sums and records are cleared behind a reset, which takes 32768 cycles, like each `clear`; `snapshot` takes 8192.
@@ -47,7 +48,7 @@ class PowerMonitor(wiring.Component):
                 "phase": In(PHASE_BITS),
                 "busy": Out(1),
             }
-            | (SPI_PINS if bus == "spi" else SENSOR_PINS)
+            | BUS_PINS[bus]
         )
 
     def elaborate(self, platform: object) -> Module:

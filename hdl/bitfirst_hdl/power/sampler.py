@@ -18,12 +18,13 @@ from ..contract.power import (
     Role,
     Transfer,
 )
-from ..ports import SENSOR_PINS, SPI_PINS, MemoryWrite, connect_sensors
+from ..ports import BUS_PINS, MemoryWrite, connect_sensors
 from .pmbus import BEAT_BITS, PmbusTransfers
 from .spans import BLOCK
 from .spi import SpiTransfers
 from .sums import Nibble, Sample
 from .transfers import COUNT_BITS, Transfers
+from .xadc import XadcTransfers
 
 ROW_BITS = (WRITTEN_ROWS - 1).bit_length()
 NIBBLE_BITS = 4
@@ -60,7 +61,8 @@ class Sampler(wiring.Component):
     silent, saturated   out(4)  high for one cycle, a bit a rail
     stretched  out(1)   high for one cycle: SCL was held for over 25 ms
 
-    Pins as those of `i2c.I2CMaster`, or, where `bus` is "spi" instead of "i2c" or "pmbus", of `spi.SpiTransfers`.
+    Pins as those of `i2c.I2CMaster`, or, where `bus` is "spi" or "xadc" instead of "i2c" or "pmbus", of
+    `spi.SpiTransfers` or `xadc.XadcTransfers`.
 
     A rail whose sensor is not ready is asked again; when no rail has been ready yet, the round begins anew; on "pmbus"
     each one is ready. Reset: nothing under way.
@@ -68,7 +70,8 @@ class Sampler(wiring.Component):
 
     def __init__(self, clock_khz: int, bus: str) -> None:
         self.bus = bus
-        self.transfers = {"i2c": Transfers, "pmbus": PmbusTransfers, "spi": SpiTransfers}[bus](clock_khz)
+        kinds = {"i2c": Transfers, "pmbus": PmbusTransfers, "spi": SpiTransfers, "xadc": XadcTransfers}
+        self.transfers = kinds[bus](clock_khz)
         super().__init__(
             {
                 "write": In(MemoryWrite()),
@@ -96,7 +99,7 @@ class Sampler(wiring.Component):
                 "scl": Out(1, init=1),
                 "sda": Out(1, init=1),
             }
-            | (SPI_PINS if bus == "spi" else SENSOR_PINS)
+            | BUS_PINS[bus]
         )
         self._rail, self._read = Signal(range(RAILS)), Signal(range(READS))
         self._read_place = self._read + (self._read << 1)  # 3 nibbles each; as a product it would take a multiplier
@@ -125,11 +128,11 @@ class Sampler(wiring.Component):
             transfers.written.eq(Mux(self._transfers, order.written, 1)),
             transfers.read.eq(Mux(self._transfers, order.read, self._kind.bytes)),
         ]
-        if self.bus != "spi":
-            m.d.comb += transfers.tick.eq(self.tick)
         if self.bus == "pmbus":
             m.d.comb += transfers.beat.eq(self.beat)
-        if self.bus == "spi":
+        if self.bus in ("i2c", "pmbus"):
+            m.d.comb += transfers.tick.eq(self.tick)
+        else:
             m.d.comb += transfers.address.eq(rail.address)
         self._look_up(m)
         self._receive(m, rail)

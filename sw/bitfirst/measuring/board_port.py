@@ -20,7 +20,7 @@ class BoardPort:
             raise UsageError(
                 f"{board.url} has no power monitor: take a configuration with the feature power, as rtl:power"
             )
-        self.device = board
+        self.device, self.bus = board, board.config.sensor_bus
         self.clock_hz = board.config.clock_khz * 1e3
         self.provenance = "simulated" if board.transport.deterministic else "measured"
 

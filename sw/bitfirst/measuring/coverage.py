@@ -12,7 +12,7 @@ from . import uncertainty
 from .calibration import Calibration, Load, calibrate
 from .monitor import Monitor
 from .port import PowerPort
-from .rails import FIRST_ADDRESS, FIRST_ADDRESSES
+from .rails import number as address_of
 from .sensors import CHIPS, Rail
 from .uncertainty import K
 from .windows import Reading
@@ -26,6 +26,7 @@ PHASE_S = (1e-3, 1.0)
 #: rms at the shunt and at the load, in a conversion of 1 ms
 NOISE_VOLTS = {"ina226": (1.5e-6, 0.6e-3), "ina228": (1.9e-6, 0.6e-3), "ina219": (3e-6, 1.3e-3)}
 NOISE_VOLTS["ucd9248"] = 1e-3, 0.1e-3  # amperes and volts; taken
+NOISE_VOLTS["xadc"] = 0.5e-3, 3e-3  # in any conversion
 SUPPLY_VOLTS, REGULATED_VOLTS, REGULATED_AMPS = (4.5, 5.5), (0.95, 1.05), 4.0  #: amperes: largest, of a regulator
 REGULATED_S = 800e-6  #: its `update_s`, as one of KC705's
 
@@ -53,6 +54,7 @@ class Drawn:
     noise_volts: float
     bus_noise_volts: float
     seed: int
+    linearity_volts: float
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ def draw(kind: str, rng: np.random.Generator) -> Drawn:
 
     return Drawn(
         kind,
-        FIRST_ADDRESSES.get(chip.bus, FIRST_ADDRESS),
-        shunt_ohm=0.1 if chip.update_s is None else None,
+        address_of(None, kind),
+        shunt_ohm=(chip.shunt_ohm or 0.1) if chip.update_s is None else None,
         supply_volts=float(rng.uniform(*(SUPPLY_VOLTS if chip.update_s is None else REGULATED_VOLTS))),
         offset_volts=within(chip.offset_volts),
         gain_error=within(chip.gain_error),
@@ -98,6 +100,7 @@ def draw(kind: str, rng: np.random.Generator) -> Drawn:
         noise_volts=NOISE_VOLTS[kind][0],
         bus_noise_volts=NOISE_VOLTS[kind][1],
         seed=int(rng.integers(2**31)),
+        linearity_volts=within(chip.linearity_volts) if chip.linearity_volts else 0.0,
     )
 
 
@@ -174,7 +177,8 @@ def bound_j(monitor: Monitor, drawn: Drawn, reading: Reading, above_watts: float
     longer = 1 + drawn.time_error
     held_s = None if timing.held_s is None else timing.held_s * longer
     true = replace(timing, shunt_s=timing.shunt_s * longer, bus_s=timing.bus_s * longer, held_s=held_s)
-    noise = drawn.noise_volts * math.sqrt(1e-3 / (timing.shunt_s * timing.turns)) / rail.range.step_volts
+    of_s = timing.shunt_s if rail.chip.bus == "xadc" else 1e-3  # of what conversions `noise_volts` are
+    noise = drawn.noise_volts * math.sqrt(of_s / (timing.shunt_s * timing.turns)) / rail.range.step_volts
     facts = replace(
         facts,
         watts=facts.idle_watts + above_watts,

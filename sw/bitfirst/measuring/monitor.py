@@ -17,6 +17,8 @@ from .board_port import BoardPort
 from .calibration import Calibration, applied
 from .port import PowerPort
 from .sensors import (
+    BUS_NAMES,
+    CHIPS,
     VOUT_MODE,
     Rail,
     choose_timing,
@@ -106,8 +108,17 @@ class Monitor:
 
     @classmethod
     def of(cls, device: Device, rails: Sequence[Rail], **options: Any) -> "Monitor":
-        """Of an open device, for whose `window` it is from now on; raises `UsageError` for one without "power"."""
-        device.monitor = monitor = cls(BoardPort(device), rails, **options)
+        """Of an open device, for whose `window` it is from now on; raises `UsageError` for one without "power", and for
+        sensors that are on another bus than the device has."""
+        port = BoardPort(device)
+        for rail in rails:
+            if rail.chip.bus != port.bus:
+                kinds = [kind for kind, chip in CHIPS.items() if chip.bus == port.bus]
+                raise UsageError(
+                    f"{rail.where} is on {BUS_NAMES[rail.chip.bus]}, and this device has {BUS_NAMES[port.bus]}: name a "
+                    f"sensor of that ({', '.join(kinds)}), or take another device"
+                )
+        device.monitor = monitor = cls(port, rails, **options)
         return monitor
 
     @property
@@ -231,7 +242,7 @@ class Monitor:
         """Sets the sensors up so that no sample is missed, with longer ones while the bus is too slow for that."""
         bus_s = round_s(self.rails, self.port.clock_hz)
         for _ in range(PACE_TRIES):
-            self.timings = [choose_timing(rail, bus_s, wanted_s) for rail in self.rails]
+            self.timings = [choose_timing(rail, bus_s, wanted_s, self.port.clock_hz) for rail in self.rails]
             self._set_up()
             self.clear()
             self.wait(PACE_SAMPLES * self.sample_s)

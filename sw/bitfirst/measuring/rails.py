@@ -6,13 +6,13 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import UsageError
-from .sensors import CHIPS, Rail
+from .sensors import CHIPS, XADC, Rail
 
 SIMULATED = "ina228"  #: on a simulated board, if none is named
 SIMULATED_OHM = 0.1  #: as `bitfirst.open` says
 FIRST_ADDRESS = 0x40
 NONE_NAMED = f"no sensor is named: give --sensor ({', '.join(CHIPS)}) and --shunt-ohm, or --rails FILE"
-FIRST_ADDRESSES = {"spi": 0, "pmbus": 52}  #: on other buses than I2C
+_FIRST = {"i2c": FIRST_ADDRESS, "spi": 0, "pmbus": 52, "xadc": min(XADC)}
 NAMES = tuple(field.name for field in fields(Rail))
 
 
@@ -40,7 +40,7 @@ def device_with_sensor(url: str, kind: str | None) -> tuple[str, str | None]:
 def number(text: str | None, kind: str | None = None) -> int:
     """Of an address, such as 0x40; None: the first one of the sensor's bus. Raises `UsageError`."""
     if text is None:
-        return FIRST_ADDRESSES.get(CHIPS[kind].bus, FIRST_ADDRESS) if kind in CHIPS else FIRST_ADDRESS
+        return _FIRST[CHIPS[kind].bus] if kind in CHIPS else FIRST_ADDRESS
     try:
         return int(text, 0)
     except ValueError:
@@ -60,15 +60,16 @@ def one(
     """One rail, by options. Raises `UsageError` for what is missing or cannot be."""
     if kind is None:
         raise UsageError(NONE_NAMED)
-    if shunt_ohm is None and _has_shunt(kind) and urlsplit(url).scheme == "rtl":
+    if shunt_ohm is None and _needs_shunt(kind) and urlsplit(url).scheme == "rtl":
         shunt_ohm = SIMULATED_OHM
-    if shunt_ohm is None and _has_shunt(kind):
+    if shunt_ohm is None and _needs_shunt(kind):
         raise UsageError("no --shunt-ohm: give the ohms of the shunt, which is printed on it: R100 is 0.1")
     return (Rail("supply", kind, address, shunt_ohm, most_amps, shunt_error, serial, page),)
 
 
-def _has_shunt(kind: object) -> bool:
-    return kind not in CHIPS or CHIPS[kind].update_s is None
+def _needs_shunt(kind: object) -> bool:
+    """A regulator has none, and the converter in a chip is wired on its board."""
+    return kind not in CHIPS or (CHIPS[kind].update_s is None and CHIPS[kind].shunt_ohm is None)
 
 
 def load(path: Path) -> tuple[Rail, ...]:
@@ -82,7 +83,7 @@ def load(path: Path) -> tuple[Rail, ...]:
     found = []
     for table in tables:
         unknown = sorted(set(table) - set(NAMES))
-        needed = ("name", "kind", "address", *["shunt_ohm"] * _has_shunt(table.get("kind")))
+        needed = ("name", "kind", "address", *["shunt_ohm"] * _needs_shunt(table.get("kind")))
         missing = [name for name in needed if name not in table]
         if unknown or missing:
             what = f"unknown {', '.join(unknown)}" if unknown else f"no {', '.join(missing)}"

@@ -1,9 +1,11 @@
 """Sensors as data, and how one is set up: INA226 (SBOS547), INA228 (SLYS021), INA219 (SBOS448), and INA229 (SLYS023),
-which is INA228 on an SPI bus; and UCD9248 (SLVSA33A; commands: SLUU337), a regulators' controller, on a PMBus.
+which is INA228 on an SPI bus; UCD9248 (SLVSA33A; commands: SLUU337), a regulators' controller, on a PMBus; and the
+converter in Xilinx 7-series chips (XADC: UG480, DS181), as it is wired on an Arty A7.
 
 Each INA converts the volts across the shunt, then those at the load, and begins again. What the volts across the shunt
 are worth is the host's: the chips' own registers of current and power are not used. A regulator says amperes; what is
-said here of volts across a shunt is of amperes, as of a shunt of 1 ohm.
+said here of volts across a shunt is of amperes, as of a shunt of 1 ohm. The converter goes round four channels: the
+core's volts, those of the 5 V, the currents of both; amplifiers give volts for amperes.
 """
 
 import math
@@ -18,6 +20,7 @@ from ..energy import Scope
 from ..errors import UsageError
 
 SCOPES = (Scope.BOARD, Scope.RAILS)  #: that a sensor can see
+BUS_NAMES = {"i2c": "an I2C bus", "spi": "an SPI bus", "pmbus": "a PMBus", "xadc": "the converter in the chip"}
 _AVERAGES = (1, 4, 16, 64, 128, 256, 512, 1024)
 _FIELD_BITS = 12  # of a `RailRead` in `Rail`
 
@@ -44,10 +47,12 @@ class Chip:
     time_error          the most by which a conversion is longer; shorter likewise, by `shorter_error`
     offset_volts, gain_error, bus_offset_volts, bus_gain_error    limits, at 25 degrees
     reads               (register, bytes, role) of a sample; `ready_bit` as in the contract's `Rail`
-    bus                 "i2c", "spi" or "pmbus"
+    bus                 "i2c", "spi", "pmbus" or "xadc"
     update_s            of a regulator, which never says that a number is new: from one sample of the current to the
                         next, at most. A sample is a moment's; the number is a mean of samples, as if of the last
                         `averages` of them
+    shunt_ohm           where it is wired on its board: the volts that an amplifier gives for an ampere
+    linearity_volts     limit of what offset and gain leave
     """
 
     kind: str
@@ -69,6 +74,8 @@ class Chip:
     ready_bit: int
     bus: str = "i2c"
     update_s: float | None = None
+    shunt_ohm: float | None = None
+    linearity_volts: float = 0.0
 
 
 _INA226 = Chip(
@@ -154,7 +161,51 @@ _UCD9248 = Chip(
     bus="pmbus",
     update_s=1.6e-3,
 )
-CHIPS = {chip.kind: chip for chip in (_INA226, _INA228, _INA219, _INA229, _UCD9248)}
+XADC_STEPS = 2**15  #: as the device gives its 16 bits, of 1 V; of 3 V where it is the chip's own supply
+_LSB = 1 / 2**12  # V: data sheets count in them
+_AD1_DIVIDER = 5.99
+_CHANNEL_CYCLES, _FASTEST_HZ, _SLOWEST_HZ = 26, 26e6, 1e6  # of the converter's clock
+_XADC_ENDED = 0x80
+#: Channels of the sequence, and 16 bits more that say which of them are auxiliary inputs.
+_XADC_SUPPLIES, _XADC_INPUTS = 0x0200, 1 << 1 | 1 << 9 | 1 << 10
+_XADC_CHANNELS = 4
+#: The converter at the pair of address 9: current on AD9, 5 V behind a divider on AD1. Its limits, by DS181 with its
+#: calibration: 8 LSB of offset, 0.5 % of gain, 2 LSB of linearity; 1 % of the reference in the chip. Of the board: an
+#: amplifier of 50 V/V that is taken to have 1 %, and 150 uV at its input, as INA199; resistors of 1 % in the divider.
+_XADC_5V = Chip(
+    kind="xadc",
+    identity={},
+    ranges=(Range(1.0, 1 / XADC_STEPS, 0),),
+    bus_step_volts=_AD1_DIVIDER / XADC_STEPS,
+    bus_volts=_AD1_DIVIDER,
+    bus_flags=0,
+    shunt_us=(),
+    bus_us=(),
+    averages=(16, 64, 256),
+    time_error=0.0,
+    shorter_error=0.0,
+    offset_volts=8 * _LSB + 50 * 150e-6,
+    gain_error=0.025,
+    bus_offset_volts=8 * _LSB * _AD1_DIVIDER,
+    bus_gain_error=0.015 + 2 * 0.01 * (1 - 1 / _AD1_DIVIDER),
+    reads=((_XADC_ENDED, 1, Role.READY), (0x19, 2, Role.CURRENT), (0x11, 2, Role.VOLTAGE)),
+    ready_bit=0,
+    bus="xadc",
+    shunt_ohm=0.25,
+    linearity_volts=2 * _LSB,
+)
+#: At that of 10: current on AD10, and the core's volts, which the converter has inside (1 %, and the reference).
+_XADC_CORE = replace(
+    _XADC_5V,
+    bus_step_volts=3 / XADC_STEPS,
+    bus_volts=3.0,
+    bus_offset_volts=0.0,
+    bus_gain_error=0.02,
+    reads=((_XADC_ENDED, 1, Role.READY), (0x1A, 2, Role.CURRENT), (0x01, 2, Role.VOLTAGE)),
+    shunt_ohm=0.5,
+)
+XADC = {9: _XADC_5V, 10: _XADC_CORE}  #: by address, the auxiliary input of the current
+CHIPS = {chip.kind: chip for chip in (_INA226, _INA228, _INA219, _INA229, _UCD9248, _XADC_5V)}
 
 
 @dataclass(frozen=True)
@@ -163,8 +214,10 @@ class Rail:
 
     name        for people
     kind        one of `CHIPS`
-    address     on the I2C bus or PMBus, 7 bits; on an SPI bus the number of the line that selects it, 0 to 3
-    shunt_ohm   of the shunt; a regulator has none
+    address     on the I2C bus or PMBus, 7 bits; on an SPI bus the number of the line that selects it, 0 to 3; of the
+                converter one of `XADC`
+    shunt_ohm   of the shunt, which a regulator has none of; of the converter the volts that an amplifier gives for an
+                ampere, as on its board if None
     most_amps   the largest current that is expected; None: as wide as the chip can
     shunt_error by which the shunt may be off, relative; most are 1 % parts. A calibration takes its place
     serial      of the board that carries sensor and shunt, as the user names it: a calibration is for one alone
@@ -194,14 +247,20 @@ class Rail:
             raise UsageError(f"scope {self.scope!r} of {self.name} is unknown; choose from {', '.join(SCOPES)}")
         if self.kind not in CHIPS:
             raise UsageError(f"sensor {self.kind!r} of {self.name} is unknown; choose from {', '.join(CHIPS)}")
+        if self.kind == "xadc" and self.address not in XADC:
+            raise UsageError(
+                f"address {self.address:#x} of {self.name} must be 9 (5 V) or 10 (core), the input of its current"
+            )
         if self.chip.bus == "spi" and not 0 <= self.address < RAILS:
             raise UsageError(
                 f"address {self.address:#x} of {self.name} must be 0 to {RAILS - 1}: its line on the SPI bus"
             )
-        if self.chip.bus != "spi" and not 0x08 <= self.address <= 0x77:
+        if self.chip.bus in ("i2c", "pmbus") and not 0x08 <= self.address <= 0x77:
             have = "those of KC705 0x34 on" if self.regulates else "INA sensors have 0x40 on"
             raise UsageError(f"address {self.address:#x} of {self.name} must be 0x08 to 0x77; {have}")
         self._check_regulator()
+        if self.shunt_ohm is None:
+            object.__setattr__(self, "shunt_ohm", self.chip.shunt_ohm)
         if self.shunt_ohm is None and not self.regulates:
             raise UsageError(f"{self.name} has no shunt_ohm: give the ohms of its shunt, which is printed on it")
         if not 0 < self.ohm < 1000:
@@ -226,7 +285,7 @@ class Rail:
 
     @property
     def chip(self) -> Chip:
-        return CHIPS[self.kind]
+        return XADC.get(self.address, _XADC_5V) if self.kind == "xadc" else CHIPS[self.kind]
 
     @property
     def regulates(self) -> bool:
@@ -275,6 +334,8 @@ class Timing:
 
     held_s   of a regulator: `update_s`, after which a number may be another one; `turns` as its `averages`
     round_s  likewise: from one look at it to the next
+    The converter takes its input in an instant: `shunt_s` is a cycle of its clock, `shunt_field` the divider of that,
+    and `first_s` from the beginning of a turn on.
     """
 
     shunt_field: int
@@ -285,6 +346,7 @@ class Timing:
     turns: int
     held_s: float | None = None
     round_s: float = 0.0
+    first_s: float = 0.0
 
     @property
     def sample_s(self) -> float:
@@ -327,8 +389,29 @@ def _rounds_gap(round_s: float, smoothed_s: float) -> float:
     return round_s * math.sqrt(12 * max(0.0, square - (0.5 + 1 / ratio) ** 2))
 
 
-def timings(chip: Chip) -> list[Timing]:
-    """All that can be chosen, the shortest sample first; the load's volts take as little as they can."""
+def _converter_timings(chip: Chip, clock_hz: float) -> list[Timing]:
+    """Of the converter's clock, the device's over 2 to 255, the fastest that it bears, and halves of that."""
+    fastest = max(2, math.ceil(clock_hz / _FASTEST_HZ))
+    dividers = [fastest << i for i in range(5) if clock_hz / (fastest << i) >= _SLOWEST_HZ and fastest << i < 256]
+    if not dividers:
+        raise UsageError(f"{clock_hz / 1e6:g} MHz are too slow for xadc: give the device a clock of 2 MHz or more")
+    place = chip.reads[1][0] - 0x19 + 2  # of the current in the sequence
+    found = []
+    for divider in dividers:
+        cycle_s = divider / clock_hz
+        turn_s, first_s = _XADC_CHANNELS * _CHANNEL_CYCLES * cycle_s, (_CHANNEL_CYCLES * place + 4) * cycle_s
+        for field, turns in enumerate(chip.averages, 1):
+            found.append(Timing(divider, 0, field, cycle_s, turn_s - cycle_s, turns, first_s=first_s))
+    return sorted(found, key=lambda timing: (timing.shunt_field * timing.turns, timing.shunt_field))
+
+
+def timings(chip: Chip, clock_hz: float = 0.0) -> list[Timing]:
+    """All that can be chosen, the shortest sample first; the load's volts take as little as they can.
+
+    clock_hz  of the device, for the converter. Raises `UsageError` where that is too slow for it.
+    """
+    if chip.bus == "xadc":
+        return _converter_timings(chip, clock_hz)
     if chip.kind == "ina219":
         sets = (Timing(0, 0, i, chip.shunt_us[0] * n * 1e-6, 532e-6, 1) for i, n in enumerate(chip.averages))
     else:
@@ -344,8 +427,10 @@ MARGIN = 1.1  #: of a sample's time, over what the bus takes
 _MANTISSA_BITS = 10  # of LINEAR11, without its sign
 
 
-def choose_timing(rail: Rail, bus_s: float, wanted_s: float | None = None) -> Timing:
+def choose_timing(rail: Rail, bus_s: float, wanted_s: float | None = None, clock_hz: float = 0.0) -> Timing:
     """The shortest sample of at least `wanted_s` that the bus, which takes `bus_s` for a round, can read.
+
+    clock_hz  of the device, as of `timings`.
 
     Raises `UsageError` when the sensor has none so long.
     """
@@ -357,10 +442,10 @@ def choose_timing(rail: Rail, bus_s: float, wanted_s: float | None = None) -> Ti
             raise UsageError(f"a sample of {wanted_s:.3g} s: {rail.where} has one of {timing.sample_s:.3g} s alone")
         return timing
     least = max(bus_s * MARGIN / (1 - rail.chip.shorter_error), (wanted_s or 0) * (1 - 1e-9))
-    for timing in timings(rail.chip):
+    for timing in timings(rail.chip, clock_hz):
         if timing.sample_s >= least:
             return timing
-    longest = timings(rail.chip)[-1].sample_s
+    longest = timings(rail.chip, clock_hz)[-1].sample_s
     raise UsageError(f"a sample of {least:.3g} s is longer than {rail.where} can: at most {longest:.3g} s")
 
 
@@ -374,6 +459,15 @@ def setup(rail: Rail, timing: Timing) -> list[tuple[int, int]]:
     if rail.kind in ("ina228", "ina229"):
         # 0x0B, bit 15: with it reading the register is what makes it not ready any more
         return [(0x00, code << 4), (0x0B, 0x8000), (0x01, 0xB000 | bus << 9 | shunt << 6 | average)]
+    if rail.kind == "xadc":
+        # the sequence by default, which calibrates, while that of the channels is written: means, unipolar, the
+        # shortest time to settle; then that, again and again. The same for each of its rails.
+        corrected = 0x0FFE  # by what was calibrated; no alarms
+        chosen = _XADC_SUPPLIES, _XADC_INPUTS
+        pairs = [(0x48, chosen), (0x4A, chosen), (0x4C, (0, 0)), (0x4E, (0, 0))]
+        sequence = [(first + i, words[i]) for first, words in pairs for i in range(2)]
+        begun = [(0x41, corrected), (0x42, shunt << 8), (0x40, average << 12)]
+        return [*begun, *sequence, (0x41, 2 << 12 | corrected)]
     return [(0x00, 0x2000 | code << 11 | 8 << 7 | (8 | average) << 3 | 7)]
 
 
@@ -413,6 +507,8 @@ _BEATS = 64  # in which a word of a PMBus is given, when they begin
 _FLAG_BITS = 22  # from the bit with which a chip takes a register to send, to what follows on the STOP
 #: Likewise on an SPI bus, in nanoseconds and cycles of half a bit, and in bits: the register's number, the lines
 _HALF_NS, _LEAST_HALF_CYCLES, _SPI_BITS, _SPI_CYCLES = 50, 3, 10, 12
+#: Likewise of the converter: cycles of a bit, of all but bits, and of those behind the moment that is looked at
+_XADC_BIT_CYCLES, _XADC_CYCLES, _XADC_BEHIND_CYCLES = 4, 18, 3
 
 
 def seen_s(rail: Rail, clock_hz: float) -> tuple[float, float]:
@@ -429,6 +525,8 @@ def seen_s(rail: Rail, clock_hz: float) -> tuple[float, float]:
     least_s = poll_s * _FLAG_BITS / (_READ_BITS + 18 + _SLACK_BITS)
     if rail.chip.bus == "spi":
         least_s = poll_s * 8 * size / (8 * size + _SPI_BITS)
+    if rail.chip.bus == "xadc":
+        least_s = (8 * size * _XADC_BIT_CYCLES + _XADC_BEHIND_CYCLES) / clock_hz
     return least_s, least_s + poll_s
 
 
@@ -437,6 +535,8 @@ def read_s(size: int, clock_hz: float, bus: str = "i2c") -> float:
     if bus == "spi":
         half = max(_LEAST_HALF_CYCLES, -(-clock_hz * _HALF_NS // 10**9))
         return ((8 * size + _SPI_BITS) * 2 * half + _SPI_CYCLES) / clock_hz
+    if bus == "xadc":
+        return ((8 * size + 8) * _XADC_BIT_CYCLES + _XADC_CYCLES) / clock_hz
     quarter = -(-clock_hz * _QUARTER_NS // 10**9)
     bytes_read, more = (2, 2 * _BEATS) if bus == "pmbus" else (size, 0)
     bit_cycles = max(4 * quarter, _LEAST_BIT_CYCLES) + _BIT_CYCLES

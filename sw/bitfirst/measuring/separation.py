@@ -36,7 +36,7 @@ def delays(timing: Timing, sample_s: float, seen_s: tuple[float, float]) -> np.n
     scale = sample_s / timing.sample_s
     turn_s, shunt_s = sample_s / timing.turns, timing.shunt_s * scale
     turns = np.unique(np.linspace(0, timing.turns - 1, GRID).round())
-    seen = (turns[:, None] * turn_s + _spread(0, shunt_s)).ravel()
+    seen = (timing.first_s * scale + turns[:, None] * turn_s + _spread(0, shunt_s)).ravel()
     counted = (_spread(0, sample_s)[:, None] + _spread(*seen_s)).ravel()
     return (counted[:, None] - seen).ravel()
 
@@ -63,7 +63,7 @@ def edge_covariance(timing: Timing, sample_s: float, seen_s: tuple[float, float]
     length = sample_s + late - earlier
     place = rng.random(DRAWS) * length
     at = earlier + place  # of the edge, since the conversions of its sample began
-    begins = np.arange(timing.turns) * turn_s
+    begins = timing.first_s * scale + np.arange(timing.turns) * turn_s
 
     def share(edge: np.ndarray) -> np.ndarray:
         """Of a sample's conversions of the shunt, what is behind the edge."""

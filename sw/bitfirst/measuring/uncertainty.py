@@ -109,9 +109,10 @@ def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration |
     offset = offset_watts(rail, timing, facts.volts, calibration) * facts.run_s
     edges = facts.edge_s * facts.steps_watts / math.sqrt(facts.replays)
     code, voltage_step = _steps_watts(rail, facts.volts)
+    linearity = _linearity_watts(rail, facts.volts)
     voltage = voltage_step * quantisation(facts.voltage_codes)
     at_run, at_rest = (
-        math.hypot(code * _rounding(rail, watts / facts.volts, facts.current_codes), voltage * watts)
+        math.hypot(code * _rounding(rail, watts / facts.volts, facts.current_codes), linearity, voltage * watts)
         for watts in (facts.watts, facts.idle_watts)
     )
     noise = _noise_j(rail, facts)
@@ -127,7 +128,12 @@ def power_watts(rail: Rail, watts: float, volts: float, codes: tuple[float, floa
     amps = watts / max(volts, 1e-3)
     rounding = steps[0] * _rounding(rail, amps, codes[0]), steps[1] * watts * quantisation(codes[1])
     noise = (step * factor * code for step, factor, code in zip(steps, factors, codes, strict=True))
-    return math.hypot(*rounding, math.hypot(*noise) / math.sqrt(max(samples, 1)))
+    return math.hypot(*rounding, _linearity_watts(rail, volts), math.hypot(*noise) / math.sqrt(max(samples, 1)))
+
+
+def _linearity_watts(rail: Rail, volts: float) -> float:
+    """What offset and gain leave, anew at each current."""
+    return rail.chip.linearity_volts / rail.ohm * volts / RECTANGLE
 
 
 def _rounding(rail: Rail, amps: float, codes: float) -> float:
