@@ -6,6 +6,7 @@ import bitfirst
 import numpy as np
 import pytest
 import torch
+from bitfirst import opening
 from bitfirst.board import BoardDevice
 from bitfirst.command import Command
 from bitfirst.errors import DeviceError, UsageError
@@ -175,7 +176,9 @@ def test_senseless_sensors_are_one_line(url, message):
 
 
 def test_a_device_gets_what_its_sensor_needs():
-    with bitfirst.open("rtl:tiny?sensor=ina226") as board:
-        assert board.config == replace(TINY, features=(*TINY.features, "power"), clock_khz=2_000, link_bits=64)
+    for kind, more in ("ina226", ()), ("ina229", ("spi",)), ("ucd9248", ("pmbus",)), ("xadc", ("xadc",)):
+        expected = replace(TINY, features=(*TINY.features, "power", *more), clock_khz=2_000)
+        assert opening._wanted("rtl", "tiny", {"sensor": kind}) == expected
+    assert opening._wanted("rtl", "power", {"sensor": "ina226"}) == CONFIGS["power"]
     with pytest.raises(UsageError, match="no pins for sensor ina226: take a configuration with the feature power"):
         RtlTransport(TINY, sensor="ina226")

@@ -223,7 +223,7 @@ def test_bad_input(tmp_path) -> None:
         Rail("r", "xadc", 9, most_amps=5)
     with pytest.raises(UsageError, match="inputs 9 and 10 have currents"):
         SimulatedRail("xadc", 3)
-    with pytest.raises(UsageError, match="sensors on different buses"):
+    with pytest.raises(UsageError, match="sensors on buses of i2c and xadc"):
         PowerSimulator([SimulatedRail("xadc"), SimulatedRail("ina226")])
     with pytest.raises(UsageError, match=r"1\.9 MHz are too slow for xadc: give the device a clock of 2 MHz or more"):
         sensors.timings(FIVE.chip, 1.9e6)
