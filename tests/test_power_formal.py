@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from bitfirst_sim.formal.measuring import (
+    AsksOnce,
     LetsGo,
     Selects,
     Turns,
     i2c_seen_through,
     spi_seen_through,
     sums_seen_through,
+    xadc_seen_through,
 )
 from bitfirst_sim.formal.prove import Property, prove, search
 
@@ -18,6 +20,7 @@ from bitfirst_sim.formal.prove import Property, prove, search
 PROVED: dict[str, tuple[Callable[[], Property], int, int]] = {
     "I2C": (lambda: LetsGo(i2c_seen_through()), 2, 60),
     "SPI": (lambda: Selects(spi_seen_through()), 5, 120),
+    "XADC": (lambda: AsksOnce(xadc_seen_through()), 2, 100),
     "sums": (lambda: Turns(sums_seen_through()), 2, 40),
 }
 
@@ -28,6 +31,10 @@ def bus_mutant(old: str, new: str) -> Property:
 
 def spi_mutant(old: str, new: str) -> Property:
     return Selects(spi_seen_through((old, new)))
+
+
+def xadc_mutant(old: str, new: str) -> Property:
+    return AsksOnce(xadc_seen_through((old, new)))
 
 
 def sums_mutant(old: str, new: str) -> Property:
@@ -57,6 +64,15 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "m.d.sync += high.eq(0)",
         "pass",
         60,
+    ),
+    "the converter is asked twice": (xadc_mutant, 'm.next = "WAIT"', "pass", 50),
+    "the converter is asked for its own end": (xadc_mutant, "drp_enable.eq(~number[7])", "drp_enable.eq(1)", 50),
+    "a number alone writes": (xadc_mutant, "self.written != 1", "self.written != 0", 50),
+    "ends of a sequence that are lost": (
+        xadc_mutant,
+        "flag = (ended >> place)[0] | self.sequence_ended",
+        "flag = (ended >> place)[0]",
+        50,
     ),
     "READs beside samples": (sums_mutant, "reads.eq(rests & ~self._waiting &", "reads.eq(rests &", 12),
     "copies in the midst of a round": (sums_mutant, "self.copy & self.between & kept", "self.copy & kept", 12),

@@ -1,10 +1,13 @@
-"""The power monitor: its I2C bus is let go in time, and its sums, copies and records keep out of each other's way."""
+"""The power monitor: its I2C bus is let go in time, a converter is asked once at a time, and its sums, copies and
+records keep out of each other's way.
+"""
 
 from types import ModuleType
 
 from amaranth.hdl import Assert, Assume, Cat, Cover, Fragment, Module, Mux, Signal
 from amaranth.lib.wiring import In
-from bitfirst_hdl.power import i2c, spi, sums
+from bitfirst_hdl.contract.power import RAILS
+from bitfirst_hdl.power import i2c, spi, sums, xadc
 from bitfirst_hdl.power.sums import SUM_WORDS, Task
 
 from .prove import Property, altered
@@ -286,4 +289,60 @@ class Selects(Property):
             Assert(~moved | (timer == 0)),
             Assert(~moves_on | (timer == 1)),
             Cover(bus.done & bus.acknowledged & (self.in_read != 0)),
+        ]
+
+
+def xadc_seen_through(*changes: tuple[str, str]) -> ModuleType:
+    """`bitfirst_hdl.power.xadc` with `changes` in its source; the transfers show registers of theirs."""
+    shows = "        with m.FSM():\n"
+    inside = '            self.inside = timer, number, flag, ended, steps.ongoing("ACCESS"), steps.ongoing("WAIT")\n'
+    return altered(xadc, *changes, (shows, f"        with m.FSM() as steps:\n{inside}"))
+
+
+class AsksOnce(Property):
+    """`XadcTransfers`, any transfers, any answers of the converter at any time, or none.
+
+    It is asked for one cycle, and not again before it has answered or its time is over, until when all that it was
+    asked stays. Nothing is written but what is to be written. An end of a sequence is told once at each address, none
+    is lost.
+    """
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module, self.transfers = module, module.XadcTransfers(CLOCK_KHZ)
+        names = "start", "recovers", "address", "written", "read", "send", "drp_read", "drp_ready", "sequence_ended"
+        self.taken_in = {name: self.transfers.signature.members[name] for name in names}
+        super().__init__({f"in_{name}": In(member.shape) for name, member in self.taken_in.items()})
+
+    def state(self, m: Module) -> None:
+        bus, limit = self.transfers, self.module.WAIT_CYCLES
+        m.submodules.bus = Fragment.get(bus, None)
+        m.d.comb += [getattr(bus, name).eq(getattr(self, f"in_{name}")) for name in self.taken_in]
+        timer, number, flag, ended, accesses, waits = bus.inside
+        told = Cat(self.in_address, self.in_written, self.in_read)
+        asked = Cat(bus.drp_address, bus.drp_written)
+        was_told, was_asked, open_ends = Signal(len(told)), Signal(len(asked)), Signal(RAILS)
+        age = Signal(range(limit + 1))  # cycles since it was asked; 0: it has answered, or its time is over
+        m.d.sync += [was_told.eq(told), was_asked.eq(asked)]
+        with m.If(bus.drp_enable):
+            m.d.sync += age.eq(1)
+        with m.Elif((age == limit) | self.in_drp_ready):
+            m.d.sync += age.eq(0)
+        with m.Elif(age != 0):
+            m.d.sync += age.eq(age + 1)
+        for place in range(RAILS):
+            tells = accesses & number[7] & (self.in_address[:2] == place)
+            m.d.sync += open_ends[place].eq((open_ends[place] | self.in_sequence_ended) & ~tells)
+            m.d.comb += Assert(~tells | (flag == (open_ends[place] | self.in_sequence_ended)), "an end is lost")
+        m.d.comb += [
+            Assume(bus.ready | (told == was_told)),
+            Assert(~bus.drp_enable | (age == 0), "asked before it has answered"),
+            Assert((age == 0) | (asked == was_asked), "what was asked changes"),
+            Assert(~bus.drp_enable | ~number[7], "asked for what it has not"),
+            Assert(~(bus.drp_enable & bus.drp_write) | (self.in_written != 1), "written though nothing is to be"),
+            # What else is true of these registers.
+            Assert((age != 0) == waits),
+            Assert((age == 0) | (age == timer + 1)),
+            Assert(ended == open_ends),
+            Cover(bus.done & bus.acknowledged & (self.in_read != 0)),
+            Cover(waits & (age == limit)),
         ]
