@@ -22,7 +22,7 @@ class Identity(data.Struct):
     b_cells: 16
     sum_tiles: 16
     rx_words: 16
-    features: 32  # from bit 0: update, packed, gather, requantise, trace, power, spi, pmbus; see `config.ArrayConfig`
+    features: 32  # from bit 0: update, packed, gather, requantise, trace, power, spi, pmbus, xadc; see `ArrayConfig`
     clock_khz: 32
     store_words: 32
     watchdog_cycles: 32  # of the feature "trace"
