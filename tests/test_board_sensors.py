@@ -125,10 +125,10 @@ def built(name: str, wrong: int = 0) -> SimpleNamespace:
 def test_the_rails_of_a_known_board_need_no_names(capsys: pytest.CaptureFixture) -> None:
     rails = cli.rails_on_board(built("genesys2"))
     assert [rail.name for rail in rails] == ["1V0", "1V5", "1V8", "3V3"] and {rail.scope for rail in rails} == {"rails"}
-    assert "--rails FILE, with scope rails, for VADJ, 5V0" in " ".join(capsys.readouterr().err.split())
+    assert "--rails FILE, with scope rails, names others: VADJ, 5V0" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(UsageError, match=r"no sensor is named: .*; ulx3s-85f has none"):
         cli.rails_on_board(built("ulx3s-85f"))
-    for name, known in ("kc705", "VCCINT"), ("arty-a7-35", "5V core"):
+    for name, known in ("kc705", "VCCINT"), ("arty-a7-35", "5V"):
         rails = cli.rails_on_board(built(name))
         assert " ".join(rail.name for rail in rails) == known and {rail.scope for rail in rails} == {"rails"}
     with pytest.raises(UsageError, match="not known which board"):

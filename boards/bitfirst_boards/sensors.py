@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from amaranth.build import Attrs, DiffPairs, Pins, Resource, Subsignal
+from bitfirst_hdl.contract.power import RAILS
 
 NAME = "sensors"  #: of the resource
 
@@ -50,15 +51,17 @@ class Sensors:
 
     resource  its two pins, `scl` and `sda`, or pairs of pins `ad1` and so on, by the converter's auxiliary inputs
     place     where they are, for people
-    rails     sensors that are on the board; the device reads up to `contract.power.RAILS` of them at a time, the first
-              ones unless others are named
+    rails     sensors that are on the board
     bus       "i2c", or the feature that a device needs for it besides "power"
+    taken     so many of the rails, the first ones, are measured unless others are named: a device reads no more at a
+              time, or the others are supplied by them, so that both would count twice
     """
 
     resource: Resource
     place: str
     rails: tuple[Rail | Regulator, ...] = ()
     bus: str = "i2c"
+    taken: int = RAILS
 
     @property
     def bus_name(self) -> str:
@@ -89,11 +92,11 @@ def wired(
     return Sensors(Resource(NAME, 0, *lines, attrs), place, rails, bus)
 
 
-def converter(place: str, inputs: dict[int, tuple[str, str]], rails: tuple[Rail, ...]) -> Sensors:
-    """Auxiliary inputs -> their pins, positive and negative."""
+def converter(place: str, inputs: dict[int, tuple[str, str]], rails: tuple[Rail, ...], taken: int) -> Sensors:
+    """`inputs`: auxiliary ones -> their pins, positive and negative."""
     attrs = Attrs(IOSTANDARD="LVCMOS33")  # that of the bank; inputs of the converter have none
     lines = (Subsignal(f"ad{number}", DiffPairs(*pins, dir="i", assert_width=1)) for number, pins in inputs.items())
-    return Sensors(Resource(NAME, 0, *lines, attrs), place, rails, "xadc")
+    return Sensors(Resource(NAME, 0, *lines, attrs), place, rails, "xadc", taken)
 
 
 def pmod(number: int, label: str, attrs: Attrs) -> Sensors:

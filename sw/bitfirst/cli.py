@@ -464,9 +464,8 @@ def _built_for(config: Any, fingerprint: int, url: str) -> str | None:
 
 
 def rails_on_board(device: Any) -> tuple[Any, ...]:
-    """The sensors of a known board, as many as a device reads. Raises `UsageError` where there are none."""
+    """The sensors of a known board, those that can be taken together. Raises `UsageError` where there are none."""
     from bitfirst_boards.catalogue import BOARDS
-    from bitfirst_hdl.contract.power import RAILS
 
     from .measuring.rails import NONE_NAMED
     from .measuring.sensors import Rail
@@ -477,13 +476,12 @@ def rails_on_board(device: Any) -> tuple[Any, ...]:
     if not rails:
         what = f"{board.name} has none" if board else "it is not known which board this is"
         raise UsageError(f"{NONE_NAMED}; {what}")
-    if len(rails) > RAILS:
-        rest = ", ".join(rail.name for rail in rails[RAILS:])
-        told = (
-            f"{board.name} has more sensors than a device reads at a time: --rails FILE, with scope rails, for {rest}"
-        )
-        Console(stderr=True).print(told)
-    return tuple(Rail(**asdict(rail), scope="rails") for rail in rails[:RAILS])
+    taken, others = rails[: board.sensors.taken], rails[board.sensors.taken :]
+    if others:
+        ours, more = (", ".join(rail.name for rail in part) for part in (taken, others))
+        mend = f"--rails FILE, with scope rails, names others: {more}"
+        Console(stderr=True).print(f"measured of {board.name}: {ours}; {mend}")
+    return tuple(Rail(**asdict(rail), scope="rails") for rail in taken)
 
 
 def _trace_table(result: Result) -> Group:
