@@ -10,7 +10,7 @@ from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail, read_s, round_s
 from bitfirst_hdl.contract import power as contract
 from bitfirst_sim.power_simulator import PowerSimulator, Segment
-from bitfirst_sim.sensors import KINDS, SPI_KINDS, SensorBus, SimulatedRail
+from bitfirst_sim.sensors import BUSES, KINDS, SensorBus, SimulatedRail
 
 CLOCK_KHZ = 5000
 RUN, CLEAR, RECORD, RECOVER, SNAPSHOT = 1 << 3, 1 << 1, 1 << 4, 1 << 0, 1 << 2
@@ -28,7 +28,7 @@ def rail(kind: str, address: int) -> Rail:
 
 def errors(kind: str, **fields: float) -> tuple[np.ndarray, float]:
     """By rail and phase 1 to 3: joules found less those taken; and how long a sample is."""
-    lines = (0, 1) if kind in SPI_KINDS else (0x40, 0x41)
+    lines = (0, 1) if BUSES[kind] == "spi" else (0x40, 0x41)
     port = PowerSimulator([SimulatedRail(kind, address=address, **fields) for address in lines], CLOCK_KHZ)
     port.load(*ACTIVITY[0].watts)
     monitor = Monitor(port, [rail(kind, address) for address in lines])

@@ -86,16 +86,17 @@ def check(board: Board, figures: Figures) -> None:
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("name", "config"),
     [
-        pytest.param(CONFIGS["least"], marks=pytest.mark.longest),
-        pytest.param(replace(TINY, features=STANDARD), marks=[pytest.mark.soak, pytest.mark.longest]),
+        pytest.param("ulx3s-12f", CONFIGS["least"], marks=pytest.mark.longest),
+        pytest.param("ulx3s-85f", CONFIGS["least"], marks=[pytest.mark.soak, pytest.mark.longest]),
+        pytest.param("ulx3s-85f", replace(TINY, features=STANDARD), marks=[pytest.mark.soak, pytest.mark.longest]),
     ],
-    ids=["least", "tiny"],
+    ids=["least on 12f", "least on 85f", "tiny on 85f"],
 )
-def test_bitstream_for_ulx3s(config: ArrayConfig, tmp_path: Path, record_property: Callable) -> None:
+def test_bitstream_for_ulx3s(name: str, config: ArrayConfig, tmp_path: Path, record_property: Callable) -> None:
     """A whole device, placed and routed; the smallest one in minutes."""
-    board = BOARDS["ulx3s-85f"]
+    board = BOARDS[name]
     built = flow.build(board, tmp_path / "build", config)
     record_property(FIGURE, line(board, built.figures))
     check(board, built.figures)

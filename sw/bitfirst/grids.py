@@ -17,9 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import bitfirst_hdl as hdl
 import torch
-from bitfirst_hdl.verilog import source_hash
+from bitfirst_hdl import config as hardware
 from torch import nn
 
 import bitfirst
@@ -363,13 +362,21 @@ class Runs:
         return [name for (name,) in names]
 
 
-#: Of what is imported, this package and the hardware's, which has numeric rules and formats
-SOURCE = hashlib.sha256("".join(source_hash(Path(one.__file__).parent) for one in (bitfirst, hdl)).encode())
+def _source() -> str:
+    """A hash of this package and the hardware's, which has numeric rules and formats."""
+    digest = hashlib.sha256()
+    for module in bitfirst, hardware:
+        for path in sorted(Path(module.__file__).parent.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+SOURCE = _source()  #: of what is imported, whatever becomes of the files
 
 
 def _versions() -> dict[str, str]:
     """Of what a run depends on."""
-    return {"bitfirst": version("bitfirst"), "source": SOURCE.hexdigest()[:12], "torch": torch.__version__}
+    return {"bitfirst": version("bitfirst"), "source": SOURCE, "torch": torch.__version__}
 
 
 def identity(configuration: dict[str, Any] | list[Any]) -> str:
