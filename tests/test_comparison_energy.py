@@ -48,6 +48,14 @@ def page_of(folder):
     return " ".join(html.unescape((folder / "comparison.html").read_text()).split())
 
 
+@pytest.mark.parametrize(("array", "baseline"), [(config.load("fixed"), "sbm"), (TINY, None)], ids=["fixed", "tiny"])
+def test_a_training_by_sbm_on_fixed_is_the_baseline(tmp_path, array, baseline):
+    keep(tmp_path / FILE, ("sbm", 0, run(array=array)), ("e2train", 0, run(array_steps=500)))
+    rows = {row["variant"]: row for row in tables(tmp_path / FILE, made_up())["rows"]}
+    assert rows["e2train"]["baseline"] == rows["sbm"]["baseline"] == baseline
+    assert rows["sbm"]["ratio"] == (None if baseline is None else 1.0)
+
+
 def test_energies_are_means_of_counters_times_coefficients(tmp_path):
     sparse = run(array_steps=500, gated_steps=800, bytes_moved=4000)
     runs = [("sgd", seed, run()) for seed in (0, 1)] + [("psg", 0, sparse), ("psg", 1, run(array_steps=1500))]

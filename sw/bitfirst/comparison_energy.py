@@ -15,6 +15,7 @@ from .energy_model import FACTOR, HOST_TERMS, TERMS, EnergyModel, activity
 from .errors import UsageError
 from .grids import FIXED_BASELINE, REFERENCE
 
+SBM = "sbm"
 BASELINES = (FIXED_BASELINE, REFERENCE)  #: what energies are compared to: the first of these that there is
 COLUMNS = ("energy_j", "energy_provenance", "energy_scope", "energy_extrapolated", "energy_model", "co2_g", "no_energy")
 TARGET_COLUMNS = ("energy_j_to_target", "co2_g_to_target")
@@ -134,11 +135,14 @@ def _mean_row(one: Row, summary: Row, model: EnergyModel, g_per_kwh: float | Non
         "amounts": amounts,
         "co2_g": _co2(energy, g_per_kwh),
         "host": any(amounts.get(term) for term in HOST_TERMS),
+        "datapath": config.datapath,
     }
 
 
 def _to_baseline(row: Row, rows: list[Row]) -> Row:
     named = {one["variant"]: one for one in rows}
+    if (single := named.get(SBM)) is not None and single["datapath"] == "fixed":  # a training, of no study
+        named.setdefault(FIXED_BASELINE, single)
     baseline = next((named[name] for name in BASELINES if name in named), None)
     if baseline is None:
         return dict.fromkeys(("baseline", "ratios", "ratio", "low", "high"))
