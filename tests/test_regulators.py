@@ -154,6 +154,20 @@ def test_what_the_chip_is_told() -> None:
     assert timing.fresh == pytest.approx(0.5 / 1.6) and seen_s(VCCINT, 5e6)[0] > 64 / 5e6
 
 
+def test_what_the_chip_says_of_its_power() -> None:
+    chip = SimulatedRail("ucd9248", supply_volts=1.5, gain_error=0.1)
+    port = PowerSimulator([chip], CLOCK_KHZ)
+    port.load(3.0)
+    port.wait(100_000)
+    monitor = Monitor(port, [VCCINT])
+    before = monitor.snapshot()
+    monitor.wait(50 * monitor.sample_s)
+    (watts,) = monitor.watts(monitor.snapshot() - before)
+    assert monitor.output_watts == (pytest.approx(3.3, rel=0.005),) and watts == pytest.approx(3.3, rel=0.005)
+    other = Monitor(PowerSimulator([SimulatedRail("ina226")], CLOCK_KHZ), [Rail("5V", "ina226", 0x40, 0.1)])
+    assert other.output_watts == (None,)
+
+
 def open_with(chip: SimulatedRail, *rails: Rail) -> Monitor:
     return Monitor(PowerSimulator([chip], CLOCK_KHZ), rails)
 

@@ -524,6 +524,7 @@ def test_a_regulator_says_its_page_alone() -> None:
     master.wait(20e-3)
     assert master.choose(0) and master.word(0x8C) == 0x8000 and master.word(0x8B) == 0  # 0, as KC705's does
     assert master.choose(1) and linear11(master.word(0x8C)) == 2.0 and master.word(0x8B) == 0x1000
+    assert linear11(master.word(0x96)) == pytest.approx(2.0, rel=1e-3)  # READ_POUT
     master.write(0x04, 0x00, 1, 52)  # one stage alone
     assert master.word(0x8C) == 0x8000
 

@@ -613,6 +613,7 @@ public:
             case DEVICE_ID: return 0x0755434439323438;  // its length, "UCD9248"
             case READ_VOUT: return shown() ? swapped(rounded(std::ldexp(volts, -EXPONENT), 0, 0xFFFF)) : 0;
             case READ_IOUT: return swapped(linear11(shown() ? amps : 0));
+            case READ_POUT: return swapped(linear11(shown() ? amps * volts : 0));
             default: return 0xFFFF;
         }
     }
@@ -623,7 +624,8 @@ public:
     }
 
 private:
-    static constexpr int PAGE = 0x00, PHASE = 0x04, VOUT_MODE = 0x20, READ_VOUT = 0x8B, READ_IOUT = 0x8C, DEVICE_ID = 0xFD;
+    static constexpr int PAGE = 0x00, PHASE = 0x04, VOUT_MODE = 0x20, READ_VOUT = 0x8B, READ_IOUT = 0x8C,
+                         READ_POUT = 0x96, DEVICE_ID = 0xFD;
     static constexpr int EXPONENT = -12;
 
     void converted(Input input, double value) override {

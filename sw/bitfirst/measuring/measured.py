@@ -225,9 +225,10 @@ def summary(monitor: Monitor, history: Sequence[dict[str, Any]], found: Steps, b
                 "shunt_ohm": rail.shunt_ohm,
                 "scope": str(rail.scope),
                 "page": rail.page if rail.regulates else None,
+                "output_watts": watts,
                 "calibrated": calibration is not None,
             }
-            for rail, calibration in zip(monitor.rails, monitor.calibrations, strict=True)
+            for rail, calibration, watts in zip(monitor.rails, monitor.calibrations, monitor.output_watts, strict=True)
         ],
         "unavailable": monitor.unavailable,
         "training": of_training(energies, history, batch),

@@ -19,6 +19,9 @@ from .port import PowerPort
 from .sensors import (
     BUS_NAMES,
     CHIPS,
+    LINEAR11_BITS,
+    LINEAR11_STEP,
+    READ_POUT,
     VOUT_MODE,
     Rail,
     choose_timing,
@@ -80,6 +83,7 @@ class Monitor:
 
     unavailable  why there is nothing to measure with, or None. Then windows are there and have no figure.
     timings      how each rail's sensor is set up
+    output_watts  what a regulator said of its power (READ_POUT) before all windows; None of other sensors
 
     Raises `UsageError` for rails that cannot be, and for a sensor that is another one than said, or elsewhere;
     `DeviceError` for a bus that is stuck, and for a sensor that does not keep what is written.
@@ -102,6 +106,7 @@ class Monitor:
             raise UsageError("two rails have one address: sensors on a bus need different ones")
         self.port, self.rails, self.clock = port, tuple(rails), clock
         self.calibrations = applied(calibrations, self.rails, port.provenance)
+        self.output_watts: tuple[float | None, ...] = (None,) * len(self.rails)
         self.unavailable = self._open()
         if self.unavailable is None:
             self._keep_pace(sample_s)
@@ -222,6 +227,7 @@ class Monitor:
         for rail in self.rails:
             self._identify(rail)
         self.rails = tuple(map(self._told, self.rails))
+        self.output_watts = tuple(map(self._output_watts, self.rails))
         return None
 
     def _told(self, rail: Rail) -> Rail:
@@ -237,6 +243,14 @@ class Monitor:
         if rail.volts_exponent not in (None, exponent):
             raise UsageError(f"{rail.where}: volts_exponent is {exponent}, not {rail.volts_exponent}; leave it out")
         return replace(rail, volts_exponent=exponent)
+
+    def _output_watts(self, rail: Rail) -> float | None:
+        """By the chip itself, beside what is made of its volts and amperes; None where it does not say."""
+        said = self.transfer(rail.address, bytes([READ_POUT]), LINEAR11_BITS // 8) if rail.regulates else None
+        if said is None:
+            return None
+        half = 1 << LINEAR11_BITS - 1
+        return ((said ^ half) - half) * LINEAR11_STEP
 
     def _keep_pace(self, wanted_s: float | None) -> None:
         """Sets the sensors up so that no sample is missed, with longer ones while the bus is too slow for that."""

@@ -488,7 +488,10 @@ def descriptor(rail: Rail) -> int:
     return codec.encode(contract.Rail, address=rail.address, enabled=1, ready=rail.chip.ready_bit, reads=reads)[0]
 
 
-PAGE, PHASE, ALL_PHASES, VOUT_MODE = 0x00, 0x04, 0xFF, 0x20  #: of a PMBus: commands, and all power stages of an output
+#: Of a PMBus: commands, and all power stages of an output.
+PAGE, PHASE, ALL_PHASES, VOUT_MODE, READ_POUT = 0x00, 0x04, 0xFF, 0x20, 0x96
+LINEAR11_STEP = 2.0**-16  #: as the device gives such a number, in `LINEAR11_BITS`, two's complement
+LINEAR11_BITS = 24
 
 
 def volts_exponent(mode: int) -> int | None:

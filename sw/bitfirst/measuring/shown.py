@@ -73,7 +73,9 @@ def sensor_text(sensor: dict[str, Any]) -> str:
     """Of "sensors": what stands beside figures."""
     kept = "calibrated" if sensor["calibrated"] else "not calibrated"
     place = f"page {sensor['page']}" if sensor["shunt_ohm"] is None else f"{sensor['shunt_ohm']:g} ohm"
-    return f"{sensor['kind']} of {sensor['name']} at {sensor['address']:#x}, {place}, {kept}"
+    watts = sensor["output_watts"]
+    said = "" if watts is None else f", {watts:.4g} W at rest by its own READ_POUT"
+    return f"{sensor['kind']} of {sensor['name']} at {sensor['address']:#x}, {place}{said}, {kept}"
 
 
 def _figure(energy: Energy) -> str:
