@@ -128,9 +128,9 @@ def test_the_rails_of_a_known_board_need_no_names(capsys: pytest.CaptureFixture)
     assert "--rails FILE, with scope rails, names others: VADJ, 5V0" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(UsageError, match=r"no sensor is named: .*; ulx3s-85f has none"):
         cli.rails_on_board(built("ulx3s-85f"))
-    for name, known in ("kc705", "VCCINT"), ("arty-a7-35", "5V"):
-        rails = cli.rails_on_board(built(name))
-        assert " ".join(rail.name for rail in rails) == known and {rail.scope for rail in rails} == {"rails"}
+    for name, known, scope in ("kc705", "VCCINT", "rails"), ("arty-a7-35", "5V", "board"):
+        (rail,) = cli.rails_on_board(built(name))
+        assert (rail.name, rail.scope) == (known, scope)
     with pytest.raises(UsageError, match="not known which board"):
         cli.rails_on_board(built("genesys2", wrong=1))
 
@@ -328,7 +328,7 @@ def test_the_page_has_the_pins() -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     rails = tomllib.loads(text)["rail"]
     known = {rail.name: rail for rail in BOARDS["genesys2"].sensors.rails}
-    assert [vars(known.pop(rail["name"])) | {"scope": "rails"} for rail in rails] == rails
+    assert [vars(known.pop(rail["name"])) for rail in rails] == rails
     said = dict(re.findall(r"(\w+) at (0x\w\w)", PAGE[PAGE.index("with 1V5") :]))
     assert {name: int(address, 16) for name, address in said.items()} == {
         name: rail.address for name, rail in known.items()

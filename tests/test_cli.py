@@ -294,6 +294,8 @@ SERIAL = ("--device", "serial:///dev/none")
         (SERIAL, ("/dev/none cannot be opened",)),  # the sensors that are named nowhere are the board's own
         ((*SERIAL, "--shunt-ohm", "0.1"), ("no sensor is named", "--sensor")),
         ((*SERIAL, "--serial", "a1"), ("no sensor is named", "--sensor")),
+        ((*SERIAL, "--page", "1"), ("no sensor is named", "--sensor")),
+        (("--sensor", "ina226", "--scope", "roof"), ("scope 'roof'", "board, rails")),
         ((*SERIAL, "--sensor", "ina226"), ("no --shunt-ohm", "R100")),
         ((*SERIAL, "--sensor", "ina226", "--shunt-ohm", "0"), ("shunt_ohm = 0", "ohms")),
         ((*SERIAL, "--sensor", "ina260", "--shunt-ohm", "0.1"), ("ina260", "choose from ina226")),

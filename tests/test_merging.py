@@ -139,12 +139,12 @@ def test_what_cannot_be_merged_is_told(history):
         with pytest.raises(UsageError, match=words):
             merging.merged(rows, logged, **bad)
     for nothing in [{"epoch": 1}], [{"epoch": 1, "measured": None}], [{"epoch": 1, "measured": {"spans": [[1, 1, 0]]}}]:
-        with pytest.raises(UsageError, match="no epoch was measured"):
+        with pytest.raises(UsageError, match="no epoch has a figure"):
             merging.merged(nothing, logged)
     with pytest.raises(UsageError, match="opened anew"):
         merging.merged(rows + rows, logged)
     some = merging.merged([rows[0], {"epoch": 2}, rows[2]], logged)
-    assert [row[0] for row in merging.cells(some)] == ["1", "2", "3", "all that were measured"]
+    assert [row[0] for row in merging.cells(some)] == ["1", "2", "3", "all with a figure"]
     assert merging.cells(some)[1][3] == "no figure" and some.by_meter[1].provenance == "unavailable"
 
 

@@ -9,13 +9,17 @@ from bitfirst.measuring import coverage
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail, read_s, round_s
 from bitfirst_hdl.contract import power as contract
-from bitfirst_sim.power_simulator import PowerSimulator, Segment
+from bitfirst_sim.power_simulator import COVERAGE_KHZ, PowerSimulator, Segment
 from bitfirst_sim.sensors import BUSES, KINDS, SensorBus, SimulatedRail
 
 CLOCK_KHZ = 5000
 RUN, CLEAR, RECORD, RECOVER, SNAPSHOT = 1 << 3, 1 << 1, 1 << 4, 1 << 0, 1 << 2
 #: What each rail takes in each phase
 ACTIVITY = [Segment(1_000_000, 1, (0.8, 0.3)), Segment(1_500_000, 2, (2.0, 0.5)), Segment(1_200_000, 3, (0.5, 1.5))]
+
+
+def test_each_sensor_has_a_clock_for_coverage() -> None:
+    assert set(COVERAGE_KHZ) == set(BUSES.values()) and set(coverage.NOISE_VOLTS) >= {"ina226", "ucd9248", "xadc"}
 
 
 def transfer(address: int, data: bytes, read: int) -> int:

@@ -121,7 +121,6 @@ def test_phases_are_told_apart() -> None:
     assert (np.std(found, axis=0) < 1.2 * deviation).all() and (np.std(found, axis=0) > 0.2 * deviation).all()
 
 
-@pytest.mark.soak  # the pins are those of I2C; the monitor alone has been tried above
 def test_a_whole_device(tmp_path: Path) -> None:
     path = tmp_path / "with.toml"
     path.write_text('base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "power"]\n')

@@ -123,7 +123,7 @@ _DFU_BUTTER = ("dfu-util", "-d", "1209:5af1", "-a", "0", "-D")
 _ARTY_A7 = converter(
     "XADC: 5 V and core",
     {1: ("C12", "B12"), 9: ("F13", "F14"), 10: ("A15", "A16")},
-    (Rail("5V", "xadc", 9, 0.25), Rail("core", "xadc", 10, 0.5)),
+    (Rail("5V", "xadc", 9, 0.25, scope="board"), Rail("core", "xadc", 10, 0.5)),
     taken=1,  # the core is made of the 5 V
 )
 #: Its six INA219, each on 5 milliohms.

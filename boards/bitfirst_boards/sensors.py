@@ -32,6 +32,7 @@ class Rail:
     kind: str
     address: int
     shunt_ohm: float
+    scope: str = "rails"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Regulator:
     address: int
     page: int
     update_s: float
+    scope: str = "rails"
 
 
 @dataclass(frozen=True)

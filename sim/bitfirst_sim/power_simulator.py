@@ -20,7 +20,7 @@ from .sensors import CRail, SimulatedRail, c_rails, declare
 MOST_WORDS = 512  #: in one `read`
 BREATH_CYCLES = 1 << 22  #: after which Ctrl-C is heard
 KEEP_PHASE = -1
-COVERAGE_KHZ = {"i2c": 1_000, "spi": 1_000, "xadc": 2_000}  #: the slowest that the converter bears
+COVERAGE_KHZ = {"i2c": 1_000, "spi": 1_000, "pmbus": 1_000, "xadc": 2_000}  #: the slowest that the converter bears
 
 
 @dataclass(frozen=True)

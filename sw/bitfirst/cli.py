@@ -481,7 +481,7 @@ def rails_on_board(device: Any) -> tuple[Any, ...]:
         ours, more = (", ".join(rail.name for rail in part) for part in (taken, others))
         mend = f"--rails FILE, with scope rails, names others: {more}"
         Console(stderr=True).print(f"measured of {board.name}: {ours}; {mend}")
-    return tuple(Rail(**asdict(rail), scope="rails") for rail in taken)
+    return tuple(Rail(**asdict(rail)) for rail in taken)
 
 
 def _trace_table(result: Result) -> Group:
@@ -1095,6 +1095,9 @@ def measure(
         float | None, typer.Option(help="Of its shunt, such as 0.1 (R100); xadc: as on the board.")
     ] = None,
     page: Annotated[int, typer.Option(help="Of ucd9248, which has no shunt: which of its outputs.")] = 0,
+    scope: Annotated[
+        str | None, typer.Option(help="board, where the whole board goes through it, or rails, where a part.")
+    ] = None,
     shunt_error: Annotated[float, typer.Option(help="By which the shunt may be off, relative.")] = 0.01,
     most_amps: Annotated[float | None, typer.Option(help="The largest current, for a narrower range.")] = None,
     serial: Annotated[str, typer.Option(help="Of its breakout, as you name it: a calibration is for one alone.")] = "",
@@ -1138,10 +1141,11 @@ def measure(
             url, _ = named.device_with_sensor(device, sensor or found[0].kind)
         else:
             url, kind = named.device_with_sensor(device, sensor)
-            if (kind, address, shunt_ohm, most_amps, shunt_error, serial) == (None, None, None, None, 0.01, ""):
+            about = kind, address, shunt_ohm, most_amps, shunt_error, serial, page, scope
+            if about == (None, None, None, None, 0.01, "", 0, None):
                 return url, Measuring(rails_on_board, None, kept, relative, limit_s, target)
             place = named.number(address, kind)
-            found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial, page)
+            found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial, page, scope)
         return url, Measuring(found, None, kept, relative, limit_s, target)
 
     def train() -> Result:

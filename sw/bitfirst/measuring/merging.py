@@ -21,7 +21,7 @@ NEAR_S = 60.0  #: within which a board's clock and a meter's are looked for to a
 MOST_PERIODS = 3  #: between two readings: more are a gap
 REST_PERCENT = 2  #: of the readings lie below what is taken for rest
 NORMAL_MEDIAN = 0.6745  #: of a normal deviate's magnitude
-NOT_MEASURED = "no epoch was measured, so a meter's log has nothing to be set beside: give a run of bitfirst measure"
+NOT_MEASURED = "no epoch has a figure of sensors to set a meter's log beside: give a run of bitfirst measure"
 HEAD = ("epoch", "seconds", "sensors, k = 2", "meter, k = 2", "sensors / meter")
 
 Span = tuple[float, float, float]
@@ -223,7 +223,7 @@ def cells(found: Merged) -> list[list[str]]:
     rows = list(zip(map(str, [one.number for one in found.epochs]), found.epochs, found.by_meter, strict=True))
     known = [(one, energy) for _, one, energy in rows if one.spans]
     if len(rows) > 1:
-        name = "all" if len(known) == len(rows) else "all that were measured"
+        name = "all" if len(known) == len(rows) else "all with a figure"
         spans = tuple(span for one, _ in known for span in one.spans)
         sensors, by_meter = (
             reduce(Energy.__add__, each) for each in zip(*((a.sensors, b) for a, b in known), strict=True)

@@ -224,7 +224,8 @@ class Rail:
     page        of a regulator: which of its controller's outputs
     update_s    of a regulator: from one sample of the current to the next; None: the longest that its chip can have
     volts_exponent  of a regulator: two to the power of it is a step of its volts; a `Monitor` asks the chip
-    scope       "board", where it supplies the whole board, "rails", where a part
+    scope       "board", where the whole board goes through it, "rails", where a part; None: that of a regulator, and of
+                the core's supply by the converter, is "rails"
 
     Raises `UsageError` for an unknown kind, an address that no chip has, a shunt that is missing or cannot be, and what
     is a regulator's alone.
@@ -240,9 +241,11 @@ class Rail:
     page: int = 0
     update_s: float | None = None
     volts_exponent: int | None = None
-    scope: str = Scope.BOARD
+    scope: str | None = None
 
     def __post_init__(self) -> None:
+        if self.scope is None:
+            object.__setattr__(self, "scope", Scope.RAILS if self._is_part() else Scope.BOARD)
         if self.scope not in SCOPES:
             raise UsageError(f"scope {self.scope!r} of {self.name} is unknown; choose from {', '.join(SCOPES)}")
         if self.kind not in CHIPS:
@@ -272,6 +275,11 @@ class Rail:
         if self.most_amps is not None and not 0 < self.most_amps * self.ohm <= self.chip.ranges[-1].volts:
             limit = self.chip.ranges[-1].volts / self.ohm
             raise UsageError(f"most_amps = {self.most_amps} of {self.name} must be 0 to {limit:.4g} A at this shunt")
+
+    def _is_part(self) -> bool:
+        """Whether it can be no supply of a whole board."""
+        chip = CHIPS.get(self.kind)
+        return chip is not None and (chip.bus == "pmbus" or (chip.bus == "xadc" and self.address != min(XADC)))
 
     def _check_regulator(self) -> None:
         if self.regulates and self.shunt_ohm is not None:
