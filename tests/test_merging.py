@@ -151,13 +151,14 @@ def test_what_cannot_be_merged_is_told(history):
 NOISE = {"quiet": (0.0, 0.0), "noisy": (0.2, 0.0), "coarse": (0.0, 0.5)}
 
 
+@pytest.mark.parametrize("trainings", [60, pytest.param(700, marks=pytest.mark.soak)])
 @pytest.mark.parametrize(("noise_watts", "rounded_to"), NOISE.values(), ids=NOISE)
-def test_intervals_by_meters_hold_the_truth(noise_watts, rounded_to):
+def test_intervals_by_meters_hold_the_truth(noise_watts, rounded_to, trainings):
     """Of trainings of one to four epochs with meters of one to twenty readings a second: times found wrongly are
     refused, and the intervals of the others hold."""
-    held, accepted, refused = [], 0, 0
+    held, accepted, refused, wrong = [], 0, 0, 0
     rng = np.random.default_rng(5)
-    for _ in range(60):
+    for _ in range(trainings):
         period_s, lengths = 10 ** rng.uniform(-1.3, 0.0), rng.uniform(0.5, 20, rng.integers(1, 5))
         rows, joules, seconds = made(rng, lengths)
         behind_s = rng.uniform(-100, 100)
@@ -171,13 +172,14 @@ def test_intervals_by_meters_hold_the_truth(noise_watts, rounded_to):
             refused += "no one time" in str(error)
             continue
         accepted += 1
-        assert found.offset_s == pytest.approx(behind_s, abs=1.5 * period_s)
+        wrong += abs(found.offset_s - behind_s) > 1.5 * period_s
         for epoch, energy_j in zip(found.epochs, found.by_meter, strict=True):
             ((begin_s, end_s, _),) = epoch.spans
             taken = float(np.diff(np.interp([begin_s, end_s], seconds, joules))[0])
             held.append(abs(energy_j.total_j - taken) <= energy_j.uncertainty_j)
-    assert accepted > 15 and refused and accepted + refused == 60
-    assert np.mean(held) >= 0.93
+    print(f"{refused} refused, {wrong} of {accepted} wrong, {np.mean(held):.1%} held")
+    assert accepted > trainings / 4 and refused and accepted + refused == trainings
+    assert wrong <= 0.01 * accepted and np.mean(held) >= 0.93  # of 60: none
 
 
 def made(rng, lengths):

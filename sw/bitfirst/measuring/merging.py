@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..energy import Energy, Provenance, Scope
+from ..energy import Energy, Provenance, Scope, unavailable
 from ..errors import UsageError
 from . import meter
 from .meter import Trace
@@ -92,7 +92,7 @@ def epochs(history: Sequence[dict[str, Any]]) -> tuple[Epoch, ...]:
         spans, rests = (tuple(map(tuple, told.get(name, ()))) for name in ("spans", "rests"))
         seconds = [end_s - begin_s for begin_s, end_s, _ in (*spans, *rests)]
         if not (spans and told.get("energy_j") and min(seconds) > 0):
-            found.append(Epoch(row["epoch"], (), (), Energy(None, None, "unavailable", "board")))
+            found.append(Epoch(row["epoch"], (), (), unavailable(Scope.BOARD)))
             continue
         joules = sum(joules for *_, joules in spans)
         uncertainty = told["uncertainty_j"] / told["energy_j"] * joules  # mostly gain: as uncertain as their part
