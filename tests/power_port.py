@@ -4,6 +4,7 @@ Time is in cycles, as floats inside. What the load takes and the phase are set a
 """
 
 import bisect
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,7 @@ class PowerPortModel:
         self.clock_hz = clock_hz
         self.chips = [Chip(part, seed + i) for i, part in enumerate(parts)]
         self.now = 0.0  # seconds
+        self.activity, self.left = deque(), 0  # what loads are to take; cycles of the segment under way
         self.bus = 0.0  # until when it is in use
         self.phases = [(0.0, 0)]
         self.rows = [0] * contract.WRITTEN_ROWS
@@ -112,6 +114,14 @@ class PowerPortModel:
 
     # the device
     def load(self, *watts: float) -> None:
+        self.activity.clear()
+        self.left = 0
+        self._take(watts)
+
+    def play(self, activity) -> None:
+        self.activity.extend(activity)
+
+    def _take(self, watts) -> None:
         self._settle()
         for chip, value in zip(self.chips, watts, strict=True):
             chip.load(self.now, value)
@@ -121,6 +131,19 @@ class PowerPortModel:
         self.phases.append((self.now, number))
 
     def wait(self, cycles: int) -> None:
+        while self.activity or self.left:
+            if not self.left:
+                segment = self.activity.popleft()
+                self.left = segment.cycles
+                self._take(segment.watts)
+            passed = min(cycles, self.left)
+            self._pass(passed)
+            cycles, self.left = cycles - passed, self.left - passed
+            if not cycles:
+                return
+        self._pass(cycles)
+
+    def _pass(self, cycles: int) -> None:
         for rail, chip in enumerate(self.chips):
             self.joules[rail][self.phases[-1][1]] += chip.watts[-1] * cycles / self.clock_hz
         self.now += cycles / self.clock_hz

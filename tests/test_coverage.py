@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from bitfirst.errors import UsageError
 from bitfirst.measuring import calibration, coverage, uncertainty
+from bitfirst.measuring.activity import Activity
 from bitfirst.measuring.calibration import Load
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail
@@ -14,6 +15,9 @@ from power_port import Part, PowerPortModel
 
 HELD, WIDTH, WINDOWS = 0.93, 1.5, 60
 WATTS, IDLE = 1.5, 0.5
+#: Made up; of 5 MHz: layers of some milliseconds, with a rest between two, and tiles of some tenths of one.
+_TILES = np.repeat([1.0, 1.3, 0.2, 0.8, 1.6], [40, 25, 7, 60, 21]) * np.tile([1.1, 0.9, 1.0], 51)
+ACTIVITIES = [Activity("steady", 1000, np.ones(8)), Activity("layers", 1000, _TILES / _TILES.mean())]
 
 
 def bed(drawn: coverage.Drawn) -> PowerPortModel:
@@ -37,10 +41,10 @@ def measured(seconds: float = 0.01, watts: float = WATTS, rail: Rail | None = No
 
 @pytest.mark.parametrize("kind", ["ina226", "ina228", "ina219"])
 def test_intervals_hold_the_truth(kind):
-    tested = coverage.test_windows(kind, bed, WINDOWS, seed=5, longest_s=0.3)
+    tested = coverage.test_windows(kind, bed, ACTIVITIES, WINDOWS, seed=5, longest_s=0.3)
     found = coverage.summary(tested)
     assert found["resolved"] == WINDOWS
-    assert found["held"] >= HELD and found["width_most"] <= WIDTH
+    assert found["held"] >= HELD and found["width_mean"] <= WIDTH
     halved = [replace(one, reading=_with_width(one.reading, 0.5)) for one in tested]
     assert coverage.summary(halved)["held"] < HELD
     doubled = [replace(one, reading=_with_width(one.reading, 2)) for one in tested]

@@ -23,7 +23,7 @@ from bitfirst_hdl.config import load
 from bitfirst_hdl.contract.packets import Phase
 from bitfirst_sim.supply import Supply
 from power_port import Part, PowerPortModel
-from test_coverage import bed
+from test_coverage import ACTIVITIES, bed
 
 RAIL = Rail("5V", "ina226", 0x40, 0.1)
 TOML = 'base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "power"]\n'  # as in test_power_device
@@ -346,12 +346,12 @@ def test_nothing_to_fit_without_a_sensor():
 
 
 def test_coverage_passes_and_fails():
-    good = coverage.run(["ina226"], bed, 10, seed=3)
+    good = coverage.run(["ina226"], bed, ACTIVITIES, 10, seed=3)
     assert good["passed"] and good["coverage"]["ina226"]["held"] == 1.0
-    wrong = coverage.run(["ina226"], lambda drawn: Off(bed(drawn)), 10, seed=3)
+    wrong = coverage.run(["ina226"], lambda drawn: Off(bed(drawn)), ACTIVITIES, 10, seed=3)
     assert not wrong["passed"] and wrong["coverage"]["ina226"]["held"] < 0.5
     with pytest.raises(UsageError, match="sensor 'ina999' is unknown; choose from"):
-        coverage.run(["ina999"], bed)
+        coverage.run(["ina999"], bed, ACTIVITIES)
 
 
 class Off:
@@ -366,6 +366,9 @@ class Off:
     def load(self, watts: float) -> None:
         self._loads += 1
         self._port.load(watts * (1 if self._loads <= len(coverage.LOADS) else 1.02))
+
+    def play(self, activity) -> None:
+        self._port.play([replace(one, watts=tuple(1.02 * watts for watts in one.watts)) for one in activity])
 
 
 def test_a_simulated_device_has_the_sensor_that_is_named():

@@ -1,15 +1,17 @@
 """The compiled power monitor with simulated sensors on its pins: what it adds up is what the loads took."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 from bitfirst.errors import UsageError
-from bitfirst.measuring import coverage
+from bitfirst.measuring import coverage, recording
+from bitfirst.measuring.activity import Segment
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail, read_s, round_s
 from bitfirst_hdl.contract import power as contract
-from bitfirst_sim.power_simulator import COVERAGE_KHZ, PowerSimulator, Segment
+from bitfirst_sim.power_simulator import COVERAGE_KHZ, PowerSimulator
 from bitfirst_sim.sensors import BUSES, KINDS, SensorBus, SimulatedRail
 
 CLOCK_KHZ = 5000
@@ -174,16 +176,23 @@ class Fuller(PowerSimulator):
         self.loads += 1
         super().load(*(value * (1.03 if self.loads > len(coverage.LOADS) else 1) for value in watts))
 
+    def play(self, activity: Iterable[Segment]) -> None:
+        super().play(dataclasses.replace(one, watts=tuple(1.03 * value for value in one.watts)) for one in activity)
+
 
 @pytest.mark.parametrize("kind", ["ina226", "ina228"])
 def test_intervals_contain_the_truth(kind: str) -> None:
-    """Reduced: some windows on one sensor, calibrated; they are not there when the loads are others than told."""
+    """Reduced: some windows of recorded activity on one sensor, calibrated; they do not when the loads are others than
+    told."""
+    activities = recording.record()
 
     def held(simulator: type[PowerSimulator]) -> int:
         def bed(drawn: coverage.Drawn) -> PowerSimulator:
             return simulator([SimulatedRail(**dataclasses.asdict(drawn))], CLOCK_KHZ)
 
-        tested = coverage.test_windows(kind, bed, WINDOWS, seed=5, longest_s=0.03, limit_s=0.35, relative=0.03)
+        tested = coverage.test_windows(
+            kind, bed, activities, WINDOWS, seed=5, longest_s=0.03, limit_s=0.35, relative=0.03
+        )
         found = coverage.summary(tested)
         assert found["resolved"] == WINDOWS
         return round(found["held"] * WINDOWS)

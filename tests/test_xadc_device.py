@@ -17,6 +17,7 @@ from bitfirst_hdl.contract import power as contract
 from bitfirst_sim.power_simulator import COVERAGE_KHZ, PowerSimulator
 from bitfirst_sim.sensors import SimulatedRail
 from bitfirst_sim.supply import Supply, alone
+from test_coverage import ACTIVITIES
 
 CLOCK_KHZ = COVERAGE_KHZ["xadc"]
 TURN_CYCLES = 4 * 26 * 2  #: channels, cycles of the converter's clock in each, cycles of the device in that
@@ -166,7 +167,7 @@ def test_calibrated_intervals() -> None:
     def bed(drawn: coverage.Drawn) -> PowerSimulator:
         return PowerSimulator([SimulatedRail(**dataclasses.asdict(drawn))], CLOCK_KHZ)
 
-    tested = coverage.test_windows("xadc", bed, 4, seed=5, longest_s=0.03, limit_s=0.5, relative=0.03)
+    tested = coverage.test_windows("xadc", bed, ACTIVITIES, 4, seed=5, longest_s=0.03, limit_s=0.5, relative=0.03)
     found = coverage.summary(tested)
     assert found["resolved"] == 4 and found["held"] >= 0.75 and found["width_most"] < 1.5
 

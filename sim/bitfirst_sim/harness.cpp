@@ -7,6 +7,9 @@
 //   TRACE 0 or 1         stop or start writing waveforms, or counting toggles
 //   WAIT  cycles         run the clock for so long, whatever the device does; no answer
 //   JOULES 0             answer with what the device has taken in each of 8 phases, as doubles: the truth behind sensors
+//   WATTS 1              record what the device takes, as the mean of each span of some cycles
+//   WATTS 0              no longer; answer with the cycles of a span and the count of spans, eight bytes each, their watts
+//                        as doubles, their phases as bytes
 //   TOGGLES 0            answer with how many files of toggles there are, in eight bytes; all of them are whole
 //   QUIT  0              end; so does the end of standard input
 // Answer to RECV: one byte outcome, eight bytes clock cycles since reset, eight bytes count, then that many bytes.
@@ -41,7 +44,7 @@ namespace {
 
 constexpr uint64_t POLL_CYCLES = 1 << 16;
 constexpr uint64_t HALF_PERIOD_PS = 5000;
-enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4, WAIT = 5, JOULES = 6, TOGGLES = 7 };
+enum Kind : uint8_t { SEND = 1, RECV = 2, TRACE = 3, QUIT = 4, WAIT = 5, JOULES = 6, TOGGLES = 7, WATTS = 8 };
 enum Outcome : uint8_t { DONE = 0, CYCLE_LIMIT = 1, HOST_GONE = 2 };
 
 constexpr size_t WORD_BYTES = LINK_BITS / 8;
@@ -278,6 +281,14 @@ bool answer(const Board& board, Outcome outcome) {
     return write_all(head, sizeof head) && write_all(board.output.data(), board.output.size());
 }
 
+#ifdef SENSORS
+bool write_recorded() {
+    const uint64_t count = rails->recorded_watts.size(), head[] = {sensors::SPAN, count};
+    return write_all(head, sizeof head) && write_all(rails->recorded_watts.data(), count * sizeof(double)) &&
+           write_all(rails->recorded_phases.data(), count);
+}
+#endif
+
 void serve() {
     uint8_t head[9];
     std::vector<uint8_t> bytes;
@@ -302,6 +313,10 @@ void serve() {
 #ifdef SENSORS
             case JOULES:
                 if (!write_all(rails->joules, sizeof rails->joules)) return;
+                break;
+            case WATTS:
+                if (!argument && !write_recorded()) return;
+                rails->record(argument != 0);
                 break;
 #endif
 #if VM_TRACE_SAIF

@@ -5,10 +5,11 @@ Some hundred times as fast as a whole device, for statistics over many windows.
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 
 from bitfirst.errors import LinkError, UsageError
+from bitfirst.measuring.activity import Segment
 from bitfirst.measuring.coverage import Drawn
 from bitfirst_hdl import verilog
 from bitfirst_hdl.contract.power import PHASES, RAILS, READ_WORDS, WRITTEN_ROWS
@@ -21,15 +22,6 @@ MOST_WORDS = 512  #: in one `read`
 BREATH_CYCLES = 1 << 22  #: after which Ctrl-C is heard
 KEEP_PHASE = -1
 COVERAGE_KHZ = {"i2c": 1_000, "spi": 1_000, "pmbus": 1_000, "xadc": 2_000}  #: the slowest that the converter bears
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of activity: so many cycles, the phase (None: as it is), and what each rail's load takes."""
-
-    cycles: int
-    phase: int | None
-    watts: tuple[float, ...]
 
 
 @cache

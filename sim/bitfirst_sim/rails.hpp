@@ -1,13 +1,15 @@
 // The supply of a simulated device and the sensors on it: what the device does takes joules, which the sensors see.
 //
 // The device takes so many watts at rest, and joules for each event of a cycle. The sensors see the mean of the last
-// `SPAN` cycles, as behind the supply's capacitors; each rail carries the whole of it.
+// `SPAN` cycles, as behind the supply's capacitors; each rail carries the whole of it. While it records, these means are
+// kept, each with the phase of its last cycle.
 
 #ifndef BITFIRST_RAILS_HPP
 #define BITFIRST_RAILS_HPP
 
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "xadc.hpp"
 
@@ -37,6 +39,13 @@ public:
         for (size_t i = 0; i < bus.size(); ++i) bus.chip(i).set_watts(0, idle_watts);
     }
 
+    // Behind it there is nothing recorded.
+    void record(bool on) {
+        recording = on;
+        recorded_watts.clear();
+        recorded_phases.clear();
+    }
+
     // Pins and the levels that come of them, as in wrapper.sv.
     unsigned cycle(unsigned pins, unsigned work, unsigned phase) {
         double taken = idle_watts / clock_hz;
@@ -47,6 +56,10 @@ public:
         ++cycles;
         if (cycles % SPAN == 0) {
             const double watts = span_joules * clock_hz / SPAN;
+            if (recording) {
+                recorded_watts.push_back(watts);
+                recorded_phases.push_back(static_cast<uint8_t>(phase));
+            }
             for (size_t i = 0; i < bus.size(); ++i) bus.chip(i).set_watts(now(), watts);
             span_joules = 0;
         }
@@ -72,6 +85,8 @@ public:
     Bus bus;
 #endif
     double joules[PHASES] = {};
+    std::vector<double> recorded_watts;
+    std::vector<uint8_t> recorded_phases;
 
 private:
     double now() const { return static_cast<double>(cycles) / clock_hz; }
@@ -85,6 +100,7 @@ private:
     double clock_hz = 1, idle_watts = 0, event_joules[EVENTS] = {}, span_joules = 0;
     uint64_t cycles = 0;
     unsigned driven = 0;
+    bool recording = false;
 };
 
 }  // namespace sensors

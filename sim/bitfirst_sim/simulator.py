@@ -7,13 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from bitfirst.errors import LinkError, UsageError
 from bitfirst_hdl.config import ArrayConfig
 
 from . import build, saif
 from .supply import alone
 
-SEND, RECV, TRACE, QUIT, WAIT, JOULES, TOGGLES = range(1, 8)
+SEND, RECV, TRACE, QUIT, WAIT, JOULES, TOGGLES, WATTS = range(1, 9)
 PHASES = 8  # of which joules are told apart
 CYCLE_LIMIT = 200_000_000
 
@@ -127,6 +128,17 @@ class Simulator:
         self._message(JOULES, 0)
         self._process.stdin.flush()
         return list(struct.unpack(f"<{PHASES}d", self._read(8 * PHASES)))
+
+    def record(self) -> None:
+        """Keep what the device takes from here on, for `recorded`."""
+        self._message(WATTS, 1)
+
+    def recorded(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """How many cycles a span has; the watts (float64) of each since `record`, and their phases (uint8). It ends."""
+        self._message(WATTS, 0)
+        self._process.stdin.flush()
+        span_cycles, count = struct.unpack("<QQ", self._read(16))
+        return span_cycles, np.frombuffer(self._read(8 * count), "<f8"), np.frombuffer(self._read(count), np.uint8)
 
     def set_tracing(self, on: bool) -> None:
         """Write waveforms from here on, or stop; or count toggles. Only with `trace` or `toggles`."""

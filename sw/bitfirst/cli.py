@@ -1210,9 +1210,13 @@ def measure(
         from bitfirst_sim.power_simulator import bed
 
         from .measuring import coverage as checked
+        from .measuring import recording
 
         kinds = checked.KINDS if sensor is None else (sensor,)
-        return checked.run(kinds, bed, windows or checked.WINDOWS, seed, Console(stderr=True).print)
+        checked.check(kinds)
+        say = Console(stderr=True).print
+        say("recording what the simulated device takes in steps of training")
+        return checked.run(kinds, bed, recording.record(), windows or checked.WINDOWS, seed, say)
 
     from .measuring import shown
 

@@ -84,6 +84,16 @@ class RtlTransport:
         self.read(0, self.timeout_s)
         return self._simulator.joules()
 
+    def record(self) -> None:
+        """Keep what the device takes from here on, for `recorded`."""
+        self.read(0, self.timeout_s)
+        self._simulator.record()
+
+    def recorded(self) -> tuple[int, Any, Any]:
+        """How many cycles a span has; the watts of each since `record`, and their phases. It ends."""
+        self.read(0, self.timeout_s)
+        return self._simulator.recorded()
+
     def activity(self) -> dict[int, Any]:
         """What toggled since the last call, `bitfirst_sim.saif.Activity` by phase; with `toggles`.
 

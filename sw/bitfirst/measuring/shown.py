@@ -136,11 +136,14 @@ ADDS_UP = {
 def coverage_table(result: dict[str, Any]) -> Table:
     """A row a sensor: windows, how many had a figure, shares and widths against the goals."""
     goals = result["goals"]
-    table = Table(title=f"Goals: {goals['held_least']:.0%} held, at most {goals['width_most']:g} times the bound wide")
-    for name in "sensor", "windows", "resolved", "held", "width, mean", "width, most":
+    table = Table(
+        title=f"Goals: {goals['held_least']:.0%} held, at most {goals['width_mean_most']:g} times the bound wide"
+    )
+    for name in "sensor", "windows", "resolved", "held", "width, mean", "most", "of what sampling did, mean":
         table.add_column(name, justify="left" if name == "sensor" else "right")
     for kind, row in result["coverage"].items():
-        widths = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("width_mean", "width_most"))
+        keys = "width_mean", "width_most", "sampled_width_mean"
+        widths = ("-" if row[key] is None else f"{row[key]:.3f}" for key in keys)
         table.add_row(kind, str(row["windows"]), str(row["resolved"]), f"{row['held']:.1%}", *widths)
     table.caption = "passed" if result["passed"] else "[red]not passed[/]"
     return table

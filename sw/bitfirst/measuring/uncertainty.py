@@ -34,6 +34,24 @@ def edge(timing: Timing, poll_s: float, alone: bool = True) -> float:
     return math.sqrt((TOGETHER * gap_s**2 + poll_s**2) / 12)
 
 
+def unsteady(timing: Timing, first: float, second: float, noise: float) -> float:
+    """What is unknown of power that moves while the shunt is not looked at: joules for each root of a second, rms.
+
+    first, second  mean squares of the first and second differences of samples that follow one another, in watts
+    noise          mean square of what they vary by at rest
+
+    The power is taken as white noise and a random walk. Of a walk that adds w to its variance in the time of a sample,
+    of which the share s is seen, samples have first differences of (1 - s / 3) w and second ones of (2 - s) w; of noise
+    v they have 2 v and 6 v.
+    """
+    share = max(0.0, 1 - timing.gap_s / timing.sample_s)
+    once, twice = 1 - share / 3, 2 - share
+    white = max(0.0, (second * once - first * twice) / (6 * once - 2 * twice))
+    walk = max(0.0, (first - 2 * white) / once)
+    seen = max(0.0, white - noise) * timing.turns
+    return math.sqrt(timing.gap_s * seen + timing.gap_s**2 * walk / (3 * timing.sample_s))
+
+
 @dataclass(frozen=True)
 class Facts:
     """Of a rail's windows, all replays together, as they were measured.
@@ -45,6 +63,7 @@ class Facts:
     current_codes, voltage_codes   deviations of single samples at rest, in steps
     edge_s              as of `edge`
     steps_watts         root of the sum of squares of a run's steps in power
+    unsteady            of the power inside a run, as of `unsteady`
     """
 
     watts: float
@@ -59,6 +78,7 @@ class Facts:
     voltage_codes: float
     edge_s: float
     steps_watts: float
+    unsteady: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,17 +88,23 @@ class Budget:
     gain: float
     offset: float
     edge: float
+    activity: float
     quantisation: float
     noise: float
 
     @property
     def joules(self) -> float:
-        return math.hypot(self.gain, self.offset, self.edge, self.quantisation, self.noise)
+        return math.hypot(self.gain, self.offset, self.own)
 
     @property
-    def bound(self) -> float:
-        """Of it what quantisation and sampling alone make."""
-        return math.hypot(self.edge, self.quantisation, self.noise)
+    def own(self) -> float:
+        """Of it what is this run's own: gain and offset are the same in others."""
+        return math.hypot(self.random, self.quantisation)
+
+    @property
+    def random(self) -> float:
+        """Of it what replays make less."""
+        return math.hypot(self.edge, self.activity, self.noise)
 
     @property
     def systematic(self) -> float:
@@ -108,6 +134,7 @@ def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration |
     gain = relative_gain(rail, facts.volts, calibration)
     offset = offset_watts(rail, timing, facts.volts, calibration) * facts.run_s
     edges = facts.edge_s * facts.steps_watts / math.sqrt(facts.replays)
+    activity = facts.unsteady * math.sqrt(facts.run_s / facts.replays)
     code, voltage_step = _steps_watts(rail, facts.volts)
     linearity = _linearity_watts(rail, facts.volts)
     voltage = voltage_step * quantisation(facts.voltage_codes)
@@ -116,8 +143,10 @@ def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration |
         for watts in (facts.watts, facts.idle_watts)
     )
     noise = _noise_j(rail, facts)
-    above = Budget(gain * abs(dynamic) * facts.run_s, 0.0, edges, math.hypot(at_run, at_rest) * facts.run_s, noise)
-    whole = Budget(gain * facts.watts * facts.run_s, offset, edges, at_run * facts.run_s, noise)
+    above = Budget(
+        gain * abs(dynamic) * facts.run_s, 0.0, edges, activity, math.hypot(at_run, at_rest) * facts.run_s, noise
+    )
+    whole = Budget(gain * facts.watts * facts.run_s, offset, edges, activity, at_run * facts.run_s, noise)
     return above, whole
 
 

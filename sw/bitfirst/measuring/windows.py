@@ -12,7 +12,7 @@ import numpy as np
 from ..energy import Energy, Scope, unavailable
 from ..errors import DeviceError, LinkError, UsageError
 from . import uncertainty
-from .sensors import seen_s
+from .sensors import Timing, seen_s
 from .separation import separate
 from .uncertainty import TOGETHER, Budget, Facts, K
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 IDLE_PHASE = 0
 LEAST_SAMPLES = 20  #: in the runs of a window together
+LEAST_INSIDE = 10  #: differences of samples that have seen no edge, which tell how the power moves inside the runs
 LEAST_STEPS = 20  #: of the current above rest, summed over those samples
 IDLE_SAMPLES = 60  #: of a rest, at least
 BLOCK_S = 0.5  #: of replays between two rests, about
@@ -70,7 +71,7 @@ class Reading:
     @property
     def own_j(self) -> float:
         """Standard uncertainty of it all without these: what this window has of its own."""
-        return math.hypot(*(math.hypot(one.edge, one.quantisation, one.noise) for _, one in self.budgets))
+        return math.hypot(*(total.own for _, total in self.budgets))
 
     def as_dict(self) -> dict[str, object]:
         """A row of `phases` in `--json`."""
@@ -95,6 +96,31 @@ class Reading:
 def none(name: str, why: str, scope: Scope) -> Reading:
     """Of what could not be measured."""
     return Reading(name, unavailable(scope), unavailable(scope), unresolved=why)
+
+
+def inside(records: np.ndarray, groups: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """The currents of one rail's samples that follow one another and have seen nothing but work, in phases of one of
+    the groups; run by run."""
+    found = []
+    for group in groups:
+        works = np.isin(records["phase"], group)
+        # a sample may have begun two stamps before its own
+        whole = np.concatenate([np.zeros(2, bool), works[2:] & works[1:-1] & works[:-2]])[: len(works)]
+        borders = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]]).astype(int)))
+        pairs = zip(borders[::2], borders[1::2], strict=True)
+        found += [records["current"][first:end].astype(float) for first, end in pairs]
+    return found
+
+
+def unsteady(timing: Timing, runs: Sequence[np.ndarray], noise: float) -> float:
+    """As of `uncertainty.unsteady`, of samples run by run, in their unit. Where runs are too short for second
+    differences all is taken for noise; where they are too short for any, nothing is known."""
+    squares = [np.concatenate([np.diff(run, order) for run in runs] or [np.zeros(0)]) ** 2 for order in (1, 2)]
+    if len(squares[0]) < LEAST_INSIDE:
+        return 0.0
+    first = float(np.mean(squares[0]))
+    second = float(np.mean(squares[1])) if len(squares[1]) >= LEAST_INSIDE else 3 * first
+    return uncertainty.unsteady(timing, first, second, noise)
 
 
 @dataclass
@@ -159,6 +185,7 @@ class Window:
             self._rng = np.random.default_rng(self.seed)
             self.monitor.clear()  # so that sums have all their bits before them
             self._codes: list[np.ndarray] = []
+            self._worked: list[np.ndarray] = []
             self._begin_s = self.monitor.clock()
             self._idle(IDLE_SAMPLES * self.monitor.sample_s)
             self._longest_s = self.monitor.longest_s
@@ -238,6 +265,7 @@ class Window:
         block = self._block(self._first, self._runs)
         self._blocks.append(block)
         self.records = self.monitor.records()
+        self._worked.append(self.records)
         self._open = False
         window_s = block.sums.stamp / self.monitor.port.clock_hz
         self._idle(max(IDLE_SAMPLES * self.monitor.sample_s, min(window_s, BLOCK_S)))
@@ -283,7 +311,7 @@ class Window:
             return False
         if reading.dynamic.uncertainty_j <= self.relative * reading.dynamic.total_j:
             return True
-        random = math.hypot(*(math.hypot(above.edge, above.noise) for above, _ in reading.budgets))
+        random = math.hypot(*(above.random for above, _ in reading.budgets))
         return random < SHARE * math.hypot(*(above.systematic for above, _ in reading.budgets))
 
     # what it says
@@ -367,6 +395,7 @@ class Window:
             voltage_codes=self._deviation(rail, "voltage"),
             edge_s=uncertainty.edge(monitor.timings[rail], monitor.poll_s, len(monitor.rails) == 1),
             steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s),
+            unsteady=self._unsteady(rail) * descriptor.amps_per_code * volts,
         )
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
         return dynamic, dynamic + rest_watts * run_s, self._scattered(pair, above, sums), facts
@@ -491,6 +520,13 @@ class Window:
         count = sum(len(part) - 1 for part in parts)
         return math.sqrt(sum(float(part @ part) for part in parts) / count) if count else 1.0
 
+    def _unsteady(self, rail: int) -> float:
+        """As in `Facts`, in codes of the current, by the samples inside runs."""
+        groups = self._groups or [range(1, 8)]
+        runs = [part for records in self._worked for part in inside(records[records["rail"] == rail], groups)]
+        noise = self._deviation(rail, "current") ** 2
+        return unsteady(self.monitor.timings[rail], runs, noise)
+
     def _scattered(self, pair: tuple[Budget, Budget], above: np.ndarray, sums: list["Sums"]) -> tuple[Budget, Budget]:
         """With what the blocks scatter as their noise, where that is far more than it should: another load beside."""
         runs = np.array([block.runs for block in self._blocks])
@@ -499,6 +535,6 @@ class Window:
         each = above / runs
         mean = above.sum() / runs.sum()
         scatter = math.sqrt(float(runs @ (each - mean) ** 2) / (len(above) - 1) / runs.sum())
-        if scatter <= SPREAD * math.hypot(pair[0].edge, pair[0].noise, pair[0].quantisation):
+        if scatter <= SPREAD * pair[0].own:
             return pair
-        return tuple(Budget(one.gain, one.offset, one.edge, one.quantisation, scatter) for one in pair)
+        return tuple(replace(one, activity=0.0, noise=scatter) for one in pair)

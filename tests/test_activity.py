@@ -1,0 +1,130 @@
+"""Activity recorded from the whole device, and what sampling makes of it."""
+
+import itertools
+
+import bitfirst
+import numpy as np
+import pytest
+from bitfirst.errors import UsageError
+from bitfirst.measuring import activity, coverage, recording, sensors, uncertainty
+from bitfirst.measuring.activity import Activity, Segment
+from bitfirst_hdl.contract.packets import Phase
+
+TURN = sensors.Timing(0, 0, 0, shunt_s=4e-3, bus_s=1e-3, turns=1)
+TURNS = sensors.Timing(0, 0, 0, shunt_s=0.8e-3, bus_s=0.2e-3, turns=5)
+
+
+@pytest.fixture(scope="module")
+def recorded() -> tuple[Activity, ...]:
+    return recording.record()
+
+
+def test_steps_of_training_are_recorded_phase_by_phase(recorded):
+    by_name = {one.name: one for one in recorded}
+    assert set(by_name) >= {"step", "forward", "input gradient", "weight gradient"}
+    assert all(one.above.mean() == pytest.approx(1) and one.above.min() >= 0 for one in recorded)
+    parts = sum(len(one.above) for name, one in by_name.items() if name != "step")
+    assert 1000 < len(by_name["step"].above) - activity.LEAST_SPANS <= parts <= len(by_name["step"].above)
+    assert by_name["forward"].above.std() > 0.2  # it moves
+
+
+def test_what_is_recorded_is_what_the_device_took():
+    with bitfirst.open("rtl:power?sensor=ina226") as device:
+        transport = device.transport
+        device.mark(Phase.FORWARD)
+        before = transport.joules()
+        transport.record()
+        transport.advance(100_000)
+        device.mark(Phase.UPDATE)
+        transport.advance(50_000)
+        after = transport.joules()
+        span_cycles, watts, phases = transport.recorded()
+    joules = np.array(after) - before
+    found = [watts[phases == phase].sum() * span_cycles / (device.config.clock_khz * 1e3) for phase in range(8)]
+    edge_j = 2 * span_cycles * watts.max() / (device.config.clock_khz * 1e3)
+    assert found == pytest.approx(list(joules), abs=edge_j)
+    assert joules[Phase.FORWARD] > 100 * edge_j < joules[Phase.UPDATE]
+
+
+def test_no_other_device_is_recorded():
+    with pytest.raises(UsageError, match="on a simulated device with a supply, such as"):
+        recording.record("model")
+    with pytest.raises(UsageError, match="on a simulated device with a supply, such as"):
+        recording.record("rtl:tiny")
+
+
+def test_a_run_goes_round_and_is_cut():
+    one = Activity("made up", 10, np.array([0.5, 1.5, 1.0]))
+    run = one.run(1, 35, 1.0, 2.0)
+    assert run == [Segment(cycles, None, (watts,)) for cycles, watts in ((10, 4.0), (10, 3.0), (10, 2.0), (5, 4.0))]
+    assert activity.joules(run, 1e3) == pytest.approx(0.11) and one.peak == 1.5
+
+
+def error_j(timing: sensors.Timing, watts: np.ndarray, step_s: float) -> float:
+    """Of all the watts' joules by samples that never see them while the volts are converted, by brute force."""
+    shunt, turn = round(timing.shunt_s / step_s), round((timing.shunt_s + timing.bus_s) / step_s)
+    turns = watts[:, : watts.shape[1] // turn * turn].reshape(len(watts), -1, turn)
+    return float(np.std((turns[..., :shunt].mean(axis=2) - turns.mean(axis=2)).sum(axis=1) * turn * step_s))
+
+
+@pytest.mark.parametrize("timing", [TURN, TURNS])
+@pytest.mark.parametrize("kind", ["noise", "walk", "both"])
+def test_power_that_moves_unseen_is_as_derived(timing, kind):
+    """Runs of 1 s; of noise that is white far below the turn, and of a random walk."""
+    rng, step_s, runs = np.random.default_rng(0), 0.1e-3, 600
+    noise, steps = rng.standard_normal((2, runs, 10_000))
+    watts = {"noise": 0.3 * noise, "walk": 0.02 * np.cumsum(steps, axis=1)}
+    watts["both"] = watts["noise"] + watts["walk"]
+    sample = round(timing.sample_s / step_s)
+    turn, shunt = sample // timing.turns, round(timing.shunt_s / step_s)
+    seen = watts[kind].reshape(runs, -1, timing.turns, turn)[..., :shunt].mean(axis=(2, 3))
+    first, second = (float(np.mean(np.diff(seen, order) ** 2)) for order in (1, 2))
+    derived, found = uncertainty.unsteady(timing, first, second, 0.0), error_j(timing, watts[kind], step_s)
+    assert derived == pytest.approx(found, rel=0.06)
+    white = uncertainty.unsteady(timing, first, 3 * first, 0.0)  # a walk that is taken for noise
+    assert (white > 1.4 * found) == (kind != "noise")
+    assert uncertainty.unsteady(timing, first, second, first) <= derived
+
+
+def test_noise_of_the_sensor_is_no_activity():
+    assert uncertainty.unsteady(TURN, 2 * 0.01, 6 * 0.01, 0.01) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("timing", [TURN, TURNS])
+def test_sampling_errs_by_the_edges_of_a_steady_run(timing):
+    """The scatter that is tried and the one that is derived, of edges that have nothing to do with each other."""
+    run = [Segment(40_000, None, (3.0,))]
+    tried = coverage.Samples.of(timing, run, 1e6, 1.0)
+    assert tried.error_j(0.0) == pytest.approx(2.0 * (2 * timing.gap_s**2 / 12) ** 0.5, rel=0.03)
+    assert tried.unsteady == pytest.approx(0.0, abs=1e-6)
+    assert tried.error_j(timing.sample_s) > 1.2 * tried.error_j(0.0)
+
+
+def moving(seed: int) -> Activity:
+    """A made-up activity that is another one each quarter of a millisecond, at 5 MHz."""
+    return Activity("made up", 1250, np.random.default_rng(seed).choice([0.3, 1.7], 997))
+
+
+def test_intervals_of_power_that_moves(monkeypatch):
+    """They hold because its movement is in the budget."""
+    from test_coverage import bed
+
+    def held() -> float:
+        tested = coverage.test_windows("ina226", bed, [moving(0)], 16, seed=4, longest_s=0.2)
+        return coverage.summary(tested)["held"]
+
+    assert held() >= coverage.HELD
+    monkeypatch.setattr(uncertainty, "unsteady", lambda *_: 0.0)
+    assert held() < coverage.HELD - 0.1
+
+
+def test_samples_inside_runs():
+    """Those that may have seen rest, or another phase, are left out."""
+    from bitfirst.measuring.windows import inside
+
+    phases = np.array([0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 1, 1, 0])
+    records = np.zeros(len(phases), [("phase", int), ("current", np.int64)])
+    records["phase"], records["current"] = phases, np.arange(len(phases))
+    assert [list(run) for run in inside(records, [[1, 2]])] == [[3, 4, 5, 6, 7, 8]]
+    assert [list(run) for run in inside(records, [[1], [2]])] == [[3, 4], [7, 8]]
+    assert list(itertools.chain(*inside(records, [[3]]))) == []
