@@ -27,9 +27,9 @@ def _is_read_of_sums(payload: np.ndarray) -> bool:
 class EmulatedDevice:
     """Bytes in, bytes out. `step` executes one command or sends READ data that is ready."""
 
-    def __init__(self, config: ArrayConfig, link_bytes: int = 1) -> None:
+    def __init__(self, config: ArrayConfig, link_bytes: int = 1, fingerprint: int = 0) -> None:
         self.config = config
-        self.golden = GoldenDevice(config)
+        self.golden = GoldenDevice(config, fingerprint)
         self.link_bytes = link_bytes
         self.opcodes: list[int] = []  # of the commands executed
         self.output = bytearray()

@@ -160,7 +160,7 @@ def test_the_device_answers() -> None:
     first = board._simulator.cycles
     fields = {"space": packets.Space.REGISTERS, "first": 0, "count": registers.IDENTITY_WORDS}
     block = link.call(Command(packets.Opcode.READ, fields))
-    assert codec.decode(registers.Identity, block) == TINY.identity(verilog.fingerprint(TINY))
+    assert codec.decode(registers.Identity, block) == TINY.identity(verilog.fingerprint(TINY) | registers.SIMULATED)
     counted = [link.call(Command(packets.Opcode.COUNTERS))[registers.COUNTER_INDEX["cycles"]] for _ in range(2)]
     assert 0 < counted[0] < counted[1] <= board._simulator.cycles
     assert first < board._simulator.cycles < first + 1000

@@ -17,7 +17,7 @@ from bitfirst.transports import RtlTransport
 from bitfirst_hdl.config import CONFIGS, MAX_BITS, ArrayConfig
 from bitfirst_hdl.contract import codec, packets
 from bitfirst_hdl.contract.packets import COMMANDS, Opcode, Phase, Space, Status
-from bitfirst_hdl.contract.registers import COUNTER_INDEX, EXECUTION_COUNTERS, IDENTITY_WORDS
+from bitfirst_hdl.contract.registers import COUNTER_INDEX, EXECUTION_COUNTERS, IDENTITY_WORDS, SIMULATED
 from bitfirst_hdl.verilog import fingerprint
 from bitfirst_sim.simulator import Schedule, Simulator
 
@@ -183,7 +183,7 @@ class Pipeline:
 
     def __init__(self, simulator: Simulator, config: ArrayConfig, rng: random.Random, sequence: int) -> None:
         self.simulator, self.config, self.rng = simulator, config, rng
-        self.golden = GoldenDevice(config, fingerprint(config))
+        self.golden = GoldenDevice(config, fingerprint(config) | SIMULATED)
         self.decoder = FrameDecoder()
         self.sequence = sequence
         self.restart = True
@@ -320,7 +320,7 @@ def _as_command(payload: np.ndarray) -> Command:
 def stress_link(seed: int, commands: int, schedule: Schedule | None = None) -> Counter:
     """The same through `Link`: refusals are raised in between, restarts come while work is under way."""
     rng, config, seen = random.Random(seed), CONFIGS["tiny"], Counter()
-    golden = GoldenDevice(config, fingerprint(config))
+    golden = GoldenDevice(config, fingerprint(config) | SIMULATED)
     source = Commands(golden, rng)
     link = Link(ScheduledTransport(config, schedule))
     requests: list[tuple] = []

@@ -39,7 +39,7 @@ fit, which packing alone tells before anything is placed, where routing finds no
 say by how much, and what would help. `--clock-khz` sets another clock, `--seed` another placement. No bitstream has
 been loaded into a board yet.
 
-The folder's `build.json` tells what is in it. The fingerprint, 64 bits of SHA-256 over sources, configuration, board
+The folder's `build.json` tells what is in it. The fingerprint, 63 bits of SHA-256 over sources, configuration, board
 and versions of the tools, is burnt into the device: `bitfirst info` reads it back, and says for which board these
 sources would build the same. The same inputs give the same bitstream, byte by byte. A finished build of the same is
 taken as it is; an older one, and one that was interrupted, is made anew; only one build at a time works in a folder.

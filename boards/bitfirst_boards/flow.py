@@ -13,6 +13,7 @@ from typing import Any
 from amaranth.hdl import Elaboratable
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import ArrayConfig, ConfigError
+from bitfirst_hdl.contract.registers import fingerprint_of
 
 from . import folder, toolchains, vivado
 from .catalogue import BOARDS, Board
@@ -83,7 +84,7 @@ def _network(board: Board) -> Network | None:
 
 
 def fingerprint(board: Board, config: ArrayConfig, tools: dict[str, str]) -> int:
-    """64 bits that change with board, link, addresses, configuration, the sources of it all, or a version of a tool."""
+    """63 bits that change with board, link, addresses, configuration, the sources of it all, or a version of a tool."""
     parts = {
         "device": f"{verilog.fingerprint(config):016x}",
         "board": board.name,
@@ -94,7 +95,7 @@ def fingerprint(board: Board, config: ArrayConfig, tools: dict[str, str]) -> int
     if (addresses := _network(board)) is not None:
         parts["network"] = asdict(addresses)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    return int.from_bytes(digest.digest()[:8], "little")
+    return fingerprint_of(digest.digest())
 
 
 def identify(config: ArrayConfig, found: int, address: str | None = None) -> str | None:

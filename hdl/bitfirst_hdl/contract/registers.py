@@ -26,10 +26,21 @@ class Identity(data.Struct):
     clock_khz: 32
     store_words: 32
     watchdog_cycles: 32  # of the feature "trace"
-    fingerprint: 64
+    fingerprint: 64  # of a build; bit 63 is set in simulations, and 0 is nobody's
 
 
 IDENTITY_WORDS = 6
+SIMULATED = 1 << 63  #: this bit of a fingerprint
+
+
+def fingerprint_of(digest: bytes) -> int:
+    """Of a build, by a digest of all that it is made of."""
+    return int.from_bytes(digest[:8], "little") % SIMULATED
+
+
+def is_built(fingerprint: int) -> bool:
+    """Whether a build for hardware made the device: no simulation, and not one without a fingerprint."""
+    return 0 < fingerprint < SIMULATED
 
 
 @dataclass(frozen=True)

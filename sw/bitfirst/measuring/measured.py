@@ -18,6 +18,7 @@ from ..device import Device
 from ..energy import Energy, Provenance, Scope, unavailable
 from ..errors import DeviceError, UsageError
 from . import shown
+from .board_port import BoardPort
 from .calibration import Calibration
 from .monitor import Absent, Monitor
 from .sensors import Rail
@@ -47,6 +48,7 @@ class Measuring:
     relative  the uncertainty (k = 2) of a step's energy above rest, relative, that steps go on for
     limit_s   seconds of the device after which no further steps begin
     target    validation accuracy, of which the joules until then are told; None for none
+    say       for a line about a device on a link whose figures are no measured ones
 
     Raises `UsageError` for what cannot be.
     """
@@ -57,6 +59,7 @@ class Measuring:
     relative: float = 0.01
     limit_s: float = 20.0
     target: float | None = None
+    say: Callable[[str], None] = lambda line: None
 
     def __post_init__(self) -> None:
         if not 0 < self.relative < 1:
@@ -69,6 +72,9 @@ class Measuring:
     def monitor(self, device: Device) -> Monitor:
         """Of an open device. Raises as `Monitor`."""
         rails = self.rails(device) if callable(self.rails) else self.rails
+        why = BoardPort(device).simulated
+        if why is not None:
+            self.say(why)
         return Monitor.of(device, rails, sample_s=self.sample_s, calibrations=self.calibrations)
 
 
