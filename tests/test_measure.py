@@ -7,7 +7,7 @@ import bitfirst
 import numpy as np
 import pytest
 import torch
-from bitfirst import energy_model, training
+from bitfirst import cli, energy_model, report, training
 from bitfirst.energy import Energy
 from bitfirst.energy_fit import fit
 from bitfirst.errors import UsageError
@@ -52,9 +52,9 @@ def test_a_training_is_measured_and_is_the_same_training(board, tmp_path, method
     chosen = options(board.url, tmp_path, method=method)
     measuring = Measuring((RAIL,), relative=0.05, limit_s=1.0, target=0.01)
     result = training.train_and_compare(chosen, board, measuring=measuring)
-    found, energy = result["measured"], result["energy"]
+    found, energy = result["sensed"], result["energy"]
     assert energy["provenance"] == "simulated" and energy["scope"] == "board" and not energy["extrapolated"]
-    epochs = [row["measured"] for row in result["history"]]
+    epochs = [row["sensed"] for row in result["history"]]
     assert energy["total_j"] == pytest.approx(sum(row["energy_j"] for row in epochs))
     assert 0 < energy["uncertainty_j"] < 0.05 * energy["total_j"]
     steps = result["history"][-1]["steps"]
@@ -67,7 +67,38 @@ def test_a_training_is_measured_and_is_the_same_training(board, tmp_path, method
     assert "simulated" in page and "measured)" not in page and (tmp_path / "watts.png").stat().st_size > 10_000
     with bitfirst.open(f"model:{board.url.removeprefix('rtl:').partition('?')[0]}") as model:
         plain = training.train_and_compare(replace(chosen, device=model.url, out=tmp_path / "plain"), model)
-    assert plain["weights_sha256"] == result["weights_sha256"] and "measured" not in plain
+    assert plain["weights_sha256"] == result["weights_sha256"] and "sensed" not in plain
+
+
+def says_measured(*texts):
+    return ["measured" in text.lower() for text in texts]
+
+
+def test_rtl_says_simulated_and_nothing_else(url, tmp_path, monkeypatch, capsys):
+    """Whatever a run and a report on it print and write. The control: the same of figures that are of a board."""
+    train = training.train_and_compare
+    monkeypatch.setattr(training, "train_and_compare", lambda told, **how: train(replace(told, eval_images=20), **how))
+    monkeypatch.chdir(tmp_path)
+    few = ["--train-images", "24", "--batch", "8", "--epochs", "1", "--relative", "0.05", "--limit-s", "1"]
+    assert cli.run(["measure", "--device", url, *few, "--target", "0.01"]) == 0
+    said, out = capsys.readouterr(), tmp_path / "runs" / "sensed"
+    assert not any(says_measured(said.out, said.err)) and "simulated" in said.out
+    kept = (out / "result.json").read_text()
+    written = {name: (out / name).read_text() for name in ("report.html", "result.json")}
+    assert not any(says_measured(*written.values())) and all("simulated" in text for text in written.values())
+
+    def reported(*options):
+        assert cli.run(["report", str(out), "--target", "0.01", *options]) == 0
+        pages = [(out / name).read_text() for name in ("comparison.html", "tables.md", "runs.csv")]
+        return [*capsys.readouterr(), *pages]
+
+    for told in reported(), reported("--json"):
+        assert not any(says_measured(*told)) and "simulated" in told[0]
+    (out / "result.json").write_text(kept.replace('"simulated"', '"measured"'))
+    for told in reported(), reported("--json"):
+        assert says_measured(told[0], *told[2:]) == [True] * 4  # on standard error is progress
+    report.write(json.loads(kept.replace('"simulated"', '"measured"')), out)
+    assert says_measured((out / "report.html").read_text()) == [True]
 
 
 def work(board):
@@ -158,7 +189,7 @@ def test_sensors_of_a_part_of_the_board_say_so():
     assert reading.total.scope == reading.dynamic.scope == "rails" and reading.total.total_j > 0
     port.stop()
     _, silent = measured.whole(monitor, "epoch 2", work)
-    history = [{"measured": one.as_dict()} for one in (reading, silent)]
+    history = [{"sensed": one.as_dict()} for one in (reading, silent)]
     history.append({})  # trained without measuring
     total = measured.added([measured.epoch_energy(one) for one in history])
     assert (total.total_j, total.scope) == (None, "rails")
@@ -190,7 +221,7 @@ def row(epoch: int, joules: float | None, accuracy: float, steps: int) -> dict:
     told |= {"extrapolated": False}
     if joules is None:
         told |= {"uncertainty_j": None, "provenance": "unavailable"}
-    return {"epoch": epoch, "measured": told, "validation_accuracy": accuracy, "steps": steps}
+    return {"epoch": epoch, "sensed": told, "validation_accuracy": accuracy, "steps": steps}
 
 
 def test_joules_to_a_target_and_of_the_parts():

@@ -46,7 +46,7 @@ def trained(port, rails, calibrations=(), lengths=EPOCHS, between=0.4):
     rows = []
     for length in lengths:
         _, reading = measured.whole(monitor, "epoch", partial(work, length))
-        rows.append({"epoch": len(rows) + 1, "measured": reading.as_dict()})
+        rows.append({"epoch": len(rows) + 1, "sensed": reading.as_dict()})
         port.run(between, *[1.2] * len(rails))
     return rows
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_merged_is_told(history):
     for bad, words in ({"error": 1}, "meter_error = 1"), ({"offset_s": float("nan")}, "meter_offset_s = nan"):
         with pytest.raises(UsageError, match=words):
             merging.merged(rows, logged, **bad)
-    for nothing in [{"epoch": 1}], [{"epoch": 1, "measured": None}], [{"epoch": 1, "measured": {"spans": [[1, 1, 0]]}}]:
+    for nothing in [{"epoch": 1}], [{"epoch": 1, "sensed": None}], [{"epoch": 1, "sensed": {"spans": [[1, 1, 0]]}}]:
         with pytest.raises(UsageError, match="no epoch has a figure"):
             merging.merged(nothing, logged)
     with pytest.raises(UsageError, match="opened anew"):
@@ -189,7 +189,7 @@ def made(rng, lengths):
         begin_s, watts = now + 0.3, rng.uniform(1.5, 4)
         told = {"spans": [[begin_s, begin_s + length, watts * length]], "provenance": "simulated", "scope": "board"}
         told["rests"] = [[now, begin_s, 0.39], [begin_s + length, begin_s + length + 0.3, 0.39]]
-        rows.append({"epoch": number + 1, "measured": told | {"energy_j": 1.0, "uncertainty_j": 0.01}})
+        rows.append({"epoch": number + 1, "sensed": told | {"energy_j": 1.0, "uncertainty_j": 0.01}})
         pieces += [(0.3, 1.3), (length, watts), (0.3, 1.3), (rng.uniform(0.2, 3), rng.uniform(1.3, 4))]
         now = sum(seconds for seconds, _ in pieces)
     pieces.append((5.0, 1.3))

@@ -1029,7 +1029,8 @@ def report(
         float | None, typer.Option(help="Grams of CO2 a kWh of your grid: CO2 by the modelled energy.")
     ] = None,
     meter: Annotated[
-        Path | None, typer.Option(help="CSV of a power meter's log of one measured training, merged by time.")
+        Path | None,
+        typer.Option(help="CSV of a power meter's log of a training of bitfirst measure, merged by time."),
     ] = None,
     meter_time: Annotated[str | None, typer.Option(help="Its column of time, if the heading does not say so.")] = None,
     meter_power: Annotated[str | None, typer.Option(help="Likewise of power.")] = None,
@@ -1060,7 +1061,7 @@ def report(
 
     def show(result: Result) -> Group:
         tables = [_compared(one) for one in result["studies"]]
-        parts = [_sensed(one) for one in result.get("measured", ())]
+        parts = [_sensed(one) for one in result.get("sensed", ())]
         parts += [part for one in result.get("energy", {}).get("studies", ()) for part in _energies(one, result)]
         parts += [_targets(result["targets"])] if "targets" in result else []
         parts += [_metered(result["meter"])] if "meter" in result else []
@@ -1125,7 +1126,7 @@ def measure(
     windows: Annotated[
         int | None, typer.Option(min=1, help="So many: of --coverage for each sensor (200), of --fit (24).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory for result and report; runs/measured.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for result and report; runs/sensed.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -1168,7 +1169,7 @@ def measure(
             batch=batch,
             lr=lr,
             method="+".join(method),
-            out=out or Path("runs", "measured"),
+            out=out or Path("runs", "sensed"),
             resume=resume,
         )
         return training.train_and_compare(options, console=Console(stderr=True), measuring=measuring)

@@ -18,6 +18,7 @@ from .energy import Scope, co2_g
 from .energy_model import EnergyModel
 from .errors import UsageError
 from .measuring import merging
+from .measuring.measured import as_now
 from .measuring.meter import read_csv
 from .report import STYLE, save
 
@@ -79,7 +80,7 @@ def write(
 
     Returns {"page", "csv", "plots", "studies": as of `grids.summary`, runs with `COLUMNS`}, with a target "targets",
     with a folder "tensorboard", with a meter "meter": as of `merging.Merged.as_dict`, with trainings that sensors told
-    of "measured": as of `comparison_measured.table`, with a model "energy": its "name", "origin", "about", and
+    of "sensed": as of `comparison_measured.table`, with a model "energy": its "name", "origin", "about", and
     "studies" as of `comparison_energy.table`, of those that have a figure. Raises `UsageError` for what holds no runs,
     before anything is written.
     """
@@ -97,7 +98,7 @@ def write(
     energies, sensed = [], comparison_measured.add(rows)
     measured = comparison_measured.table(sensed, target)
     if sensed:
-        found["measured"] = measured
+        found["sensed"] = measured
     if model is not None:
         comparison_energy.add(rows, model, g_per_kwh)
         tables = (comparison_energy.table(one, model, g_per_kwh) for one in summaries)
@@ -216,6 +217,7 @@ def _training(file: Path) -> dict[str, Any]:
     """The result of `bitfirst train` as a study would have it."""
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
+        as_now(result["history"], result)
         told, last = result["options"], result["history"][-1]
         method = told.get("method", grids.REFERENCE)
         title, data = (result["task"][key] for key in ("title", "data"))
@@ -244,7 +246,7 @@ def _option(value: Any) -> str:
 OF_ITS_DATA = ("train_images", "eval_images", "augment")
 OF_ITS_METHOD = ("lr", "momentum", "bits", "lr_signs", "beta", "tau", "predictor", "init")
 OF_A_TRAINING = ("device", "wall_s", "history", "weights_sha256", "layers", "blocks", "routing", "signs", "config")
-OF_A_TRAINING += ("measured",)
+OF_A_TRAINING += ("sensed",)
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -21,7 +21,7 @@ def add(rows: list[Row]) -> list[Row]:
     """Gives runs with a figure of sensors `COLUMNS`; returns these."""
     found = []
     for row in rows:
-        told = row.get("measured")
+        told = row.get("sensed")
         if told is None or told["training"]["energy"]["total_j"] is None:
             continue
         energy = told["training"]["energy"]
@@ -46,12 +46,12 @@ def _scope(row: Row) -> str:
     """With the supplies where it is not the whole board: those of other ones are not alike."""
     if row["sensor_scope"] != Scope.RAILS:
         return row["sensor_scope"]
-    return f"{Scope.RAILS} ({', '.join(sorted(sensor['name'] for sensor in row['measured']['sensors']))})"
+    return f"{Scope.RAILS} ({', '.join(sorted(sensor['name'] for sensor in row['sensed']['sensors']))})"
 
 
 def cells(row: Row, group: list[Row], target: float | None) -> list[str]:
     """For `HEAD`."""
-    training = row["measured"]["training"]
+    training = row["sensed"]["training"]
     means = (_figure(training[f"{name}_j"], training[f"{name}_uncertainty_j"], row) for name in ("step", "sample"))
     total = _figure(row["sensor_j"], row["sensor_uncertainty_j"], row)
     return [row["variant"], row["device"], str(row["seed"]), total, *means, _until(row, target), _ratio(row, group)]

@@ -54,7 +54,7 @@ def write(result: dict[str, Any], out: Path) -> Path:
         figures = {"accuracy": accuracy_figure(result)}
         if result["phases"]:
             figures |= {"cycles": cycles_figure(result), "layers": layers_figure(result)}
-        if "measured" in result:
+        if "sensed" in result:
             figures |= measured_figures(result)
         if "signs" in result:
             figures["signs"] = signs_figure(result["signs"]["rows"])
@@ -75,7 +75,7 @@ def write(result: dict[str, Any], out: Path) -> Path:
         energy=energy_line(result["energy"]),
         energy_model=result.get("energy_model"),
         energy_parts=energy_parts(result["energy_model"]) if "energy_model" in result else [],
-        measured=measured_of(result) if "measured" in result else None,
+        measured=measured_of(result) if "sensed" in result else None,
         settings=settings(result),
     )
     path = out / "report.html"
@@ -178,10 +178,10 @@ def layers_figure(result: dict[str, Any]) -> Figure:
 
 def measured_figures(result: dict[str, Any]) -> dict[str, Figure]:
     """Watts over time of a step, its phases marked; validation accuracy over the joules of the epochs so far."""
-    trace, found = result["measured"]["trace"], {}
+    trace, found = result["sensed"]["trace"], {}
     if trace["rails"]:
         traces = {name: Trace(one["seconds"], one["watts"]) for name, one in trace["rails"].items()}
-        found["watts"] = shown.figure(traces, trace["phases"], result["measured"]["step"]["provenance"])
+        found["watts"] = shown.figure(traces, trace["phases"], result["sensed"]["step"]["provenance"])
     if result["energy"]["total_j"] is not None:
         found["joules"] = joules_figure(result)
     return found
@@ -192,7 +192,7 @@ def joules_figure(result: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(9, 3.2))
     axes = figure.subplots()
     percent = [100 * row["validation_accuracy"] for row in result["history"]]
-    rows = [row["measured"] for row in result["history"]]
+    rows = [row["sensed"] for row in result["history"]]
     kinds = ("all", "energy_j", "uncertainty_j", DEVICE), ("above rest", "dynamic_j", "dynamic_uncertainty_j", FP32)
     for name, joules, uncertainty, colour in kinds:
         sums, errors = (list(accumulate(row[key] for row in rows)) for key in (joules, uncertainty))
@@ -366,7 +366,7 @@ def energy_line(energy: dict[str, Any]) -> str:
 
 def measured_of(result: dict[str, Any]) -> dict[str, Any]:
     """Tables: of the training, of a step's phases; what is said below them."""
-    found = result["measured"]
+    found = result["sensed"]
     reasons = dict.fromkeys(filter(None, [found["unavailable"], *shown.unresolved(result)]))
     return {
         "training": shown.training_rows(found),

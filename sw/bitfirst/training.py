@@ -326,7 +326,7 @@ def fit(
     A row of its history has, beside loss and accuracies: "wall_s" of the epoch; so far, "steps" that were trained, the
     device's "cycles" and "bit_macs", and without those of evaluation "training_bit_macs" and "training_counters" (of a
     device that counts: added up over the phases, and MACs in float32 on the host); what `observed.grown` says of
-    blocks; and with a monitor what the epoch's steps took, "measured".
+    blocks; and with a monitor what the epoch's steps took, "sensed".
     """
     per_epoch = len(splits.train) // options.batch
     if not per_epoch:
@@ -398,7 +398,7 @@ def finished(run: Run, splits: data.Splits, options: TrainOptions) -> nn.Module:
         for name, count in _counted(run).items():
             counted[name] = counted.get(name, 0) + count - before.get(name, 0)
     if told:
-        last["measured"] = measured.joined(last.get("measured"), told["measured"])
+        last["sensed"] = measured.joined(last.get("sensed"), told["sensed"])
     return net
 
 
@@ -414,7 +414,7 @@ def _measured(run: Run, work: Callable[[Window | None], Any]) -> tuple[Any, dict
     if run.monitor is None:
         return work(None), {}
     found, reading = measured.whole(run.monitor, f"epoch {run.epoch + 1}", work)
-    return found, {"measured": reading.as_dict()}
+    return found, {"sensed": reading.as_dict()}
 
 
 def epoch_batches(
@@ -570,6 +570,7 @@ def restore(run: Run, options: TrainOptions) -> None:
         if place_of(run.net).type == "cuda" and "random_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random_cuda"], place_of(run.net))
         run.epoch, run.history, run.meter.earlier = state["epoch"], state["history"], state["counters"]
+        measured.as_now(run.history)
         if run.journal is not None:
             run.journal.restore(state["journal"])
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
@@ -748,7 +749,7 @@ def train_and_compare(
     measuring: measured.Measuring | None = None,
 ) -> dict[str, Any]:
     """Trains on `options.device` (or on `device`, which stays open) and in fp32; writes checkpoint, result and report.
-    With `measuring` joules are measured: the result has "measured", too.
+    With `measuring` joules are measured: the result has "sensed", too.
 
     Returns the object that `bitfirst train --json` prints. Progress goes to `console`, standard error by default.
     Raises `UsageError` for bad options, data that cannot be read, and divergence, `LinkError` when the device dies (the
@@ -789,7 +790,7 @@ def train_and_compare(
             with host_settings(options.threads), status, saying_what_is_kept(comparison.run, options):
                 steps = measured_steps(comparison.run, splits, options, measuring)
             told = measured.summary(monitor, comparison.run.history, steps, options.batch, measuring.target)
-            result["measured"], result["energy"] = told, told["training"]["energy"]
+            result["sensed"], result["energy"] = told, told["training"]["energy"]
     finally:
         if device is None:
             board.close()

@@ -215,9 +215,9 @@ def _on(
 
 # what a training took
 def summary(monitor: Monitor, history: Sequence[dict[str, Any]], found: Steps, batch: int, target: float | None) -> Any:
-    """`measured` of the result of a training.
+    """`sensed` of the result of a training.
 
-    history  rows with "measured", `Reading.as_dict` of the epoch, and "steps" so far
+    history  rows with "sensed", `Reading.as_dict` of the epoch, and "steps" so far
     batch    samples in a step
     target   validation accuracy, of which the joules until then are told; None for none
     """
@@ -248,9 +248,16 @@ def summary(monitor: Monitor, history: Sequence[dict[str, Any]], found: Steps, b
     }
 
 
+def as_now(history: list[dict[str, Any]], *results: dict[str, Any]) -> None:
+    """Of files that earlier versions wrote, which had "measured" for "sensed", simulated or not: changes them."""
+    for one in (*history, *results):
+        if "measured" in one:
+            one["sensed"] = one.pop("measured")
+
+
 def epoch_energy(row: dict[str, Any]) -> Energy:
     """Of an epoch in a history."""
-    told = row.get("measured")
+    told = row.get("sensed")
     if told is None:
         return unavailable(Scope.BOARD)
     if told["energy_j"] is None:

@@ -88,7 +88,7 @@ def epochs(history: Sequence[dict[str, Any]]) -> tuple[Epoch, ...]:
     a simulated board do that was opened anew."""
     found = []
     for row in history:
-        told = row.get("measured") or {}
+        told = row.get("sensed") or {}
         spans, rests = (tuple(map(tuple, told.get(name, ()))) for name in ("spans", "rests"))
         seconds = [end_s - begin_s for begin_s, end_s, _ in (*spans, *rests)]
         if not (spans and told.get("energy_j") and min(seconds) > 0):
@@ -181,9 +181,7 @@ class _Readings:
         watts = log.watts[(log.seconds >= first_s - period_s) & (log.seconds <= last_s + period_s)]
         values = np.unique(watts)
         if len(watts) < 2:
-            raise UsageError(
-                "the meter has no two readings while the training was measured: check the offset of its clock"
-            )
+            raise UsageError("the meter has no two readings while the sensors were read: check the offset of its clock")
         scatter = float(np.median(np.abs(np.diff(watts)))) / NORMAL_MEDIAN / math.sqrt(2)
         step = float(np.diff(values).min()) if len(values) > 1 else 0.0
         return cls(period_s, float(np.percentile(watts, REST_PERCENT)), scatter, step)

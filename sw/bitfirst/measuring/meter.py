@@ -183,7 +183,7 @@ def clock_offset(meter: Trace, sensors: Trace, most_s: float | None = None) -> f
         offsets = max(offsets[0], -most_s), min(offsets[1], most_s)
     if offsets[0] > offsets[1]:
         raise UsageError(
-            f"the meter has {np.ptp(meter.seconds):.3f} s, in which the {length_s:.3f} s that were measured have no "
+            f"the meter has {np.ptp(meter.seconds):.3f} s, in which the {length_s:.3f} s of the sensors have no "
             "room: log for longer, or check its clock"
         )
     ours = _regular(sensors, first_s, length_s, step_s)

@@ -42,7 +42,7 @@ def table(readings: Sequence[Reading]) -> Table:
 
 def measured_tables(result: dict[str, Any]) -> Group:
     """A training's joules: of steps, samples, epochs, to a target; of a step and its phases."""
-    found = result["measured"]
+    found = result["sensed"]
     energy = Energy(**found["training"]["energy"])
     table = Table("of", Column("energy", justify="right"), title="Energy of the training's steps, k = 2")
     for row in training_rows(found):
@@ -55,7 +55,7 @@ def measured_tables(result: dict[str, Any]) -> Group:
 
 
 def training_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """Of "measured" of a result: joules of the training, in the mean of its parts, and to the target."""
+    """Of "sensed" of a result: joules of the training, in the mean of its parts, and to the target."""
     training = found["training"]
     energy = Energy(**training["energy"])
     rows = [("training, all epochs", _figure(energy))]
@@ -85,10 +85,10 @@ def _figure(energy: Energy) -> str:
 
 def unresolved(result: dict[str, Any]) -> list[str]:
     """Why windows of a training have no figure."""
-    rows = [row.get("measured", {}) for row in result["history"]]
-    missing = [str(row["epoch"]) for row in result["history"] if "measured" not in row]
+    rows = [row.get("sensed", {}) for row in result["history"]]
+    missing = [str(row["epoch"]) for row in result["history"] if "sensed" not in row]
     told = [f"epochs {', '.join(missing)} were trained without measuring"] if missing else []
-    return told + [row["unresolved"] for row in (*rows, result["measured"]["step"]) if row.get("unresolved")]
+    return told + [row["unresolved"] for row in (*rows, result["sensed"]["step"]) if row.get("unresolved")]
 
 
 def target_text(target: dict[str, Any]) -> str:
