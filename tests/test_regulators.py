@@ -7,7 +7,7 @@ import bitfirst
 import numpy as np
 import pytest
 from bitfirst.errors import DeviceError, UsageError
-from bitfirst.measuring import calibration, rails, separation
+from bitfirst.measuring import calibration, rails, sensors, separation, shown
 from bitfirst.measuring.board_port import BoardPort
 from bitfirst.measuring.calibration import Calibration
 from bitfirst.measuring.monitor import Monitor
@@ -26,7 +26,7 @@ VCCINT = Rail("VCCINT", "ucd9248", 52, update_s=UPDATE_S)
 
 def simulated(*rails: Rail, **fields: float) -> PowerSimulator:
     chips = [
-        SimulatedRail(one.kind, one.address, supply_volts=1.0, update_s=UPDATE_S, page=one.page, **fields)
+        SimulatedRail(one.kind, one.address, update_s=UPDATE_S, page=one.page, **{"supply_volts": 1.0} | fields)
         for one in rails
     ]
     return PowerSimulator(chips, CLOCK_KHZ)
@@ -34,7 +34,9 @@ def simulated(*rails: Rail, **fields: float) -> PowerSimulator:
 
 def exact(rail: Rail) -> Calibration:
     """Of a sensor without errors."""
-    return Calibration(rail.kind, rail.address, None, rail.range.volts, "", 1.0, 0.0, 0.0, 0.0, "simulated", rail.page)
+    return Calibration(
+        rail.kind, rail.address, None, rail.range.volts, "", 1.0, 0.0, 0.0, 0.0, "simulated", *(rail.page, rail.power)
+    )
 
 
 def held(update_s: float) -> int:
@@ -62,6 +64,56 @@ def test_intervals_hold_the_truth_where_updates_are_known() -> None:
     """With 0 for `update_s` nobody waits for the filter, and edges are thought to be seen at once."""
     assert held(UPDATE_S) == WINDOWS
     assert held(0.0) == 0
+
+
+def watts_held(windows: int, calibrations: tuple[Calibration, ...] = (), **chip: float) -> list[bool]:
+    """Of windows of the chip's own watts, whether they hold the truth."""
+    port, rng, found = simulated(WATTS, **chip), np.random.default_rng(3), []
+    monitor = Monitor(port, [WATTS], calibrations=calibrations)
+    for number in range(windows):
+        idle = float(rng.uniform(0.5, 1.0))
+        port.load(idle)
+        monitor.wait(20 * UPDATE_S)
+        cycles, above = int(rng.uniform(0.05, 0.08) * port.clock_hz), float(rng.uniform(1.0, 3.0))
+        with monitor.window("tested", relative=0.5, seed=number) as window:
+            for _ in window.replays():
+                port.load(idle + above)
+                port.wait(cycles)
+                port.load(idle)
+        reading, seconds = window.reading, cycles / port.clock_hz
+        pairs = (reading.dynamic, above * seconds), (reading.total, (idle + above) * seconds)
+        found.append(all(abs(energy.total_j - truth) <= energy.uncertainty_j for energy, truth in pairs))
+    return found
+
+
+#: As of `simulated`, at volts by which amperes and watts are different numbers.
+VOLTS = {"supply_volts": 2.5}
+WATTS = dataclasses.replace(VCCINT, power="pout")
+
+
+def test_windows_by_the_word_of_watts_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a calibrated sensor, and by the limits where it is off. With the amperes in its place none does."""
+    assert all(watts_held(2, (exact(WATTS),), **VOLTS))
+    assert all(watts_held(1, gain_error=0.03, offset_volts=0.06, **VOLTS))
+    of_watts = sensors._UCD9248_POUT
+    monkeypatch.setattr(sensors, "_UCD9248_POUT", dataclasses.replace(of_watts, reads=sensors._UCD9248.reads))
+    assert not any(watts_held(1, (exact(WATTS),), **VOLTS))
+
+
+def test_rounds_of_both_ways() -> None:
+    """Of two rails one says watts, the other one amperes."""
+    both = [WATTS, dataclasses.replace(VCCINT, name="beside", address=53)]
+    port = simulated(*both, **VOLTS)
+    port.load(2.0, 2.0)
+    monitor = Monitor(port, both)
+    assert [watts for watts, _ in monitor.steady(0.3)] == pytest.approx([2.0, 2.0], rel=2e-3)
+    assert [rail.chip.reads[0][0] for rail in monitor.rails] == [0x96, 0x8C]
+    traces = shown.traces(monitor, monitor.records())
+    assert [one.watts.mean() for one in traces.values()] == pytest.approx([2.0, 2.0], rel=5e-3)
+    port.load(200.0, 2.0)
+    monitor.wait(0.1)
+    with pytest.raises(DeviceError, match=r"the power of VCCINT .*page 0, by READ_POUT\) reached .*, 128 W"):
+        monitor.snapshot()
 
 
 def test_rounds_of_two_regulators() -> None:
@@ -178,6 +230,8 @@ def open_with(chip: SimulatedRail, *rails: Rail) -> Monitor:
         ({"shunt_ohm": 0.1}, "says amperes: leave it out"),
         ({"page": 255}, "page = 255 of 1V0 must be 0 to 254"),
         ({"update_s": 1.5}, "update_s = 1.5 of 1V0 must be in seconds"),
+        ({"power": "p"}, "power = 'p' of 1V0 is unknown; choose from iv, pout"),
+        ({"kind": "ina226", "shunt_ohm": 0.1, "power": "pout"}, "ina226 has no READ_POUT"),
         ({"address": 0x80}, "must be 0x08 to 0x77; those of KC705 0x34 on"),
         ({"most_amps": 200.0}, "most_amps = 200.0 of 1V0 must be 0 to 128 A"),
         ({"kind": "ina226", "shunt_ohm": 0.1, "page": 1}, "ina226 has no page, update_s or volts_exponent"),
@@ -209,6 +263,7 @@ def test_bad_regulators_are_told_with_the_mend() -> None:
 def test_a_calibration_is_of_a_page(tmp_path: Path) -> None:
     calibration.save(tmp_path / "c.json", [exact(VCCINT)])
     (kept,) = calibration.load(tmp_path / "c.json")
+    assert not kept.is_of(WATTS)
     assert kept.is_of(VCCINT) and not kept.is_of(dataclasses.replace(VCCINT, page=1))
     with pytest.raises(UsageError, match=r"another sensor \(ucd9248 at 0x34, page 0"):
         calibration.applied([kept], [dataclasses.replace(VCCINT, page=1)], "simulated")
@@ -220,7 +275,11 @@ def test_rails_of_a_file_and_of_options(tmp_path: Path) -> None:
     assert rails.load(path) == (VCCINT,)
     assert rails.number(None, "ucd9248") == 52
     (one,) = rails.one("serial:///dev/x", "ucd9248", 53, None, None, 0.01, page=2)
-    assert (one.address, one.page, one.shunt_ohm) == (53, 2, None)
+    assert (one.address, one.page, one.shunt_ohm, one.power) == (53, 2, None, "iv")
+    (one,) = rails.one("serial:///dev/x", "ucd9248", 53, None, None, 0.01, power="pout")
+    assert one.power == "pout"
+    path.write_text(path.read_text() + 'power = "pout"\n')
+    assert rails.load(path) == (WATTS,)
 
 
 def test_configurations() -> None:

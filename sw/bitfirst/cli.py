@@ -1103,6 +1103,9 @@ def measure(
     scope: Annotated[
         str | None, typer.Option(help="board, where the whole board goes through it, or rails, where a part.")
     ] = None,
+    power: Annotated[
+        str, typer.Option(help="Of ucd9248: iv, its amperes times its volts, or pout, its own word of watts.")
+    ] = "iv",
     shunt_error: Annotated[float, typer.Option(help="By which the shunt may be off, relative.")] = 0.01,
     most_amps: Annotated[float | None, typer.Option(help="The largest current, for a narrower range.")] = None,
     serial: Annotated[str, typer.Option(help="Of its breakout, as you name it: a calibration is for one alone.")] = "",
@@ -1147,11 +1150,11 @@ def measure(
             url, _ = named.device_with_sensor(device, sensor or found[0].kind)
         else:
             url, kind = named.device_with_sensor(device, sensor)
-            about = kind, address, shunt_ohm, most_amps, shunt_error, serial, page, scope
-            if about == (None, None, None, None, 0.01, "", 0, None):
+            about = kind, address, shunt_ohm, most_amps, shunt_error, serial, page, scope, power
+            if about == (None, None, None, None, 0.01, "", 0, None, "iv"):
                 return url, Measuring(rails_on_board, None, kept, relative, limit_s, target, say)
             place = named.number(address, kind)
-            found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial, page, scope)
+            found = named.one(url, kind, place, shunt_ohm, most_amps, shunt_error, serial, page, scope, power)
         return url, Measuring(found, None, kept, relative, limit_s, target, say)
 
     def train() -> Result:

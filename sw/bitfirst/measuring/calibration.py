@@ -18,7 +18,7 @@ APART = 0.2  #: of the larger load, at least, that two loads must lie apart
 class Calibration:
     """Watts are `gain` times those that the sensor says, plus `offset_watts`; errors are standard uncertainties.
 
-    kind, address, shunt_ohm, range_volts, serial, page    of the sensor, as in its `Rail`
+    kind, address, shunt_ohm, range_volts, serial, page, power    of the sensor, as in its `Rail`
     gain_error   relative
     provenance   of what the sensor said: one on simulated rails is for these alone
     """
@@ -34,14 +34,15 @@ class Calibration:
     offset_error_watts: float
     provenance: str
     page: int = 0
+    power: str = "iv"
 
     def is_of(self, rail: Rail) -> bool:
-        told = rail.kind, rail.address, rail.shunt_ohm, rail.range.volts, rail.serial, rail.page
+        told = rail.kind, rail.address, rail.shunt_ohm, rail.range.volts, rail.serial, rail.page, rail.power
         return self._identity == told
 
     @property
     def _identity(self) -> tuple[Any, ...]:
-        return self.kind, self.address, self.shunt_ohm, self.range_volts, self.serial, self.page
+        return self.kind, self.address, self.shunt_ohm, self.range_volts, self.serial, self.page, self.power
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def calibrate(rail: Rail, loads: Sequence[Load], provenance: str) -> Calibration
         math.hypot((1 + share) * low_error, share * high_error),
         provenance,
         rail.page,
+        rail.power,
     )
 
 
@@ -95,7 +97,7 @@ def applied(calibrations: Iterable[Calibration], rails: Sequence[Rail], provenan
                 f"the calibration was {one.provenance}, and what it is for is {provenance}: calibrate anew"
             )
         if not any(one.is_of(rail) for rail in rails):
-            place = f"page {one.page}" if one.shunt_ohm is None else f"{one.shunt_ohm:g} ohm"
+            place = f"page {one.page}, power {one.power}" if one.shunt_ohm is None else f"{one.shunt_ohm:g} ohm"
             name = f"{one.kind} at {one.address:#x}, {place}, serial {one.serial or 'not given'}"
             raise UsageError(f"the calibration is of another sensor ({name}): calibrate this one, or leave it out")
     return [next((one for one in calibrations if one.is_of(rail)), None) for rail in rails]
@@ -110,7 +112,7 @@ def load(path: Path) -> list[Calibration]:
     types = {field.name: str if field.type is str else (int, float) for field in fields(Calibration)}
     types["shunt_ohm"] = int, float, NoneType  # a regulator has none
     try:
-        rows = [{"page": 0} | row for row in json.loads(path.read_text())["calibrations"]]
+        rows = [{"page": 0, "power": "iv"} | row for row in json.loads(path.read_text())["calibrations"]]
         good = all(set(row) == set(types) and all(isinstance(row[n], types[n]) for n in types) for row in rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} holds no calibration ({error}): write one by a calibration run") from None

@@ -231,6 +231,7 @@ def summary(monitor: Monitor, history: Sequence[dict[str, Any]], found: Steps, b
                 "shunt_ohm": rail.shunt_ohm,
                 "scope": str(rail.scope),
                 "page": rail.page if rail.regulates else None,
+                "power": rail.power if rail.regulates else None,
                 "output_watts": watts,
                 "calibrated": calibration is not None,
             }

@@ -37,6 +37,7 @@ from .windows import Window
 INA_ADDRESSES, REGULATOR_ADDRESSES = range(0x40, 0x50), range(0x30, 0x40)  #: where one is looked for that is silent
 DRIFT = 2e-3  #: of the device's clock against the host's, at most
 LINK_S = 0.05  #: by which a time of the host may be off
+_WORTH = "amps_per_code", "volts_per_code"
 PACE = 1.05  #: of what a sample may take at most, by which samples may come more slowly
 PACE_SAMPLES, PACE_TRIES, PACE_LONGER = 40, 8, 1.15
 
@@ -328,9 +329,10 @@ class Monitor:
 
     def joules(self, sums: Sums) -> np.ndarray:
         """[rail, phase], as the sensors say them: no calibration."""
-        scale = np.array([rail.amps_per_code * rail.volts_per_code for rail in self.rails]) / self.port.clock_hz
-        flags = np.array([rail.chip.bus_flags for rail in self.rails])
-        return (sums.energy - flags[:, None] * sums.charge) * scale[:, None]
+        amps, volts = (np.array([[getattr(rail, name)] for rail in self.rails]) for name in _WORTH)
+        flags = np.array([[rail.chip.bus_flags] for rail in self.rails])
+        watts = np.array([[rail.says_watts] for rail in self.rails])
+        return np.where(watts, sums.charge, (sums.energy - flags * sums.charge) * volts) * amps / self.port.clock_hz
 
     def snapshot(self) -> Sums:
         """The sums as of the last round. Raises `DeviceError` for faults since `clear`, with the mend."""
@@ -364,9 +366,10 @@ class Monitor:
             if state["silent"] >> number & 1:
                 raise DeviceError(f"{rail.where} stopped answering in a window: check its wires, then measure again")
             if state["saturated"] >> number & 1:
+                what, unit = ("power", "W") if rail.says_watts else ("current", "A")
                 raise DeviceError(
-                    f"the current of {rail.where} reached the end of its range, {rail.range.volts / rail.ohm:.4g}"
-                    " A: give a larger most_amps, or take a smaller shunt"
+                    f"the {what} of {rail.where} reached the end of its range, {rail.range.volts / rail.ohm:.4g}"
+                    f" {unit}: give a larger most_amps, or take a smaller shunt"
                 )
         for name, text in _FAULTS.items():
             if state[name]:

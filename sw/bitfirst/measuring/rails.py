@@ -57,6 +57,7 @@ def one(
     serial: str = "",
     page: int = 0,
     scope: str | None = None,
+    power: str = "iv",
 ) -> tuple[Rail, ...]:
     """One rail, by options. Raises `UsageError` for what is missing or cannot be."""
     if kind is None:
@@ -65,7 +66,7 @@ def one(
         shunt_ohm = SIMULATED_OHM
     if shunt_ohm is None and _needs_shunt(kind):
         raise UsageError("no --shunt-ohm: give the ohms of the shunt, which is printed on it: R100 is 0.1")
-    return (Rail("supply", kind, address, shunt_ohm, most_amps, shunt_error, serial, page, scope=scope),)
+    return (Rail("supply", kind, address, shunt_ohm, most_amps, shunt_error, serial, page, scope=scope, power=power),)
 
 
 def _needs_shunt(kind: object) -> bool:

@@ -11,6 +11,7 @@ core's volts, those of the 5 V, the currents of both; amplifiers give volts for 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bitfirst_hdl.contract import codec
 from bitfirst_hdl.contract import power as contract
@@ -161,6 +162,10 @@ _UCD9248 = Chip(
     bus="pmbus",
     update_s=1.6e-3,
 )
+#: Likewise by its own word of watts, READ_POUT, in the place of amperes: what is said of these is of watts then. The
+#: limits stay, as its power is made of the same amperes and volts.
+_UCD9248_POUT = replace(_UCD9248, reads=((0x96, 3, Role.CURRENT), (0x8B, 2, Role.VOLTAGE)))
+POWERS = "iv", "pout"  #: of a regulator: amperes times volts, or the chip's own watts
 XADC_STEPS = 2**15  #: as the device gives its 16 bits, of 1 V; of 3 V where it is the chip's own supply
 _LSB = 1 / 2**12  # V: data sheets count in them
 _AD1_DIVIDER = 5.99
@@ -224,6 +229,7 @@ class Rail:
     page        of a regulator: which of its controller's outputs
     update_s    of a regulator: from one sample of the current to the next; None: the longest that its chip can have
     volts_exponent  of a regulator: two to the power of it is a step of its volts; a `Monitor` asks the chip
+    power       of a regulator, one of `POWERS`: what its watts are
     scope       "board", where the whole board goes through it, "rails", where a part; None: that of a regulator, and of
                 the core's supply by the converter, is "rails"
 
@@ -242,6 +248,7 @@ class Rail:
     update_s: float | None = None
     volts_exponent: int | None = None
     scope: str | None = None
+    power: str = "iv"
 
     def __post_init__(self) -> None:
         if self.scope is None:
@@ -286,6 +293,10 @@ class Rail:
             raise UsageError(f"{self.name} has a shunt_ohm, but {self.kind} says amperes: leave it out")
         if not self.regulates and (self.page or self.update_s is not None or self.volts_exponent is not None):
             raise UsageError(f"{self.name}: {self.kind} has no page, update_s or volts_exponent: leave them out")
+        if self.power not in POWERS:
+            raise UsageError(f"power = {self.power!r} of {self.name} is unknown; choose from {', '.join(POWERS)}")
+        if self.says_watts and not self.regulates:
+            raise UsageError(f"{self.name}: {self.kind} has no READ_POUT: leave power = {self.power!r} out")
         if not 0 <= self.page < 0xFF:
             raise UsageError(f"page = {self.page} of {self.name} must be 0 to 254: the output of its controller")
         if self.update_s is not None and not 0 <= self.update_s < 1:
@@ -293,12 +304,23 @@ class Rail:
 
     @property
     def chip(self) -> Chip:
-        return XADC.get(self.address, _XADC_5V) if self.kind == "xadc" else CHIPS[self.kind]
+        if self.kind == "xadc":
+            return XADC.get(self.address, _XADC_5V)
+        return _UCD9248_POUT if self.says_watts and self.kind == _UCD9248.kind else CHIPS[self.kind]
 
     @property
     def regulates(self) -> bool:
         """Whether it is a regulator, which says amperes."""
         return self.chip.update_s is not None
+
+    @property
+    def says_watts(self) -> bool:
+        """Whether numbers of the current are watts."""
+        return self.power == "pout"
+
+    def factor(self, volts: Any) -> Any:
+        """What makes watts of a current; of one that is watts nothing."""
+        return 1.0 if self.says_watts else volts
 
     @property
     def ohm(self) -> float:
@@ -332,7 +354,7 @@ class Rail:
 
     @property
     def where(self) -> str:
-        page = f", page {self.page}" if self.regulates else ""
+        page = f", page {self.page}{', by READ_POUT' * self.says_watts}" if self.regulates else ""
         return f"{self.name} ({self.kind} at {self.address:#x}{page})"
 
 

@@ -75,7 +75,8 @@ def sensor_text(sensor: dict[str, Any]) -> str:
     place = f"page {sensor['page']}" if sensor["shunt_ohm"] is None else f"{sensor['shunt_ohm']:g} ohm"
     watts = sensor["output_watts"]
     said = "" if watts is None else f", {watts:.4g} W at rest by its own READ_POUT"
-    return f"{sensor['kind']} of {sensor['name']} at {sensor['address']:#x}, {place}{said}, {kept}"
+    by = ", by READ_POUT" if sensor.get("power") == "pout" else ""
+    return f"{sensor['kind']} of {sensor['name']} at {sensor['address']:#x}, {place}{by}{said}, {kept}"
 
 
 def _figure(energy: Energy) -> str:
@@ -186,7 +187,7 @@ def traces(monitor: Monitor, records: np.ndarray) -> dict[str, Trace]:
     found = {}
     for number, rail in enumerate(monitor.rails):
         own = records[records["rail"] == number]
-        watts = own["current"] * rail.amps_per_code * rail.volts(own["voltage"])
+        watts = own["current"] * rail.amps_per_code * rail.factor(rail.volts(own["voltage"]))
         calibration = monitor.calibrations[number]
         if calibration is not None:
             watts = watts * calibration.gain + calibration.offset_watts

@@ -125,7 +125,7 @@ def offset_watts(rail: Rail, timing: Timing, volts: float, calibration: Calibrat
     if calibration is not None:
         return calibration.offset_error_watts
     cut = rail.amps_per_code / 2 if timing.turns > 1 else 0.0  # means are cut towards zero
-    return (rail.chip.offset_volts / rail.ohm + cut) * volts / RECTANGLE
+    return (rail.chip.offset_volts / rail.ohm * volts + cut * rail.factor(volts)) / RECTANGLE
 
 
 def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration | None = None) -> tuple[Budget, Budget]:
@@ -139,7 +139,9 @@ def budgets(rail: Rail, timing: Timing, facts: Facts, calibration: Calibration |
     linearity = _linearity_watts(rail, facts.volts)
     voltage = voltage_step * quantisation(facts.voltage_codes)
     at_run, at_rest = (
-        math.hypot(code * _rounding(rail, watts / facts.volts, facts.current_codes), linearity, voltage * watts)
+        math.hypot(
+            code * _rounding(rail, watts / rail.factor(facts.volts), facts.current_codes), linearity, voltage * watts
+        )
         for watts in (facts.watts, facts.idle_watts)
     )
     noise = _noise_j(rail, facts)
@@ -154,7 +156,7 @@ def power_watts(rail: Rail, watts: float, volts: float, codes: tuple[float, floa
     """What the mean power of so many samples may be off by, of quantisation and noise; `codes` as in `Facts`."""
     steps = _steps_watts(rail, volts)
     factors = 1.0, watts
-    amps = watts / max(volts, 1e-3)
+    amps = watts / rail.factor(max(volts, 1e-3))
     rounding = steps[0] * _rounding(rail, amps, codes[0]), steps[1] * watts * quantisation(codes[1])
     noise = (step * factor * code for step, factor, code in zip(steps, factors, codes, strict=True))
     return math.hypot(*rounding, _linearity_watts(rail, volts), math.hypot(*noise) / math.sqrt(max(samples, 1)))
@@ -173,6 +175,8 @@ def _rounding(rail: Rail, amps: float, codes: float) -> float:
 
 def _steps_watts(rail: Rail, volts: float) -> tuple[float, float]:
     """Watts of a code of the current; of a step of the volts, a watt."""
+    if rail.says_watts:
+        return rail.amps_per_code, 0.0
     flags = 8 if rail.chip.bus_flags else 1  # bits of flags below the number
     return rail.amps_per_code * volts, flags * rail.volts_per_code / max(volts, 1e-3)
 

@@ -377,7 +377,8 @@ class Window:
                 "take a page whose current is sensed" if descriptor.regulates else "check the wires of shunt and VBUS"
             )
             return f"{self.name}: {descriptor.where} sees no current or no volts: {mend}"
-        step_watts = descriptor.amps_per_code * descriptor.codes_per_step(rest_watts / volts) * volts
+        factor = descriptor.factor(volts)
+        step_watts = descriptor.amps_per_code * descriptor.codes_per_step(rest_watts / factor) * factor
         steps = dynamic * runs / (step_watts * monitor.sample_s)
         if (refused := self._too_short(samples, steps)) is not None:
             return refused
