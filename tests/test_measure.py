@@ -243,7 +243,7 @@ def test_joules_to_a_target_and_of_the_parts():
 def made(name: str, joules: float, own: float = 0.0) -> Reading:
     """Of a sensor whose gain is unknown to 1 %, and `own` joules of this window."""
     energy = Energy(joules, 0.02 * joules + 2 * own, "simulated", "board")
-    budget = Budget(0.01 * joules, 0.0, own, 0.0, 0.0)
+    budget = Budget(0.01 * joules, 0.0, own, 0.0, 0.0, 0.0)
     return Reading(name, energy, energy, seconds=1.0, budgets=((budget, budget),))
 
 

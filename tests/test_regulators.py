@@ -11,7 +11,7 @@ from bitfirst.measuring import calibration, rails, sensors, separation, shown
 from bitfirst.measuring.board_port import BoardPort
 from bitfirst.measuring.calibration import Calibration
 from bitfirst.measuring.monitor import Monitor
-from bitfirst.measuring.sensors import Rail, Timing, choose_timing, round_s, seen_s, volts_exponent
+from bitfirst.measuring.sensors import POWERS, Rail, Timing, choose_timing, round_s, seen_s, volts_exponent
 from bitfirst_hdl import axi
 from bitfirst_hdl.config import CONFIGS, ConfigError
 from bitfirst_sim.power_simulator import PowerSimulator
@@ -178,12 +178,13 @@ def test_a_whole_device(tmp_path: Path) -> None:
     path.write_text('base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "power"]\n')
     with bitfirst.open(f"rtl:{path}?sensor=ucd9248") as board:
         assert board.config.sensor_bus == "pmbus"
-        (rail,) = rails.one("rtl", "ucd9248", rails.number(None, "ucd9248"), None, None, 0.01)
-        monitor = Monitor(BoardPort(board), [rail])
-        before = monitor.snapshot()
-        monitor.wait(20 * monitor.sample_s)
-        (watts,) = monitor.watts(monitor.snapshot() - before)
-        assert watts == pytest.approx(Supply(()).idle_watts, rel=0.02)  # READs of the link take some, too
+        for power in POWERS:
+            (rail,) = rails.one("rtl", "ucd9248", rails.number(None, "ucd9248"), None, None, 0.01, power=power)
+            monitor = Monitor(BoardPort(board), [rail])
+            before = monitor.snapshot()
+            monitor.wait(20 * monitor.sample_s)
+            (watts,) = monitor.watts(monitor.snapshot() - before)
+            assert watts == pytest.approx(Supply(()).idle_watts, rel=0.02)  # READs of the link take some, too
 
 
 # data and bad input

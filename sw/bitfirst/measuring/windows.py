@@ -396,7 +396,7 @@ class Window:
             voltage_codes=self._deviation(rail, "voltage"),
             edge_s=uncertainty.edge(monitor.timings[rail], monitor.poll_s, len(monitor.rails) == 1),
             steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s),
-            unsteady=self._unsteady(rail) * descriptor.amps_per_code * volts,
+            unsteady=self._unsteady(rail) * descriptor.amps_per_code * factor,
         )
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
         return dynamic, dynamic + rest_watts * run_s, self._scattered(pair, above, sums), facts
