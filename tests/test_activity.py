@@ -1,13 +1,14 @@
 """Activity recorded from the whole device, and what sampling makes of it."""
 
-import itertools
-
 import bitfirst
 import numpy as np
 import pytest
 from bitfirst.errors import UsageError
 from bitfirst.measuring import activity, coverage, recording, sensors, uncertainty
 from bitfirst.measuring.activity import Activity, Segment
+from bitfirst.measuring.monitor import Monitor
+from bitfirst.measuring.sensors import Rail
+from bitfirst.measuring.windows import inside, moved
 from bitfirst_hdl.contract.packets import Phase
 
 TURN = sensors.Timing(0, 0, 0, shunt_s=4e-3, bus_s=1e-3, turns=1)
@@ -79,15 +80,18 @@ def test_power_that_moves_unseen_is_as_derived(timing, kind):
     turn, shunt = sample // timing.turns, round(timing.shunt_s / step_s)
     seen = watts[kind].reshape(runs, -1, timing.turns, turn)[..., :shunt].mean(axis=(2, 3))
     first, second = (float(np.mean(np.diff(seen, order) ** 2)) for order in (1, 2))
-    derived, found = uncertainty.unsteady(timing, first, second, 0.0), error_j(timing, watts[kind], step_s)
+    derived, found = (
+        uncertainty.unsteady(timing, timing.gap_s, first, second, 0.0),
+        error_j(timing, watts[kind], step_s),
+    )
     assert derived == pytest.approx(found, rel=0.06)
-    white = uncertainty.unsteady(timing, first, 3 * first, 0.0)  # a walk that is taken for noise
+    white = uncertainty.unsteady(timing, timing.gap_s, first, 3 * first, 0.0)  # a walk that is taken for noise
     assert (white > 1.4 * found) == (kind != "noise")
-    assert uncertainty.unsteady(timing, first, second, first) <= derived
+    assert uncertainty.unsteady(timing, timing.gap_s, first, second, first) <= derived
 
 
 def test_noise_of_the_sensor_is_no_activity():
-    assert uncertainty.unsteady(TURN, 2 * 0.01, 6 * 0.01, 0.01) == pytest.approx(0.0, abs=1e-9)
+    assert uncertainty.unsteady(TURN, TURN.gap_s, 2 * 0.01, 6 * 0.01, 0.01) == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("timing", [TURN, TURNS])
@@ -109,22 +113,84 @@ def test_intervals_of_power_that_moves(monkeypatch):
     """They hold because its movement is in the budget."""
     from test_coverage import bed
 
-    def held() -> float:
-        tested = coverage.test_windows("ina226", bed, [moving(0)], 16, seed=4, longest_s=0.2)
-        return coverage.summary(tested)["held"]
+    def found() -> dict:
+        return coverage.summary(coverage.test_windows("ina226", bed, [moving(0)], 16, seed=4, longest_s=0.2))
 
-    assert held() >= coverage.HELD
+    good = found()
+    assert good["held"] >= coverage.HELD and 0.8 < good["width_mean"] < 1.2
     monkeypatch.setattr(uncertainty, "unsteady", lambda *_: 0.0)
-    assert held() < coverage.HELD - 0.1
+    assert found()["held"] < coverage.HELD - 0.1
 
 
 def test_samples_inside_runs():
     """Those that may have seen rest, or another phase, are left out."""
-    from bitfirst.measuring.windows import inside
-
     phases = np.array([0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 1, 1, 0])
     records = np.zeros(len(phases), [("phase", int), ("current", np.int64)])
     records["phase"], records["current"] = phases, np.arange(len(phases))
-    assert [list(run) for run in inside(records, [[1, 2]])] == [[3, 4, 5, 6, 7, 8]]
-    assert [list(run) for run in inside(records, [[1], [2]])] == [[3, 4], [7, 8]]
-    assert list(itertools.chain(*inside(records, [[3]]))) == []
+    assert [list(run) for run in inside(records, [1, 2])] == [[3, 4, 5, 6, 7, 8]]
+    assert [list(run) for run in inside(records, [1])] == [[3, 4]]
+    assert [list(run) for run in inside(records, [1], 3)] == [[4]] and inside(records, [3]) == []
+
+
+def test_short_runs_tell_by_what_their_samples_vary():
+    rng = np.random.default_rng(0)
+    samples = 2.0 + 0.3 * rng.standard_normal((400, 4))
+    whole = moved(TURN, TURN.gap_s, list(samples), 0.0)
+    assert whole == pytest.approx((TURN.gap_s * 0.09) ** 0.5, rel=0.15)
+    for length in (2, 1):  # no second differences, no differences
+        assert moved(TURN, TURN.gap_s, list(samples[:, :length]), 0.0) == pytest.approx(whole, rel=0.15)
+    assert moved(TURN, TURN.gap_s, [], 0.0) == 0.0
+    assert moved(TURN, TURN.sample_s, list(samples), 0.0) > 2 * whole  # one of several rails, which may miss samples
+
+
+def test_moving_power_of_a_regulator_is_as_derived():
+    """Instants each 1 ms, their mean exponentially by 4, looked at each 0.3 ms: of runs of 2 s."""
+    timing = sensors.Timing(0, 0, 0, 0.0, 0.0, turns=4, held_s=1e-3, round_s=0.3e-3)
+    noise = 0.3 * np.random.default_rng(0).standard_normal((200, 2000))
+    said = np.zeros_like(noise)
+    for place in range(1, noise.shape[1]):
+        said[:, place] = said[:, place - 1] + (noise[:, place] - said[:, place - 1]) / 4
+    looks = said[:, (np.arange(40, 6500) * 0.3).astype(int)]
+    derived = moved(timing, timing.gap_s, list(looks), 0.0)
+    assert derived == pytest.approx(float(np.std(noise.sum(axis=1)) * 1e-3 / 2**0.5), rel=0.15)
+
+
+def windows_of(loads: list[tuple[int, float, int]], count: int, order=()) -> list:
+    """Windows by an INA226 without errors: each run plays (phase, watts, cycles) a piece, which moves by 70 %."""
+    from power_port import Part, PowerPortModel
+
+    found = []
+    for seed in range(count):
+        port = PowerPortModel([Part("ina226", 0x40, 0.1, noise_volts=2e-6)], seed=seed)
+        port.load(0.5)
+        monitor = Monitor(port, [Rail("5V", "ina226", 0x40, 0.1, shunt_error=0)])
+        rng = np.random.default_rng(seed)
+        with monitor.window("step", phase=None, order=order, relative=0.02, limit_s=1.0, seed=seed) as window:
+            for _ in window.replays():
+                for phase, watts, cycles in loads:
+                    port.phase(phase)
+                    port.play(
+                        [Segment(500, None, (watts * rng.choice([0.3, 1.7]) + 0.5,)) for _ in range(cycles // 500)]
+                    )
+                    port.wait(cycles)
+                port.load(0.5)
+        found.append(window)
+    return found
+
+
+def test_each_phase_of_an_order_has_its_own_activity():
+    """A quiet phase of 60 ms, and one of 15 ms whose power moves."""
+    order = [(1, "quiet"), (2, "busy")]
+    for window in windows_of([(1, 0.02, 300_000), (2, 2.0, 75_000)], 2, order):
+        quiet, busy = (one.budgets[0][0].activity / one.seconds**0.5 for one in window.phases)
+        assert busy > 10 * quiet > 0
+        whole = window.reading.budgets[0][0].activity
+        assert whole == pytest.approx(float(np.hypot(*(one.budgets[0][0].activity for one in window.phases))), rel=0.02)
+
+
+def test_a_steady_load_has_no_activity():
+    steady = Activity("steady", 1000, np.ones(8))
+    from test_coverage import bed
+
+    tested = coverage.test_windows("ina226", bed, [steady], 10, seed=2, longest_s=0.02)
+    assert all(one.reading.budgets[0][0].activity < 0.1 * one.reading.budgets[0][0].edge for one in tested)

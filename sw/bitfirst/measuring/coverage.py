@@ -17,7 +17,7 @@ from .port import PowerPort
 from .rails import number as address_of
 from .sensors import CHIPS, Rail, Timing
 from .uncertainty import K
-from .windows import Reading, unsteady
+from .windows import Reading, moved
 
 KINDS = ("ina226", "ina228")  #: that goals are set for
 WINDOWS = 200
@@ -212,7 +212,7 @@ def bounds_j(
         watts=facts.idle_watts + above_watts,
         sample_s=true.sample_s,
         current_codes=math.hypot(noise, rail.codes_per_step(facts.idle_watts / facts.volts) / math.sqrt(12)),
-        edge_s=uncertainty.edge(true, monitor.poll_s),
+        edge_s=uncertainty.edge(uncertainty.gap(true), monitor.poll_s),
         steps_watts=math.sqrt(2) * above_watts,
     )
     if rail.regulates:  # its filter is not done again here: the activity is taken as found
@@ -262,7 +262,7 @@ class Samples:
         rows = zip(
             self.watts.reshape(-1, self.watts.shape[-1]), self.whole.reshape(-1, self.whole.shape[-1]), strict=True
         )
-        return unsteady(self.timing, [watts[whole] for watts, whole in rows], 0.0)
+        return moved(self.timing, self.timing.gap_s, [watts[whole] for watts, whole in rows], 0.0)
 
     def error_j(self, poll_s: float) -> float:
         """By which the energy is off, rms; samples are seen ready up to `poll_s` late."""

@@ -24,32 +24,40 @@ def quantisation(deviation: float) -> float:
     )
 
 
-def edge(timing: Timing, poll_s: float, alone: bool = True) -> float:
-    """Seconds by which an edge between two powers counts at another time than it is, rms.
+def gap(timing: Timing, alone: bool = True) -> float:
+    """Seconds of a turn in which the shunt is not looked at. A rail that is not `alone` may miss whole samples; of
+    regulators each round has a number of each."""
+    return timing.gap_s if alone or timing.held_s is not None else timing.sample_s
 
-    The shunt is not looked at while the volts are converted, and a sample is seen ready up to `poll_s` late. A rail
-    that is not `alone` may miss whole samples; of regulators each round has a number of each.
-    """
-    gap_s = timing.gap_s if alone or timing.held_s is not None else timing.sample_s
+
+def edge(gap_s: float, poll_s: float) -> float:
+    """Seconds by which an edge between two powers counts at another time than it is, rms: the gap is not seen, and a
+    sample is seen ready up to `poll_s` late."""
     return math.sqrt((TOGETHER * gap_s**2 + poll_s**2) / 12)
 
 
-def unsteady(timing: Timing, first: float, second: float, noise: float) -> float:
-    """What is unknown of power that moves while the shunt is not looked at: joules for each root of a second, rms.
+def unsteady(timing: Timing, gap_s: float, first: float, second: float, noise: float) -> float:
+    """What is unknown of power that moves in the gaps: joules for each root of a second, rms.
 
     first, second  mean squares of the first and second differences of samples that follow one another, in watts
     noise          mean square of what they vary by at rest
 
     The power is taken as white noise and a random walk. Of a walk that adds w to its variance in the time of a sample,
-    of which the share s is seen, samples have first differences of (1 - s / 3) w and second ones of (2 - s) w; of noise
-    v they have 2 v and 6 v.
+    of which the share s lies between its first look and the end of its last one, samples have first differences of
+    (1 - s / 3) w and second ones of (2 - s) w; of noise v they have 2 v and 6 v.
     """
     share = max(0.0, 1 - timing.gap_s / timing.sample_s)
     once, twice = 1 - share / 3, 2 - share
     white = max(0.0, (second * once - first * twice) / (6 * once - 2 * twice))
     walk = max(0.0, (first - 2 * white) / once)
     seen = max(0.0, white - noise) * timing.turns
-    return math.sqrt(timing.gap_s * seen + timing.gap_s**2 * walk / (3 * timing.sample_s))
+    return math.sqrt(gap_s * seen + gap_s**2 * walk / (3 * timing.sample_s))
+
+
+def unsteady_of_instants(timing: Timing, variance: float, noise: float) -> float:
+    """The same of a regulator, which takes an instant each `held_s` and says their mean, exponentially by `turns`: what
+    it says has a (2 turns - 1)th of their variance. All is taken for noise."""
+    return math.sqrt(timing.held_s * (2 * timing.turns - 1) * max(0.0, variance - noise))
 
 
 @dataclass(frozen=True)

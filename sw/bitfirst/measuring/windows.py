@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 IDLE_PHASE = 0
 LEAST_SAMPLES = 20  #: in the runs of a window together
-LEAST_INSIDE = 10  #: differences of samples that have seen no edge, which tell how the power moves inside the runs
+LEAST_INSIDE = 10  #: samples, or differences, that have seen no edge: they tell how the power moves inside the runs
 LEAST_STEPS = 20  #: of the current above rest, summed over those samples
 IDLE_SAMPLES = 60  #: of a rest, at least
 BLOCK_S = 0.5  #: of replays between two rests, about
 MOST_IN_BLOCK = 1000
 PAD_SAMPLES = 3  #: of rest around the runs of a block
+REST_SAMPLES = 2  #: of rest between two runs, so that a record tells them apart
 SPREAD_SAMPLES = 8  #: of rest, drawn, so that edges meet samples and looks at them in every way
 SPREAD = 3.0  #: of what blocks scatter over what they should: from there on their own scatter counts
 SHARE = 1 / 3  #: of the random part in the systematic one, below which replays help no more
@@ -98,29 +99,30 @@ def none(name: str, why: str, scope: Scope) -> Reading:
     return Reading(name, unavailable(scope), unavailable(scope), unresolved=why)
 
 
-def inside(records: np.ndarray, groups: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """The currents of one rail's samples that follow one another and have seen nothing but work, in phases of one of
-    the groups; run by run."""
-    found = []
-    for group in groups:
-        works = np.isin(records["phase"], group)
-        # a sample may have begun two stamps before its own
-        whole = np.concatenate([np.zeros(2, bool), works[2:] & works[1:-1] & works[:-2]])[: len(works)]
-        borders = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]]).astype(int)))
-        pairs = zip(borders[::2], borders[1::2], strict=True)
-        found += [records["current"][first:end].astype(float) for first, end in pairs]
-    return found
+def inside(records: np.ndarray, phases: Sequence[int], behind: int = 2) -> list[np.ndarray]:
+    """The currents of one rail's samples that follow one another and have seen nothing but these phases, stretch by
+    stretch; a sample may have seen what was so many stamps before its own."""
+    works = np.isin(records["phase"], phases)
+    whole = np.convolve(works, np.ones(behind + 1, int))[: len(works)] > behind
+    borders = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]]).astype(int)))
+    pairs = zip(borders[::2], borders[1::2], strict=True)
+    return [records["current"][first:end].astype(float) for first, end in pairs]
 
 
-def unsteady(timing: Timing, runs: Sequence[np.ndarray], noise: float) -> float:
-    """As of `uncertainty.unsteady`, of samples run by run, in their unit. Where runs are too short for second
-    differences all is taken for noise; where they are too short for any, nothing is known."""
-    squares = [np.concatenate([np.diff(run, order) for run in runs] or [np.zeros(0)]) ** 2 for order in (1, 2)]
-    if len(squares[0]) < LEAST_INSIDE:
+def moved(timing: Timing, gap_s: float, runs: Sequence[np.ndarray], noise: float) -> float:
+    """`uncertainty.unsteady`, by samples run by run, in their unit. Where runs are too short for differences all that
+    samples vary by is taken for noise; where they are too short for samples, nothing is known."""
+    samples, first, second = (
+        np.concatenate([np.diff(run, order) for run in runs] or [np.zeros(0)]) for order in range(3)
+    )
+    if len(samples) * timing.independent < LEAST_INSIDE:
         return 0.0
-    first = float(np.mean(squares[0]))
-    second = float(np.mean(squares[1])) if len(squares[1]) >= LEAST_INSIDE else 3 * first
-    return uncertainty.unsteady(timing, first, second, noise)
+    variance = float(np.var(samples))
+    if timing.held_s is not None:
+        return uncertainty.unsteady_of_instants(timing, variance, noise)
+    once = float(np.mean(first**2)) if len(first) >= LEAST_INSIDE else 2 * variance
+    twice = float(np.mean(second**2)) if len(second) >= LEAST_INSIDE else 3 * once
+    return uncertainty.unsteady(timing, gap_s, once, twice, noise)
 
 
 @dataclass
@@ -255,17 +257,18 @@ class Window:
 
     def _next(self) -> None:
         self.monitor.port.phase(IDLE_PHASE)
-        self._rest(PAD_SAMPLES if self.order else 0)  # so that no run is counted in another one's phases
+        self._rest(PAD_SAMPLES if self.order else REST_SAMPLES)  # so that no run is counted in another one's phases
         self._runs += 1
         self._set()
 
     def _finish(self) -> None:
         self.monitor.port.phase(IDLE_PHASE)
+        records = self.monitor.records()
+        self._worked.append(records[records["stamp"] > self._first.stamp])
         self._rest(PAD_SAMPLES)
         block = self._block(self._first, self._runs)
         self._blocks.append(block)
         self.records = self.monitor.records()
-        self._worked.append(self.records)
         self._open = False
         window_s = block.sums.stamp / self.monitor.port.clock_hz
         self._idle(max(IDLE_SAMPLES * self.monitor.sample_s, min(window_s, BLOCK_S)))
@@ -394,9 +397,9 @@ class Window:
             sample_s=monitor.timings[rail].sample_s,
             current_codes=self._deviation(rail, "current"),
             voltage_codes=self._deviation(rail, "voltage"),
-            edge_s=uncertainty.edge(monitor.timings[rail], monitor.poll_s, len(monitor.rails) == 1),
+            edge_s=uncertainty.edge(self._gap_s(rail), monitor.poll_s),
             steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s),
-            unsteady=self._unsteady(rail) * descriptor.amps_per_code * factor,
+            unsteady=self._unsteady(rail, busy.sum()) * descriptor.amps_per_code * factor,
         )
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
         return dynamic, dynamic + rest_watts * run_s, self._scattered(pair, above, sums), facts
@@ -469,7 +472,10 @@ class Window:
         for place, length in enumerate(lengths):
             watts = whole.idle_watts + dynamic[place] / length
             window_s = float(length) * whole.replays
-            own = replace(whole, watts=watts, run_s=float(length), window_s=window_s, edge_s=0.0)
+            unsteady = (
+                self._moved(rail, self._groups[place]) * descriptor.amps_per_code * descriptor.factor(whole.volts)
+            )
+            own = replace(whole, watts=watts, run_s=float(length), window_s=window_s, edge_s=0.0, unsteady=unsteady)
             edge = math.sqrt(edges[place, place] / whole.replays)
             pair = uncertainty.budgets(descriptor, timing, own, calibration)
             pairs.append(tuple(replace(one, edge=edge) for one in pair))
@@ -521,12 +527,24 @@ class Window:
         count = sum(len(part) - 1 for part in parts)
         return math.sqrt(sum(float(part @ part) for part in parts) / count) if count else 1.0
 
-    def _unsteady(self, rail: int) -> float:
-        """As in `Facts`, in codes of the current, by the samples inside runs."""
-        groups = self._groups or [range(1, 8)]
-        runs = [part for records in self._worked for part in inside(records[records["rail"] == rail], groups)]
-        noise = self._deviation(rail, "current") ** 2
-        return unsteady(self.monitor.timings[rail], runs, noise)
+    def _unsteady(self, rail: int, busy: int) -> float:
+        """As in `Facts`, in codes of the current: of phases in an order that of each for its share of the cycles."""
+        if not self.order:
+            return self._moved(rail, range(1, 8))
+        cycles = self._grouped(sum(block.sums.cycles[rail] for block in self._blocks))
+        parts = [self._moved(rail, group) for group in self._groups]
+        return math.sqrt(sum(part**2 * share for part, share in zip(parts, cycles / max(busy, 1), strict=True)))
+
+    def _moved(self, rail: int, phases: Sequence[int]) -> float:
+        """`unsteady` of `Facts` for these phases, in codes of the current."""
+        timing = self.monitor.timings[rail]
+        behind = 2 if timing.held_s is None else 1 + math.ceil(timing.sample_s / timing.period_s)
+        parts = (records[records["rail"] == rail] for records in self._worked)
+        runs = [run for part in parts for run in inside(part, phases, behind)]
+        return moved(timing, self._gap_s(rail), runs, self._deviation(rail, "current") ** 2)
+
+    def _gap_s(self, rail: int) -> float:
+        return uncertainty.gap(self.monitor.timings[rail], len(self.monitor.rails) == 1)
 
     def _scattered(self, pair: tuple[Budget, Budget], above: np.ndarray, sums: list["Sums"]) -> tuple[Budget, Budget]:
         """With what the blocks scatter as their noise, where that is far more than it should: another load beside."""
