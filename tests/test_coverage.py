@@ -246,3 +246,11 @@ def test_an_order_of_phases_that_cannot_be_is_refused():
     ):
         port.phase(1)
         port.run(0.1, WATTS)
+
+
+def test_short_runs_have_a_share_of_their_own():
+    tested = coverage.test_windows("ina226", bed, ACTIVITIES, 6, seed=1, longest_s=0.05)
+    found = coverage.summary(tested)
+    short = [one.held for one in tested if one.seconds < 5 * one.reading.facts[0].sample_s]
+    assert 0 < len(short) < 6 and found["held_short"] == sum(short) / len(short)
+    assert coverage.summary([one for one in tested if not one.short])["held_short"] is None

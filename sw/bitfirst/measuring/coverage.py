@@ -30,6 +30,7 @@ NOISE_VOLTS = {"ina226": (1.5e-6, 0.6e-3), "ina228": (1.9e-6, 0.6e-3), "ina219":
 NOISE_VOLTS["ucd9248"] = 1e-3, 0.1e-3  # amperes and volts; taken
 NOISE_VOLTS["xadc"] = 0.5e-3, 3e-3  # in any conversion
 IDLE_WATTS, ABOVE_WATTS = (0.2, 1.0), (0.3, 1.4)  #: at rest; above it, the mean of all of an activity
+SHORT_SAMPLES = 5  #: of a run: fewer are short
 LENGTHS, OFFSETS = 8, 64  #: that `Samples` tries
 SUPPLY_VOLTS, REGULATED_VOLTS, REGULATED_AMPS = (4.5, 5.5), (0.95, 1.05), 4.0  #: amperes: largest, of a regulator
 REGULATED_S = 800e-6  #: its `update_s`, as one of KC705's
@@ -87,6 +88,11 @@ class Tested:
     def width(self) -> float:
         """Of the interval above rest, over the bound."""
         return self.reading.dynamic.uncertainty_j / self.bound_j
+
+    @property
+    def short(self) -> bool:
+        """Whether a run has too few samples to tell how its power moves."""
+        return self.reading.unresolved is None and self.seconds < SHORT_SAMPLES * self.reading.facts[0].sample_s
 
     @property
     def sampled_width(self) -> float:
@@ -281,17 +287,23 @@ def _taken(run: Sequence[Segment], clock_hz: float, idle_watts: float, more_s: f
 
 
 def summary(tested: list[Tested]) -> dict[str, Any]:
-    """Shares and widths, as `--json` has them under `coverage`."""
+    """Shares and widths, as `--json` has them under `coverage`; `held_short`: of windows with `short` runs alone."""
     resolved = [one for one in tested if one.reading.unresolved is None]
     widths = [one.width for one in resolved]
     return {
         "windows": len(tested),
         "resolved": len(resolved),
-        "held": sum(one.held for one in resolved) / max(len(resolved), 1),
+        "held": _share(one.held for one in resolved) or 0.0,
+        "held_short": _share(one.held for one in resolved if one.short),
         "width_mean": float(np.mean(widths)) if widths else None,
         "width_most": max(widths, default=None),
         "sampled_width_mean": float(np.mean([one.sampled_width for one in resolved])) if resolved else None,
     }
+
+
+def _share(held: Iterable[bool]) -> float | None:
+    told = list(held)
+    return sum(told) / len(told) if told else None
 
 
 def run(

@@ -140,12 +140,13 @@ def coverage_table(result: dict[str, Any]) -> Table:
     table = Table(
         title=f"Goals: {goals['held_least']:.0%} held, at most {goals['width_mean_most']:g} times the bound wide"
     )
-    for name in "sensor", "windows", "resolved", "held", "width, mean", "most", "of what sampling did, mean":
+    for name in "sensor", "windows", "resolved", "held", "of short runs", "width, mean", "most", "of what sampling did":
         table.add_column(name, justify="left" if name == "sensor" else "right")
     for kind, row in result["coverage"].items():
         keys = "width_mean", "width_most", "sampled_width_mean"
         widths = ("-" if row[key] is None else f"{row[key]:.3f}" for key in keys)
-        table.add_row(kind, str(row["windows"]), str(row["resolved"]), f"{row['held']:.1%}", *widths)
+        shares = ("-" if row[key] is None else f"{row[key]:.1%}" for key in ("held", "held_short"))
+        table.add_row(kind, str(row["windows"]), str(row["resolved"]), *shares, *widths)
     table.caption = "passed" if result["passed"] else "[red]not passed[/]"
     return table
 
