@@ -44,7 +44,7 @@ def test_intervals_hold_the_truth(kind):
     tested = coverage.test_windows(kind, bed, ACTIVITIES, WINDOWS, seed=5, longest_s=0.3)
     found = coverage.summary(tested)
     assert found["resolved"] == WINDOWS
-    assert found["held"] >= HELD and found["width_mean"] <= WIDTH
+    assert found["held"] >= HELD and found["width_most"] <= WIDTH
     halved = [replace(one, reading=_with_width(one.reading, 0.5)) for one in tested]
     assert coverage.summary(halved)["held"] < HELD
     doubled = [replace(one, reading=_with_width(one.reading, 2)) for one in tested]

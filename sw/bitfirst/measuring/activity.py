@@ -30,11 +30,6 @@ class Activity:
     span_cycles: int
     above: np.ndarray
 
-    @property
-    def peak(self) -> float:
-        """Of `above`."""
-        return float(self.above.max())
-
     def run(self, first: int, cycles: int, idle_watts: float, above_watts: float) -> list[Segment]:
         """So many cycles of it from span `first` on, again from its beginning at its end, with a rest and a mean above
         it of so many watts. The mean is that of all of it: of a part it may be another one."""

@@ -15,7 +15,7 @@ from .activity import Activity, by_phase
 URL = "rtl:power?sensor=ina226"
 METHOD = "e2train"
 STEPS = 3  #: some of which the method may drop
-REST_CYCLES = 1000
+REST_CYCLES = 1000  #: some spans, to see what it takes at rest
 NAMES = {int(phase): phase.name.lower().replace("_", " ") for phase in Phase if phase != Phase.OTHER}
 
 

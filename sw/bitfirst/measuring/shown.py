@@ -137,9 +137,7 @@ ADDS_UP = {
 def coverage_table(result: dict[str, Any]) -> Table:
     """A row a sensor: windows, how many had a figure, shares and widths against the goals."""
     goals = result["goals"]
-    table = Table(
-        title=f"Goals: {goals['held_least']:.0%} held, at most {goals['width_mean_most']:g} times the bound wide"
-    )
+    table = Table(title=f"Goals: {goals['held_least']:.0%} held, at most {goals['width_most']:g} times the bound wide")
     for name in "sensor", "windows", "resolved", "held", "of short runs", "width, mean", "most", "of what sampling did":
         table.add_column(name, justify="left" if name == "sensor" else "right")
     for kind, row in result["coverage"].items():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 IDLE_PHASE = 0
 LEAST_SAMPLES = 20  #: in the runs of a window together
-LEAST_INSIDE = 10  #: samples, or differences, that have seen no edge: they tell how the power moves inside the runs
+LEAST_INSIDE = 20  #: samples, or differences, that have seen no edge: they tell how the power moves inside the runs
 LEAST_STEPS = 20  #: of the current above rest, summed over those samples
 IDLE_SAMPLES = 60  #: of a rest, at least
 BLOCK_S = 0.5  #: of replays between two rests, about
@@ -109,19 +109,23 @@ def inside(records: np.ndarray, phases: Sequence[int], behind: int = 2) -> list[
     return [records["current"][first:end].astype(float) for first, end in pairs]
 
 
-def moved(timing: Timing, gap_s: float, runs: Sequence[np.ndarray], noise: float) -> float:
-    """`uncertainty.unsteady`, by samples run by run, in their unit. Where runs are too short for differences all that
-    samples vary by is taken for noise; where they are too short for samples, nothing is known."""
-    samples, first, second = (
-        np.concatenate([np.diff(run, order) for run in runs] or [np.zeros(0)]) for order in range(3)
-    )
-    if len(samples) * timing.independent < LEAST_INSIDE:
+def known(timing: Timing, runs: Sequence[np.ndarray]) -> int:
+    """Of which order there are differences enough of samples, run by run: 2, 1, 0 (samples themselves), -1: of none."""
+    counts = [sum(max(0, len(run) - order) for run in runs) * timing.independent for order in range(3)]
+    return sum(count >= LEAST_INSIDE for count in counts) - 1
+
+
+def moved(timing: Timing, gap_s: float, runs: Sequence[np.ndarray], noise: float, order: int) -> float:
+    """`uncertainty.unsteady`, by samples run by run, in their unit, with differences up to this order. Without second
+    ones all is taken for noise, without any all that samples vary by; without samples nothing is known."""
+    if order < 0:
         return 0.0
+    samples, first, second = (np.concatenate([np.diff(run, times) for run in runs]) for times in range(3))
     variance = float(np.var(samples))
     if timing.held_s is not None:
         return uncertainty.unsteady_of_instants(timing, variance, noise)
-    once = float(np.mean(first**2)) if len(first) >= LEAST_INSIDE else 2 * variance
-    twice = float(np.mean(second**2)) if len(second) >= LEAST_INSIDE else 3 * once
+    once = float(np.mean(first**2)) if order >= 1 else 2 * variance
+    twice = float(np.mean(second**2)) if order >= 2 else 3 * once
     return uncertainty.unsteady(timing, gap_s, once, twice, noise)
 
 
@@ -537,11 +541,16 @@ class Window:
 
     def _moved(self, rail: int, phases: Sequence[int]) -> float:
         """`unsteady` of `Facts` for these phases, in codes of the current."""
+        timing, runs = self.monitor.timings[rail], self.inside(rail, phases)
+        noise = self._deviation(rail, "current") ** 2
+        return moved(timing, self._gap_s(rail), runs, noise, known(timing, runs))
+
+    def inside(self, rail: int, phases: Sequence[int] = range(1, 8)) -> list[np.ndarray]:
+        """The currents that `inside` finds in this window, in codes."""
         timing = self.monitor.timings[rail]
         behind = 2 if timing.held_s is None else 1 + math.ceil(timing.sample_s / timing.period_s)
         parts = (records[records["rail"] == rail] for records in self._worked)
-        runs = [run for part in parts for run in inside(part, phases, behind)]
-        return moved(timing, self._gap_s(rail), runs, self._deviation(rail, "current") ** 2)
+        return [run for part in parts for run in inside(part, phases, behind)]
 
     def _gap_s(self, rail: int) -> float:
         return uncertainty.gap(self.monitor.timings[rail], len(self.monitor.rails) == 1)
