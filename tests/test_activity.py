@@ -8,7 +8,7 @@ from bitfirst.measuring import activity, coverage, recording, sensors, uncertain
 from bitfirst.measuring.activity import Activity, Segment
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail
-from bitfirst.measuring.windows import inside, known, moved
+from bitfirst.measuring.windows import Window, doubt, inside, known, moved
 from bitfirst_hdl.contract.packets import Phase
 
 TURN = sensors.Timing(0, 0, 0, shunt_s=4e-3, bus_s=1e-3, turns=1)
@@ -48,10 +48,9 @@ def test_what_is_recorded_is_what_the_device_took():
 
 
 def test_no_other_device_is_recorded():
-    with pytest.raises(UsageError, match="on a simulated device with a supply, such as"):
-        recording.record("model")
-    with pytest.raises(UsageError, match="on a simulated device with a supply, such as"):
-        recording.record("rtl:tiny")
+    for url in ("model", "rtl:tiny", "rtl:power"):
+        with pytest.raises(UsageError, match="on a simulated device with a supply, such as"):
+            recording.record(url)
 
 
 def test_a_run_goes_round_and_is_cut():
@@ -145,6 +144,33 @@ def test_short_runs_tell_by_what_their_samples_vary():
     assert moved(TURN, TURN.sample_s, list(samples), 0.0, 2) > 2 * whole  # one of several rails, which may miss samples
 
 
+@pytest.mark.parametrize(("count", "length"), [(40, 4), (3, 120)])
+def test_how_well_it_is_told(count, length):
+    """The doubt of an estimate is what estimates by other samples scatter by: of short runs and of long ones."""
+    rng = np.random.default_rng(0)
+    steps = 0.3 * rng.standard_normal((200, count, length)) + np.cumsum(
+        0.1 * rng.standard_normal((200, count, length)), 2
+    )
+    told = [(list(runs), known(TURN, list(runs))) for runs in steps]
+    found = [moved(TURN, TURN.gap_s, runs, 0.0, order) ** 2 for runs, order in told]
+    doubts = [doubt(TURN, TURN.gap_s, runs, 0.0, order) for runs, order in told]
+    assert np.mean(doubts) == pytest.approx(np.std(found), rel=0.2)
+    assert doubt(TURN, TURN.gap_s, [], 0.0, -1) == 0.0  # nothing tells it, ever
+    assert doubt(TURN, TURN.gap_s, [np.ones(12), np.ones(3)][:1], 0.0, 0) == np.inf  # what one part says is not known
+
+
+def test_replays_go_on_until_the_activity_is_told(monkeypatch):
+    """Runs of some six samples: that their energy seems to be known to 10 % is not enough."""
+
+    def found() -> list[Window]:
+        return windows_of([(1, 2.0, 40_000)], 2, relative=0.1, limit_s=4.0)
+
+    told = found()
+    assert all(one._told(0, one.reading) for one in told)
+    monkeypatch.setattr(Window, "_told", lambda *_: True)
+    assert min(one.reading.replays for one in told) > 2 * max(one.reading.replays for one in found())
+
+
 def test_moving_power_of_a_regulator_is_as_derived():
     """Instants each 1 ms, their mean exponentially by 4, looked at each 0.3 ms: of runs of 2 s."""
     timing = sensors.Timing(0, 0, 0, 0.0, 0.0, turns=4, held_s=1e-3, round_s=0.3e-3)
@@ -157,7 +183,7 @@ def test_moving_power_of_a_regulator_is_as_derived():
     assert derived == pytest.approx(float(np.std(noise.sum(axis=1)) * 1e-3 / 2**0.5), rel=0.15)
 
 
-def windows_of(loads: list[tuple[int, float, int]], count: int, order=()) -> list:
+def windows_of(loads: list[tuple[int, float, int]], count: int, order=(), relative=0.02, limit_s=1.0) -> list:
     """Windows by an INA226 without errors: each run plays (phase, watts, cycles) a piece, which moves by 70 %."""
     from power_port import Part, PowerPortModel
 
@@ -167,7 +193,7 @@ def windows_of(loads: list[tuple[int, float, int]], count: int, order=()) -> lis
         port.load(0.5)
         monitor = Monitor(port, [Rail("5V", "ina226", 0x40, 0.1, shunt_error=0)])
         rng = np.random.default_rng(seed)
-        with monitor.window("step", phase=None, order=order, relative=0.02, limit_s=1.0, seed=seed) as window:
+        with monitor.window("step", phase=None, order=order, relative=relative, limit_s=limit_s, seed=seed) as window:
             for _ in window.replays():
                 for phase, watts, cycles in loads:
                     port.phase(phase)

@@ -44,8 +44,10 @@ SLOW_FLAGS = ("-O0",)  # what runs once
 LIBRARY = "library.so"
 LIBRARY_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared")
 TRACES = ("vcd", "saif")  # waveforms, or toggles of nets
+_COMPILER_MEND = "see that the C++ compiler and its headers are complete (Debian, Ubuntu: `apt install g++`)"
 _PHASE = "core.counters.phase_now"
 RUNTIME_SOURCES = ("verilated.cpp", "verilated_threads.cpp")
+LARGE_BYTES = 100_000  #: of C++: smaller files are compiled together, for most of their time goes to the headers
 LINT_WAIVERS = {
     "CASEINCOMPLETE": "Amaranth writes the value for all other cases in front of the case statement",
     "DECLFILENAME": "all modules of a device are in one file",
@@ -162,8 +164,9 @@ def build_simulator(
     edge, top = "posedge" if trace else "edge", top_name(text)
     core, clocks, count = units.divide(text, top, () if trace else units.UNITS, checked)
     core = core.replace("@(posedge clk)", f"@({edge} clk)")
-    flags = [*COMPILER_FLAGS, f"-DLINK_BITS={link_bits}", f"-DVM_TRACE={int(trace is not None)}"]
-    flags += [f"-DVM_TRACE_{kind.upper()}={int(trace == kind)}" for kind in TRACES]
+    common = [*COMPILER_FLAGS, f"-DVM_TRACE={int(trace is not None)}"]
+    common += [f"-DVM_TRACE_{kind.upper()}={int(trace == kind)}" for kind in TRACES]
+    flags = [f"-DLINK_BITS={link_bits}"]
     defines = {"CORE": top, "LINK_BITS": link_bits, "EDGE": edge, "UNITS": max(1, count)}
     verilator_flags = [*VERILATOR_FLAGS, *(f"+define+{name}={value}" for name, value in defines.items())]
     verilator_flags += [f"--trace-{trace}"] if trace else []
@@ -177,6 +180,7 @@ def build_simulator(
         flags += [f"-D{bus}"]
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
+    tools = _verilator("--version"), [*compiler, *common, *fast], compiler_version, native
     key = _digest(
         core,
         clocks,
@@ -184,10 +188,8 @@ def build_simulator(
         [header.read_text() for header in SENSOR_HEADERS] if _has_sensors(core) else [],
         WRAPPER.read_text(),
         verilator_flags,
-        _verilator("--version"),
-        [*compiler, *flags, *fast, SLOW_FLAGS, RUNTIME_SOURCES],
-        compiler_version,
-        native,
+        [flags, SLOW_FLAGS, LARGE_BYTES],
+        tools,
     )
     path = cache_path() / "simulators" / key
     if path.exists() and not fresh:
@@ -197,7 +199,8 @@ def build_simulator(
             with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
                 (Path(directory) / "core.v").write_text(core)
                 (Path(directory) / "clocks.svh").write_text(clocks)
-                _compile(Path(directory), verilator_flags, [*compiler, *flags], fast, trace)
+                runtime = _runtime([*compiler, *common, *fast], trace, _digest(tools, trace))
+                _compile(Path(directory), verilator_flags, [*compiler, *common, *flags], fast, runtime)
                 (Path(directory) / "simulator").replace(path)
     return path
 
@@ -209,12 +212,11 @@ def build_sensors(header: str | None = None) -> Path:
     """
     compiler = [*find_compiler(), *LIBRARY_FLAGS]
     header = SENSORS.read_text() if header is None else header
-    mend = "see that the C++ compiler and its headers are complete (Debian, Ubuntu: `apt install g++`)"
 
     def make(directory: Path) -> None:
         (directory / SENSORS.name).write_text(header)
         shutil.copy(SENSORS_LIBRARY, directory)
-        _run([*compiler, SENSORS_LIBRARY.name, "-o", LIBRARY], mend, cwd=directory)
+        _run([*compiler, SENSORS_LIBRARY.name, "-o", LIBRARY], _COMPILER_MEND, cwd=directory)
 
     return _library(make, compiler, header, SENSORS_LIBRARY.read_text())
 
@@ -231,7 +233,6 @@ def build_power_simulator(text: str) -> Path:
     text = text.replace("@(posedge clk)", "@(edge clk)")  # one evaluation a cycle
     flags = [flag if flag != "Vcore" else "Vmonitor" for flag in VERILATOR_FLAGS]
     flags = [flag if flag != "simulated" else "monitor" for flag in flags]
-    mend = "see that the C++ compiler and its headers are complete (Debian, Ubuntu: `apt install g++`)"
 
     def make(directory: Path) -> None:
         for name, source in {**sources, "monitor.v": text}.items():
@@ -241,9 +242,9 @@ def build_power_simulator(text: str) -> Path:
         command = [*compiler, "-I", include, "-I", include / "vltstd", "-I", "model"]
         objects = [f"{name}.o" for name in RUNTIME_SOURCES]
         for name, target in zip(RUNTIME_SOURCES, objects, strict=True):
-            _run([*command, *SLOW_FLAGS, "-c", include / name, "-o", target], mend, cwd=directory)
+            _run([*command, *SLOW_FLAGS, "-c", include / name, "-o", target], _COMPILER_MEND, cwd=directory)
         sources_made = [*(directory / "model").glob("*.cpp"), POWER_HARNESS.name]
-        _run([*command, *sources_made, *objects, "-o", LIBRARY], mend, cwd=directory)
+        _run([*command, *sources_made, *objects, "-o", LIBRARY], _COMPILER_MEND, cwd=directory)
 
     return _library(make, compiler, text, sources, flags, _verilator("--version"))
 
@@ -291,24 +292,52 @@ def top_name(text: str) -> str:
     return names[0]
 
 
+def _runtime(compiler: list[str], trace: str | None, key: str) -> list[Path]:
+    """Verilator's own part of a simulator, compiled; from the cache: it is the same in all, and much of small ones."""
+    path = cache_path() / "runtimes" / key
+    names = [*RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else [])]
+    with _locked(path):
+        if not path.exists():
+            with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
+                made = Path(directory) / "made"
+                made.mkdir()
+                _compile_all([(compiler, _verilator_root() / "include" / name) for name in names], made)
+                made.replace(path)
+    return sorted(path.glob("*.o"))
+
+
 def _compile(
-    directory: Path, verilator_flags: list[str], compiler: list[str], fast: list[str], trace: str | None
+    directory: Path, verilator_flags: list[str], compiler: list[str], fast: list[str], runtime: list[Path]
 ) -> None:
     """`core.v` in the directory to `simulator` there; `fast`: flags for what runs in every cycle."""
     _verilator(*verilator_flags, "-Mdir", "model", WRAPPER, "core.v", cwd=directory)
-    include = _verilator_root() / "include"
-    runtime = [include / name for name in (*RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else []))]
-    sources = [*(directory / "model").glob("*.cpp"), *runtime, HARNESS]
-    sources.sort(key=lambda source: -source.stat().st_size)  # the longest first, so that no core is left waiting
-    base = [*compiler, "-I", include, "-I", include / "vltstd", "-I", "model"]
-    mend = "see that the C++ compiler and its headers are complete (Debian, Ubuntu: `apt install g++`)"
+    sources = [HARNESS, *sorted((directory / "model").glob("*.cpp"))]
+    once = [source for source in sources if source.stem.endswith("__Slow")]
+    often = [source for source in sources if source not in once]
+    jobs = [([*compiler, *SLOW_FLAGS], source) for source in _packed(once, directory / "once.cpp")]
+    jobs += [([*compiler, *fast], source) for source in _packed(often, directory / "often.cpp")]
+    objects = _compile_all(jobs, directory)
+    _run([*compiler, *objects, *runtime, "-pthread", "-o", "simulator"], _COMPILER_MEND, cwd=directory)
 
-    def compile_one(source: Path) -> Path:
-        level = SLOW_FLAGS if source.stem.endswith("__Slow") else fast
+
+def _packed(sources: list[Path], together: Path) -> list[Path]:
+    """The large files, and one that includes all others."""
+    small = [source for source in sources if source.stat().st_size < LARGE_BYTES]
+    together.write_text("".join(f'#include "{source}"\n' for source in small))
+    return [together, *(source for source in sources if source not in small)]
+
+
+def _compile_all(jobs: list[tuple[list[str], Path]], directory: Path) -> list[Path]:
+    """Object files, in the directory, of sources, each with its compiler's command."""
+    include = _verilator_root() / "include"
+    folders = "-I", include, "-I", include / "vltstd", "-I", "model"
+
+    def compile_one(job: tuple[list[str], Path]) -> Path:
+        command, source = job
         target = directory / f"{source.stem}.o"
-        _run([*base, *level, "-c", source, "-o", target], mend, cwd=directory)
+        _run([*command, *folders, "-c", source, "-o", target], _COMPILER_MEND, cwd=directory)
         return target
 
+    longest_first = sorted(jobs, key=lambda job: -job[1].stat().st_size)  # so that no core is left waiting
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sources))
-    _run([*compiler, *sorted(objects), "-pthread", "-o", "simulator"], mend, cwd=directory)
+        return sorted(pool.map(compile_one, longest_first))

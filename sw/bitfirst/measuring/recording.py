@@ -25,7 +25,7 @@ def record(url: str = URL, method: str = METHOD, steps: int = STEPS) -> tuple[Ac
     options = TrainOptions(method=method, device=url)
     with bitfirst.open(url) as device:
         transport = getattr(device, "transport", None)
-        if not isinstance(transport, RtlTransport) or not device.config.measures:
+        if not isinstance(transport, RtlTransport) or not device.config.measures or "sensor=" not in url:
             raise UsageError(f"{url}: activity is recorded on a simulated device with a supply, such as {URL}")
         run = training.new_run(options, device)
         run.method.plan(Plan.of(steps))

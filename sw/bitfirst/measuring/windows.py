@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 IDLE_PHASE = 0
 LEAST_SAMPLES = 20  #: in the runs of a window together
 LEAST_INSIDE = 20  #: samples, or differences, that have seen no edge: they tell how the power moves inside the runs
+PIECE = 16  #: samples, of longer runs, of which one or more are left out to see how well that is told
+PARTS = 20  #: of these pieces: one at a time is left out
+TOLD = 0.25  #: of a run's own variance, that what the power's moving adds to it may be off by (k = 1) at the end
 LEAST_STEPS = 20  #: of the current above rest, summed over those samples
 IDLE_SAMPLES = 60  #: of a rest, at least
 BLOCK_S = 0.5  #: of replays between two rests, about
@@ -127,6 +130,18 @@ def moved(timing: Timing, gap_s: float, runs: Sequence[np.ndarray], noise: float
     once = float(np.mean(first**2)) if order >= 1 else 2 * variance
     twice = float(np.mean(second**2)) if order >= 2 else 3 * once
     return uncertainty.unsteady(timing, gap_s, once, twice, noise)
+
+
+def doubt(timing: Timing, gap_s: float, runs: Sequence[np.ndarray], noise: float, order: int) -> float:
+    """Standard uncertainty of the square of `moved`, by leaving out parts of the runs, one at a time (jackknife)."""
+    if order < 0:
+        return 0.0
+    pieces = [run[first : first + PIECE + order] for run in runs for first in range(0, len(run) - order, PIECE)]
+    parts = min(len(pieces), PARTS)
+    if parts < 2:
+        return math.inf
+    rests = ([piece for at, piece in enumerate(pieces) if at % parts != part] for part in range(parts))
+    return math.sqrt(parts - 1) * float(np.std([moved(timing, gap_s, rest, noise, order) ** 2 for rest in rests]))
 
 
 @dataclass
@@ -316,10 +331,20 @@ class Window:
         reading = self._evaluate()
         if reading.unresolved is not None or any(self._samples_of(group) < LEAST_SAMPLES for group in self._groups):
             return False
+        if not all(self._told(rail, reading) for rail in range(len(reading.facts))):
+            return False
         if reading.dynamic.uncertainty_j <= self.relative * reading.dynamic.total_j:
             return True
         random = math.hypot(*(above.random for above, _ in reading.budgets))
         return random < SHARE * math.hypot(*(above.systematic for above, _ in reading.budgets))
+
+    def _told(self, rail: int, reading: Reading) -> bool:
+        """Whether it is known well enough how the power moves inside the runs: an interval by a few samples would be
+        too wide, or too narrow and so the reason to end."""
+        facts, above = reading.facts[rail], reading.budgets[rail][0]
+        watts = self.monitor.rails[rail].amps_per_code * self.monitor.rails[rail].factor(facts.volts)
+        parts = [share * doubt(*self._movements(rail, group)) for group, share in self._shares(rail)]
+        return math.hypot(*parts) * watts**2 * facts.run_s / facts.replays <= TOLD * above.own**2
 
     # what it says
     def _evaluate(self) -> Reading:
@@ -403,7 +428,7 @@ class Window:
             voltage_codes=self._deviation(rail, "voltage"),
             edge_s=uncertainty.edge(self._gap_s(rail), monitor.poll_s),
             steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s),
-            unsteady=self._unsteady(rail, busy.sum()) * descriptor.amps_per_code * factor,
+            unsteady=self._unsteady(rail) * descriptor.amps_per_code * factor,
         )
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
         return dynamic, dynamic + rest_watts * run_s, self._scattered(pair, above, sums), facts
@@ -531,19 +556,26 @@ class Window:
         count = sum(len(part) - 1 for part in parts)
         return math.sqrt(sum(float(part @ part) for part in parts) / count) if count else 1.0
 
-    def _unsteady(self, rail: int, busy: int) -> float:
+    def _unsteady(self, rail: int) -> float:
         """As in `Facts`, in codes of the current: of phases in an order that of each for its share of the cycles."""
+        return math.sqrt(sum(share * self._moved(rail, group) ** 2 for group, share in self._shares(rail)))
+
+    def _shares(self, rail: int) -> list[tuple[Sequence[int], float]]:
+        """The phases whose power moves together, and their shares of a run."""
         if not self.order:
-            return self._moved(rail, range(1, 8))
+            return [(range(1, 8), 1.0)]
         cycles = self._grouped(sum(block.sums.cycles[rail] for block in self._blocks))
-        parts = [self._moved(rail, group) for group in self._groups]
-        return math.sqrt(sum(part**2 * share for part, share in zip(parts, cycles / max(busy, 1), strict=True)))
+        return list(zip(self._groups, cycles / max(cycles.sum(), 1), strict=True))
 
     def _moved(self, rail: int, phases: Sequence[int]) -> float:
         """`unsteady` of `Facts` for these phases, in codes of the current."""
+        return moved(*self._movements(rail, phases))
+
+    def _movements(self, rail: int, phases: Sequence[int]) -> tuple[Timing, float, list[np.ndarray], float, int]:
+        """What `moved` takes."""
         timing, runs = self.monitor.timings[rail], self.inside(rail, phases)
         noise = self._deviation(rail, "current") ** 2
-        return moved(timing, self._gap_s(rail), runs, noise, known(timing, runs))
+        return timing, self._gap_s(rail), runs, noise, known(timing, runs)
 
     def inside(self, rail: int, phases: Sequence[int] = range(1, 8)) -> list[np.ndarray]:
         """The currents that `inside` finds in this window, in codes."""
