@@ -254,3 +254,29 @@ def test_short_runs_have_a_share_of_their_own():
     short = [one.held for one in tested if one.seconds < 5 * one.reading.facts[0].sample_s]
     assert 0 < len(short) < 6 and found["held_short"] == sum(short) / len(short)
     assert coverage.summary([one for one in tested if not one.short])["held_short"] is None
+
+
+def test_each_return_to_rest_has_edges(monkeypatch):
+    """A body of 60 pieces of work, with rest between them that no order tells of."""
+    exact = replace(coverage.draw("ina219", np.random.default_rng(0)), shunt_ohm=0.1, offset_volts=0.0, gain_error=0.0)
+    rail = Rail("5V", "ina219", 0x40, 0.1, shunt_error=0)
+    calibrations = [coverage.calibrated(Monitor(bed(exact), [rail]), exact)]
+
+    def held() -> float:
+        within = []
+        for seed in range(10):
+            port, rng = bed(replace(exact, seed=seed)), np.random.default_rng(seed)
+            port.load(IDLE)
+            with Monitor(port, [rail], calibrations=calibrations).window("epoch", phase=None, seed=seed) as window:
+                for _ in range(60):
+                    port.phase(1)
+                    port.run(2e-3, WATTS)
+                    port.phase(0)
+                    port.wait(round(6e-3 * rng.random() * port.clock_hz))
+            energy = window.reading.dynamic
+            within.append(abs(energy.total_j - 60 * 2e-3 * (WATTS - IDLE)) <= energy.uncertainty_j)
+        return float(np.mean(within))
+
+    assert held() >= HELD
+    monkeypatch.setattr(Window, "_pieces", lambda _: 1.0)
+    assert held() < HELD - 0.2

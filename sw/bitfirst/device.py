@@ -67,6 +67,7 @@ class Device(ABC):
         self.bytes_moved = 0
         self.phase_counters: dict[Phase, dict[str, int]] = {}
         self._phase = Phase.OTHER
+        self.returns = 0
         self._marked: dict[str, int] = {}
 
     # operations
@@ -254,6 +255,7 @@ class Device(ABC):
             if name in counters:
                 booked[name] = booked.get(name, 0) + counters[name] - self._marked.get(name, 0)
         self._marked = counters
+        self.returns += phase == Phase.OTHER != self._phase
         self._phase = phase
 
     def enter(self, phase: Phase) -> None:

@@ -49,6 +49,10 @@ class BoardPort:
     def phase(self, number: int) -> None:
         self.device.mark(Phase(number))
 
+    @property
+    def returns(self) -> int:
+        return self.device.returns
+
 
 def _why(board: BoardDevice) -> str:
     what = "that it is a simulation" if board.fingerprint else "that no build made it: it is 0"

@@ -8,10 +8,12 @@ class PowerPort(Protocol):
 
     clock_hz    nominal clock of the device
     provenance  "measured" for a board, "simulated" for simulated rails
+    returns     times that a phase of work was left for phase 0
     """
 
     clock_hz: float
     provenance: str
+    returns: int
 
     def write(self, row: int, word: int) -> None:
         """One word of 64 bits into `row`."""

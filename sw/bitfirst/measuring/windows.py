@@ -140,19 +140,20 @@ def doubt(timing: Timing, gap_s: float, runs: Sequence[np.ndarray], noise: float
     parts = min(len(pieces), PARTS)
     if parts < 2:
         return math.inf
-    rests = ([piece for at, piece in enumerate(pieces) if at % parts != part] for part in range(parts))
-    return math.sqrt(parts - 1) * float(np.std([moved(timing, gap_s, rest, noise, order) ** 2 for rest in rests]))
+    others = ([piece for at, piece in enumerate(pieces) if at % parts != part] for part in range(parts))
+    return math.sqrt(parts - 1) * float(np.std([moved(timing, gap_s, other, noise, order) ** 2 for other in others]))
 
 
 @dataclass
 class _Block:
-    """Rest, or runs with rest around: what was added up, and when."""
+    """Rest, or runs with rest around: what was added up, when, and how often work ended in it."""
 
     sums: "Sums"
     middle: int  # stamp
     begin_s: float  # as of `Monitor.time_s`
     end_s: float
     runs: int = 0
+    returns: int = 0
 
 
 @dataclass
@@ -269,7 +270,7 @@ class Window:
     # what is done
     def _begin(self) -> None:
         self._begun_s = self.monitor.clock()
-        self._first = self.monitor.snapshot()
+        self._first, self._returns = self.monitor.snapshot(), self.monitor.port.returns
         self._runs, self._open = 1, True
         self._rest(PAD_SAMPLES)
         self._set()
@@ -285,7 +286,7 @@ class Window:
         records = self.monitor.records()
         self._worked.append(records[records["stamp"] > self._first.stamp])
         self._rest(PAD_SAMPLES)
-        block = self._block(self._first, self._runs)
+        block = self._block(self._first, self._runs, self.monitor.port.returns - self._returns)
         self._blocks.append(block)
         self.records = self.monitor.records()
         self._open = False
@@ -307,12 +308,12 @@ class Window:
         begin = self._idles[-1].middle - self._idles[-1].sums.stamp // 2
         self._codes.append(records[(records["stamp"] > begin + 1) & (records["phase"] == IDLE_PHASE)])
 
-    def _block(self, first: "Sums", runs: int = 0) -> _Block:
+    def _block(self, first: "Sums", runs: int = 0, returns: int = 0) -> _Block:
         last = self.monitor.snapshot()
         sums = last - first
         self.monitor.check_clock(sums)
         times = (self.monitor.time_s(one) for one in (first, last))
-        return _Block(sums, first.stamp + sums.stamp // 2, *times, runs)
+        return _Block(sums, first.stamp + sums.stamp // 2, *times, runs, returns)
 
     def _spent_s(self) -> float:
         """Seconds of a run in the window so far, all runs of this block; of the block before while there is none."""
@@ -427,7 +428,7 @@ class Window:
             current_codes=self._deviation(rail, "current"),
             voltage_codes=self._deviation(rail, "voltage"),
             edge_s=uncertainty.edge(self._gap_s(rail), monitor.poll_s),
-            steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s),
+            steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s) * self._pieces(),
             unsteady=self._unsteady(rail) * descriptor.amps_per_code * factor,
         )
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
@@ -543,6 +544,11 @@ class Window:
         if self.order:
             return math.sqrt(TOGETHER) * math.hypot(*np.diff(above, prepend=0.0, append=0.0))
         return math.sqrt(2) * math.hypot(*above)
+
+    def _pieces(self) -> float:
+        """Root of how often a run goes back to rest, once at least: each time has edges of its own."""
+        returns, runs = (sum(getattr(block, name) for block in self._blocks) for name in ("returns", "runs"))
+        return math.sqrt(max(1.0, returns / runs))
 
     def _volts(self, rail: int) -> float:
         charge = sum(float(block.sums.charge[rail].sum()) for block in self._blocks)
