@@ -104,7 +104,7 @@ class PowerPortModel:
         self.now = 0.0  # seconds
         self.activity, self.left = deque(), 0  # what loads are to take; cycles of the segment under way
         self.bus = 0.0  # until when it is in use
-        self.phases, self.returns = [(0.0, 0)], 0
+        self.phases, self.returns_to_rest = [(0.0, 0)], [0] * contract.PHASES
         self.rows = [0] * contract.WRITTEN_ROWS
         self.result, self.state = 0, {}
         self.running = self.sda = False
@@ -128,7 +128,8 @@ class PowerPortModel:
 
     def phase(self, number: int) -> None:
         self._settle()
-        self.returns += number == 0 != self.phases[-1][1]
+        if number == 0:
+            self.returns_to_rest[self.phases[-1][1]] += 1
         self.phases.append((self.now, number))
 
     def wait(self, cycles: int) -> None:

@@ -144,6 +144,19 @@ def test_short_runs_tell_by_what_their_samples_vary():
     assert moved(TURN, TURN.sample_s, list(samples), 0.0, 2) > 2 * whole  # one of several rails, which may miss samples
 
 
+def test_how_well_it_is_told_of_a_regulator():
+    """Whose records go together: the mean, exponentially by 8, of instants each millisecond, looked at each time."""
+    timing = sensors.Timing(0, 0, 0, 0.0, 0.0, turns=8, held_s=1e-3, round_s=1e-3)
+    noise = 0.3 * np.random.default_rng(0).standard_normal((200, 2, 1200))
+    said = np.zeros_like(noise)
+    for place in range(1, noise.shape[2]):
+        said[..., place] = said[..., place - 1] + (noise[..., place] - said[..., place - 1]) / 8
+    given = [(timing, timing.gap_s, list(runs[:, 60:]), 0.0) for runs in said]
+    found = [moved(*one, known(timing, one[2])) ** 2 for one in given]
+    doubts = [doubt(*one, known(timing, one[2])) for one in given]
+    assert np.mean(doubts) == pytest.approx(np.std(found), rel=0.2)
+
+
 @pytest.mark.parametrize(("count", "length"), [(40, 4), (3, 120)])
 def test_how_well_it_is_told(count, length):
     """The doubt of an estimate is what estimates by other samples scatter by: of short runs and of long ones."""
@@ -156,7 +169,23 @@ def test_how_well_it_is_told(count, length):
     doubts = [doubt(TURN, TURN.gap_s, runs, 0.0, order) for runs, order in told]
     assert np.mean(doubts) == pytest.approx(np.std(found), rel=0.2)
     assert doubt(TURN, TURN.gap_s, [], 0.0, -1) == 0.0  # nothing tells it, ever
-    assert doubt(TURN, TURN.gap_s, [np.ones(12), np.ones(3)][:1], 0.0, 0) == np.inf  # what one part says is not known
+    assert doubt(TURN, TURN.gap_s, [np.ones(12)], 0.0, 0) == np.inf  # what one part says is not known
+    assert [known(TURN, [np.ones(samples)]) for samples in (19, 20, 21, 22)] == [-1, 0, 1, 2]
+    assert doubt(TURN, TURN.gap_s, [np.ones(1)] * 19, 0.0, -1) == np.inf  # more runs will tell
+
+
+def test_runs_of_few_samples_go_on_until_these_are_enough(monkeypatch):
+    """Of some four samples, of which one or none has seen no edge."""
+
+    def held() -> float:
+        found = windows_of([(1, 2.0, 18_000)], 12, relative=0.03, limit_s=2.0)
+        taken = [one.monitor.port.joules[0][1] / one.reading.replays - 0.5 * 3.6e-3 for one in found]
+        pairs = zip([one.reading.dynamic for one in found], taken, strict=True)
+        return float(np.mean([abs(energy.total_j - truth) <= energy.uncertainty_j for energy, truth in pairs]))
+
+    assert held() >= coverage.HELD
+    monkeypatch.setattr("bitfirst.measuring.windows.doubt", lambda *_: 0.0)
+    assert held() < coverage.HELD - 0.1
 
 
 def test_replays_go_on_until_the_activity_is_told(monkeypatch):

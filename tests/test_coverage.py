@@ -1,5 +1,6 @@
 """Joules of windows against the truth: intervals hold it, are no wider than they must be, and broken ones fail."""
 
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -262,7 +263,7 @@ def test_each_return_to_rest_has_edges(monkeypatch):
     rail = Rail("5V", "ina219", 0x40, 0.1, shunt_error=0)
     calibrations = [coverage.calibrated(Monitor(bed(exact), [rail]), exact)]
 
-    def held() -> float:
+    def held() -> tuple[float, float]:
         within = []
         for seed in range(10):
             port, rng = bed(replace(exact, seed=seed)), np.random.default_rng(seed)
@@ -273,10 +274,28 @@ def test_each_return_to_rest_has_edges(monkeypatch):
                     port.run(2e-3, WATTS)
                     port.phase(0)
                     port.wait(round(6e-3 * rng.random() * port.clock_hz))
+            steps = window.reading.facts[0].steps_watts
             energy = window.reading.dynamic
             within.append(abs(energy.total_j - 60 * 2e-3 * (WATTS - IDLE)) <= energy.uncertainty_j)
-        return float(np.mean(within))
+        return float(np.mean(within)), steps
 
-    assert held() >= HELD
-    monkeypatch.setattr(Window, "_pieces", lambda _: 1.0)
-    assert held() < HELD - 0.2
+    share, steps = held()
+    assert share >= HELD and steps == pytest.approx(math.sqrt(2 * 60) * (WATTS - IDLE), rel=0.05)
+    monkeypatch.setattr(Window, "_pieces", lambda _: np.ones(7))
+    assert held()[0] < HELD - 0.2
+
+
+def test_returns_are_counted_by_phase():
+    """Ten pieces of work in six phases, one behind the other with rest between, as those of one phase."""
+    port = bed(coverage.draw("ina219", np.random.default_rng(0)))
+    port.load(IDLE)
+    monitor = Monitor(port, [Rail("5V", "ina219", 0x40, 0.1)])
+    with monitor.window("epoch", phase=None) as window:
+        for number in 10 * [1, 2, 3, 4, 5, 6]:
+            port.phase(number)
+            port.run(10e-3, WATTS)
+            port.phase(0)
+            monitor.wait(2e-3)
+    assert list(window._pieces()) == [10] * 6 + [1]
+    expected = math.sqrt(2 * 60) * (WATTS - IDLE)
+    assert window.reading.facts[0].steps_watts == pytest.approx(expected, rel=0.15)  # phases' own sums are cut at edges

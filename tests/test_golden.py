@@ -356,6 +356,7 @@ def test_counters_are_booked_to_their_phases() -> None:
         total = device.counters()
         phases = device.phase_counters
     assert set(phases) == {Phase.OTHER, Phase.FORWARD, Phase.WEIGHT_GRADIENT}
+    assert [device.returns_to_rest[phase] for phase in (Phase.FORWARD, Phase.WEIGHT_GRADIENT)] == [1, 0]
     for name in ("matmuls", "array_steps", "serial_ones", "words_written"):
         assert sum(counters[name] for counters in phases.values()) == total[name] > 0
     assert total["commands"] == sum(counters["commands"] for counters in phases.values()) + 1

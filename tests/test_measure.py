@@ -271,6 +271,7 @@ def test_a_run_is_read_in_parts_before_sums_overflow():
 
         window, reading = measured.whole(monitor, "epoch 1", epoch)
         assert len(window._blocks) > 4 and reading.replays == 1
+        assert sum(block.returns for block in window._blocks)[1] == len(window._blocks)
         assert abs(reading.total.total_j - 2.0) < reading.total.uncertainty_j < 0.1
         assert reading.seconds == pytest.approx(1.0, rel=0.01)
 

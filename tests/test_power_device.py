@@ -156,6 +156,7 @@ def test_a_window_on_the_simulated_sensor_holds_the_joules_taken(measured):
         runs = [measured.conv2d(x, w) for _ in window.replays()]
     taken = (transport.joules()[1] - before[1]) / len(runs)
     reading = window.reading
+    assert sum(block.returns for block in window._blocks)[1] == len(runs)
     at_rest = reading.seconds * Supply(()).idle_watts
     assert reading.total.provenance == reading.dynamic.provenance == "simulated" and not reading.total.extrapolated
     assert abs(reading.total.total_j - taken) < reading.total.uncertainty_j < 0.02 * taken

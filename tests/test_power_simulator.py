@@ -202,6 +202,13 @@ def test_intervals_contain_the_truth(kind: str) -> None:
         assert held(Fuller) < WINDOWS - 2
 
 
+def test_returns_to_rest_are_counted() -> None:
+    port = PowerSimulator([SimulatedRail("ina219")], CLOCK_KHZ)
+    for phase in (0, 1, 0, 8, 2, 3, 0, 1, 0):
+        port.phase(phase)
+    assert port.returns_to_rest[1:4] == [2, 0, 1]
+
+
 def test_bad_input() -> None:
     with pytest.raises(UsageError, match="buses of i2c and spi: a device has one"):
         PowerSimulator([SimulatedRail("ina228"), SimulatedRail("ina229")])

@@ -245,7 +245,7 @@ def test_instruction_set_is_a_part_of_the_key(increment: str, tmp_path, monkeypa
         (directory / "simulator").write_text("")
 
     monkeypatch.setattr(build, "_compile", compile_nothing)
-    monkeypatch.setattr(build, "_runtime", lambda *_: [])
+    monkeypatch.setattr(build, "_compile_all", lambda *_: [])
     script = tmp_path / "compiler"
     monkeypatch.setenv("CXX", str(script))
     paths = {}
@@ -256,6 +256,7 @@ def test_instruction_set_is_a_part_of_the_key(increment: str, tmp_path, monkeypa
         script.chmod(0o755)
         paths[name] = build.build_simulator(increment, 64)
     assert len(set(paths.values())) == 4 and paths["again"] == paths["this"]
+    assert sum(path.is_dir() for path in (tmp_path / "cache" / "runtimes").iterdir()) == 4
     native = {name: tuple(flag for flag in fast if flag in both) for name, fast in made.items()}
     assert native == {"this": both, "other": both, "narrow": one, "plain": ()}
 

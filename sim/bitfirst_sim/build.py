@@ -180,7 +180,7 @@ def build_simulator(
         flags += [f"-D{bus}"]
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
-    tools = _verilator("--version"), [*compiler, *common, *fast], compiler_version, native
+    versions = _verilator("--version"), compiler_version, native
     key = _digest(
         core,
         clocks,
@@ -188,8 +188,8 @@ def build_simulator(
         [header.read_text() for header in SENSOR_HEADERS] if _has_sensors(core) else [],
         WRAPPER.read_text(),
         verilator_flags,
-        [flags, SLOW_FLAGS, LARGE_BYTES],
-        tools,
+        [*compiler, *common, *flags, *fast, SLOW_FLAGS, LARGE_BYTES, RUNTIME_SOURCES],
+        versions,
     )
     path = cache_path() / "simulators" / key
     if path.exists() and not fresh:
@@ -199,7 +199,7 @@ def build_simulator(
             with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
                 (Path(directory) / "core.v").write_text(core)
                 (Path(directory) / "clocks.svh").write_text(clocks)
-                runtime = _runtime([*compiler, *common, *fast], trace, _digest(tools, trace))
+                runtime = _runtime([*compiler, *common, *fast], versions, trace, fresh)
                 _compile(Path(directory), verilator_flags, [*compiler, *common, *flags], fast, runtime)
                 (Path(directory) / "simulator").replace(path)
     return path
@@ -292,18 +292,19 @@ def top_name(text: str) -> str:
     return names[0]
 
 
-def _runtime(compiler: list[str], trace: str | None, key: str) -> list[Path]:
+def _runtime(compiler: list[str], versions: tuple[str, ...], trace: str | None, fresh: bool) -> list[Path]:
     """Verilator's own part of a simulator, compiled; from the cache: it is the same in all, and much of small ones."""
-    path = cache_path() / "runtimes" / key
     names = [*RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else [])]
+    path = cache_path() / "runtimes" / _digest(compiler, versions, names)
+    objects = [path / Path(name).with_suffix(".o") for name in names]
     with _locked(path):
-        if not path.exists():
-            with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
-                made = Path(directory) / "made"
-                made.mkdir()
-                _compile_all([(compiler, _verilator_root() / "include" / name) for name in names], made)
-                made.replace(path)
-    return sorted(path.glob("*.o"))
+        if fresh or not all(made.exists() for made in objects):
+            path.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as directory:
+                sources = [_verilator_root() / "include" / name for name in names]
+                for made in _compile_all([(compiler, source) for source in sources], Path(directory)):
+                    made.replace(path / made.name)
+    return objects
 
 
 def _compile(

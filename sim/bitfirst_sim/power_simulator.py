@@ -74,7 +74,7 @@ class PowerSimulator:
             raise UsageError(f"{len(sensors)} sensors are more than the {RAILS} rails of a device")
         self.sensors, self.clock_hz = tuple(sensors), clock_khz * 1e3
         rails = c_rails(self.sensors)
-        self.returns = self._phase = 0
+        self._phase, self.returns_to_rest = 0, [0] * PHASES
         self._library = _library(clock_khz, self.sensors[0].bus if sensors else "i2c")
         self._simulator = self._library.power_new(rails, len(sensors), self.clock_hz * (1 + clock_error))
         self.play(activity)
@@ -112,10 +112,12 @@ class PowerSimulator:
             cycles -= BREATH_CYCLES
 
     def phase(self, number: int) -> None:
-        """Sets the phase from the next cycle on; a segment may set another."""
-        self.returns += number == 0 != self._phase
+        """Sets the phase from the next cycle on; a segment may set another, which `returns_to_rest` does not count."""
+        number %= PHASES
+        if number == 0:
+            self.returns_to_rest[self._phase] += 1
         self._phase = number
-        self._library.power_phase(self._simulator, number % PHASES)
+        self._library.power_phase(self._simulator, number)
 
     # the loads
     def load(self, *watts: float) -> None:

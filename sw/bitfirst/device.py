@@ -12,6 +12,7 @@ import torch
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.contract import numeric
 from bitfirst_hdl.contract.packets import Phase
+from bitfirst_hdl.contract.power import PHASES
 from bitfirst_hdl.contract.registers import COUNTERS
 
 from .command import Command
@@ -52,6 +53,7 @@ class Device(ABC):
     store           the book of the device's tensor store; `store.refetched_bytes` were sent again, for want of room or
                     in another order
     phase_counters  Phase -> counter -> how much it grew in that phase, as of the latest MARK
+    returns_to_rest by phase: times that it was left for `Phase.OTHER`
     monitor         its sensors; None before `measuring.monitor.Monitor.of`
     """
 
@@ -67,7 +69,7 @@ class Device(ABC):
         self.bytes_moved = 0
         self.phase_counters: dict[Phase, dict[str, int]] = {}
         self._phase = Phase.OTHER
-        self.returns = 0
+        self.returns_to_rest = [0] * PHASES
         self._marked: dict[str, int] = {}
 
     # operations
@@ -255,7 +257,8 @@ class Device(ABC):
             if name in counters:
                 booked[name] = booked.get(name, 0) + counters[name] - self._marked.get(name, 0)
         self._marked = counters
-        self.returns += phase == Phase.OTHER != self._phase
+        if phase == Phase.OTHER:
+            self.returns_to_rest[self._phase] += 1
         self._phase = phase
 
     def enter(self, phase: Phase) -> None:

@@ -1,6 +1,7 @@
 """The power monitor of an open device."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from bitfirst_hdl.contract.packets import Opcode, Phase, Space
@@ -50,8 +51,8 @@ class BoardPort:
         self.device.mark(Phase(number))
 
     @property
-    def returns(self) -> int:
-        return self.device.returns
+    def returns_to_rest(self) -> Sequence[int]:
+        return self.device.returns_to_rest
 
 
 def _why(board: BoardDevice) -> str:

@@ -267,7 +267,8 @@ class Samples:
         rows = zip(
             self.watts.reshape(-1, self.watts.shape[-1]), self.whole.reshape(-1, self.whole.shape[-1]), strict=True
         )
-        return moved(self.timing, self.timing.gap_s, [watts[whole] for watts, whole in rows], 0.0, order)
+        runs = [watts[whole] for watts, whole in rows]
+        return moved(self.timing, self.timing.gap_s, runs, 0.0, min(order, known(self.timing, runs)))
 
     def error_j(self, poll_s: float) -> float:
         """By which the energy is off, rms; samples are seen ready up to `poll_s` late."""

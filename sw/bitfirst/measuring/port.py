@@ -1,19 +1,20 @@
 """How the host reaches a device's power monitor."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
 class PowerPort(Protocol):
     """The space POWER (`bitfirst_hdl.contract.power`) of a device, and the passing of its time.
 
-    clock_hz    nominal clock of the device
-    provenance  "measured" for a board, "simulated" for simulated rails
-    returns     times that a phase of work was left for phase 0
+    clock_hz         nominal clock of the device
+    provenance       "measured" for a board, "simulated" for simulated rails
+    returns_to_rest  by phase: times that it was left for phase 0
     """
 
     clock_hz: float
     provenance: str
-    returns: int
+    returns_to_rest: Sequence[int]
 
     def write(self, row: int, word: int) -> None:
         """One word of 64 bits into `row`."""

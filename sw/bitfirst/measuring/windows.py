@@ -23,7 +23,8 @@ IDLE_PHASE = 0
 LEAST_SAMPLES = 20  #: in the runs of a window together
 LEAST_INSIDE = 20  #: samples, or differences, that have seen no edge: they tell how the power moves inside the runs
 PIECE = 16  #: samples, of longer runs, of which one or more are left out to see how well that is told
-PARTS = 20  #: of these pieces: one at a time is left out
+CORRELATED = 4  #: a piece is at least so many times as long as records of a regulator have to do with each other
+PARTS = 20  #: of these pieces, at most: one at a time is left out
 TOLD = 0.25  #: of a run's own variance, that what the power's moving adds to it may be off by (k = 1) at the end
 LEAST_STEPS = 20  #: of the current above rest, summed over those samples
 IDLE_SAMPLES = 60  #: of a rest, at least
@@ -133,10 +134,12 @@ def moved(timing: Timing, gap_s: float, runs: Sequence[np.ndarray], noise: float
 
 
 def doubt(timing: Timing, gap_s: float, runs: Sequence[np.ndarray], noise: float, order: int) -> float:
-    """Standard uncertainty of the square of `moved`, by leaving out parts of the runs, one at a time (jackknife)."""
+    """Standard uncertainty of the square of `moved`, by leaving out parts of the runs, one at a time (jackknife). Few
+    samples leave all in doubt; runs without any, which will never have one, nothing."""
     if order < 0:
-        return 0.0
-    pieces = [run[first : first + PIECE + order] for run in runs for first in range(0, len(run) - order, PIECE)]
+        return math.inf if any(len(run) for run in runs) else 0.0
+    length = max(PIECE, math.ceil(CORRELATED / timing.independent))
+    pieces = [run[first : first + length + order] for run in runs for first in range(0, len(run) - order, length)]
     parts = min(len(pieces), PARTS)
     if parts < 2:
         return math.inf
@@ -153,7 +156,7 @@ class _Block:
     begin_s: float  # as of `Monitor.time_s`
     end_s: float
     runs: int = 0
-    returns: int = 0
+    returns: np.ndarray | int = 0  # to rest, by phase
 
 
 @dataclass
@@ -270,7 +273,7 @@ class Window:
     # what is done
     def _begin(self) -> None:
         self._begun_s = self.monitor.clock()
-        self._first, self._returns = self.monitor.snapshot(), self.monitor.port.returns
+        self._first, self._returns = self.monitor.snapshot(), np.array(self.monitor.port.returns_to_rest)
         self._runs, self._open = 1, True
         self._rest(PAD_SAMPLES)
         self._set()
@@ -286,7 +289,7 @@ class Window:
         records = self.monitor.records()
         self._worked.append(records[records["stamp"] > self._first.stamp])
         self._rest(PAD_SAMPLES)
-        block = self._block(self._first, self._runs, self.monitor.port.returns - self._returns)
+        block = self._block(self._first, self._runs, self.monitor.port.returns_to_rest - self._returns)
         self._blocks.append(block)
         self.records = self.monitor.records()
         self._open = False
@@ -308,7 +311,7 @@ class Window:
         begin = self._idles[-1].middle - self._idles[-1].sums.stamp // 2
         self._codes.append(records[(records["stamp"] > begin + 1) & (records["phase"] == IDLE_PHASE)])
 
-    def _block(self, first: "Sums", runs: int = 0, returns: int = 0) -> _Block:
+    def _block(self, first: "Sums", runs: int = 0, returns: np.ndarray | int = 0) -> _Block:
         last = self.monitor.snapshot()
         sums = last - first
         self.monitor.check_clock(sums)
@@ -316,11 +319,11 @@ class Window:
         return _Block(sums, first.stamp + sums.stamp // 2, *times, runs, returns)
 
     def _spent_s(self) -> float:
-        """Seconds of a run in the window so far, all runs of this block; of the block before while there is none."""
-        if not self._blocks:
+        """Seconds of a run in the window so far, all runs of this block, by those of the blocks before."""
+        runs = sum(block.runs for block in self._blocks)
+        if not runs:
             return BLOCK_S
-        block = self._blocks[-1]
-        return self._runs * block.sums.stamp / block.runs / self.monitor.port.clock_hz
+        return self._runs * sum(block.sums.stamp for block in self._blocks) / runs / self.monitor.port.clock_hz
 
     def _all_s(self) -> float:
         stamps = sum(block.sums.stamp for block in (*self._blocks, *self._idles))
@@ -428,7 +431,7 @@ class Window:
             current_codes=self._deviation(rail, "current"),
             voltage_codes=self._deviation(rail, "voltage"),
             edge_s=uncertainty.edge(self._gap_s(rail), monitor.poll_s),
-            steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s) * self._pieces(),
+            steps_watts=self._steps_watts(rail, gain, rest_watts - offset, dynamic / run_s),
             unsteady=self._unsteady(rail) * descriptor.amps_per_code * factor,
         )
         pair = uncertainty.budgets(descriptor, monitor.timings[rail], facts, calibration)
@@ -529,7 +532,8 @@ class Window:
         return None
 
     def _steps_watts(self, rail: int, gain: float, rest_watts: float, above_watts: float) -> float:
-        """As in `Facts`; phases without an order are taken as if rest was between them."""
+        """As in `Facts`. Phases without an order are taken as if rest was between them, as often as a run went back to
+        it from each, once at least."""
         sums = [block.sums for block in self._blocks]
         cycles = sum(one.cycles[rail] for one in sums) / self.monitor.port.clock_hz
         joules = sum(self.monitor.joules(one)[rail] for one in sums) * gain
@@ -538,17 +542,17 @@ class Window:
         else:
             cycles, joules = cycles[1:], joules[1:]
         numbers = [number for number in range(len(cycles)) if cycles[number]]
+        above = np.array([joules[number] / max(cycles[number], 1e-9) - rest_watts for number in numbers])
         if len(numbers) == 1:
-            return math.sqrt(2) * abs(above_watts)
-        above = [joules[number] / max(cycles[number], 1e-9) - rest_watts for number in numbers]
+            above = np.array([above_watts])
         if self.order:
             return math.sqrt(TOGETHER) * math.hypot(*np.diff(above, prepend=0.0, append=0.0))
-        return math.sqrt(2) * math.hypot(*above)
+        return math.sqrt(2) * math.hypot(*(above * np.sqrt(self._pieces()[numbers])))
 
-    def _pieces(self) -> float:
-        """Root of how often a run goes back to rest, once at least: each time has edges of its own."""
-        returns, runs = (sum(getattr(block, name) for block in self._blocks) for name in ("returns", "runs"))
-        return math.sqrt(max(1.0, returns / runs))
+    def _pieces(self) -> np.ndarray:
+        """Of each phase of work, how often a run goes back to rest from it, once at least: each has its own edges."""
+        returns = sum(block.returns for block in self._blocks)[1:]
+        return np.maximum(1.0, returns / sum(block.runs for block in self._blocks))
 
     def _volts(self, rail: int) -> float:
         charge = sum(float(block.sums.charge[rail].sum()) for block in self._blocks)
