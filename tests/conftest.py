@@ -1,14 +1,23 @@
-"""Order of the tests; figures that they found, at the end."""
+"""Order of the tests, which broken variants CI tries; figures that tests found, at the end."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
+MUTANTS = 4  #: of a test's `mutants`, one in so many is tried by `make test`, and the others by `make soak`
 FIGURE = "figure"  #: property of a test: a line for the summary, also from another process
 
 
+@pytest.hookimpl(tryfirst=True)  # before those of the soak are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test first, so that no core waits for it at the end."""
+    seen = Counter()
+    for item in items:
+        if item.get_closest_marker("mutants"):
+            if seen[item.function] % MUTANTS:
+                item.add_marker("soak")
+            seen[item.function] += 1
     items.sort(key=lambda item: item.get_closest_marker("longest") is None)
 
 

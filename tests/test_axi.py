@@ -84,6 +84,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_bench_finds_mutants(name: str) -> None:
     old, new, only, words = MUTANTS[name]

@@ -449,6 +449,7 @@ def test_property_holds(name: str, tmp_path: Path) -> None:
     prove(make(), tmp_path, INDUCTION, cover_steps)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_is_caught(name: str, tmp_path: Path) -> None:
     make, old, new, steps = MUTANTS[name]

@@ -127,6 +127,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_found(mutant: str) -> None:
     old, new, wrong = MUTANTS[mutant]
@@ -148,6 +149,7 @@ def test_monitor() -> None:
     assert len(run(pmbus)) == 3
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize(
     ("old", "new"), [("linear, beat = self.read[0]", "linear, beat = 0"), ("word & heard", "word")]
 )

@@ -94,6 +94,7 @@ def test_proved(name: str, tmp_path: Path) -> None:
     prove(make(), tmp_path, induction, cover_steps)
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_are_caught(name: str, tmp_path: Path) -> None:
     make, old, new, steps = MUTANTS[name]

@@ -99,6 +99,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_found(mutant: str) -> None:
     make, only = MUTANTS[mutant]
@@ -117,6 +118,7 @@ SPANS_MUTANTS = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", SPANS_MUTANTS)
 def test_mutants_of_spans_are_found(mutant: str) -> None:
     with pytest.raises(BenchError, match="cocotb tests failed: counts_every_cycle"):

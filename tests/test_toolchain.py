@@ -88,7 +88,7 @@ def check(board: Board, figures: Figures) -> None:
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        pytest.param("ulx3s-12f", CONFIGS["least"], marks=pytest.mark.longest),
+        pytest.param("ulx3s-12f", CONFIGS["least"], marks=[pytest.mark.soak, pytest.mark.longest]),
         pytest.param("ulx3s-85f", CONFIGS["least"], marks=[pytest.mark.soak, pytest.mark.longest]),
         pytest.param("ulx3s-85f", replace(TINY, features=STANDARD), marks=[pytest.mark.soak, pytest.mark.longest]),
     ],

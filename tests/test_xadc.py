@@ -155,6 +155,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_found(mutant: str) -> None:
     old, new, said = MUTANTS[mutant]
