@@ -57,7 +57,9 @@ def test_the_core(core: str) -> None:
     assert all(f"'d{number}" in core for number in (0xC0A8_0132, DEFAULT.mac_number, datagrams.PORT))
 
 
-@pytest.mark.parametrize("name", WITH_ETHERNET)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name != WITH_ETHERNET[0] else ()) for name in WITH_ETHERNET]
+)
 def test_pins_and_clocks(name: str, core: str) -> None:
     """Every pin of RGMII but the PHY's registers is placed; its clock, the array's and LiteEth's have constraints."""
     board = BOARDS[name].linked("udp")

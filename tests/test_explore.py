@@ -108,7 +108,9 @@ def test_good_estimates_save_packings() -> None:
 # estimates
 
 
-@pytest.mark.parametrize("name", ["icebreaker", "ulx3s-12f", "tang-nano-9k"])
+@pytest.mark.parametrize(
+    "name", ["icebreaker", *(pytest.param(name, marks=pytest.mark.soak) for name in ("ulx3s-12f", "tang-nano-9k"))]
+)
 def test_the_bound_is_below_what_an_array_takes(name: str, tmp_path: Path) -> None:
     """And not far below."""
     board = BOARDS[name]
