@@ -285,6 +285,18 @@ def test_each_return_to_rest_has_edges(monkeypatch):
     assert held()[0] < HELD - 0.2
 
 
+@pytest.mark.parametrize("options", [{"phase": 3}, {"phase": None, "order": [(3, "a")]}])
+def test_a_run_of_one_phase_has_two_edges(options):
+    port = bed(coverage.draw("ina219", np.random.default_rng(0)))
+    port.load(IDLE)
+    monitor = Monitor(port, [Rail("5V", "ina219", 0x40, 0.1)])
+    with monitor.window("one", limit_s=0.5, **options) as window:
+        for _ in window.replays():
+            port.phase(3)
+            port.run(20e-3, WATTS)
+    assert window.reading.facts[0].steps_watts == pytest.approx(math.sqrt(2) * (WATTS - IDLE), rel=0.03)
+
+
 def test_returns_are_counted_by_phase():
     """Ten pieces of work in six phases, one behind the other with rest between, as those of one phase."""
     port = bed(coverage.draw("ina219", np.random.default_rng(0)))

@@ -545,9 +545,10 @@ class Window:
         above = np.array([joules[number] / max(cycles[number], 1e-9) - rest_watts for number in numbers])
         if len(numbers) == 1:
             above = np.array([above_watts])
-        if self.order:
+        elif self.order:
             return math.sqrt(TOGETHER) * math.hypot(*np.diff(above, prepend=0.0, append=0.0))
-        return math.sqrt(2) * math.hypot(*(above * np.sqrt(self._pieces()[numbers])))
+        pieces = np.ones(len(cycles)) if self.order else self._pieces()
+        return math.sqrt(2) * math.hypot(*(above * np.sqrt(pieces[numbers])))
 
     def _pieces(self) -> np.ndarray:
         """Of each phase of work, how often a run goes back to rest from it, once at least: each has its own edges."""
