@@ -297,6 +297,33 @@ def test_a_run_of_one_phase_has_two_edges(options):
     assert window.reading.facts[0].steps_watts == pytest.approx(math.sqrt(2) * (WATTS - IDLE), rel=0.03)
 
 
+def test_the_link_is_silent_while_a_run_goes_on(monkeypatch):
+    """All words to and from the monitor pass at rest, and none between the runs of a block."""
+    port = PowerPortModel([Part("ina226", 0x40, 0.1)])
+    port.load(IDLE)
+    monitor = Monitor(port, [Rail("5V", "ina226", 0x40, 0.1)])
+
+    def heard(within: bool) -> list[tuple[int, int]]:
+        calls, runs = [], [0]
+        for name in "read", "write":
+            told = getattr(PowerPortModel, name)
+            monkeypatch.setattr(
+                port, name, lambda *a, told=told: calls.append((port.phases[-1][1], runs[0])) or told(port, *a)
+            )
+        with monitor.window("run", limit_s=2.0) as window:
+            for _ in window.replays():
+                runs[0] += 1
+                port.run(10e-3, WATTS)
+                if within:
+                    monitor.snapshot()
+        assert len(window._blocks) > 1 and calls
+        ends = np.cumsum([0, *(block.runs for block in window._blocks)])
+        return [call for call in calls if call[0] != 0 or call[1] not in ends]
+
+    assert heard(False) == []
+    assert heard(True) != []
+
+
 def test_returns_are_counted_by_phase():
     """Ten pieces of work in six phases, one behind the other with rest between, as those of one phase."""
     port = bed(coverage.draw("ina219", np.random.default_rng(0)))
