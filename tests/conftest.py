@@ -11,7 +11,7 @@ FIGURE = "figure"  #: property of a test: a line for the summary, also from anot
 
 @pytest.hookimpl(tryfirst=True)  # before those of the soak are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first, so that no core waits for it at the end."""
+    """All mutants but one in `MUTANTS` to the soak. The longest test first, so that no core waits for it at the end."""
     seen = Counter()
     for item in items:
         if item.get_closest_marker("mutants"):
