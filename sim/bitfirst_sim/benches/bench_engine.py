@@ -18,6 +18,7 @@ from . import arrays, common
 SHAPE = ("slices", "planes", "chunks", "row_tiles", "col_tiles")
 START_LIMIT = 200_000  # cycles, more than any MATMUL here
 WRITE_PORTS = ("a_write", "b_write", "sum_write", "program_write")
+EVENTS = ("busy", "step", "stall", "overflow", "serial_ones", "gated")
 ONE_TILE = {"row_tiles": 1, "col_tiles": 1}
 
 
@@ -216,13 +217,17 @@ class Bench:
         self.events: Counter = Counter()
         self.writes: dict[str, deque[dict[str, int]]] = {port: deque() for port in WRITE_PORTS}
         self.reads = common.Checker("rows of sums")
+        # Looked up once: every cycle asks for them.
+        self.counted = {name: getattr(dut, f"events__{name}") for name in EVENTS}
+        self.valids = {port: getattr(dut, f"{port}__valid") for port in WRITE_PORTS}
+        self.driven = set(WRITE_PORTS)  # whose `valid` may be high
 
     async def cycle(self) -> None:
         """To the next edge; count what happened in the cycle before it."""
         dut = self.dut
         await RisingEdge(dut.clk)
-        for name in "busy", "step", "stall", "overflow", "serial_ones", "gated":
-            self.events[name] += common.value(getattr(dut, f"events__{name}"))
+        for name, event in self.counted.items():
+            self.events[name] += common.value(event)
         walking, storing = common.value(dut.walking), common.value(dut.storing)
         assert common.value(dut.busy) == walking | storing
         assert not (common.value(dut.start__ready) and walking)
@@ -234,9 +239,11 @@ class Bench:
         if self.writes[port] and self.rng.random() < 0.8:
             for name, value in self.writes[port].popleft().items():
                 getattr(self.dut, f"{port}__{name}").value = value
-            getattr(self.dut, f"{port}__valid").value = 1
-        else:
-            getattr(self.dut, f"{port}__valid").value = 0
+            self.valids[port].value = 1
+            self.driven.add(port)
+        elif port in self.driven:
+            self.valids[port].value = 0
+            self.driven.remove(port)
 
     async def flush(self) -> None:
         """Until the last write is being made, in the cycle that begins."""

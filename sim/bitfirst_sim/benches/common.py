@@ -52,7 +52,7 @@ def to_signed(value: int, bits: int) -> int:
 
 def value(signal: Any) -> int:
     """A port's value as an unsigned number."""
-    return int(signal.value)
+    return int(signal.get())
 
 
 def cycle() -> int:
