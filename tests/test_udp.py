@@ -157,7 +157,7 @@ def test_gateware() -> None:
 @pytest.mark.parametrize(
     ("change", "failing"),
     [
-        ((" & (ahead != 0) & ~ahead[-1]", ""), "late_and_doubled"),
+        pytest.param((" & (ahead != 0) & ~ahead[-1]", ""), "late_and_doubled", marks=pytest.mark.soak),
         ((" & good & ~piece.error", " & good"), "damaged"),
     ],
     ids=["numbers", "errors"],

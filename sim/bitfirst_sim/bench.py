@@ -31,7 +31,7 @@ RUNTIME_SOURCES = ("verilated.cpp", "verilated_dpi.cpp", "verilated_vpi.cpp", "v
 
 
 class BenchError(AssertionError):
-    """A bench that failed, ran no test, or could not be built; the message ends with what the tools said."""
+    """A bench that failed or ran no test; the message ends with what the tools said."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def run_bench(
     waves       folder to put `dump.vcd` in
     only        the one test to run
 
-    Raises `BenchError` when a test fails, none ran, or the build fails.
+    Raises `BenchError` when a test fails or none ran, `BuildError` when it cannot be built.
     """
     from cocotb_tools.runner import get_runner
 

@@ -11,7 +11,7 @@ from bitfirst_hdl import config as configs
 from bitfirst_hdl.contract.packets import Opcode, Space, Status, Target
 from bitfirst_hdl.contract.registers import IDENTITY_WORDS
 from cocotb.clock import Clock
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import FallingEdge, RisingEdge
 from cocotbext.uart import UartSink, UartSource
 
 from . import common
@@ -49,9 +49,8 @@ class Pins:
 
     async def _receive(self) -> None:
         while True:
+            await FallingEdge(self.dut.tx_pin)
             await RisingEdge(self.dut.clk)
-            if common.value(self.dut.tx_pin):
-                continue
             self.first_edges.append(common.cycle())
             self._passed = 0
             bits = [await self._bit(number * self.bit_cycles) for number in range(FRAME_BITS)]

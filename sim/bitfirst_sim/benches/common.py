@@ -15,7 +15,7 @@ import cocotb
 from amaranth.lib import data
 from bitfirst_hdl.contract import codec
 from cocotb.clock import Clock
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 from cocotb.utils import get_sim_time
 
 from ..bench import PARAMETERS_VARIABLE
@@ -62,8 +62,8 @@ def cycle() -> int:
 
 async def cycles(dut: Any, count: int) -> None:
     """Wait for `count` rising edges."""
-    for _ in range(count):
-        await RisingEdge(dut.clk)
+    if count > 0:
+        await ClockCycles(dut.clk, count)
 
 
 async def start(dut: Any, **inputs: int) -> random.Random:
