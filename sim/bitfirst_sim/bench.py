@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 from amaranth.lib import wiring
 from bitfirst_hdl.verilog import convert
 
-from .build import cache_path, compile_model, find_compiler, locked, runtime, verilator
+from .build import SLOW_FLAGS, cache_path, compile_model, find_compiler, locked, runtime, verilator
 
 PARAMETERS_VARIABLE = "BITFIRST_BENCH_PARAMETERS"
 VERILATOR_FLAGS = ("--cc", "--vpi", "--prefix", "Vtop", "-Wno-fatal", "-O3")
@@ -69,24 +69,23 @@ def build(verilog: str, name: str, *, waves: bool = False) -> Path:
     flags = [*VERILATOR_FLAGS, "--top-module", name, *(["--trace"] if waves else [])]
     common = [*compiler, *COMPILER_FLAGS, f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}"]
     versions = _tool_versions(*compiler)
-    key = _key(verilog, flags, common, FAST_FLAGS, harness.read_text(), str(libraries), versions)
+    key = _key(verilog, flags, common, FAST_FLAGS, SLOW_FLAGS, harness.read_text(), str(libraries), versions)
     simulator = cache_path() / "benches" / key / name
     if simulator.exists():
         return simulator
-    with locked(simulator.parent):
-        if not simulator.exists():
-            with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=simulator.parent.parent) as temporary:
-                work = Path(temporary)
-                public = [f'public_flat_rw -module "{name}" -var "{port}"' for port in _port_names(verilog, name)]
-                (work / "ports.vlt").write_text("\n".join(["`verilator_config", *public, ""]))
-                (work / "design.v").write_text(verilog)
-                verilator(*flags, "-Mdir", "model", "ports.vlt", "design.v", cwd=work)
-                names = *RUNTIME_SOURCES, *(["verilated_vcd_c.cpp"] if waves else [])
-                linked = [*runtime([*common, *FAST_FLAGS], names, versions), f"-Wl,-rpath,{libraries}"]
-                linked += [f"-L{libraries}", "-lcocotbvpi_verilator"]
-                made = compile_model(work, harness, common, list(FAST_FLAGS), linked)
-                simulator.parent.mkdir(exist_ok=True)
-                made.replace(simulator)
+    with locked(simulator.parent), tempfile.TemporaryDirectory(prefix=f"{key}.", dir=simulator.parent.parent) as folder:
+        if simulator.exists():  # another process made it
+            return simulator
+        work = Path(folder)
+        public = [f'public_flat_rw -module "{name}" -var "{port}"' for port in _port_names(verilog, name)]
+        (work / "ports.vlt").write_text("\n".join(["`verilator_config", *public, ""]))
+        (work / "design.v").write_text(verilog)
+        verilator(*flags, "-Mdir", "model", "ports.vlt", "design.v", cwd=work)
+        names = *RUNTIME_SOURCES, *(["verilated_vcd_c.cpp"] if waves else [])
+        linked = [*runtime([*common, *FAST_FLAGS], names, versions), f"-Wl,-rpath,{libraries}", f"-L{libraries}"]
+        made = compile_model(work, harness, common, list(FAST_FLAGS), [*linked, "-lcocotbvpi_verilator"])
+        simulator.parent.mkdir(exist_ok=True)
+        made.replace(simulator)
     return simulator
 
 
