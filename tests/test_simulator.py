@@ -240,7 +240,7 @@ def test_instruction_set_is_a_part_of_the_key(increment: str, tmp_path, monkeypa
     monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path / "cache"))
     made = {}  # name -> program, and flags of what runs in every cycle
 
-    def compile_nothing(directory, _harness, _compiler, fast, _linked):
+    def compile_nothing(directory, _harness, _compiler, fast, *_rest):
         made[name] = fast
         (directory / "simulator").write_text("")
         return directory / "simulator"

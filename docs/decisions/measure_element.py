@@ -254,8 +254,9 @@ def speed_of(variant: type[Built], array: type[bitfirst_hdl.array.Array], config
         flags = ["--cc", "-O3", "--x-assign", "fast", "-Wno-fatal", "--top-module", "array"]
         verilator(*flags, "-Mdir", "model", "array.v", cwd=work)
         compiler = [*find_compiler(), "-std=c++17"]
-        linked = runtime([*compiler, "-O1"], RUNTIME_SOURCES, (verilator("--version"),))
-        made = compile_model(work, (work / "main.cpp").resolve(), compiler, ["-O1"], linked)
+        versions = (verilator("--version"),)
+        linked = runtime([*compiler, "-O1"], RUNTIME_SOURCES, versions)
+        made = compile_model(work, Path("main.cpp"), compiler, ["-O1"], versions, linked)
         best, seen = subprocess.run([made.resolve()], capture_output=True, text=True, check=True).stdout.split()
     assert int(seen) > 0, "nothing came out"
     return int(best)

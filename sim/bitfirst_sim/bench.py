@@ -83,7 +83,8 @@ def build(verilog: str, name: str, *, waves: bool = False) -> Path:
         verilator(*flags, "-Mdir", "model", "ports.vlt", "design.v", cwd=work)
         names = *RUNTIME_SOURCES, *(["verilated_vcd_c.cpp"] if waves else [])
         linked = [*runtime([*common, *FAST_FLAGS], names, versions), f"-Wl,-rpath,{libraries}", f"-L{libraries}"]
-        made = compile_model(work, harness, common, list(FAST_FLAGS), [*linked, "-lcocotbvpi_verilator"])
+        linked += ["-lcocotbvpi_verilator"]
+        made = compile_model(work, harness, common, list(FAST_FLAGS), versions, linked)
         simulator.parent.mkdir(exist_ok=True)
         made.replace(simulator)
     return simulator

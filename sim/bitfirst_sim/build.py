@@ -46,6 +46,8 @@ LIBRARY_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared")
 TRACES = ("vcd", "saif")  # waveforms, or toggles of nets
 _COMPILER_MEND = "see that the C++ compiler and its headers are complete (Debian, Ubuntu: `apt install g++`)"
 _PHASE = "core.counters.phase_now"
+#: Of Verilator, and what they do not bring that harnesses need.
+HEADERS = ("verilated.h", "verilated_dpi.h", "verilated_vpi.h", "memory", "string", "vector")
 RUNTIME_SOURCES = ("verilated.cpp", "verilated_threads.cpp")
 LARGE_BYTES = 100_000  #: of C++: smaller files are compiled together, for most of their time goes to the headers
 LINT_WAIVERS = {
@@ -161,13 +163,12 @@ def build_simulator(
     or fails.
     """
     compiler = find_compiler()
-    compiler_version = _run([*compiler, "--version"], "set CXX to a working C++ compiler").splitlines()[0]
     edge, top = "posedge" if trace else "edge", top_name(text)
     core, clocks, count = units.divide(text, top, () if trace else units.UNITS, checked)
     core = core.replace("@(posedge clk)", f"@({edge} clk)")
     common = [*COMPILER_FLAGS, f"-DVM_TRACE={int(trace is not None)}"]
     common += [f"-DVM_TRACE_{kind.upper()}={int(trace == kind)}" for kind in TRACES]
-    flags = [f"-DLINK_BITS={link_bits}"]
+    macros = {"LINK_BITS": link_bits}  # of the harness
     defines = {"CORE": top, "LINK_BITS": link_bits, "EDGE": edge, "UNITS": max(1, count)}
     verilator_flags = [*VERILATOR_FLAGS, *(f"+define+{name}={value}" for name, value in defines.items())]
     verilator_flags += [f"--trace-{trace}"] if trace else []
@@ -175,13 +176,13 @@ def build_simulator(
         verilator_flags += ["--trace-underscore", f"+define+PHASE={_PHASE if _PHASE.rpartition('.')[2] in core else 0}"]
     if _has_sensors(core):
         verilator_flags += ["+define+SENSORS"]
-        flags += ["-DSENSORS"]
+        macros["SENSORS"] = 1
     if bus := _bus(core):
         verilator_flags += [f"+define+{bus}"]
-        flags += [f"-D{bus}"]
+        macros[bus] = 1
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
-    versions = verilator("--version"), compiler_version, native
+    versions = verilator("--version"), _version(compiler), native
     key = _digest(
         core,
         clocks,
@@ -189,7 +190,7 @@ def build_simulator(
         [header.read_text() for header in SENSOR_HEADERS] if _has_sensors(core) else [],
         WRAPPER.read_text(),
         verilator_flags,
-        [*compiler, *common, *flags, *fast, SLOW_FLAGS, LARGE_BYTES, RUNTIME_SOURCES],
+        [*compiler, *common, *fast, macros, SLOW_FLAGS, LARGE_BYTES, RUNTIME_SOURCES],
         versions,
     )
     path = cache_path() / "simulators" / key
@@ -203,7 +204,9 @@ def build_simulator(
                 verilator(*verilator_flags, "-Mdir", "model", WRAPPER, "core.v", cwd=directory)
                 names = *RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else [])
                 linked = runtime([*compiler, *common, *fast], names, versions, fresh)
-                compile_model(Path(directory), HARNESS, [*compiler, *common, *flags], fast, linked).replace(path)
+                command = [*compiler, *common]
+                made = compile_model(Path(directory), HARNESS, command, fast, versions, linked, macros)
+                made.replace(path)
     return path
 
 
@@ -229,32 +232,31 @@ def build_power_simulator(text: str) -> Path:
 
     Raises `BuildError` when a tool is missing or fails.
     """
-    compiler = [*find_compiler(), *LIBRARY_FLAGS, "-DVL_TIME_CONTEXT", "-pthread"]
-    compiler += [f"-D{bus}"] if (bus := _bus(text)) else []
-    sources = {path.name: path.read_text() for path in (SENSORS, CONVERTER, POWER_HARNESS)}
+    compiler = [*find_compiler(), *LIBRARY_FLAGS, "-DVL_TIME_CONTEXT"]
+    bus = _bus(text)
+    macros = {bus: 1} if bus else {}
+    sources = [path.read_text() for path in (SENSORS, CONVERTER, POWER_HARNESS)]
     text = text.replace("@(posedge clk)", "@(edge clk)")  # one evaluation a cycle
     flags = [flag if flag != "Vcore" else "Vmonitor" for flag in VERILATOR_FLAGS]
     flags = [flag if flag != "simulated" else "monitor" for flag in flags]
+    versions = verilator("--version"), _version(compiler)
 
     def make(directory: Path) -> None:
-        for name, source in {**sources, "monitor.v": text}.items():
-            (directory / name).write_text(source)
+        (directory / "monitor.v").write_text(text)
         verilator(*flags, "-Mdir", "model", "monitor.v", cwd=directory)
-        include = _verilator_root() / "include"
-        command = [*compiler, "-I", include, "-I", include / "vltstd", "-I", "model"]
-        objects = [f"{name}.o" for name in RUNTIME_SOURCES]
-        for name, target in zip(RUNTIME_SOURCES, objects, strict=True):
-            _run([*command, *SLOW_FLAGS, "-c", include / name, "-o", target], _COMPILER_MEND, cwd=directory)
-        sources_made = [*(directory / "model").glob("*.cpp"), POWER_HARNESS.name]
-        _run([*command, *sources_made, *objects, "-o", LIBRARY], _COMPILER_MEND, cwd=directory)
+        linked = runtime(compiler, RUNTIME_SOURCES, versions)
+        compile_model(directory, POWER_HARNESS, compiler, [], versions, linked, macros).replace(directory / LIBRARY)
 
-    return _library(make, compiler, text, sources, flags, verilator("--version"))
+    return _library(make, compiler, text, sources, macros, flags, versions[0])
+
+
+def _version(compiler: list[str]) -> str:
+    return _run([*compiler, "--version"], "set CXX to a working C++ compiler").splitlines()[0]
 
 
 def _library(make: Callable[[Path], None], compiler: list[str], *parts: object) -> Path:
     """The shared library that `make` leaves in a folder as `LIBRARY`; from the cache where all parts are the same."""
-    version = _run([compiler[0], "--version"], "set CXX to a working C++ compiler").splitlines()[0]
-    path = cache_path() / "libraries" / f"{_digest(compiler, version, *parts)}.so"
+    path = cache_path() / "libraries" / f"{_digest(compiler, _version(compiler), *parts)}.so"
     if path.exists():
         return path
     with locked(path):
@@ -308,25 +310,52 @@ def runtime(compiler: list[str], names: tuple[str, ...], versions: tuple[str, ..
     return objects
 
 
+def _header(compiler: list[str], versions: tuple[str, ...]) -> Path:
+    """What all files of a model include, compiled: from the cache, and by the very command that will take it."""
+    path = cache_path() / "runtimes" / _digest(compiler, versions, HEADERS) / "headers.hpp"
+    compiled = path.with_name(f"{path.name}.gch")
+    with locked(path.parent):
+        if not compiled.exists():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(f"#include <{name}>\n" for name in HEADERS))
+            part = path.with_name("part")
+            _run([*compiler, *_folders(), "-x", "c++-header", path, "-o", part], _COMPILER_MEND)
+            part.replace(compiled)
+    return path
+
+
 def compile_model(
     directory: Path,
     harness: Path,
     compiler: list[str],
     fast: list[str],
+    versions: tuple[str, ...],
     linked: list[str | Path],
+    defines: dict[str, object] | None = None,
 ) -> Path:
     """What Verilator wrote to `directory/model`, with its harness, as an executable in the directory.
 
-    `fast`: flags for what runs in every cycle. `linked`: objects and flags of the linker.
+    `fast`: flags for what runs in every cycle. `versions`: of the tools. `linked`: objects and flags of the linker.
+    `defines`: macros of the harness.
     """
-    sources = [harness, *sorted((directory / "model").glob("*.cpp"))]
+    sources = [directory / "harness.cpp", *sorted((directory / "model").glob("*.cpp"))]
+    lines = [f"#define {name} {value}\n" for name, value in (defines or {}).items()]
+    sources[0].write_text("".join([*lines, f'#include "{harness}"\n']))
     once = [source for source in sources if source.stem.endswith("__Slow")]
     often = [source for source in sources if source not in once]
-    jobs = [([*compiler, *SLOW_FLAGS], source) for source in _packed(once, directory / "once.cpp")]
-    jobs += [([*compiler, *fast], source) for source in _packed(often, directory / "often.cpp")]
+    jobs = []
+    for flags, files, name in (SLOW_FLAGS, once, "once.cpp"), (fast, often, "often.cpp"):
+        command = [*compiler, *flags]
+        command += ["-include", str(_header(command, versions))]
+        jobs += [(command, source) for source in _packed(files, directory / name)]
     objects = _compile_all(jobs, directory)
     _run([*compiler, *objects, *linked, "-pthread", "-o", "simulator"], _COMPILER_MEND, cwd=directory)
     return directory / "simulator"
+
+
+def _folders() -> list[str | Path]:
+    include = _verilator_root() / "include"
+    return ["-I", include, "-I", include / "vltstd"]
 
 
 def _packed(sources: list[Path], together: Path) -> list[Path]:
@@ -338,13 +367,11 @@ def _packed(sources: list[Path], together: Path) -> list[Path]:
 
 def _compile_all(jobs: list[tuple[list[str], Path]], directory: Path) -> list[Path]:
     """Object files, in the directory, of sources, each with its compiler's command."""
-    include = _verilator_root() / "include"
-    folders = "-I", include, "-I", include / "vltstd", "-I", "model"
 
     def compile_one(job: tuple[list[str], Path]) -> Path:
         command, source = job
         target = directory / f"{source.stem}.o"
-        _run([*command, *folders, "-c", source, "-o", target], _COMPILER_MEND, cwd=directory)
+        _run([*command, *_folders(), "-I", "model", "-c", source, "-o", target], _COMPILER_MEND, cwd=directory)
         return target
 
     longest_first = sorted(jobs, key=lambda job: -job[1].stat().st_size)  # so that no core is left waiting
