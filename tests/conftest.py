@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 MUTANTS = 4  #: of a test's `mutants`, one in so many is tried by `make test`, and the others by `make soak`
+POWER_TOML = 'base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "power"]\n'
 FIGURE = "figure"  #: property of a test: a line for the summary, also from another process
+
+
+@pytest.fixture(scope="session")
+def power_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small simulated device with a supply; several files share its simulator."""
+    path = tmp_path_factory.mktemp("power") / "with.toml"
+    path.write_text(POWER_TOML)
+    return f"rtl:{path}?sensor=ina226"
 
 
 @pytest.hookimpl(tryfirst=True)  # before those of the soak are left out

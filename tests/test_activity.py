@@ -16,8 +16,8 @@ TURNS = sensors.Timing(0, 0, 0, shunt_s=0.8e-3, bus_s=0.2e-3, turns=5)
 
 
 @pytest.fixture(scope="module")
-def recorded() -> tuple[Activity, ...]:
-    return recording.record()
+def recorded(power_url) -> tuple[Activity, ...]:
+    return recording.record(power_url)
 
 
 def test_steps_of_training_are_recorded_phase_by_phase(recorded):
@@ -26,11 +26,19 @@ def test_steps_of_training_are_recorded_phase_by_phase(recorded):
     assert all(one.above.mean() == pytest.approx(1) and one.above.min() >= 0 for one in recorded)
     parts = sum(len(one.above) for name, one in by_name.items() if name != "step")
     assert 1000 < len(by_name["step"].above) - activity.LEAST_SPANS <= parts <= len(by_name["step"].above)
-    assert by_name["forward"].above.std() > 0.2  # it moves
+    assert by_name["weight gradient"].above.std() > 0.2  # it moves
 
 
-def test_what_is_recorded_is_what_the_device_took():
-    with bitfirst.open("rtl:power?sensor=ina226") as device:
+@pytest.mark.soak
+def test_the_device_that_is_recorded_by_itself():
+    """It is larger than the one of the other tests: fewer cycles, the same phases."""
+    by_name = {one.name: one for one in recording.record()}
+    assert set(by_name) >= {"step", "forward", "input gradient", "weight gradient"}
+    assert by_name["forward"].above.std() > 0.2
+
+
+def test_what_is_recorded_is_what_the_device_took(power_url):
+    with bitfirst.open(power_url) as device:
         transport = device.transport
         device.mark(Phase.FORWARD)
         before = transport.joules()
@@ -48,7 +56,7 @@ def test_what_is_recorded_is_what_the_device_took():
 
 
 def test_no_other_device_is_recorded():
-    for url in ("model", "rtl:tiny", "rtl:power"):
+    for url in ("model", "rtl:tiny"):
         with pytest.raises(UsageError, match="on a simulated device with a supply, such as"):
             recording.record(url)
 

@@ -44,7 +44,7 @@ def test_array(name: str) -> None:
     assert set(run(Array(CONFIGURATIONS[name]), name, "array").tests) == {"every_cycle", "idle_cycles"}
 
 
-@configurations("byte_one_row", "wide_one_row")  # the first has many cells to fill
+@configurations("byte_one_row", "byte_in_twos", "wide_one_row")  # the first two have many cells to fill
 def test_engine(name: str) -> None:
     tests = run(MatmulEngine(CONFIGURATIONS[name]), name, "engine").tests
     assert len(tests) == len(set(tests)) == 11

@@ -26,19 +26,11 @@ from power_port import Part, PowerPortModel
 from test_coverage import ACTIVITIES, bed
 
 RAIL = Rail("5V", "ina226", 0x40, 0.1)
-TOML = 'base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "power"]\n'  # as in test_power_device
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    path = tmp_path_factory.mktemp("measure") / "with.toml"
-    path.write_text(TOML)
-    return f"rtl:{path}?sensor=ina226"
-
-
-@pytest.fixture(scope="module")
-def board(url):
-    with bitfirst.open(url) as board:
+def board(power_url):
+    with bitfirst.open(power_url) as board:
         yield board
 
 
@@ -74,13 +66,13 @@ def says_measured(*texts):
     return ["measured" in text.lower() for text in texts]
 
 
-def test_rtl_says_simulated_and_nothing_else(url, tmp_path, monkeypatch, capsys):
+def test_rtl_says_simulated_and_nothing_else(power_url, tmp_path, monkeypatch, capsys):
     """Whatever a run and a report on it print and write. The control: the same of figures that are of a board."""
     train = training.train_and_compare
     monkeypatch.setattr(training, "train_and_compare", lambda told, **how: train(replace(told, eval_images=20), **how))
     monkeypatch.chdir(tmp_path)
     few = ["--train-images", "24", "--batch", "8", "--epochs", "1", "--relative", "0.05", "--limit-s", "1"]
-    assert cli.run(["measure", "--device", url, *few, "--target", "0.01"]) == 0
+    assert cli.run(["measure", "--device", power_url, *few, "--target", "0.01"]) == 0
     said, out = capsys.readouterr(), tmp_path / "runs" / "sensed"
     assert not any(says_measured(said.out, said.err)) and "simulated" in said.out
     kept = (out / "result.json").read_text()
@@ -119,8 +111,8 @@ def test_a_run_as_a_whole_holds_the_joules_taken(board):
     assert abs(reading.total.total_j - 1.05 * taken) > reading.total.uncertainty_j  # as of another shunt
 
 
-def test_a_device_has_windows_of_its_own(url):
-    with bitfirst.open(url) as board:
+def test_a_device_has_windows_of_its_own(power_url):
+    with bitfirst.open(power_url) as board:
         with pytest.raises(UsageError, match=r"no sensors of .* are set up"):
             board.window("forward")
         Monitor.of(board, [RAIL])

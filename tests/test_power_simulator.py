@@ -181,10 +181,10 @@ class Fuller(PowerSimulator):
 
 
 @pytest.mark.parametrize("kind", ["ina226", pytest.param("ina228", marks=pytest.mark.soak)])
-def test_intervals_contain_the_truth(kind: str) -> None:
+def test_intervals_contain_the_truth(kind: str, power_url: str) -> None:
     """Reduced: some windows of recorded activity on one sensor, calibrated; they do not when the loads are others than
     told."""
-    activities = recording.record()
+    activities = recording.record(power_url)
 
     def held(simulator: type[PowerSimulator]) -> int:
         def bed(drawn: coverage.Drawn) -> PowerSimulator:
