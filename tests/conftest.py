@@ -1,12 +1,15 @@
 """Order of the tests, which broken variants CI tries; figures that tests found, at the end."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 MUTANTS = 4  #: of a test's `mutants`, one in so many is tried by `make test`, and the others by `make soak`
 POWER_TOML = 'base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "power"]\n'
+#: Tests that take twenty seconds of a slow core and more, most with a smaller one beside them: only for the soak.
+LONGEST = frozenset(Path(__file__).with_name("longest.txt").read_text().splitlines())
 FIGURE = "figure"  #: property of a test: a line for the summary, also from another process
 
 
@@ -20,9 +23,12 @@ def power_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # before those of the soak are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All mutants but one in `MUTANTS` to the soak. The longest test first, so that no core waits for it at the end."""
+    """All mutants but one in `MUTANTS`, and `LONGEST`, to the soak. Those marked `longest` first, so that no core waits
+    for them at the end."""
     seen = Counter()
     for item in items:
+        if item.nodeid.rpartition("tests/")[2] in LONGEST:
+            item.add_marker("soak")
         if item.get_closest_marker("mutants"):
             if seen[item.function] % MUTANTS:
                 item.add_marker("soak")
