@@ -22,13 +22,18 @@ def power_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.hookimpl(tryfirst=True)  # before those of the soak are left out
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All mutants but one in `MUTANTS`, and `LONGEST`, to the soak. Those marked `longest` first, so that no core waits
     for them at the end."""
+    names = {item.nodeid.removeprefix("tests/"): item for item in items}
+    for name in LONGEST & names.keys():
+        names[name].add_marker("soak")
+    files = {name.partition("::")[0] for name in names}
+    strays = {name for name in LONGEST - names.keys() if name.partition("::")[0] in files}
+    if strays and not any("::" in argument for argument in config.args):
+        raise pytest.UsageError(f"tests/longest.txt names what is no test: {', '.join(sorted(strays))}")
     seen = Counter()
     for item in items:
-        if item.nodeid.rpartition("tests/")[2] in LONGEST:
-            item.add_marker("soak")
         if item.get_closest_marker("mutants"):
             if seen[item.function] % MUTANTS:
                 item.add_marker("soak")

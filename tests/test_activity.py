@@ -55,8 +55,8 @@ def test_what_is_recorded_is_what_the_device_took(power_url):
     assert joules[Phase.FORWARD] > 100 * edge_j < joules[Phase.UPDATE]
 
 
-def test_no_other_device_is_recorded():
-    for url in ("model", "rtl:tiny"):
+def test_no_other_device_is_recorded(power_url):
+    for url in ("model", "rtl:tiny", power_url.partition("?")[0]):
         with pytest.raises(UsageError, match="on a simulated device with a supply, such as"):
             recording.record(url)
 

@@ -40,7 +40,7 @@ def measured(seconds: float = 0.01, watts: float = WATTS, rail: Rail | None = No
     return window.reading
 
 
-@pytest.mark.parametrize("kind", ["ina226", "ina228", pytest.param("ina219", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", ["ina226", "ina228", "ina219"])
 def test_intervals_hold_the_truth(kind):
     tested = coverage.test_windows(kind, bed, ACTIVITIES, WINDOWS, seed=5, longest_s=0.3)
     found = coverage.summary(tested)

@@ -12,7 +12,7 @@ TINY = CONFIGS["tiny"]
 WIDE = replace(TINY, slice_bits=8, lanes=32, rows=4, columns=4, b_cells=64, sum_tiles=16)
 
 
-@pytest.mark.parametrize("config", [TINY, pytest.param(WIDE, marks=pytest.mark.soak)], ids=["tiny", "wide"])
+@pytest.mark.parametrize("config", [TINY, WIDE], ids=["tiny", "wide"])
 def test_device(config) -> None:
     parameters = {"config": config.as_dict(), "fingerprint": FINGERPRINT}
     result = run_bench(Core(config, FINGERPRINT), "core", "bitfirst_sim.benches.bench_device", parameters=parameters)

@@ -21,12 +21,11 @@ CONFIGURATIONS = {
     "tall_one_column": ArrayConfig(slice_bits=2, lanes=64, rows=8, columns=1, **EIGHT),
     "wide_one_row": ArrayConfig(slice_bits=2, lanes=32, rows=1, columns=16, **SMALL),
 }
-
-
-def configurations(*soak: str) -> pytest.MarkDecorator:
-    """All, those to the soak that have nothing that the others have not."""
-    names = [pytest.param(name, marks=pytest.mark.soak if name in soak else ()) for name in CONFIGURATIONS]
-    return pytest.mark.parametrize("name", names)
+#: A single row is in `byte_one_row` too, two rows at once in `one_bit`.
+SOAK = ("byte_in_twos", "wide_one_row")
+configurations = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name in SOAK else ()) for name in CONFIGURATIONS]
+)
 
 
 def run(component, name: str, bench: str, only: str | None = None):
@@ -34,17 +33,17 @@ def run(component, name: str, bench: str, only: str | None = None):
     return run_bench(component, f"{bench}_{name}", module, parameters=parameters, only=only)
 
 
-@configurations("byte_in_twos", "wide_one_row")
+@configurations
 def test_element(name: str) -> None:
     assert set(run(Element(CONFIGURATIONS[name]), name, "element").tests) == {"every_cycle", "idle_cycles"}
 
 
-@configurations("byte_in_twos", "wide_one_row")
+@configurations
 def test_array(name: str) -> None:
     assert set(run(Array(CONFIGURATIONS[name]), name, "array").tests) == {"every_cycle", "idle_cycles"}
 
 
-@configurations("byte_one_row", "byte_in_twos", "wide_one_row")  # the first two have many cells to fill
+@configurations
 def test_engine(name: str) -> None:
     tests = run(MatmulEngine(CONFIGURATIONS[name]), name, "engine").tests
     assert len(tests) == len(set(tests)) == 11

@@ -28,7 +28,6 @@ TINY = replace(CONFIGS["tiny"], datapath="fixed", slice_bits=8, columns=2, featu
 TOML = "base = 'tiny'\ndatapath = '{}'\nslice_bits = 8\ncolumns = 2\nfeatures = {}\n"
 SIZES = ((1, 8), (2, 16), (1, 16), (2, 8))  #: slices and planes
 BOTH = pytest.mark.parametrize("datapath", ["fixed", "fixed16"])
-ONE_IN_CI = pytest.mark.parametrize("datapath", ["fixed", pytest.param("fixed16", marks=pytest.mark.soak)])
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +45,7 @@ def opened(folder: Path, features: tuple[str, ...], datapath: str = "fixed") -> 
     return board
 
 
-@ONE_IN_CI
+@BOTH
 def test_random_commands(datapath: str, tmp_path: Path) -> None:
     found = cycles.Findings()
     with opened(tmp_path, STANDARD, datapath) as board:
@@ -82,7 +81,7 @@ def filled(config: ArrayConfig, space: Space, octet: int) -> Iterator[np.ndarray
     yield Command(Opcode.WRITE, {"space": space, "rows": rows, "words": words}, data).payload()
 
 
-@ONE_IN_CI
+@BOTH
 def test_where_the_host_writes_cells(datapath: str, tmp_path: Path) -> None:
     found = cycles.Findings()
     with opened(tmp_path, (), datapath) as board:
@@ -112,7 +111,7 @@ def unsigned_operand(self: fixed.FixedArray, m: Module, column: int) -> list[Sig
     return digits
 
 
-@ONE_IN_CI
+@pytest.mark.parametrize("datapath", ["fixed", pytest.param("fixed16", marks=pytest.mark.soak)])
 def test_a_sign_that_is_dropped_is_found(datapath: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of B, taken as unsigned whatever the MATMUL says."""
     numbers = wide.WideArray._numbers

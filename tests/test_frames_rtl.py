@@ -15,7 +15,7 @@ SHORT = replace(CONFIGS["micro"], link_bits=64)
 FINGERPRINT = 0xFEDC_BA98_7654_3210
 
 
-@pytest.mark.parametrize("link_bits", [8, *(pytest.param(bits, marks=pytest.mark.soak) for bits in (16, 32)), 64])
+@pytest.mark.parametrize("link_bits", [8, 16, 32, 64])
 def test_frame_link(link_bits: int) -> None:
     config = replace(CONFIGS["tiny"], link_bits=link_bits)
     component = FrameLink(config, sources=1)

@@ -20,7 +20,7 @@ CONFIGURATIONS = {
     "byte_one_row": ArrayConfig(slice_bits=8, rows=1, columns=4, **SMALL),
     "one_column": ArrayConfig(slice_bits=2, lanes=128, rows=4, columns=1, **SMALL),
 }
-SOAK = ("square", "slice1", "one_column")  #: "default" is larger, "byte_one_row" has other slices
+SOAK = ("square",)  #: between "default" and "slice1"
 
 
 class StoredGather(wiring.Component):

@@ -39,7 +39,7 @@ def options(url, out, **more):
     return TrainOptions(device=url, out=out, **some | more)
 
 
-@pytest.mark.parametrize("method", [pytest.param("sgd", marks=pytest.mark.soak), "e2train", "fractrain"])
+@pytest.mark.parametrize("method", ["sgd", "e2train", "fractrain"])
 def test_a_training_is_measured_and_is_the_same_training(board, tmp_path, method):
     chosen = options(board.url, tmp_path, method=method)
     measuring = Measuring((RAIL,), relative=0.05, limit_s=1.0, target=0.01)

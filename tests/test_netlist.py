@@ -68,7 +68,6 @@ def frame_link(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return netlist.synthesise(FrameLink(TINY, sources=1), ULX3S, tmp_path_factory.mktemp("frame_link"))
 
 
-@pytest.mark.soak
 def test_frame_link(frame_link: Path) -> None:
     assert "DP16KD" in {cell["type"] for cell in json.loads(frame_link.read_text())["modules"]["top"]["cells"].values()}
     text = netlist.to_verilog(frame_link, "frame_link", ULX3S)

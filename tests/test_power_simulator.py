@@ -58,7 +58,7 @@ def errors(kind: str, **fields: float) -> tuple[np.ndarray, float]:
     return energy.astype(float) * scale - taken, monitor.sample_s
 
 
-@pytest.mark.parametrize("kind", ["ina226", "ina228", pytest.param("ina229", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", ["ina226", "ina228", "ina229"])
 def test_sums_are_what_the_loads_took(kind: str) -> None:
     """Three phases of a fifth of a second or more: at each edge within the step of the load, for a sample's time."""
     watts = np.array([ACTIVITY[0].watts, *(segment.watts for segment in ACTIVITY), ACTIVITY[-1].watts]).T
@@ -180,7 +180,7 @@ class Fuller(PowerSimulator):
         super().play(dataclasses.replace(one, watts=tuple(1.03 * value for value in one.watts)) for one in activity)
 
 
-@pytest.mark.parametrize("kind", ["ina226", pytest.param("ina228", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", ["ina226", "ina228"])
 def test_intervals_contain_the_truth(kind: str, power_url: str) -> None:
     """Reduced: some windows of recorded activity on one sensor, calibrated; they do not when the loads are others than
     told."""

@@ -93,7 +93,6 @@ VOLTS = {"supply_volts": 2.5}
 WATTS = dataclasses.replace(VCCINT, power="pout")
 
 
-@pytest.mark.soak
 def test_windows_by_the_word_of_watts_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a calibrated sensor, and by the limits where it is off. With the amperes in its place none does."""
     assert all(watts_held(2, (exact(WATTS),), **VOLTS))

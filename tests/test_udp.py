@@ -157,7 +157,7 @@ def test_gateware() -> None:
 @pytest.mark.parametrize(
     ("change", "failing"),
     [
-        pytest.param((" & (ahead != 0) & ~ahead[-1]", ""), "late_and_doubled", marks=pytest.mark.soak),
+        ((" & (ahead != 0) & ~ahead[-1]", ""), "late_and_doubled"),
         ((" & good & ~piece.error", " & good"), "damaged"),
     ],
     ids=["numbers", "errors"],

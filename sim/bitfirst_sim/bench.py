@@ -3,16 +3,13 @@
 The compiled simulator is cached under a hash of the Verilog and of the tools' versions.
 """
 
-import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,17 @@ from xml.etree import ElementTree
 from amaranth.lib import wiring
 from bitfirst_hdl.verilog import convert
 
-from .build import SLOW_FLAGS, cache_path, compile_model, find_compiler, locked, runtime, verilator
+from .build import (
+    SLOW_FLAGS,
+    cache_path,
+    compile_model,
+    compiler_version,
+    digest,
+    find_compiler,
+    locked,
+    runtime,
+    verilator,
+)
 
 PARAMETERS_VARIABLE = "BITFIRST_BENCH_PARAMETERS"
 VERILATOR_FLAGS = ("--cc", "--vpi", "--prefix", "Vtop", "-Wno-fatal", "-O3")
@@ -43,12 +50,6 @@ class BenchResult:
     waveform: Path | None
 
 
-@cache
-def _tool_versions(*compiler: str) -> tuple[str, ...]:
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    return metadata.version("verilator"), metadata.version("cocotb"), sys.version, version, *compiler[1:]
-
-
 def _port_names(verilog: str, name: str) -> list[str]:
     """Ports of module `name`, from Verilog as yosys writes it."""
     module = verilog[verilog.index(f"module {name}(") :]
@@ -68,8 +69,8 @@ def build(verilog: str, name: str, *, waves: bool = False) -> Path:
     libraries = Path(cocotb_config.libs_dir)
     flags = [*VERILATOR_FLAGS, "--top-module", name, *(["--trace"] if waves else [])]
     common = [*compiler, *COMPILER_FLAGS, f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}"]
-    versions = _tool_versions(*compiler)
-    key = _key(verilog, flags, common, FAST_FLAGS, SLOW_FLAGS, harness.read_text(), str(libraries), versions)
+    versions = metadata.version("verilator"), metadata.version("cocotb"), sys.version, compiler_version(compiler)
+    key = digest(verilog, flags, common, FAST_FLAGS, SLOW_FLAGS, harness.read_text(), str(libraries), versions)
     simulator = cache_path() / "benches" / key / name
     if simulator.exists():
         return simulator
@@ -88,10 +89,6 @@ def build(verilog: str, name: str, *, waves: bool = False) -> Path:
         simulator.parent.mkdir(exist_ok=True)
         made.replace(simulator)
     return simulator
-
-
-def _key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def _passed(results: Path) -> tuple[str, ...]:

