@@ -8,7 +8,7 @@ import pytest
 
 MUTANTS = 4  #: of a test's `mutants`, one in so many is tried by `make test`, and the others by `make soak`
 POWER_TOML = 'base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise", "power"]\n'
-#: Tests that take twenty seconds of a slow core and more, most with a smaller one beside them: only for the soak.
+#: Tests that take fifteen seconds of a slow core and more, most with a smaller one beside them: only for the soak.
 LONGEST = frozenset(Path(__file__).with_name("longest.txt").read_text().splitlines())
 FIGURE = "figure"  #: property of a test: a line for the summary, also from another process
 
