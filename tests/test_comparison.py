@@ -153,7 +153,8 @@ def test_curves_are_means_and_the_span_of_the_seeds():
     axes = comparison_figures.accuracy_figure(rows).axes[0]
     (bar,) = axes.containers
     mean, _, (span,) = bar.lines
-    assert same(mean.get_xydata(), [[2, 212.5 / 3]]) and same(span.get_segments(), [[[2, 50], [2, 87.5]]])
+    assert same(mean.get_xydata(), [[2e9, 212.5 / 3]]) and same(span.get_segments(), [[[2e9, 50], [2e9, 87.5]]])
+    assert axes.xaxis.get_major_formatter()(2e9) == "2 G"
     (line,) = (one for one in axes.lines if one.get_label() == "host")
     assert line.get_ydata() == [50, 50]
     runs = [named | {"variant": "a", "history": history(*one)} for one in ((0.25, 0.5), (0.75, 1.0))]

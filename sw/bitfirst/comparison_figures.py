@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import EngFormatter
 
 from .energy_model import TERMS
 from .grids import REFERENCE
@@ -94,8 +95,9 @@ def accuracy_figure(rows: list[Row]) -> Figure:
             axes.axhline(mean, color=style["color"], linestyle="--", linewidth=1, label=_wrapped(row["label"]))
             continue
         bars = [[mean - min(percent)], [max(percent) - mean]]
-        axes.errorbar([row["bit_macs"] / 1e9], [mean], bars, capsize=3, label=_wrapped(row["label"]), **style)
-    axes.set(title="Accuracy against work", xlabel="thousand million bit-MACs of training", ylabel="test, %")
+        axes.errorbar([row["bit_macs"]], [mean], bars, capsize=3, label=_wrapped(row["label"]), **style)
+    axes.set(title="Accuracy against work", xlabel="bit-MACs of training", ylabel="test, %")
+    axes.xaxis.set_major_formatter(EngFormatter())
     _legend(axes)
     return figure
 
