@@ -1,4 +1,4 @@
-# `make train` and `make test` each do all the set-up on a machine that has Python 3.11, a C++ compiler, make, perl
+# `make train` and `make test` each do all the set-up on a machine that has Python 3.11, a C++ compiler, make
 # and git. Nothing outside this directory and the user's cache directory is written.
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell $(name) -c 'print("$(name)")' 2>/dev/null)))
