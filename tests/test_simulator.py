@@ -284,6 +284,14 @@ def test_bad_verilog_is_one_line(tmp_path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [path.suffix for path in (tmp_path / "simulators").iterdir()] == [".lock"]
 
 
+def test_cache_may_be_named_from_here(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilers run in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITFIRST_CACHE", "cache")
+    made = build.runtime(build.find_compiler(), ("verilated_threads.cpp",), ("of this test",))
+    assert made[0].exists() and {path.name for path in tmp_path.iterdir()} == {"cache"}
+
+
 def test_cache_that_cannot_be_written(tmp_path, monkeypatch: pytest.MonkeyPatch, increment: str) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path / "file"))

@@ -66,7 +66,7 @@ class BuildError(BitfirstError):
 def cache_path() -> Path:
     """Where generated Verilog and compiled simulators are kept: BITFIRST_CACHE, or the user's cache directory."""
     path = os.environ.get("BITFIRST_CACHE")
-    return Path(path) if path else platformdirs.user_cache_path("bitfirst")
+    return Path(path).absolute() if path else platformdirs.user_cache_path("bitfirst")  # tools run in other folders
 
 
 def digest(*parts: object) -> str:
