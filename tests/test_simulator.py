@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from amaranth import Module, Signal
@@ -260,6 +261,43 @@ def test_instruction_set_is_a_part_of_the_key(increment: str, tmp_path, monkeypa
     assert sum(path.is_dir() for path in (tmp_path / "cache" / "runtimes").iterdir()) == 4
     native = {name: tuple(flag for flag in fast if flag in both) for name, fast in made.items()}
     assert native == {"this": both, "other": both, "narrow": one, "plain": ()}
+
+
+@pytest.mark.parametrize("make", [lambda text: build.build_simulator(text, 64), build.build_power_simulator])
+def test_what_is_compiled_is_what_the_key_is_of(
+    make, increment: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that changes meanwhile must not come into the cache under the key of the one before."""
+    names = "HARNESS", "WRAPPER", "POWER_HARNESS", "SENSORS", "CONVERTER"
+    sources = {name: tmp_path / getattr(build, name).name for name in names}
+    headers = [tmp_path / header.name for header in build.SENSOR_HEADERS]
+    for name, value in {**sources, "SENSOR_HEADERS": headers}.items():
+        monkeypatch.setattr(build, name, value)
+    monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path / "cache"))
+    compiled = {}
+
+    def write(word: str) -> None:
+        for path in [*sources.values(), *headers]:
+            path.write_text(word)
+
+    def verilator(*arguments, **_) -> str:
+        if "--version" not in arguments:
+            write("new")
+        return ""
+
+    def compile_all(_, directory: Path) -> list[Path]:
+        compiled.update((path.name, path.read_text()) for path in directory.glob("*.*"))
+        raise build.BuildError("seen")
+
+    write("old")
+    monkeypatch.setattr(build, "verilator", verilator)
+    monkeypatch.setattr(build, "runtime", lambda *_: [])
+    monkeypatch.setattr(build, "_header", lambda *_: "")
+    monkeypatch.setattr(build, "_compile_all", compile_all)
+    with pytest.raises(build.BuildError, match="seen"):
+        make(increment)
+    assert compiled["harness.cpp"].endswith("old") and compiled["sensors.hpp"] == compiled["xadc.hpp"] == "old"
+    assert "new" not in compiled.values() and compiled.get("wrapper.sv") in ("old", None)
 
 
 def test_missing_compiler_is_one_line(increment: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

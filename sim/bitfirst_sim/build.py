@@ -184,12 +184,13 @@ def build_simulator(
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
     versions = verilator("--version"), compiler_version(compiler), native
+    sources = {path.name: path.read_text() for path in (HARNESS, WRAPPER, *SENSOR_HEADERS)}  # once: as in the key
     key = digest(
         core,
         clocks,
-        HARNESS.read_text(),
-        [header.read_text() for header in SENSOR_HEADERS] if _has_sensors(core) else [],
-        WRAPPER.read_text(),
+        sources[HARNESS.name],
+        [sources[header.name] for header in SENSOR_HEADERS] if _has_sensors(core) else [],
+        sources[WRAPPER.name],
         verilator_flags,
         [*compiler, *common, *fast, macros, SLOW_FLAGS, LARGE_BYTES, RUNTIME_SOURCES],
         versions,
@@ -200,13 +201,13 @@ def build_simulator(
     with locked(path):
         if fresh or not path.exists():
             with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
-                (Path(directory) / "core.v").write_text(core)
-                (Path(directory) / "clocks.svh").write_text(clocks)
-                verilator(*verilator_flags, "-Mdir", "model", WRAPPER, "core.v", cwd=directory)
+                for name, source in {**sources, "core.v": core, "clocks.svh": clocks}.items():
+                    (Path(directory) / name).write_text(source)
+                verilator(*verilator_flags, "-Mdir", "model", WRAPPER.name, "core.v", cwd=directory)
                 names = *RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else [])
                 linked = runtime([*compiler, *common, *fast], names, versions, fresh)
-                command = [*compiler, *common]
-                made = compile_model(Path(directory), HARNESS, command, fast, versions, linked, macros)
+                command, harness = [*compiler, *common], sources[HARNESS.name]
+                made = compile_model(Path(directory), harness, command, fast, versions, linked, macros)
                 made.replace(path)
     return path
 
@@ -236,17 +237,19 @@ def build_power_simulator(text: str) -> Path:
     compiler = [*find_compiler(), *LIBRARY_FLAGS, "-DVL_TIME_CONTEXT"]
     bus = _bus(text)
     macros = {bus: 1} if bus else {}
-    sources = [path.read_text() for path in (SENSORS, CONVERTER, POWER_HARNESS)]
+    sources = {path.name: path.read_text() for path in (SENSORS, CONVERTER, POWER_HARNESS)}
     text = text.replace("@(posedge clk)", "@(edge clk)")  # one evaluation a cycle
     flags = [flag if flag != "Vcore" else "Vmonitor" for flag in VERILATOR_FLAGS]
     flags = [flag if flag != "simulated" else "monitor" for flag in flags]
     versions = verilator("--version"), compiler_version(compiler)
 
     def make(directory: Path) -> None:
-        (directory / "monitor.v").write_text(text)
+        for name, source in {**sources, "monitor.v": text}.items():
+            (directory / name).write_text(source)
         verilator(*flags, "-Mdir", "model", "monitor.v", cwd=directory)
         linked = runtime(compiler, RUNTIME_SOURCES, versions)
-        compile_model(directory, POWER_HARNESS, compiler, [], versions, linked, macros).replace(directory / LIBRARY)
+        harness = sources[POWER_HARNESS.name]
+        compile_model(directory, harness, compiler, [], versions, linked, macros).replace(directory / LIBRARY)
 
     return _library(make, compiler, text, sources, macros, flags, versions[0])
 
@@ -328,21 +331,21 @@ def _header(compiler: list[str], versions: tuple[str, ...]) -> Path:
 
 def compile_model(
     directory: Path,
-    harness: Path,
+    harness: str,
     compiler: list[str],
     fast: list[str],
     versions: tuple[str, ...],
     linked: list[str | Path],
     defines: dict[str, object] | None = None,
 ) -> Path:
-    """What Verilator wrote to `directory/model`, with its harness, as an executable in the directory.
+    """What Verilator wrote to `directory/model`, with its harness in C++, as an executable in the directory.
 
     `fast`: flags for what runs in every cycle. `versions`: of the tools. `linked`: objects and flags of the linker.
     `defines`: macros of the harness.
     """
     sources = [directory / "harness.cpp", *sorted((directory / "model").glob("*.cpp"))]
     lines = [f"#define {name} {value}\n" for name, value in (defines or {}).items()]
-    sources[0].write_text("".join([*lines, f'#include "{harness}"\n']))
+    sources[0].write_text("".join([*lines, harness]))
     once = [source for source in sources if source.stem.endswith("__Slow")]
     often = [source for source in sources if source not in once]
     jobs = []
