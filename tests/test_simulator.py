@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,41 @@ def test_what_is_compiled_is_what_the_key_is_of(
         make(increment)
     assert compiled["harness.cpp"].endswith("old") and compiled["sensors.hpp"] == compiled["xadc.hpp"] == "old"
     assert "new" not in compiled.values() and compiled.get("wrapper.sv") in ("old", None)
+
+
+def test_headers_are_compiled_by_one_process_and_kept_whole(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path / "cache"))
+    log, compiler, broken = (tmp_path / name for name in ("log", "compiler", "broken"))
+    compiler.write_text(f"""#!/bin/sh
+case "$*" in *--version) exec cat {tmp_path}/version;; esac
+echo "$*" >>{log}
+while [ "$1" != -o ]; do shift; done
+echo half >"$2" && sleep 0.2 && [ ! -e {broken} ] && echo whole >"$2"
+""")
+    compiler.chmod(0o755)
+    version = tmp_path / "version"
+    version.write_text("of GNU")
+
+    def header(*flags: str, **fresh: bool) -> Path:
+        return build._header([str(compiler), *flags], ("1",), **fresh)
+
+    broken.touch()
+    with pytest.raises(build.BuildError, match="see that the C"):
+        header()
+    broken.unlink()
+    log.unlink()
+    with ThreadPoolExecutor(2) as pool:
+        made, same = pool.map(lambda _: header(), range(2))
+    assert made == same and made.with_name("headers.hpp.gch").read_text() == "whole\n"
+    assert len(log.read_text().splitlines()) == 1
+    assert header() == made != header("-O3") and len(log.read_text().splitlines()) == 2
+    header(fresh=True)
+    assert len(log.read_text().splitlines()) == 3
+    version.write_text("Debian clang version 14")
+    header("-of-clang")
+    assert header("-of-clang").read_text() and len(log.read_text().splitlines()) == 3
+    left = {path.suffix for path in made.parents[1].iterdir()} | {path.name for path in made.parent.iterdir()}
+    assert left == {"", ".lock", "headers.hpp", "headers.hpp.gch"}
 
 
 def test_missing_compiler_is_one_line(increment: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,8 +160,8 @@ def build_simulator(
     `trace`: what it writes, "vcd" or "saif". `checked`: it stops where a unit that rests would change (see `units`).
 
     The executable is cached under a hash of the Verilog, the harness, all flags and tool versions; `fresh` compiles
-    it all the same. Processes that want the same one wait for each other. Raises `BuildError` when a tool is missing
-    or fails.
+    it all the same, and what it shares with others. Processes that want the same one wait for each other. Raises
+    `BuildError` when a tool is missing or fails.
     """
     compiler = find_compiler()
     edge, top = "posedge" if trace else "edge", top_name(text)
@@ -207,7 +207,7 @@ def build_simulator(
                 names = *RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else [])
                 linked = runtime([*compiler, *common, *fast], names, versions, fresh)
                 command, harness = [*compiler, *common], sources[HARNESS.name]
-                made = compile_model(Path(directory), harness, command, fast, versions, linked, macros)
+                made = compile_model(Path(directory), harness, command, fast, versions, linked, macros, fresh)
                 made.replace(path)
     return path
 
@@ -315,17 +315,23 @@ def runtime(compiler: list[str], names: tuple[str, ...], versions: tuple[str, ..
     return objects
 
 
-def _header(compiler: list[str], versions: tuple[str, ...]) -> Path:
-    """What all files of a model include, compiled: from the cache, and by the very command that will take it."""
+def _header(compiler: list[str], versions: tuple[str, ...], fresh: bool = False) -> Path:
+    """What all files of a model include, compiled: from the cache, and by the very command that will take it.
+
+    Not compiled for clang: it fails where one of the headers was installed again, where GCC takes what it has.
+    """
     path = cache_path() / "runtimes" / digest(compiler, versions, HEADERS) / "headers.hpp"
-    compiled = path.with_name(f"{path.name}.gch")
+    compiled = None if "clang" in compiler_version(compiler) else path.with_name(f"{path.name}.gch")
     with locked(path.parent):
-        if not compiled.exists():
+        if fresh or not (compiled or path).exists():
             path.parent.mkdir(exist_ok=True)
-            path.write_text("".join(f"#include <{name}>\n" for name in HEADERS))
-            part = path.with_name("part")
-            _run([*compiler, *_folders(), "-x", "c++-header", path, "-o", part], _COMPILER_MEND)
-            part.replace(compiled)
+            with tempfile.TemporaryDirectory(prefix=f"{path.parent.name}.", dir=path.parent.parent) as directory:
+                part = Path(directory) / "part"
+                part.write_text("".join(f"#include <{name}>\n" for name in HEADERS))
+                part.replace(path)
+                if compiled:
+                    _run([*compiler, *_folders(), "-x", "c++-header", path, "-o", part], _COMPILER_MEND)
+                    part.replace(compiled)
     return path
 
 
@@ -337,11 +343,12 @@ def compile_model(
     versions: tuple[str, ...],
     linked: list[str | Path],
     defines: dict[str, object] | None = None,
+    fresh: bool = False,
 ) -> Path:
     """What Verilator wrote to `directory/model`, with its harness in C++, as an executable in the directory.
 
     `fast`: flags for what runs in every cycle. `versions`: of the tools. `linked`: objects and flags of the linker.
-    `defines`: macros of the harness.
+    `defines`: macros of the harness. `fresh`: the headers are compiled all the same.
     """
     sources = [directory / "harness.cpp", *sorted((directory / "model").glob("*.cpp"))]
     lines = [f"#define {name} {value}\n" for name, value in (defines or {}).items()]
@@ -351,7 +358,7 @@ def compile_model(
     jobs = []
     for flags, files, name in (SLOW_FLAGS, once, "once.cpp"), (fast, often, "often.cpp"):
         command = [*compiler, *flags]
-        command += ["-include", str(_header(command, versions))]
+        command += ["-include", str(_header(command, versions, fresh))]
         jobs += [(command, source) for source in _packed(files, directory / name)]
     objects = _compile_all(jobs, directory)
     _run([*compiler, *objects, *linked, "-pthread", "-o", "simulator"], _COMPILER_MEND, cwd=directory)
