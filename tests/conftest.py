@@ -11,6 +11,7 @@ POWER_TOML = 'base = "tiny"\nclock_khz = 2000\nfeatures = ["gather", "requantise
 #: Only for the soak, as those marked so: fifteen seconds of a slow core and more. What CI then does not check at all
 #: is listed in docs/verification.md.
 SOAK = frozenset(Path(__file__).with_name("soak.txt").read_text().splitlines())
+STRAYS = pytest.StashKey[set[str]]()  #: names in it that are no tests; an error here has no message in `make test`
 FIGURE = "figure"  #: property of a test: a line for the summary, also from another process
 
 
@@ -22,6 +23,12 @@ def power_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"rtl:{path}?sensor=ina226"
 
 
+@pytest.fixture
+def strays(pytestconfig: pytest.Config) -> set[str]:
+    """What soak.txt names of the files collected, and is no test."""
+    return pytestconfig.stash[STRAYS]
+
+
 @pytest.hookimpl(tryfirst=True)  # before those of the soak are left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All mutants but one in `MUTANTS`, and `SOAK`, to the soak. Those marked `longest` first, so that no core waits
@@ -31,8 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         names[name].add_marker("soak")
     files = {name.partition("::")[0] for name in names}
     strays = {name for name in SOAK - names.keys() if name.partition("::")[0] in files}
-    if strays and not any("::" in argument for argument in config.args):
-        raise pytest.UsageError(f"tests/soak.txt names what is no test: {', '.join(sorted(strays))}")
+    config.stash[STRAYS] = set() if any("::" in argument for argument in config.args) else strays
     seen = Counter()
     for item in items:
         if item.get_closest_marker("mutants"):
