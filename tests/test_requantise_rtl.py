@@ -3,6 +3,7 @@
 import concurrent.futures
 import shutil
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from bitfirst_hdl.requantise import Hash, Requantiser
 from bitfirst_hdl.verilog import convert
 from bitfirst_sim import bench
 from bitfirst_sim.bench import BenchError, run_bench
-from bitfirst_sim.build import BuildError
+from bitfirst_sim.build import BuildError, find_compiler
 
 BENCH = "bitfirst_sim.benches.bench_requantise"
 
@@ -108,15 +109,29 @@ def test_a_build_error_is_told(monkeypatch, tmp_path) -> None:
     assert not left, "a failed build leaves nothing"
 
 
-def test_builds_at_the_same_time_share_the_cache(verilog) -> None:
-    run_bench(verilog, "requantiser", BENCH)  # leaves Verilator's runtime in the cache, which saves a minute here
-    text = f"// {uuid.uuid4()}\nmodule wire_(a, b);\n  input a;\n  output b;\n  assign b = a;\nendmodule\n"
+@pytest.fixture
+def wire(verilog) -> str:
+    """Of a module that no cache knows."""
+    bench.build(verilog, "requantiser")  # leaves Verilator's runtime in the cache, which saves a minute here
+    return f"// {uuid.uuid4()}\nmodule wire_(a, b);\n  input a;\n  output b;\n  assign b = a;\nendmodule\n"
+
+
+def test_a_build_needs_a_compiler_and_nothing_else(wire, monkeypatch, tmp_path) -> None:
+    """No make and no perl: a PATH with what compiles and links alone."""
+    for name in (find_compiler()[0], "as", "ld"):
+        (tmp_path / Path(name).name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = bench.build(wire, "wire_")
+    shutil.rmtree(made.parent)
+
+
+def test_builds_at_the_same_time_share_the_cache(wire) -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        paths = list(pool.map(lambda _: bench.build(text, "wire_"), range(2)))
+        paths = list(pool.map(lambda _: bench.build(wire, "wire_"), range(2)))
     try:
         assert paths[0] == paths[1]
         built = paths[0].stat().st_mtime_ns
-        assert bench.build(text, "wire_") == paths[0]
+        assert bench.build(wire, "wire_") == paths[0]
         assert paths[0].stat().st_mtime_ns == built, "taken from the cache"
     finally:
         shutil.rmtree(paths[0].parent)

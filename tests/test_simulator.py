@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from amaranth import Module, Signal
@@ -262,6 +264,78 @@ def test_instruction_set_is_a_part_of_the_key(increment: str, tmp_path, monkeypa
     assert native == {"this": both, "other": both, "narrow": one, "plain": ()}
 
 
+@pytest.mark.parametrize("make", [lambda text: build.build_simulator(text, 64), build.build_power_simulator])
+def test_what_is_compiled_is_what_the_key_is_of(
+    make, increment: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that changes meanwhile must not come into the cache under the key of the one before."""
+    names = "HARNESS", "WRAPPER", "POWER_HARNESS", "SENSORS", "CONVERTER"
+    sources = {name: tmp_path / getattr(build, name).name for name in names}
+    headers = [tmp_path / header.name for header in build.SENSOR_HEADERS]
+    for name, value in {**sources, "SENSOR_HEADERS": headers}.items():
+        monkeypatch.setattr(build, name, value)
+    monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path / "cache"))
+    compiled = {}
+
+    def write(word: str) -> None:
+        for path in [*sources.values(), *headers]:
+            path.write_text(word)
+
+    def verilator(*arguments, **_) -> str:
+        if "--version" not in arguments:
+            write("new")
+        return ""
+
+    def compile_all(_, directory: Path) -> list[Path]:
+        compiled.update((path.name, path.read_text()) for path in directory.glob("*.*"))
+        raise build.BuildError("seen")
+
+    write("old")
+    monkeypatch.setattr(build, "verilator", verilator)
+    monkeypatch.setattr(build, "runtime", lambda *_: [])
+    monkeypatch.setattr(build, "_header", lambda *_: "")
+    monkeypatch.setattr(build, "_compile_all", compile_all)
+    with pytest.raises(build.BuildError, match="seen"):
+        make(increment)
+    assert compiled["harness.cpp"].endswith("old") and compiled["sensors.hpp"] == compiled["xadc.hpp"] == "old"
+    assert "new" not in compiled.values() and compiled.get("wrapper.sv") in ("old", None)
+
+
+def test_headers_are_compiled_by_one_process_and_kept_whole(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path / "cache"))
+    log, compiler, broken = (tmp_path / name for name in ("log", "compiler", "broken"))
+    compiler.write_text(f"""#!/bin/sh
+case "$*" in *--version) exec cat {tmp_path}/version;; esac
+echo "$*" >>{log}
+while [ "$1" != -o ]; do shift; done
+echo half >"$2" && sleep 0.2 && [ ! -e {broken} ] && echo whole >"$2"
+""")
+    compiler.chmod(0o755)
+    version = tmp_path / "version"
+    version.write_text("of GNU")
+
+    def header(*flags: str, **fresh: bool) -> Path:
+        return build._header([str(compiler), *flags], ("1",), **fresh)
+
+    broken.touch()
+    with pytest.raises(build.BuildError, match="see that the C"):
+        header()
+    broken.unlink()
+    log.unlink()
+    with ThreadPoolExecutor(2) as pool:
+        made, same = pool.map(lambda _: header(), range(2))
+    assert made == same and made.with_name("headers.hpp.gch").read_text() == "whole\n"
+    assert len(log.read_text().splitlines()) == 1
+    assert header() == made != header("-O3") and len(log.read_text().splitlines()) == 2
+    header(fresh=True)
+    assert len(log.read_text().splitlines()) == 3
+    version.write_text("Debian clang version 14")
+    header("-of-clang")
+    assert header("-of-clang").read_text() and len(log.read_text().splitlines()) == 3
+    left = {path.suffix for path in made.parents[1].iterdir()} | {path.name for path in made.parent.iterdir()}
+    assert left == {"", ".lock", "headers.hpp", "headers.hpp.gch"}
+
+
 def test_missing_compiler_is_one_line(increment: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITFIRST_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -282,6 +356,14 @@ def test_bad_verilog_is_one_line(tmp_path, monkeypatch: pytest.MonkeyPatch) -> N
         build.build_simulator("module broken(input", 64)
     assert "\n" not in str(error.value)
     assert [path.suffix for path in (tmp_path / "simulators").iterdir()] == [".lock"]
+
+
+def test_cache_may_be_named_from_here(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilers run in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITFIRST_CACHE", "cache")
+    made = build.runtime(build.find_compiler(), ("verilated_threads.cpp",), ("of this test",))
+    assert made[0].exists() and {path.name for path in tmp_path.iterdir()} == {"cache"}
 
 
 def test_cache_that_cannot_be_written(tmp_path, monkeypatch: pytest.MonkeyPatch, increment: str) -> None:

@@ -23,7 +23,7 @@ from bitfirst_hdl.config import CONFIGS, MAX_BITS, ArrayConfig
 from bitfirst_hdl.element import Accumulator, DotTree, Element, add_fields, dot_model, segment_bits, segment_count
 from bitfirst_hdl.verilog import convert
 from bitfirst_sim.benches.bench_element import spread
-from bitfirst_sim.build import RUNTIME_SOURCES, compile_model, find_compiler, runtime, verilator
+from bitfirst_sim.build import RUNTIME_SOURCES, compile_model, compiler_version, find_compiler, runtime, verilator
 
 CYCLES = 150_000
 PLANES, CHUNKS = 8, 9
@@ -239,7 +239,7 @@ int main() {
 
 def speed_of(variant: type[Built], array: type[bitfirst_hdl.array.Array], config: ArrayConfig) -> int:
     bitfirst_hdl.array.Element = variant
-    with tempfile.TemporaryDirectory(dir=".", prefix="measure-") as folder:
+    with tempfile.TemporaryDirectory(prefix="measure-") as folder:
         work = Path(folder)
         (work / "array.v").write_text(convert(array(config), "array"))
         source = HARNESS.replace("CHUNK_OUTSIDE", str(int(variant.chunk_outside)))
@@ -250,14 +250,13 @@ def speed_of(variant: type[Built], array: type[bitfirst_hdl.array.Array], config
         for name, value in ("CYCLES", CYCLES), ("PLANES", PLANES), ("CHUNKS", CHUNKS):
             source = source.replace(name, str(value))
         source = source.replace("A_WORDS", str(config.a_row_words)).replace("B_WORDS", str(config.b_row_words))
-        (work / "main.cpp").write_text(source)
         flags = ["--cc", "-O3", "--x-assign", "fast", "-Wno-fatal", "--top-module", "array"]
         verilator(*flags, "-Mdir", "model", "array.v", cwd=work)
         compiler = [*find_compiler(), "-std=c++17"]
-        versions = (verilator("--version"),)
+        versions = verilator("--version"), compiler_version(compiler)
         linked = runtime([*compiler, "-O1"], RUNTIME_SOURCES, versions)
-        made = compile_model(work, Path("main.cpp"), compiler, ["-O1"], versions, linked)
-        best, seen = subprocess.run([made.resolve()], capture_output=True, text=True, check=True).stdout.split()
+        made = compile_model(work, source, compiler, ["-O1"], versions, linked)
+        best, seen = subprocess.run([made], capture_output=True, text=True, check=True).stdout.split()
     assert int(seen) > 0, "nothing came out"
     return int(best)
 

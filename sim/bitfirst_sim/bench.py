@@ -65,12 +65,12 @@ def build(verilog: str, name: str, *, waves: bool = False) -> Path:
     import cocotb_tools.config as cocotb_config
 
     compiler = find_compiler()
-    harness = Path(cocotb_config.share_dir) / "lib" / "verilator" / "verilator.cpp"
+    harness = (Path(cocotb_config.share_dir) / "lib" / "verilator" / "verilator.cpp").read_text()
     libraries = Path(cocotb_config.libs_dir)
     flags = [*VERILATOR_FLAGS, "--top-module", name, *(["--trace"] if waves else [])]
     common = [*compiler, *COMPILER_FLAGS, f"-DVM_TRACE={int(waves)}", f"-DVM_TRACE_VCD={int(waves)}"]
     versions = metadata.version("verilator"), metadata.version("cocotb"), sys.version, compiler_version(compiler)
-    key = digest(verilog, flags, common, FAST_FLAGS, SLOW_FLAGS, harness.read_text(), str(libraries), versions)
+    key = digest(verilog, flags, common, FAST_FLAGS, SLOW_FLAGS, harness, str(libraries), versions)
     simulator = cache_path() / "benches" / key / name
     if simulator.exists():
         return simulator

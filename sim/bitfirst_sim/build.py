@@ -66,7 +66,7 @@ class BuildError(BitfirstError):
 def cache_path() -> Path:
     """Where generated Verilog and compiled simulators are kept: BITFIRST_CACHE, or the user's cache directory."""
     path = os.environ.get("BITFIRST_CACHE")
-    return Path(path) if path else platformdirs.user_cache_path("bitfirst")
+    return Path(path).absolute() if path else platformdirs.user_cache_path("bitfirst")  # tools run in other folders
 
 
 def digest(*parts: object) -> str:
@@ -160,8 +160,8 @@ def build_simulator(
     `trace`: what it writes, "vcd" or "saif". `checked`: it stops where a unit that rests would change (see `units`).
 
     The executable is cached under a hash of the Verilog, the harness, all flags and tool versions; `fresh` compiles
-    it all the same. Processes that want the same one wait for each other. Raises `BuildError` when a tool is missing
-    or fails.
+    it all the same, and what it shares with others. Processes that want the same one wait for each other. Raises
+    `BuildError` when a tool is missing or fails.
     """
     compiler = find_compiler()
     edge, top = "posedge" if trace else "edge", top_name(text)
@@ -184,12 +184,13 @@ def build_simulator(
     native_flags, native = _native(compiler)
     fast = [*FAST_FLAGS, *native_flags]
     versions = verilator("--version"), compiler_version(compiler), native
+    sources = {path.name: path.read_text() for path in (HARNESS, WRAPPER, *SENSOR_HEADERS)}  # once: as in the key
     key = digest(
         core,
         clocks,
-        HARNESS.read_text(),
-        [header.read_text() for header in SENSOR_HEADERS] if _has_sensors(core) else [],
-        WRAPPER.read_text(),
+        sources[HARNESS.name],
+        [sources[header.name] for header in SENSOR_HEADERS] if _has_sensors(core) else [],
+        sources[WRAPPER.name],
         verilator_flags,
         [*compiler, *common, *fast, macros, SLOW_FLAGS, LARGE_BYTES, RUNTIME_SOURCES],
         versions,
@@ -200,13 +201,13 @@ def build_simulator(
     with locked(path):
         if fresh or not path.exists():
             with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=path.parent) as directory:
-                (Path(directory) / "core.v").write_text(core)
-                (Path(directory) / "clocks.svh").write_text(clocks)
-                verilator(*verilator_flags, "-Mdir", "model", WRAPPER, "core.v", cwd=directory)
+                for name, source in {**sources, "core.v": core, "clocks.svh": clocks}.items():
+                    (Path(directory) / name).write_text(source)
+                verilator(*verilator_flags, "-Mdir", "model", WRAPPER.name, "core.v", cwd=directory)
                 names = *RUNTIME_SOURCES, *([f"verilated_{trace}_c.cpp"] if trace else [])
                 linked = runtime([*compiler, *common, *fast], names, versions, fresh)
-                command = [*compiler, *common]
-                made = compile_model(Path(directory), HARNESS, command, fast, versions, linked, macros)
+                command, harness = [*compiler, *common], sources[HARNESS.name]
+                made = compile_model(Path(directory), harness, command, fast, versions, linked, macros, fresh)
                 made.replace(path)
     return path
 
@@ -236,17 +237,19 @@ def build_power_simulator(text: str) -> Path:
     compiler = [*find_compiler(), *LIBRARY_FLAGS, "-DVL_TIME_CONTEXT"]
     bus = _bus(text)
     macros = {bus: 1} if bus else {}
-    sources = [path.read_text() for path in (SENSORS, CONVERTER, POWER_HARNESS)]
+    sources = {path.name: path.read_text() for path in (SENSORS, CONVERTER, POWER_HARNESS)}
     text = text.replace("@(posedge clk)", "@(edge clk)")  # one evaluation a cycle
     flags = [flag if flag != "Vcore" else "Vmonitor" for flag in VERILATOR_FLAGS]
     flags = [flag if flag != "simulated" else "monitor" for flag in flags]
     versions = verilator("--version"), compiler_version(compiler)
 
     def make(directory: Path) -> None:
-        (directory / "monitor.v").write_text(text)
+        for name, source in {**sources, "monitor.v": text}.items():
+            (directory / name).write_text(source)
         verilator(*flags, "-Mdir", "model", "monitor.v", cwd=directory)
         linked = runtime(compiler, RUNTIME_SOURCES, versions)
-        compile_model(directory, POWER_HARNESS, compiler, [], versions, linked, macros).replace(directory / LIBRARY)
+        harness = sources[POWER_HARNESS.name]
+        compile_model(directory, harness, compiler, [], versions, linked, macros).replace(directory / LIBRARY)
 
     return _library(make, compiler, text, sources, macros, flags, versions[0])
 
@@ -312,43 +315,50 @@ def runtime(compiler: list[str], names: tuple[str, ...], versions: tuple[str, ..
     return objects
 
 
-def _header(compiler: list[str], versions: tuple[str, ...]) -> Path:
-    """What all files of a model include, compiled: from the cache, and by the very command that will take it."""
+def _header(compiler: list[str], versions: tuple[str, ...], fresh: bool = False) -> Path:
+    """What all files of a model include, compiled: from the cache, and by the very command that will take it.
+
+    Not compiled for clang: it fails where one of the headers was installed again, where GCC takes what it has.
+    """
     path = cache_path() / "runtimes" / digest(compiler, versions, HEADERS) / "headers.hpp"
-    compiled = path.with_name(f"{path.name}.gch")
+    compiled = None if "clang" in compiler_version(compiler) else path.with_name(f"{path.name}.gch")
     with locked(path.parent):
-        if not compiled.exists():
+        if fresh or not (compiled or path).exists():
             path.parent.mkdir(exist_ok=True)
-            path.write_text("".join(f"#include <{name}>\n" for name in HEADERS))
-            part = path.with_name("part")
-            _run([*compiler, *_folders(), "-x", "c++-header", path, "-o", part], _COMPILER_MEND)
-            part.replace(compiled)
+            with tempfile.TemporaryDirectory(prefix=f"{path.parent.name}.", dir=path.parent.parent) as directory:
+                part = Path(directory) / "part"
+                part.write_text("".join(f"#include <{name}>\n" for name in HEADERS))
+                part.replace(path)
+                if compiled:
+                    _run([*compiler, *_folders(), "-x", "c++-header", path, "-o", part], _COMPILER_MEND)
+                    part.replace(compiled)
     return path
 
 
 def compile_model(
     directory: Path,
-    harness: Path,
+    harness: str,
     compiler: list[str],
     fast: list[str],
     versions: tuple[str, ...],
     linked: list[str | Path],
     defines: dict[str, object] | None = None,
+    fresh: bool = False,
 ) -> Path:
-    """What Verilator wrote to `directory/model`, with its harness, as an executable in the directory.
+    """What Verilator wrote to `directory/model`, with its harness in C++, as an executable in the directory.
 
     `fast`: flags for what runs in every cycle. `versions`: of the tools. `linked`: objects and flags of the linker.
-    `defines`: macros of the harness.
+    `defines`: macros of the harness. `fresh`: the headers are compiled all the same.
     """
     sources = [directory / "harness.cpp", *sorted((directory / "model").glob("*.cpp"))]
     lines = [f"#define {name} {value}\n" for name, value in (defines or {}).items()]
-    sources[0].write_text("".join([*lines, f'#include "{harness}"\n']))
+    sources[0].write_text("".join([*lines, harness]))
     once = [source for source in sources if source.stem.endswith("__Slow")]
     often = [source for source in sources if source not in once]
     jobs = []
     for flags, files, name in (SLOW_FLAGS, once, "once.cpp"), (fast, often, "often.cpp"):
         command = [*compiler, *flags]
-        command += ["-include", str(_header(command, versions))]
+        command += ["-include", str(_header(command, versions, fresh))]
         jobs += [(command, source) for source in _packed(files, directory / name)]
     objects = _compile_all(jobs, directory)
     _run([*compiler, *objects, *linked, "-pthread", "-o", "simulator"], _COMPILER_MEND, cwd=directory)

