@@ -45,6 +45,7 @@ SUM_BITS = 48
 LUTS = dict.fromkeys(("LUT1", "LUT2", "LUT3", "LUT4", "ALU", "SB_LUT4"), 1) | {"CCU2C": 2}
 SURE = 0.9  #: of an element's LUTs: among its like, synthesis may do with a little less than alone
 SHALLOW = 64  #: rows of a memory that may be made of LUTs
+TRIES = 2  #: placements for each array kept: one tells what it reaches, one is for the clock below that
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,7 @@ class Space:
     columns: tuple[int, ...] = (4, 8, 16, 32)
     lanes: tuple[int, ...] = (16, 32, 64)
     slices: tuple[int, ...] = (4, 8)
-    clocks_khz: tuple[int, ...] = (
-        *(12_000, 16_000, 20_000, 25_000, 27_000, 30_000, 36_000, 40_000, 48_000, 50_000, 60_000, 70_000, 75_000),
-        *(80_000, 90_000, 100_000, 110_000, 120_000),
-    )
+    clocks_khz: tuple[int, ...] = tuple(1000 * mhz for mhz in range(12, 121) if 0 in (mhz % 3, mhz % 5, mhz % 8))
 
 
 def sized(base: ArrayConfig, rows: int, columns: int, lanes: int, slice_bits: int) -> ArrayConfig:
@@ -336,7 +334,7 @@ class Search:
     """One exploration. Raises `FlowError` where there is nothing to explore.
 
     directory  of the folders of its builds
-    most       arrays that are kept after packing, and placements that are tried
+    most       arrays that are kept after packing; twice as many placements are tried
     jobs       how many are synthesised and packed at a time
     share      the sustained share of an array, from the cycle model
     say        is told each step
@@ -406,7 +404,7 @@ class Search:
     def _place(self, rows: dict[ArrayConfig, Row]) -> None:
         fitting = [config for config, row in rows.items() if row.verdict == FITS][: self.most]
         tries = sorted(product(fitting, self.clocks_khz), key=lambda one: (-one[0].bit_macs_per_cycle * one[1], one[1]))
-        left = self.most
+        left = TRIES * self.most
         for config, clock_khz in tries:
             row = rows[config]
             if row.verdict == FAILS or (row.figures and row.figures.fmax_mhz < clock_khz / 1000):

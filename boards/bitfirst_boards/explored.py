@@ -34,11 +34,11 @@ lanes and slice width change how wide they are.
    beyond the chip by that alone are left out; no array that fits is.
 2. **Packing**, of arrays near the chip's size first. One that does not fit rules out all larger ones of its lanes and
    slice width, one that fits needs no packing of smaller ones: until the `--most` largest that fit are known.
-3. **Placing and routing**, from the highest peak down, until one meets its clock, `--most` times at most. A clock that
-   is above what an array has reached is not tried with it.
+3. **Placing and routing**, from the highest peak down, until one meets its clock, twice `--most` times at most. A
+   clock that is above what an array has reached is not tried with it.
 
 All that was found stays in the folders of the builds: the same command again goes on after an interruption. *LUT* after
-packing, as in [boards](boards.md); *peak* in 10^12 bit-MACs a second; *sustained*: the share of it that a training step
+packing, as in [boards](boards.md); *peak* in 10^9 bit-MACs a second; *sustained*: the share of it that a training step
 of ResNet-20 uses (forward, dX and dW at 8x8 and 8x16 bits, operands in the store), by the planner's account of cycles.
 """
 NOTHING = """
@@ -59,7 +59,7 @@ def _line(array: Mapping[str, Any]) -> str:
         words += [""] * 4
     else:
         words += [f"{array['clock_mhz']:g}", f"{array['fmax_mhz']:.1f}"]
-        words += [f"{array['peak_bit_macs_per_s'] / 1e12:.2f}", f"{100 * array['sustained']:.0f} %"]
+        words += [f"{array['peak_bit_macs_per_s'] / 1e9:,.1f}", f"{100 * array['sustained']:.0f} %"]
     verdict = f"**{MEETS}**" if array["verdict"] == MEETS else array["verdict"]
     return f"| {' | '.join(map(str, [*words, verdict]))} |"
 

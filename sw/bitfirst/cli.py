@@ -187,7 +187,7 @@ def _explored(result: Result) -> Group:
     """One row for each array, as far as it was looked at; then how to build the best."""
     table = _close(
         "arrays, largest first; LUT and block RAM in per cent of the chip",
-        *("R x C", "L", "S", "bit-MACs", "LUT", "RAM", "DSP", "reached", "MHz", "peak/s", "used", ""),
+        *("R x C", "L", "S", "bit-MACs", "LUT", "RAM", "DSP", "reached", "MHz", "10^9/s", "used", ""),
     )
     for row in result["arrays"]:
         share = {
@@ -199,7 +199,7 @@ def _explored(result: Result) -> Group:
         usage = f"{row['bit_macs_per_cycle']:,}", share["lut"], share["bram"], "" if row["dsp"] is None else row["dsp"]
         clock = ["", "", "", ""]
         if row["clock_mhz"] is not None:
-            clock = [f"{row['fmax_mhz']:.1f}", f"{row['clock_mhz']:g}", f"{row['peak_bit_macs_per_s']:.2e}"]
+            clock = [f"{row['fmax_mhz']:.1f}", f"{row['clock_mhz']:g}", f"{row['peak_bit_macs_per_s'] / 1e9:,.1f}"]
             clock += [f"{100 * row['sustained']:.0f} %"]
         table.add_row(*size, *map(str, usage), *clock, row["verdict"])
     if result["chosen"] is None:
@@ -721,7 +721,9 @@ def explore(
     config: Annotated[
         str | None, typer.Option(help="What all have besides: features, depths of memories; the board's own.")
     ] = None,
-    most: Annotated[int, typer.Option(min=1, help="Arrays kept after packing, and placements tried.")] = 4,
+    most: Annotated[
+        int, typer.Option(min=1, help="Arrays kept after packing; placed twice as often at most.")
+    ] = 4,
     jobs: Annotated[int, typer.Option(min=1, help="How many are synthesised and packed at a time.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the builds: build/explore/BOARD by default.")] = None,
     as_json: Json = False,
