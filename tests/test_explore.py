@@ -230,6 +230,18 @@ def test_clocks_that_an_array_has_missed_are_not_tried_again(tmp_path: Path, sta
     assert stand_ins == first[:2] and explore.chosen(rows) is None
 
 
+def test_a_search_that_only_misses_ends(tmp_path: Path, stand_ins: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An array of which each placement reaches a little less than was asked for."""
+
+    def place(one: explore.Candidate) -> Figures:
+        stand_ins.append(one)
+        return figures(0.95 * one.board.clock_khz / 1000, one.board.clock_khz)
+
+    monkeypatch.setattr(explore, "place", place)
+    rows = search(tmp_path, space=replace(SPACE, clocks_khz=Space().clocks_khz), most=2).run()
+    assert len(stand_ins) == 4 and explore.chosen(rows) is None
+
+
 def test_the_clocks_of_a_board_are_close_to_each_other() -> None:
     """So that little of what is reached is lost: a quarter at most, from 15 MHz on."""
     for board in BOARDS.values():

@@ -50,7 +50,10 @@ TRIES = 2  #: placements for each array kept: one tells what it reaches, one is 
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched; kHz that the board's PLL or link cannot have are left out."""
+    """What is searched; kHz that the board's PLL or link cannot have are left out.
+
+    Clocks are whole MHz, which UARTs like, and so many that what is left of them is close on any board.
+    """
 
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     columns: tuple[int, ...] = (4, 8, 16, 32)
