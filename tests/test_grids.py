@@ -3,8 +3,10 @@
 import io
 import json
 import sqlite3
+import time
 
 import bitfirst
+import dask
 import pytest
 import torch
 from bitfirst import cli, data, grids, training
@@ -220,6 +222,14 @@ def test_a_device_that_cannot_be_opened_is_one_line_and_no_run(small, tmp_path, 
     runs = Runs(tmp_path / FILE)
     assert runs.studies() == []
     runs.close()
+
+
+def test_a_study_goes_on_when_the_computer_slept() -> None:
+    """Dask gives up workers that were silent for minutes, and one without a nanny is not started again."""
+    with dask.config.set({"distributed.scheduler.worker-ttl": "1s"}), grids.cluster(None, 1) as client:
+        long = client.submit(lambda: time.sleep(9) or "trained", pure=False)
+        client.loop.add_callback(time.sleep, 8)  # no heartbeat
+        assert long.result(timeout=30) == "trained"
 
 
 @pytest.mark.parametrize("device", ["serial:///dev/nothing", "tcp://127.0.0.1:9", "udp://127.0.0.1:9"])

@@ -388,6 +388,7 @@ def identity(configuration: dict[str, Any] | list[Any]) -> str:
 @contextmanager
 def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
     """A Dask client: of the scheduler at this address, or of `workers` processes here (one: in this process)."""
+    import dask
     from distributed import Client, LocalCluster
 
     if scheduler is not None:
@@ -401,16 +402,20 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
         with client:
             yield client
         return
-    local = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=workers > 1,
-        host=HERE if workers > 1 else None,
-        dashboard_address=f"{HERE}:0",
-        worker_dashboard_address=f"{HERE}:0",
-        resources={"board": 1},
-        memory_limit=None,
-    )
+    awake = {
+        "distributed.scheduler.worker-ttl": None
+    }  # or a computer that slept would leave the study without a worker
+    with dask.config.set(awake):
+        local = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=workers > 1,
+            host=HERE if workers > 1 else None,
+            dashboard_address=f"{HERE}:0",
+            worker_dashboard_address=f"{HERE}:0",
+            resources={"board": 1},
+            memory_limit=None,
+        )
     with local, Client(local) as client:
         yield client
 
