@@ -7,6 +7,7 @@ import time
 
 import bitfirst
 import dask
+import distributed  # noqa: F401 (brings Dask its settings: `set` would take what it finds missing away again)
 import pytest
 import torch
 from bitfirst import cli, data, grids, training
