@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from bitfirst.energy import Energy
 from bitfirst.errors import DeviceError, UsageError
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import CHIPS, Rail
@@ -93,3 +94,21 @@ def test_a_drifting_clock_of_a_board_is_refused():
     seconds[0] = 41.0
     with pytest.raises(DeviceError, match="clock drifts"):
         monitor.check_clock(monitor.snapshot() - before)
+
+
+@pytest.mark.parametrize(("factor", "run_s"), [(1.5, 0.1), (1.05, 0.6)], ids=["in a block", "with the rest around"])
+def test_a_window_sees_the_clock_drift(factor, run_s):
+    port, monitor = opened()
+    port.provenance = "measured"
+
+    def measured() -> Energy:
+        with monitor.window("run", limit_s=0.1) as window:
+            for _ in window.replays():
+                port.run(run_s, 1.5)
+        return window.reading.total
+
+    monitor.clock = lambda: port.now
+    assert measured().provenance == "measured"
+    monitor.clock = lambda: factor * port.now
+    with pytest.raises(DeviceError, match=r"clock drifts: .* s of the host; check that it runs at"):
+        measured()

@@ -189,6 +189,7 @@ class Window:
     _idles: list[_Block] = field(default_factory=list)
     _blocks: list[_Block] = field(default_factory=list)
     _fault: str | None = None
+    _opened: "Sums | None" = None  #: as of its beginning
 
     @property
     def scope(self) -> Scope:
@@ -314,7 +315,9 @@ class Window:
     def _block(self, first: "Sums", runs: int = 0, returns: np.ndarray | int = 0) -> _Block:
         last = self.monitor.snapshot()
         sums = last - first
-        self.monitor.check_clock(sums)
+        self._opened = self._opened or first
+        for since in first, self._opened:  # a slow drift shows over longer times alone
+            self.monitor.check_clock(last - since)
         times = (self.monitor.time_s(one) for one in (first, last))
         return _Block(sums, first.stamp + sums.stamp // 2, *times, runs, returns)
 
