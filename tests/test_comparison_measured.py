@@ -40,12 +40,13 @@ def test_energies_are_shown_to_the_baseline_on_fixed(tmp_path):
     found = comparison.write(paths, tmp_path / "out", target=0.9)
     (table,) = found["sensed"]
     rows = {row[0]: row for row in table["rows"]}
-    assert table["title"] == "simulated, scope board"
+    assert table["title"] == "simulated, scope board, not extrapolated"
     assert rows["e2train"][-1] == "0.250 ± 0.004" and rows["e2train"][3] == "1.000 J ± 0.010 J"
     assert [row[-1] for row in table["rows"] if row[0].startswith("sbm")] == ["-", "-"]  # itself; of another seed
     page = (tmp_path / "out/comparison.html").read_text()
-    assert "0.250 ± 0.004" in page and "simulated, scope board" in page
-    assert "0.250 ± 0.004" in (tmp_path / "out/tables.md").read_text()
+    assert "0.250 ± 0.004" in page and table["title"] in page
+    text = (tmp_path / "out/tables.md").read_text()
+    assert "0.250 ± 0.004" in text and table["title"] in text
     assert "sensor_provenance" in (tmp_path / "out/runs.csv").read_text().splitlines()[0]
 
 
@@ -68,7 +69,10 @@ def test_what_is_simulated_is_not_set_against_what_is_measured(tmp_path):
         result(tmp_path / "b", "e2train", 1.0, accuracies=(0.3, 0.4)),
     ]
     tables = comparison.write(paths, tmp_path / "out", target=0.9)["sensed"]
-    assert {one["title"] for one in tables} == {"measured, scope board", "simulated, scope board"}
+    assert {one["title"] for one in tables} == {
+        "measured, scope board, not extrapolated",
+        "simulated, scope board, not extrapolated",
+    }
     (row,) = next(one["rows"] for one in tables if one["title"].startswith("simulated"))
     assert row[-1] == "-" and row[-2] == "≥ 1.000 J ± 0.010 J"  # it never reached the target
 
@@ -88,9 +92,9 @@ def test_other_supplies_are_not_alike(tmp_path):
         paths.append(path)
     found = {one["title"]: one["rows"] for one in comparison.write(paths, tmp_path / "out")["sensed"]}
     assert {title: len(rows) for title, rows in found.items()} == {
-        "simulated, scope board": 1,
-        "simulated, scope rails (1V0)": 2,
-        "simulated, scope rails (3V3)": 1,
+        "simulated, scope board, not extrapolated": 1,
+        "simulated, scope rails (1V0), not extrapolated": 2,
+        "simulated, scope rails (3V3), not extrapolated": 1,
     }
     ratios = {row[0]: row[-1] for rows in found.values() for row in rows}
     assert ratios["e2train"] == "1.000 ± 0.014" and ratios["sgd"] == "-"

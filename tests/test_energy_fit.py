@@ -1,5 +1,6 @@
 """Coefficients fitted to boards that are made up, so that the true ones are known."""
 
+import io
 import math
 from dataclasses import replace
 
@@ -9,7 +10,9 @@ from bitfirst import energy_fit, energy_model
 from bitfirst.energy import Energy, unavailable
 from bitfirst.energy_fit import fit
 from bitfirst.errors import UsageError
+from bitfirst.measuring import shown
 from bitfirst_hdl import config
+from rich.console import Console
 
 SMALL = config.load("small")
 #: Joules of a made-up board: of some magnitudes that boards have.
@@ -165,3 +168,7 @@ def test_what_json_has():
     for one in found["coefficients"].values():
         assert one["low"] <= one["joules"] <= one["high"] and math.isfinite(one["high"])
     assert energy_fit.FITTED[0] == "cycles"
+    with Console(file=io.StringIO(), width=200) as console:
+        console.print(shown.fit_table(found | {"file": "x.json"}))
+    shows = " ".join(console.file.getvalue().split())
+    assert "fitted to windows of x, simulated, scope board" in shows

@@ -201,6 +201,7 @@ def test_a_training_has_a_modelled_figure_where_it_is_asked_for(few_digits, tmp_
     comparison_energy.add([row], default)
     assert 0 < row["energy_j"] < expected  # without evaluation
     alone = result["energy_model"]["training"]
+    assert (alone["provenance"], alone["scope"], alone["extrapolated"]) == ("modelled", "array", False)
     assert alone["total_j"] == pytest.approx(row["energy_j"]) == pytest.approx(2 * alone["epoch_j"])
     assert alone["total_j"] == pytest.approx(4 * alone["step_j"]) == pytest.approx(4 * 8 * alone["sample_j"])
 

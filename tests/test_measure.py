@@ -11,7 +11,7 @@ from bitfirst import cli, energy_model, report, training
 from bitfirst.energy import Energy
 from bitfirst.energy_fit import fit
 from bitfirst.errors import UsageError
-from bitfirst.measuring import calibrating, coverage, fitting, measured, rails
+from bitfirst.measuring import calibrating, coverage, fitting, measured, rails, shown
 from bitfirst.measuring.measured import Measuring
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail
@@ -23,6 +23,7 @@ from bitfirst_hdl.config import load
 from bitfirst_hdl.contract.packets import Phase
 from bitfirst_sim.supply import Supply
 from power_port import Part, PowerPortModel
+from rich.console import Console
 from test_coverage import ACTIVITIES, bed
 
 RAIL = Rail("5V", "ina226", 0x40, 0.1)
@@ -62,6 +63,39 @@ def test_a_training_is_measured_and_is_the_same_training(board, tmp_path, method
     assert plain["weights_sha256"] == result["weights_sha256"] and "sensed" not in plain
 
 
+def test_without_a_sensor_a_training_goes_on(power_url, tmp_path, capsys):
+    """Nothing is on the pins of this device."""
+    url = power_url.partition("?")[0]
+    with bitfirst.open(url) as board:
+        chosen = options(url, tmp_path, train_images=8)
+        result = training.train_and_compare(chosen, board, measuring=Measuring((RAIL,), target=0.01))
+    assert len(result["history"]) == 1 and result["history"][0]["steps"] == 1
+    found, why = result["sensed"], "no sensor answers on the bus: check the wiring of 5V (ina226 at 0x40)"
+    given = result["energy"], found["training"]["energy"], found["target"]["energy"], found["step"], found["phases_sum"]
+    assert [one["provenance"] for one in given] == 5 * ["unavailable"] and found["unavailable"] == why
+    assert found["training"]["step_j"] is None and joules_without_labels([found, result["history"]]) == []
+    Console().print(shown.measured_tables(result))
+    page, text = (tmp_path / "report.html").read_text(), " ".join(capsys.readouterr().out.split())
+    assert why in page and why in text and " J " not in text and "unavailable, scope board" in text
+
+
+def joules_without_labels(told, place="result") -> list[str]:
+    """Where an object has joules, and neither it nor its "energy" says what they are."""
+    if isinstance(told, list):
+        told = dict(enumerate(told))
+    if not isinstance(told, dict):
+        return []
+    says = {"provenance", "scope", "extrapolated"}
+    if not says <= set(told) and not says <= set(told.get("energy", ())):
+        found = [f"{place}.{key}" for key in told if key in ("energy_j", "total_j", "dynamic_j", "step_j")]
+    else:
+        found = []
+    return found + [one for key, value in told.items() for one in joules_without_labels(value, f"{place}.{key}")]
+
+
+LABELS = "simulated, scope board, not extrapolated"
+
+
 def says_measured(*texts):
     return ["measured" in text.lower() for text in texts]
 
@@ -76,6 +110,13 @@ def test_rtl_says_simulated_and_nothing_else(power_url, tmp_path, monkeypatch, c
     said, out = capsys.readouterr(), tmp_path / "runs" / "sensed"
     assert not any(says_measured(said.out, said.err)) and "simulated" in said.out
     kept = (out / "result.json").read_text()
+    for spoilt in "no word", "provenance", "scope", "extrapolated":
+        told = json.loads(kept.replace(f'"{spoilt}"', '"other"'))
+        assert (joules_without_labels([told["sensed"], told["history"]]) == []) == (spoilt == "no word")
+    assert " ".join(said.out.split()).count(LABELS) == 2  # of the training, of a step
+    pictures = report.measured_figures(json.loads(kept))
+    titles = {name: figure.axes[0].get_title() for name, figure in pictures.items()}
+    assert not any(says_measured(*titles.values())) and LABELS in titles["joules"] and "simulated" in titles["watts"]
     written = {name: (out / name).read_text() for name in ("report.html", "result.json")}
     assert not any(says_measured(*written.values())) and all("simulated" in text for text in written.values())
 
@@ -246,6 +287,17 @@ def test_phases_that_do_not_add_up_are_told():
     assert good.adds_up and good.gap_j == pytest.approx(-0.009)
     assert bad.adds_up is False and bad.sum.uncertainty_j > 0.03
     assert measured.Steps(made("step", 3.0)).adds_up is None
+
+
+def test_a_trace_has_the_phases_by_their_names():
+    port, monitor = stopping()
+    for phase in Phase.FORWARD, Phase.INPUT_GRADIENT, Phase.WEIGHT_GRADIENT, Phase.UPDATE, Phase.OTHER:
+        port.phase(phase)
+        port.wait(int(0.02 * port.clock_hz))
+    spans = measured.trace(monitor, measured.Steps(made("step", 1.0), records=monitor.records()))["phases"]
+    assert [name for *_, name in spans] == ["forward", "backward", "update"]
+    lengths = [end_s - begin_s for begin_s, end_s, _ in spans]
+    assert lengths == pytest.approx([0.02, 0.04, 0.02], abs=3e-3)
 
 
 def test_a_run_is_read_in_parts_before_sums_overflow():

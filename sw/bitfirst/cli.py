@@ -281,8 +281,11 @@ def _differences(result: Result) -> Table:
 
 def _switching(result: Result) -> Group:
     """A row for each phase, and for each of its parts that takes something."""
+    from .energy import Energy
+
     names = "phase", "part", "toggles", "counted µJ", "%", "toggled µJ", "%", "ratio"
-    table = _close(f"{result['provenance']}, scope {result['scope']}, {result['model']}", *names)
+    labels = Energy(**result["phases"][0]["counted"]).labels
+    table = _close(f"{labels}, {result['model']}", *names)
     totals = [sum(row[key]["total_j"] for row in result["phases"]) for key in ("counted", "switching")]
     for row in result["phases"]:
         joules = {f"{key}_j": row[key]["total_j"] for key in ("counted", "switching")}

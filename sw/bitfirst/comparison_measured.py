@@ -32,21 +32,20 @@ def add(rows: list[Row]) -> list[Row]:
 
 
 def table(rows: list[Row], target: float | None) -> list[Row]:
-    """Of the rows that `add` returns, a group for each provenance and scope: "title", "rows" for `HEAD`."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    """Of the rows that `add` returns, a group for each of their labels: "title", "rows" for `HEAD`."""
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["sensor_provenance"], _scope(row)), []).append(row)
-    return [
-        {"title": f"{provenance}, scope {scope}", "rows": [cells(row, own, target) for row in own]}
-        for (provenance, scope), own in groups.items()
-    ]
+        groups.setdefault(_labels(row), []).append(row)
+    return [{"title": title, "rows": [cells(row, own, target) for row in own]} for title, own in groups.items()]
 
 
-def _scope(row: Row) -> str:
+def _labels(row: Row) -> str:
     """With the supplies where it is not the whole board: those of other ones are not alike."""
+    labels = _energy(row["sensor_j"], row["sensor_uncertainty_j"], row).labels
     if row["sensor_scope"] != Scope.RAILS:
-        return row["sensor_scope"]
-    return f"{Scope.RAILS} ({', '.join(sorted(sensor['name'] for sensor in row['sensed']['sensors']))})"
+        return labels
+    names = ", ".join(sorted(sensor["name"] for sensor in row["sensed"]["sensors"]))
+    return labels.replace(f"scope {Scope.RAILS}", f"scope {Scope.RAILS} ({names})")
 
 
 def cells(row: Row, group: list[Row], target: float | None) -> list[str]:
@@ -60,8 +59,11 @@ def cells(row: Row, group: list[Row], target: float | None) -> list[str]:
 def _figure(joules: float | None, uncertainty: float | None, row: Row) -> str:
     if joules is None:
         return "-"
-    energy = Energy(joules, uncertainty, row["sensor_provenance"], row["sensor_scope"], row["sensor_extrapolated"])
-    return energy.figure.removesuffix(" at k = 2")
+    return _energy(joules, uncertainty, row).figure.removesuffix(" at k = 2")
+
+
+def _energy(joules: float, uncertainty: float, row: Row) -> Energy:
+    return Energy(joules, uncertainty, row["sensor_provenance"], row["sensor_scope"], row["sensor_extrapolated"])
 
 
 def _until(row: Row, target: float | None) -> str:

@@ -114,9 +114,13 @@ class Energy:
 
     def __str__(self) -> str:
         """For people: "12.50 J ± 0.25 J at k = 2 (measured, scope board, not extrapolated)"."""
-        extrapolated = "extrapolated" if self.extrapolated else "not extrapolated"
         unknown = ", uncertainty not known" if self.total_j is not None and self.uncertainty_j is None else ""
-        return f"{self.figure}{unknown} ({self.provenance}, scope {self.scope}, {extrapolated})"
+        return f"{self.figure}{unknown} ({self.labels})"
+
+    @property
+    def labels(self) -> str:
+        """What must stand beside the number: "measured, scope board, not extrapolated"."""
+        return f"{self.provenance}, scope {self.scope}, {'extrapolated' if self.extrapolated else 'not extrapolated'}"
 
     @property
     def figure(self) -> str:

@@ -197,7 +197,7 @@ def joules_figure(result: dict[str, Any]) -> Figure:
     for name, joules, uncertainty, colour in kinds:
         sums, errors = (list(accumulate(row[key] for row in rows)) for key in (joules, uncertainty))
         axes.errorbar(sums, percent, xerr=errors, fmt="o-", color=colour, label=name, capsize=3, linewidth=1.2)
-    title = f"Validation accuracy over energy, {result['energy']['provenance']}, scope {result['energy']['scope']}"
+    title = f"Validation accuracy over energy, {Energy(**result['energy']).labels}"
     axes.set(title=title, xlabel="joules of the training steps, k = 2", ylabel="%")
     axes.set_xlim(left=0)
     axes.set_ylim(0, 103)
@@ -371,6 +371,7 @@ def measured_of(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "training": shown.training_rows(found),
         "phases": shown.phase_rows(found),
+        "labels": shown.phase_labels(found),
         "adds_up": shown.ADDS_UP[found["phases_add_up"]],
         "reasons": list(reasons),
         "sensors": ", ".join(shown.sensor_text(one) for one in found["sensors"]),

@@ -884,17 +884,17 @@ def modelled(
     return found.as_dict(), model.about_parts(amounts, device.config)
 
 
-def training_energy(model: energy_model.EnergyModel, run: Run, options: TrainOptions) -> dict[str, float] | None:
-    """Joules of the training steps alone: "total_j", and what that is of each "step_j", "sample_j" and "epoch_j". None
-    where their counters are not known (after a checkpoint without them), or there was no step."""
+def training_energy(model: energy_model.EnergyModel, run: Run, options: TrainOptions) -> dict[str, Any] | None:
+    """Of the training steps alone: as of `Energy.as_dict`, and what that is of each "step_j", "sample_j" and "epoch_j",
+    joules. None where their counters are not known (after a checkpoint without them), or there was no step."""
     last = run.history[-1] if run.history else {}
     if not (last.get("training_counters") and last["steps"]):
         return None
     config = run.meter.device.config
-    total_j = model.energy(energy_model.activity(last["training_counters"], config), config).total_j
-    per_step = total_j / last["steps"]
-    each = {"step_j": per_step, "sample_j": per_step / options.batch, "epoch_j": total_j / len(run.history)}
-    return {"total_j": total_j} | each
+    energy = model.energy(energy_model.activity(last["training_counters"], config), config)
+    per_step = energy.total_j / last["steps"]
+    each = {"step_j": per_step, "sample_j": per_step / options.batch, "epoch_j": energy.total_j / len(run.history)}
+    return energy.as_dict() | each
 
 
 def identity(device: Device) -> dict[str, Any]:

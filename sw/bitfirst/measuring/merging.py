@@ -65,7 +65,7 @@ class Merged:
         """What stands beside the figures."""
         first = next(place for place, one in enumerate(self.epochs) if one.spans)
         pair = ("sensors", self.epochs[first].sensors), ("meter", self.by_meter[first])
-        told = (f"{name}: {energy.provenance}, scope {energy.scope}, not extrapolated" for name, energy in pair)
+        told = (f"{name}: {energy.labels}" for name, energy in pair)
         return f"{'; '.join(told)}; {self.offset_s:.3f} s were added to the meter's times"
 
     def as_dict(self) -> dict[str, Any]:

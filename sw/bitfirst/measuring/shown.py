@@ -48,7 +48,7 @@ def measured_tables(result: dict[str, Any]) -> Group:
     for row in training_rows(found):
         table.add_row(*row)
     sensors = "; ".join(map(sensor_text, found["sensors"]))
-    table.caption = f"{energy.provenance}, scope {energy.scope}; without validation and test; {sensors}"
+    table.caption = f"{energy.labels}; without validation and test; {sensors}"
     reasons = dict.fromkeys(filter(None, [found["unavailable"], *unresolved(result)]))
     told = (f"[yellow]{escape(reason)}[/]" for reason in reasons)
     return Group(table, _phases_table(found), *told, f"report: {escape(str(result['report']))}")
@@ -106,15 +106,18 @@ def phase_rows(found: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
         if one["energy_j"] is None:
             rows.append((one["name"], "no figure", "", "", ""))
             continue
-        same = Provenance(one["provenance"]), Scope(one["scope"])
-        figures = (
-            _figure(Energy(one[key], one[uncertainty], *same))
-            for key, uncertainty in (("energy_j", "uncertainty_j"), ("dynamic_j", "dynamic_uncertainty_j"))
-        )
+        pairs = ("energy_j", "uncertainty_j"), ("dynamic_j", "dynamic_uncertainty_j")
+        figures = (_figure(_of(one, *pair)) for pair in pairs)
         rows.append((one["name"], *figures, f"{one['seconds'] * 1e3:.4g}", str(one["replays"])))
     if found["phases"]:
         rows.insert(-1, ("sum of the phases", _figure(Energy(**found["phases_sum"])), "", "", ""))
     return rows
+
+
+def _of(reading: dict[str, Any], joules: str, uncertainty: str) -> Energy:
+    """One of the energies of `Reading.as_dict`."""
+    labels = Provenance(reading["provenance"]), Scope(reading["scope"]), reading["extrapolated"]
+    return Energy(reading[joules], reading[uncertainty], *labels)
 
 
 def _phases_table(found: dict[str, Any]) -> Table:
@@ -123,8 +126,13 @@ def _phases_table(found: dict[str, Any]) -> Table:
         table.add_column(name, justify="left" if name == "phase" else "right")
     for row in phase_rows(found):
         table.add_row(*row)
-    table.caption = ADDS_UP[found["phases_add_up"]]
+    table.caption = "; ".join(filter(None, [phase_labels(found), ADDS_UP[found["phases_add_up"]]]))
     return table
+
+
+def phase_labels(found: dict[str, Any]) -> str:
+    """What each figure of `phase_rows` is."""
+    return _of(found["step"], "energy_j", "uncertainty_j").labels
 
 
 ADDS_UP = {
@@ -156,6 +164,7 @@ def fit_table(result: dict[str, Any]) -> Group:
         table.add_column(name, justify="left" if name == "for each" else "right")
     for term, one in result["coefficients"].items():
         table.add_row(TERMS[term], *(f"{one[key]:.3g}" for key in ("low", "joules", "high")))
+    table.caption = f"{result['model']['origin']}, scope {result['model']['scope']}"
     most = max(map(abs, result["residuals_j"]))
     judged = "such as the uncertainties let expect" if result["consistent"] else "[red]larger than they should be[/]"
     line = f"residuals of {len(result['residuals_j'])} windows: at most {most:.3g} J, {judged}"
