@@ -150,8 +150,9 @@ def test_a_missing_tool_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch)
 # bench arith
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> list[arith_cost.Unit]:
-    """What the bench measures: popcount of 16 bits, and an element."""
-    units = [arith_cost._popcount(16), arith_cost._element(1, 16)]
+    """What the bench measures: an element, and popcount of 16 bits where that is not slow to synthesise."""
+    parts = [part for part in PARTS if part != "xilinx"]
+    units = [replace(arith_cost._popcount(16), parts=parts), arith_cost._element(1, 16)]
     monkeypatch.setattr(arith_cost, "units", lambda: units)
     return units
 
@@ -159,7 +160,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[arith_cost.Unit]:
 def test_bench_of_every_part(here: Path, small: list[arith_cost.Unit]) -> None:
     result = arith_cost.run(list(PARTS), lambda line: None)
     rows = {(row["part"], row["unit"], row["form"]): row for row in result["rows"]}
-    assert len(rows) == len(result["rows"]) == 10  # the element in carry cells too, on two parts
+    assert len(rows) == len(result["rows"]) == 9  # the element in carry cells too, on two parts
+    assert {part for part, *_ in rows} == set(PARTS)
     for (_, name, form), row in rows.items():
         unit = next(unit for unit in small if unit.name == name)
         assert row["lut"] > 50 and row["dsp"] == 0

@@ -219,11 +219,11 @@ def assert_covered(found: dict, config: ArrayConfig) -> None:
     assert (coverage["spills"] > 0) == config.gathers  # without a store nothing is kept
 
 
-def test_random_commands_on_the_command_level_model() -> None:
+@pytest.mark.parametrize("name", ["tiny", "slice8", "least", "micro"])
+def test_random_commands_on_the_command_level_model(name: str) -> None:
     """The bench itself, without hardware: it finds nothing where nothing differs."""
-    for name in ("tiny", "slice8", "least", "micro"):
-        config = CONFIGS[name]
-        assert_covered(compared(command_board(config), commands=250, seed=2), config)
+    config = CONFIGS[name]
+    assert_covered(compared(command_board(config), commands=250, seed=2), config)
 
 
 @pytest.mark.parametrize("name", ["tiny", "least", "micro"])

@@ -34,7 +34,7 @@ def run(core: str, module=ethernet) -> tuple[str, ...]:
     top = module.EthernetTop(CONFIGS["tiny"], FINGERPRINT, core)
     renamed = DomainRenamer({"sync": "array", "ethernet": "sync"})(top)
     text = "\n".join([convert(renamed, "ethernet"), core, CELLS.read_text()])
-    parameters = {"config": "tiny", "fingerprint": FINGERPRINT, **asdict(DEFAULT)}
+    parameters = {"config": CONFIGS["tiny"].as_dict(), "fingerprint": FINGERPRINT, **asdict(DEFAULT)}
     return run_bench(text, "ethernet", BENCH, parameters=parameters).tests
 
 

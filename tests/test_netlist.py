@@ -8,6 +8,10 @@ from pathlib import Path
 
 import bitfirst
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
 from bitfirst.benches import cycles
 from bitfirst.command import Command
 from bitfirst_boards import flow
@@ -62,15 +66,16 @@ def test_one_wrong_table_is_found(tmp_path: Path) -> None:
         run(netlist.to_verilog(path, "element", ULX3S), "element", "element", TINY)
 
 
-@pytest.fixture(scope="module")
-def frame_link(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The netlist of a unit with block RAM."""
-    return netlist.synthesise(FrameLink(TINY, sources=1), ULX3S, tmp_path_factory.mktemp("frame_link"))
+def types(path: Path) -> set[str]:
+    """Of a netlist's cells."""
+    return {cell["type"] for cell in json.loads(path.read_text())["modules"]["top"]["cells"].values()}
 
 
-def test_frame_link(frame_link: Path) -> None:
-    assert "DP16KD" in {cell["type"] for cell in json.loads(frame_link.read_text())["modules"]["top"]["cells"].values()}
-    text = netlist.to_verilog(frame_link, "frame_link", ULX3S)
+def test_frame_link(tmp_path: Path) -> None:
+    """A unit with block RAM."""
+    path = netlist.synthesise(FrameLink(TINY, sources=1), ULX3S, tmp_path)
+    assert "DP16KD" in types(path)
+    text = netlist.to_verilog(path, "frame_link", ULX3S)
     assert len(run(text, "frame_link", "frames", TINY).tests) == 7
 
 
@@ -81,6 +86,33 @@ def test_frame_link_of_other_chips(board: str, tmp_path: Path) -> None:
     assert len(run(text, "frame_link", "frames", TINY).tests) == 7
 
 
+class Words(wiring.Component):
+    """A block RAM and little else."""
+
+    row: In(9)
+    word: In(16)
+    write: In(1)
+    read: Out(16)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=16, depth=512, init=[])
+        into, out = memory.write_port(), memory.read_port()
+        m.d.comb += [into.addr.eq(self.row), into.data.eq(self.word), into.en.eq(self.write)]
+        m.d.comb += [out.addr.eq(self.row), self.read.eq(out.data)]
+        return m
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return netlist.synthesise(Words(), ULX3S, tmp_path_factory.mktemp("words"))
+
+
+def test_what_the_models_cover_is_taken(words: Path) -> None:
+    assert "DP16KD" in types(words)
+    assert "module words" in netlist.to_verilog(words, "words", ULX3S)
+
+
 @pytest.mark.parametrize(
     ("kind", "parameter", "value", "message"),
     [
@@ -89,13 +121,13 @@ def test_frame_link_of_other_chips(board: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_no_model_covers_is_refused(
-    kind: str, parameter: str, value: str, message: str, frame_link: Path, tmp_path: Path
+    kind: str, parameter: str, value: str, message: str, words: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "top.json"
-    path.write_text(frame_link.read_text())
+    path.write_text(words.read_text())
     change(path, kind, parameter, lambda before: value)
     with pytest.raises(netlist.NetlistError, match=message) as error:
-        netlist.to_verilog(path, "frame_link", ULX3S)
+        netlist.to_verilog(path, "words", ULX3S)
     assert "\n" not in str(error.value)
 
 

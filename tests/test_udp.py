@@ -11,13 +11,13 @@ from bitfirst.link import Link
 from bitfirst.training import TrainOptions, weights_sha256
 from bitfirst.transports import UdpTransport
 from bitfirst_hdl import datagrams
-from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract import datagrams as contract
 from bitfirst_sim.bench import BenchError, run_bench
 from bitfirst_sim.formal.prove import altered
 from datagram_device import MODULUS, DatagramDevice, Network
 from emulated_device import EmulatedDevice, EmulatedTransport
 from test_board import check_as_on_the_model
+from test_frames_rtl import BEHIND_A_LINK
 from test_link import TINY, write_and_read
 
 ALL = {"lose": 0.01, "double": 0.02, "late": 0.02}
@@ -146,8 +146,9 @@ FINGERPRINT = 0x0123_4567_89AB_CDEF
 
 
 def run(module) -> tuple[str, ...]:
-    parameters = {"config": "tiny", "fingerprint": FINGERPRINT}
-    return run_bench(module.DatagramTop(CONFIGS["tiny"], FINGERPRINT), "datagrams", BENCH, parameters=parameters).tests
+    parameters = {"config": BEHIND_A_LINK.as_dict(), "fingerprint": FINGERPRINT}
+    top = module.DatagramTop(BEHIND_A_LINK, FINGERPRINT)
+    return run_bench(top, "datagrams", BENCH, parameters=parameters).tests
 
 
 def test_gateware() -> None:

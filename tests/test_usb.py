@@ -3,18 +3,18 @@
 import pytest
 from amaranth.hdl import DomainRenamer
 from bitfirst_boards import usb
-from bitfirst_hdl.config import CONFIGS
 from bitfirst_sim.bench import BenchError, run_bench
 from bitfirst_sim.formal.prove import altered
 from luna.gateware.usb.usb2.endpoints import stream
+from test_frames_rtl import BEHIND_A_LINK
 
 BENCH = "bitfirst_sim.benches.bench_usb"
 FINGERPRINT = 0x0123_4567_89AB_CDEF
 
 
 def run(array_period: int, **rest) -> tuple[str, ...]:
-    top = DomainRenamer({"sync": "array", "usb_io": "sync"})(usb.UsbTop(CONFIGS["tiny"], FINGERPRINT))
-    parameters = {"config": "tiny", "fingerprint": FINGERPRINT, "array_period": array_period}
+    top = DomainRenamer({"sync": "array", "usb_io": "sync"})(usb.UsbTop(BEHIND_A_LINK, FINGERPRINT))
+    parameters = {"config": BEHIND_A_LINK.as_dict(), "fingerprint": FINGERPRINT, "array_period": array_period}
     return run_bench(top, "usb", BENCH, parameters=parameters, **rest).tests
 
 

@@ -90,7 +90,7 @@ class LineBench:
     def __init__(self, dut, rng: random.Random, pins, byte_cycles: int) -> None:
         parameters = common.parameters()
         self.dut, self.rng, self.pins, self.byte_cycles = dut, rng, pins, byte_cycles
-        self.config = configs.CONFIGS[parameters["config"]]
+        self.config = configs.ArrayConfig(**parameters["config"])
         self.golden = GoldenDevice(self.config, parameters["fingerprint"])
         self.sequence = 0
 
