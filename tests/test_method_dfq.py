@@ -363,6 +363,54 @@ def test_fractrains_target_rises_when_the_loss_stalls():
     assert FracTrain.__mro__[1] is DFQ and method.summary()["stages_visited"] == 4
 
 
+def costs_of(method: DFQ, steps: int) -> list[float]:
+    """The mean cost of each batch of a training on digits, in per cent."""
+    net = convert(residual_perceptron(), ReferenceDevice(), method)
+    optimizer = bitfirst.optim.SGD(method.param_groups(net), lr=0.05, momentum=0.9)
+    found = []
+    while len(found) < steps:
+        for x, y in method.loader(data.batches(digits().train, 32, 0, 0)):
+            loss = functional.cross_entropy(net(x), y)
+            (loss + method.penalty(net)).backward()
+            found.append(method.batch_costs().mean().item())
+            optimizer.step()
+            optimizer.zero_grad()
+            method.step(loss.detach())
+    return found[:steps]
+
+
+def late(costs: list[float]) -> float:
+    return sum(costs[-30:]) / 30
+
+
+@pytest.mark.parametrize("target", [2.0, 4.0])
+def test_the_cost_comes_to_its_target(target):
+    """From 2.9 per cent, that of options by chance."""
+    assert late(costs_of(DFQ(target=target, beta=0.1), 150)) == pytest.approx(target, abs=0.15)
+
+
+def test_a_target_below_is_not_come_to_with_the_released_beta_in_so_few_steps():
+    assert late(costs_of(DFQ(target=2.0), 150)) > 2.7
+
+
+def test_fractrains_cost_follows_its_targets():
+    method = FracTrain((2.2, 3.8), epsilon=9.0, every=14, beta=0.1)  # rises with the last of five means
+    costs = costs_of(method, 230)
+    assert late(costs[:70]) == pytest.approx(2.2, abs=0.15) and late(costs) == pytest.approx(3.8, abs=0.35)
+
+
+def test_the_penalty_is_of_the_sum_of_the_blocks_costs():
+    """And not of their mean, which is three times less here."""
+    method = DFQ("3-6/6-8", beta=0.5, target=1.0)
+    convert(residual_perceptron(), ReferenceDevice(), method)
+    method.gates.costs = {0: 1, 1: 1, 2: 1}
+    chosen = [[0, 1], [1, 1], [0, 0]]
+    method.gates.choices = [bitfirst.methods.dfq.Choice(torch.zeros(2, 2), torch.tensor(one)) for one in chosen]
+    method.gates.scores, method._labels = torch.zeros(2, 10), torch.zeros(2, dtype=torch.int64)
+    low, high = (cost_of(pair, 4) for pair in method.options)
+    assert method.penalty(nn.Identity()).item() == pytest.approx(0.5 * 3 * (low + high) / 2)
+
+
 @pytest.mark.parametrize("per", ["sample", "batch"])
 def test_fractrain_resumes_with_signs_and_dropped_batches(per, monkeypatch, tmp_path):
     def small() -> Method:
@@ -447,7 +495,7 @@ def test_the_penalty_turns_at_the_target(target, sign):
     net, (batch,) = network(method), few(1)
     (x, _y) = next(iter(method.loader([batch])))
     net(x)
-    assert method.penalty(net).item() == pytest.approx(sign * 0.5 * method.batch_costs().mean().item())
+    assert method.penalty(net).item() == pytest.approx(sign * 0.5 * method._sums_of_costs().mean().item())
 
 
 def test_the_report_has_a_row_for_each_layer_and_phase():

@@ -148,7 +148,9 @@ GRIDS = {
             "dfq, per batch": "dfq:per=batch",
             "dfq, one option": "dfq:options=4/8",
             "dfq, target 2": "dfq:target=2.0",
+            "dfq, target 2, beta 0.05": "dfq:target=2.0,beta=0.05",
             "fractrain": _FRACTRAIN,
+            "fractrain, beta 0.02": f"{_FRACTRAIN},beta=0.02",
             "fractrain, cap 8": f"{_FRACTRAIN},cap=8",
         },
     ),
@@ -197,6 +199,7 @@ GRIDS = {
             **_PRECISION,
             "dfq": "dfq",
             "fractrain": _FRACTRAIN,
+            "fractrain, beta 0.02": f"{_FRACTRAIN},beta=0.02",
         },
     ),
 }

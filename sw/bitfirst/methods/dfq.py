@@ -118,7 +118,7 @@ class DFQ(GatedMethod):
     options  bits by option, activations/gradients; `CIFAR` and `IMAGENET` are FracTrain's. 0/0 skips the block
     weights  bits of the blocks' weights
     target   cost that is aimed at, in per cent of 32-bit products (`cost_of`), by the blocks' MACs
-    beta     of the penalty: beta times the cost, negative where it is below the target
+    beta     of the penalty: beta times the sum of the blocks' costs, negative where their mean is below the target
     cap      no width of an option is above it; None: as they are
     per      "sample"; "batch": one choice in each block for all samples of a batch, by the mean of their logits
     loss     of each sample: of scores [n, classes] and labels [n]
@@ -195,8 +195,8 @@ class DFQ(GatedMethod):
             counts[:] = [count + int((choice.option == number).sum()) for number, count in enumerate(counts)]
             self.passes += 1
             self.dispatched += len(self.gates.buckets(choice.option[self._costs()[choice.option] > 0]))
-        costs = self.batch_costs()
-        beta = self.beta if costs.mean() > self.target else -self.beta
+        costs = self._sums_of_costs()
+        beta = self.beta if self.batch_costs().mean() > self.target else -self.beta
         log_probability = sum(choice.log_probability for choice in choices)
         if self.per == BATCH:
             return self._score_of_batch(beta * costs, log_probability)
@@ -214,6 +214,10 @@ class DFQ(GatedMethod):
         """Of each option, in per cent."""
         costs = [cost_of(pair, self.weights) if pair.forward else 0.0 for pair in self.options]
         return torch.tensor(costs).to(self.gates.output.weight.device)
+
+    def _sums_of_costs(self) -> torch.Tensor:
+        """Of each sample in the latest pass, in per cent: over the blocks, as released."""
+        return sum(self._costs()[choice.option] for choice in self.gates.choices)
 
     def batch_costs(self) -> torch.Tensor:
         """Of each sample in the latest pass, in per cent: the mean over the blocks, by their MACs."""
