@@ -4,6 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell $(name) -c 'print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+INSTALL := $(PIP) install --no-compile -c constraints.txt  # what is imported compiles itself; all of it takes a minute
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.bench-installed
 TRAIN ?=
@@ -32,14 +33,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo '$(PYTHON) is older than 3.11: name a newer one with make PYTHON=...' >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(PIP) install -c constraints.txt hatchling setuptools  # setuptools: liteiclink, of LiteEth, comes as source alone
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[build,tensorboard,test]'
+	$(INSTALL) hatchling setuptools  # setuptools: liteiclink, of LiteEth, comes as source alone
+	$(INSTALL) --no-build-isolation -e '.[build,tensorboard,test]'
 	@touch $@
 
 bench-setup: $(BENCH_STAMP)
 
 $(BENCH_STAMP): $(STAMP)
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
+	$(INSTALL) --no-build-isolation -e '.[bench]'
 	@touch $@
 
 train: $(STAMP)
