@@ -1,7 +1,9 @@
 """`bitfirst measure`: trainings whose joules are told by a simulated sensor, coefficients fitted to it, coverage."""
 
+import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import bitfirst
 import numpy as np
@@ -11,7 +13,7 @@ from bitfirst import cli, energy_model, report, training
 from bitfirst.energy import Energy
 from bitfirst.energy_fit import fit
 from bitfirst.errors import UsageError
-from bitfirst.measuring import calibrating, coverage, fitting, measured, rails, shown
+from bitfirst.measuring import calibrating, calibration, coverage, fitting, measured, rails, recording, shown
 from bitfirst.measuring.measured import Measuring
 from bitfirst.measuring.monitor import Monitor
 from bitfirst.measuring.sensors import Rail
@@ -21,6 +23,7 @@ from bitfirst.quantiser import quantise
 from bitfirst.training import TrainOptions
 from bitfirst_hdl.config import load
 from bitfirst_hdl.contract.packets import Phase
+from bitfirst_sim import power_simulator
 from bitfirst_sim.supply import Supply
 from power_port import Part, PowerPortModel
 from rich.console import Console
@@ -421,13 +424,35 @@ def test_nothing_to_fit_without_a_sensor():
         fitting.windows(Monitor(PowerPortModel([]), [RAIL]))
 
 
-def test_coverage_passes_and_fails():
-    good = coverage.run(["ina226"], bed, ACTIVITIES, 10, seed=3)
+def test_coverage_passes_and_fails(monkeypatch, capsys):
+    """By its command; activity and monitor in Python are faster than those compiled, which the soak takes."""
+    monkeypatch.setattr(recording, "record", lambda: ACTIVITIES)
+    words = ["measure", "--coverage", "--sensor", "ina226", "--windows", "10", "--seed", "3", "--json"]
+    monkeypatch.setattr(power_simulator, "bed", bed)
+    assert cli.run(words) == 0
+    good = json.loads(capsys.readouterr().out)
     assert good["passed"] and good["coverage"]["ina226"]["held"] == 1.0
-    wrong = coverage.run(["ina226"], lambda drawn: Off(bed(drawn)), ACTIVITIES, 10, seed=3)
+    monkeypatch.setattr(power_simulator, "bed", lambda drawn: Off(bed(drawn)))
+    assert cli.run(words) == 1
+    wrong = json.loads(capsys.readouterr().out)
     assert not wrong["passed"] and wrong["coverage"]["ina226"]["held"] < 0.5
     with pytest.raises(UsageError, match="sensor 'ina999' is unknown; choose from"):
         coverage.run(["ina999"], bed, ACTIVITIES)
+
+
+@pytest.mark.soak
+def test_coverage_fit_and_calibration_by_their_commands(power_url, tmp_path, monkeypatch, capsys):
+    assert cli.run(["measure", "--coverage", "--sensor", "ina226", "--windows", "10", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["coverage"]["ina226"]["held"] > 0.8
+    file = str(tmp_path / "fit.json")
+    assert cli.run(["measure", "--device", power_url, "--fit", file, "--windows", "8", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["file"] == file and energy_model.load(file).joules["cycles"] == pytest.approx(2.5e-7, rel=0.05)
+    file = str(tmp_path / "gain.json")
+    monkeypatch.setattr("sys.stdin", io.StringIO("0.5\n1.2\n"))
+    assert cli.run(["measure", "--device", power_url, "--calibrate", file, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["file"] == file and calibration.load(Path(file))[0].gain == told["gain"]
 
 
 class Off:
