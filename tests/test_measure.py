@@ -449,7 +449,7 @@ def test_coverage_fit_and_calibration_by_their_commands(power_url, tmp_path, mon
     told = json.loads(capsys.readouterr().out)
     assert told["file"] == file and energy_model.load(file).joules["cycles"] == pytest.approx(2.5e-7, rel=0.05)
     file = str(tmp_path / "gain.json")
-    monkeypatch.setattr("sys.stdin", io.StringIO("0.5\n1.2\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("0.5\n1.04\n"))
     assert cli.run(["measure", "--device", power_url, "--calibrate", file, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["file"] == file and calibration.load(Path(file))[0].gain == told["gain"]
