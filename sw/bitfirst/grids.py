@@ -92,6 +92,7 @@ GRIDS = {
             "slu, full": "slu:gate_gradient=full",
             "slu, full, norm of all": "slu:gate_gradient=full,bn=all",
             **{f"stochastic depth, last {last}": f"sd:last={last}" for last in (0.8, 0.5, 0.2)},
+            "stochastic depth, skip 0.4": "sd:skip=0.4",
             "skipnet": "skipnet",
         },
     ),
