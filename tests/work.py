@@ -42,6 +42,16 @@ class Convolution:
         )
         return self.inputs * self.outputs * inside**2
 
+    @property
+    def places(self) -> list[list[int]]:
+        """Of each tap of the kernel, at how many places of one image it meets a pixel."""
+        output = (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+        along = [
+            sum(0 <= place * self.stride + tap - self.padding < self.size for place in range(output))
+            for tap in range(self.kernel)
+        ]
+        return [[down * right for right in along] for down in along]
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -72,6 +82,46 @@ def bit_macs(layer: Convolution | Linear, samples: int, bits: tuple[int, int, in
     x, w, g = bits
     error = 0 if layer.first else w * g
     return layer.macs * samples * (x * w + error + x * g)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Widths of x and of the output's gradient, and how many of their first bits predict: those of preset `e2train`."""
+
+    x: int = 8
+    g: int = 16
+    first_x: int = 4
+    first_g: int = 10
+
+    @property
+    def whole(self) -> int:
+        """1 x 1 bit products of one multiplication."""
+        return self.x * self.g
+
+    @property
+    def first(self) -> int:
+        return self.first_x * self.first_g
+
+
+def sign_bit_macs(layer: Convolution, samples: int, resolved: list, split: Split = Split()) -> int:
+    """Of dW's signs. `resolved`: by output, input, row and column of the kernel, whether the first bits decided."""
+    return samples * sum(
+        places * (split.first if decided else split.whole)
+        for inputs in resolved
+        for kernel in inputs
+        for decisions, line in zip(kernel, layer.places, strict=True)
+        for decided, places in zip(decisions, line, strict=True)
+    )
+
+
+def sign_element_steps(layer: Convolution, samples: int, resolved: list, array: Array, split: Split = Split()) -> int:
+    """Steps of single elements that multiply, in two walks: of all sums by the first bits, then of those that are not
+    resolved by the others. For kernels of 1 x 1 on images that fill the lanes, and channels that fill the tiles."""
+    slices = [ceil(bits / array.slice_bits) for bits in (split.x, split.first_x)]
+    whole, first = slices[0] * split.g, slices[1] * split.first_g
+    chunks = samples * layer.size**2 // array.lanes
+    left = sum(not decided for inputs in resolved for kernel in inputs for line in kernel for decided in line)
+    return chunks * (layer.inputs * layer.outputs * first + left * (whole - first))
 
 
 #: of `tests.method_runs.perceptron`
