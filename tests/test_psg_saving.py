@@ -14,28 +14,10 @@ from bitfirst_hdl.contract.packets import Phase
 from method_runs import few, network, optimizer_of
 from torch import nn
 from torch.nn import functional
-from work import (
-    CLASSIFIER,
-    FIRST_BLOCK,
-    SECOND_BLOCK,
-    SHORTCUT,
-    STEM,
-    Array,
-    Convolution,
-    Linear,
-    bit_macs,
-    sign_bit_macs,
-    sign_element_steps,
-)
+from work import BY_NAME, CLASSIFIER, Array, Convolution, Linear, bit_macs, sign_bit_macs, sign_element_steps
 
 WIDTHS = (8, 8, 16)
-#: layers of `models.digits_resnet` whose weights learn by signs, by name
-DIGITS = {
-    "conv": STEM,
-    **{f"blocks.0.conv{number}": layer for number, layer in enumerate(FIRST_BLOCK, 1)},
-    **{f"blocks.1.conv{number}": layer for number, layer in enumerate(SECOND_BLOCK, 1)},
-    "blocks.1.shortcut.0": SHORTCUT,
-}
+DIGITS = {name: layer for name, layer in BY_NAME.items() if layer is not CLASSIFIER}  #: those that learn by signs
 #: of `pointwise`
 POINTWISE = {
     "0": Convolution(8, 8, 8, kernel=1, padding=0, first=True),

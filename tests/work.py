@@ -1,6 +1,7 @@
 """What a training step must cost, from shapes, widths and masks alone. Nothing of Bitfirst is used here."""
 
 from dataclasses import dataclass
+from itertools import groupby, product
 from math import ceil
 
 
@@ -84,6 +85,91 @@ def bit_macs(layer: Convolution | Linear, samples: int, bits: tuple[int, int, in
     return layer.macs * samples * (x * w + error + x * g)
 
 
+# what a product's steps can be: how it is cut at the border is the planner's, nothing else is
+Piece = tuple[int, int]  #: along one axis: places, and taps that they have
+BORDERS = (False, False), (True, False), (True, True)  #: whether it is cut, along both axes
+
+
+def _runs(seen: list) -> list[tuple[object, int]]:
+    """(what, how often in a row)"""
+    return [(value, len(list(group))) for value, group in groupby(seen)]
+
+
+def _pieces(seen: list[tuple[int, int]], taps: int, cut: bool) -> list[Piece]:
+    """`seen`: the taps (first, behind) that a place has; with `cut` those alike and in a row are a piece, else all are
+    one, zeros of the border included."""
+    alike = [(count, behind - first) for (first, behind), count in _runs(seen) if first < behind]
+    return alike if cut else [(sum(count for count, _ in alike), taps)]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a convolution."""
+
+    layer: Convolution
+
+    @property
+    def outputs(self) -> int:
+        layer = self.layer
+        return (layer.size + 2 * layer.padding - layer.kernel) // layer.stride + 1
+
+    def _inside(self, place: int, tap: int) -> bool:
+        return 0 <= place * self.layer.stride + tap - self.layer.padding < self.layer.size
+
+    def forward(self, cut: bool) -> list[Piece]:
+        taps = range(self.layer.kernel)
+        seen = [[tap for tap in taps if self._inside(place, tap)] for place in range(self.outputs)]
+        return _pieces([(min(own), max(own) + 1) for own in seen], self.layer.kernel, cut)
+
+    def input_gradient(self, cut: bool) -> list[Piece]:
+        """Pixels that meet the same taps of a stride are convolved by themselves."""
+        layer, pieces = self.layer, []
+        for first in range(min(layer.stride, layer.kernel)):
+            taps = range(first, layer.kernel, layer.stride)
+            pixels = [pixel for pixel in range(layer.size) if (pixel + layer.padding - first) % layer.stride == 0]
+            places = [[(pixel + layer.padding - tap) // layer.stride for tap in reversed(taps)] for pixel in pixels]
+            there = [[number for number, place in enumerate(own) if 0 <= place < self.outputs] for own in places]
+            seen = [(min(own), max(own) + 1) if own else (0, 0) for own in there]
+            pieces += _pieces(seen, len(taps), cut)
+        return pieces
+
+    def weight_gradient(self, cut: bool) -> list[Piece]:
+        taps = range(self.layer.kernel)
+        if not cut:
+            return [(self.outputs, len(taps))]
+        meets = [[place for place in range(self.outputs) if self._inside(place, tap)] for tap in taps]
+        return [(len(places), count) for places, count in _runs(meets)]
+
+
+def possible_steps(
+    layer: "Convolution | Linear", phase: str, samples: int, bits: tuple[int, int, int], array: Array
+) -> set[int]:
+    """Steps of the array that a product can take, by how it is cut at the border, and for dW by how it lies.
+
+    `bits`: of x, w and the output's gradient. For so few samples that a tensor of them is not cut.
+    """
+    x, w, g = bits
+    if isinstance(layer, Linear):
+        layer = Convolution(layer.inputs, layer.outputs, 1, kernel=1, padding=0, first=layer.first)
+    found = set()
+    for down, right in BORDERS:
+        axis = getattr(Axis(layer), phase)
+        pieces = [
+            (samples * places * others, taps * more)
+            for (places, taps), (others, more) in product(axis(down), axis(right))
+        ]
+        if phase == "weight_gradient":
+            depths = [(layer.inputs * taps, places) for places, taps in pieces]
+            found.add(sum(array.steps(rows, layer.outputs, depth, x, g) for rows, depth in depths))
+            found.add(sum(array.steps(layer.outputs, rows, depth, g, x) for rows, depth in depths))
+        else:
+            rows, channels, other = (
+                (layer.outputs, layer.inputs, x) if phase == "forward" else (layer.inputs, layer.outputs, g)
+            )
+            found.add(sum(array.steps(rows, places, channels * taps, w, other) for places, taps in pieces))
+    return found
+
+
 @dataclass(frozen=True)
 class Split:
     """Widths of x and of the output's gradient, and how many of their first bits predict: those of preset `e2train`."""
@@ -134,3 +220,13 @@ SECOND_BLOCK = (Convolution(8, 16, 8, stride=2), Convolution(16, 16, 4))
 SHORTCUT = Convolution(8, 16, 8, kernel=1, stride=2, padding=0)
 CLASSIFIER = Linear(16, 10)
 DIGITS = (STEM, *FIRST_BLOCK, *SECOND_BLOCK, SHORTCUT, CLASSIFIER)
+#: the same by name; all but the last have a `Conv2d`
+BY_NAME = {
+    "conv": STEM,
+    "blocks.0.conv1": FIRST_BLOCK[0],
+    "blocks.0.conv2": FIRST_BLOCK[1],
+    "blocks.1.conv1": SECOND_BLOCK[0],
+    "blocks.1.conv2": SECOND_BLOCK[1],
+    "blocks.1.shortcut.0": SHORTCUT,
+    "linear": CLASSIFIER,
+}
