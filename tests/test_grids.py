@@ -446,11 +446,11 @@ def kept(path):
         runs.close()
 
 
-def wait_for(path, process):
-    """Until the file is there."""
+def wait_for(there, process):
+    """Until it is, while the process lives."""
     end = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None and time.monotonic() < end, f"{path.name} does not come"
+    while not there():
+        assert process.poll() is None and time.monotonic() < end, "what is waited for does not come"
         time.sleep(0.05)
 
 
@@ -477,15 +477,19 @@ def test_a_study_on_a_scheduler_survives_its_worker(small, tmp_path, monkeypatch
     monkeypatch.setattr(grids, "TIMEOUT", "100s")  # of a busy machine
     (tmp_path / "worker.py").write_text(WORKER)
     where = "--port", "0", "--scheduler-file", "scheduler"
-    wait_for(tmp_path / "scheduler", begin("scheduler", "-m", "distributed.cli.dask_scheduler", *where))
+    scheduler = begin("scheduler", "-m", "distributed.cli.dask_scheduler", *where)
+    wait_for(lambda: (tmp_path / "scheduler").exists(), scheduler)
     address = json.loads((tmp_path / "scheduler").read_text())["address"]
     assert address.startswith("tcp://127.0.0.1:")
     worker = partial(begin, "worker", "worker.py", address, "--no-nanny", "--nthreads", "1")
 
     def replace_the_worker(first):
-        wait_for(tmp_path / "third", first)
-        while len(kept(tmp_path / "out" / FILE)) < 2:
-            time.sleep(0.05)
+        try:
+            wait_for(lambda: (tmp_path / "third").exists(), first)
+            wait_for(lambda: len(kept(tmp_path / "out" / FILE)) == 2, first)
+        except AssertionError:
+            scheduler.kill()  # or the study would wait for ever
+            raise
         time.sleep(1)  # until the scheduler knows, too, that they are
         first.kill()
         worker()
