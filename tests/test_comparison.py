@@ -163,12 +163,30 @@ def test_curves_are_means_and_the_span_of_the_seeds():
 
 
 def test_precision_is_that_of_the_first_run_that_changes_it_to_its_end():
-    fixed = told(methods={"static": {"changes": [[0, 8, 8]]}})
+    fixed = told(methods={"static": {"changes": [[0, 8, 8]]}}) | {"seed": 0}
     other = {"pfq": {"changes": [[0, 3, 6], [9, 4, 6]]}}
-    found = comparison_figures.precision_rows(
-        {"pfq": [fixed, told(methods=CHANGES), told(methods=other)], "static": [fixed]}
+    first, second = told(methods=CHANGES) | {"seed": 1}, told(methods=other) | {"seed": 2}
+    found = comparison_figures.precision_rows({"pfq": [fixed, first, second], "static": [fixed], "alone": [first]})
+    steps = [[0, 3, 6], [4, 8, 8], [10, 8, 8]]
+    assert found == {"pfq (seed 1)": steps, "alone": steps}
+
+
+def test_panels_say_of_which_seeds_they_are_where_others_have_no_curves(tmp_path):
+    run = told(blocks=["one"]) | {"history": history(0.5, executed=[[0.5]])}
+    keep(
+        tmp_path / FILE,
+        *(("slu", seed, run if seed else told()) for seed in range(3)),
+        *(("skipnet", seed, told() if seed < 2 else run) for seed in range(3)),
+        *(("sd", seed, run) for seed in range(2)),
     )
-    assert found == {"pfq": [[0, 3, 6], [4, 8, 8], [10, 8, 8]]}
+    found = panels(tmp_path / FILE)["gates"]
+    assert {name: panel.seeds for name, panel in found.items()} == {
+        "slu": " (seeds 1, 2)",
+        "skipnet": " (seed 2)",
+        "sd": "",
+    }
+    shown = comparison_figures.heat_figure([found["skipnet"]], comparison_figures.Shown("", "", "")).axes[0]
+    assert shown.get_title() == "skipnet (seed 2)"
 
 
 # heat maps

@@ -3,15 +3,20 @@
 import io
 import json
 import sqlite3
+import subprocess
+import sys
 import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
 
 import bitfirst
 import dask
-import distributed  # noqa: F401 (brings Dask its settings: `set` would take what it finds missing away again)
+import distributed  # (brings Dask its settings: `set` would take what it finds missing away again)
 import pytest
 import torch
 from bitfirst import cli, data, grids, training
-from bitfirst.errors import UsageError
+from bitfirst.errors import LinkError, UsageError
 from bitfirst.grids import FILE, GRIDS, Grid, Runs, configurations, study, summary
 from bitfirst.training import TrainOptions
 from rich.console import Console
@@ -398,3 +403,121 @@ def test_what_cannot_be_is_one_line(arguments, words, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=words) as error:
         study(**{"name": "smd", "seeds": 2, "out": tmp_path, **arguments})
     assert "\n" not in str(error.value)
+
+
+# a cluster by its address
+
+#: A worker that has few images, writes a line for each run begun, and never ends the run that is the third of all
+#: workers, so that it can be killed there.
+WORKER = """
+import time
+from pathlib import Path
+
+from bitfirst import data, grids
+from distributed.cli.dask_worker import main
+
+whole = data.digits()
+parts = (data.Split(part.images[:64], part.labels[:64]) for part in (whole.train, whole.validation, whole.test))
+splits = data.Splits(*parts)
+grids.data.digits = lambda: splits
+run_one = grids.run_one
+
+
+def told(configuration, folder):
+    with open("begun", "a") as file:
+        file.write("{variant} {seed}\\n".format(**configuration))
+    if len(Path("begun").read_text().splitlines()) == 3:
+        Path("third").touch()
+        time.sleep(600)
+    return run_one(configuration, folder)
+
+
+grids.run_one = told
+main()
+"""
+
+
+def kept(path):
+    """Runs of the study `smd` in a file."""
+    runs = Runs(path)
+    try:
+        return runs.all("smd")
+    finally:
+        runs.close()
+
+
+def wait_for(there, process):
+    """Until it is, while the process lives."""
+    end = time.monotonic() + 120
+    while not there():
+        assert process.poll() is None and time.monotonic() < end, "what is waited for does not come"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Starts processes of this Python in `tmp_path`, which end with the test."""
+    processes = []
+
+    def start(name, *arguments):
+        with (tmp_path / f"{name}.log").open("a") as log:
+            command = [sys.executable, *arguments, "--host", grids.HERE, "--no-dashboard"]
+            processes.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_study_on_a_scheduler_survives_its_worker(small, tmp_path, monkeypatch, begin, capfd):
+    """Scheduler and worker are processes of their own; the worker is killed in the third run, and another comes."""
+    monkeypatch.setitem(GRIDS, "smd", Grid("", {"sgd": "sgd", "smd": "smd:p=0.5,work=0.5"}, (32,)))
+    monkeypatch.setattr(grids, "TIMEOUT", "100s")  # of a busy machine
+    (tmp_path / "worker.py").write_text(WORKER)
+    where = "--port", "0", "--scheduler-file", "scheduler"
+    scheduler = begin("scheduler", "-m", "distributed.cli.dask_scheduler", *where)
+    wait_for(lambda: (tmp_path / "scheduler").exists(), scheduler)
+    address = json.loads((tmp_path / "scheduler").read_text())["address"]
+    assert address.startswith("tcp://127.0.0.1:")
+    worker = partial(begin, "worker", "worker.py", address, "--no-nanny", "--nthreads", "1")
+
+    def replace_the_worker(first):
+        try:
+            wait_for(lambda: (tmp_path / "third").exists(), first)
+            wait_for(lambda: len(kept(tmp_path / "out" / FILE)) == 2, first)
+        except AssertionError:
+            scheduler.kill()  # or the study would wait for ever
+            raise
+        time.sleep(1)  # until the scheduler knows, too, that they are
+        first.kill()
+        worker()
+
+    with ThreadPoolExecutor(1) as beside:
+        replaced = beside.submit(replace_the_worker, worker())
+        arguments = ["--seeds", "2", "--epochs", "1", "--device", "model:tiny?counting=0", "--scheduler", address]
+        assert cli.run(["study", "smd", *arguments, "--out", str(tmp_path / "out"), "--json"]) == 0
+        replaced.result()
+    found = json.loads(capfd.readouterr().out)
+    begun = (tmp_path / "begun").read_text().splitlines()
+    assert begun[:3] == ["sgd 0", "smd 0", "sgd 1"]
+    assert sorted(begun[3:]) == ["sgd 1", "smd 1"]  # what was finished is not begun again
+    assert [(row["seeds"], row["failed"]) for row in found["table"]] == [(2, 0), (2, 0)]
+    rows = {(row["variant"], row["seed"]): row for row in kept(tmp_path / "out" / FILE)}
+    (here,) = (
+        one for one in configurations("smd", 2, "model:tiny?counting=0", 1) if one["variant"] == "smd" and one["seed"]
+    )
+    assert rows["smd", 1]["weights_sha256"] == grids.run_one(here)["weights_sha256"] and len(rows) == 4
+
+
+@pytest.mark.parametrize(
+    "error", [distributed.KilledWorker("run", SimpleNamespace(address="tcp://127.0.0.1:9"), 3), CancelledError("run")]
+)
+def test_lost_workers_are_one_line(error, small, tmp_path, monkeypatch):
+    def lost(configuration, folder):
+        raise error
+
+    monkeypatch.setattr(grids, "_run_or_error", lost)
+    with pytest.raises(LinkError, match=r"lost its workers or its scheduler .*: what is finished is kept; .* goes on"):
+        study("small", 2, tmp_path, "model:tiny?counting=0", 1)

@@ -12,6 +12,7 @@ from bitfirst.errors import UsageError
 from bitfirst.methods import SLU, SMD, SWA, Compose, E2Train, Method, Plan, SignSGD, StochasticDepth
 from bitfirst.methods.gates import Choice, Gates
 from bitfirst.nn import convert, signers
+from bitfirst.training import TrainOptions
 from method_runs import assert_same, digits, few, interrupted_and_not, network, optimizer_of, state, total
 from reference_device import ReferenceDevice
 from torch import nn
@@ -455,8 +456,39 @@ def test_a_drop_ratio_gives_the_last_probability():
     method = StochasticDepth.for_skip(0.4, 5)
     method.prepare(residual_perceptron())
     assert sum(method.summary()["keep"]) / 5 == pytest.approx(0.6)
-    with pytest.raises(UsageError, match="choose a probability"):
+    with pytest.raises(UsageError, match=r"skip = 0\.7: 5 blocks skip a share of 0 to 0\.6 on average"):
         StochasticDepth.for_skip(0.7, 5)
+
+
+@pytest.mark.parametrize("skip", [0.0, 0.4, 0.6])
+def test_a_drop_ratio_can_be_named_on_the_command_line(skip):
+    """The network says of how many blocks; what is computed is that of `for_skip`."""
+    options = TrainOptions(method=f"sd:skip={skip}", seed=3)
+    named, wanted = options.training_method(), StochasticDepth.for_skip(skip, BLOCKS, seed=3)
+    found = []
+    for method in named, wanted:
+        net = convert(residual_perceptron(), ReferenceDevice(), method)
+        bitfirst.train(net, few(4), optimizer_of(net, method), method)
+        found.append((method.summary(), list(net.state_dict().values())))
+    assert named.last == pytest.approx(1 - skip / 0.6) and found[0][0] == found[1][0]
+    assert 1 - sum(found[0][0]["keep"]) / BLOCKS == pytest.approx(skip)
+    assert_same(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("skip=0.61", "5 blocks skip a share of 0 to 0.6 on average, choose one"),
+        ("skip=1.5", "choose a share of the blocks"),
+        ("skip=nan", "choose a share of the blocks"),
+        ("skip=0.4,last=0.5", "choose one, as each makes the other"),
+        ("last=2.0", "choose a probability"),
+    ],
+)
+def test_drop_ratios_that_cannot_be_are_one_line(settings, words):
+    with pytest.raises(UsageError, match=words) as error:
+        TrainOptions(method=f"sd:{settings}").training_method().prepare(residual_perceptron())
+    assert "\n" not in str(error.value)
 
 
 # E2-Train

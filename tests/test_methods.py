@@ -7,7 +7,7 @@ import pytest
 import torch
 from bitfirst import methods
 from bitfirst.errors import UsageError
-from bitfirst.methods import PSG, Compose, Method, SignSGD
+from bitfirst.methods import PSG, SLU, SMD, SWA, Compose, E2Train, FracTrain, Method, Plan, SignSGD
 from bitfirst.methods.named import named
 from bitfirst.nn import Bits
 from bitfirst.training import TrainOptions
@@ -88,6 +88,59 @@ def test_train_with_psg_is_the_own_loop_bit_for_bit():
     with bitfirst.open("model:tiny?counting=0") as device:
         (own, _), (library, _) = trained(lambda: PSG(tau="lagged"), (own_loop, library_loop), device)
     assert_same(own, library)
+
+
+#: Methods that drop, skip, split and average; where each has its say in the loop: what is left out must show.
+WHOLE = {
+    "smd": (lambda: SMD(0.5, seed=2), "loader"),
+    "slu": (lambda: SLU(seed=2), "penalty"),
+    "swa": (lambda: SWA(start=0.0), "epoch_end"),
+    "e2train": (lambda: E2Train(p=0.3, work=None, swa=True, seed=1), "step"),
+    "fractrain": (lambda: FracTrain(epsilon=9.0, every=1, seed=2), "step"),
+}
+
+
+def planned(make):
+    method = make()
+    method.plan(Plan.of(8))
+    return method
+
+
+def everything(net, optimizer, method):
+    """Weights, statistics, momenta, and what the method knows, by name."""
+    told = {name: value for name, value in method.state_dict().items() if not isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in method.state_dict().items() if name not in told}
+    return told, [*tensors.values(), *state(net, optimizer)]
+
+
+def without(hook):
+    """The own loop, in which nobody asks the method for this."""
+
+    def loop(net, batches, optimizer, method, epochs, scheduler):
+        plain = {"loader": lambda data: data, "penalty": lambda net: 0.0}.get(hook, lambda *_: None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(method, hook, plain)
+            own_loop(net, batches, optimizer, method, epochs, scheduler)
+
+    return loop
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_train_is_the_own_loop_with_every_method_of_the_papers(name):
+    make, hook = WHOLE[name]
+    found = []
+    with bitfirst.open("model:tiny?counting=0") as device:
+        for run in own_loop, library_loop, without(hook):
+            method = planned(make)
+            net = network(method, device)
+            optimizer = optimizer_of(net, method)
+            run(net, few(4), optimizer, method, 2, torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5))
+            found.append(everything(net, optimizer, method))
+    (told, tensors), (library_told, library), (other_told, other) = found
+    assert told == library_told
+    assert_same(tensors, library)
+    same = len(tensors) == len(other) and all(map(torch.equal, tensors, other))
+    assert told != other_told or not same
 
 
 def without_penalty(net, batches, optimizer, method, epochs, scheduler):

@@ -8,9 +8,10 @@ from dataclasses import replace
 import bitfirst
 import pytest
 import torch
-from bitfirst import checkpoint, data, training
-from bitfirst.errors import DeviceError, LinkError, UsageError
-from bitfirst.nn import Bits
+from bitfirst import checkpoint, data, models, training
+from bitfirst.errors import DeviceError, Diverged, LinkError, UsageError
+from bitfirst.methods import FP16, FP32, Compose, Method
+from bitfirst.nn import Bits, convert
 from bitfirst.training import CHECKPOINT, TrainOptions, learning_rate, train_and_compare, train_many, weights_sha256
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
 from reference_device import ReferenceDevice
@@ -258,6 +259,93 @@ def test_divergence_in_fp32_names_the_tensor(small):
         run.net.blocks[0].conv2.weight[0] = float("nan")
     with pytest.raises(UsageError, match=r"nor is blocks\.0\.conv2\.weight"):
         training.fit(run, small, TrainOptions())
+
+
+class Breaking(Method):
+    """Makes a number of what `where` names infinite, by step `at`, from 1."""
+
+    def __init__(self, at: int, where: str = "linear.bias") -> None:
+        self.at, self.where, self.steps = at, where, 0
+
+    def prepare(self, net):
+        self.tensor = net.state_dict()[self.where]
+
+    def step(self, loss):
+        self.steps += 1
+        if self.steps == self.at:
+            self.tensor.view(-1)[0] = float("inf")
+
+
+STEPS = 4  #: of an epoch of `small`
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Breaking(STEPS + 2), r"the loss is not finite, nor is linear\.bias"),
+        (lambda: Breaking(2 * STEPS), r"linear\.bias is not finite after the epoch's last step"),
+        (lambda: Breaking(STEPS + 2, "blocks.1.conv2.weight"), r"blocks\.1\.conv2.* holds NaN or infinity"),
+        (lambda: Compose([FP32(), Breaking(2 * STEPS, "blocks.0.norm1.running_var")]), r"norm1\.running_var is not"),
+        (lambda: Compose([FP16(), Breaking(2 * STEPS, "conv.weight")]), r"conv\.weight is not finite"),
+    ],
+    ids=["loss", "last step", "a layer's operand", "fp32", "fp16"],
+)
+def test_a_divergence_leaves_the_last_good_epoch_and_says_how_to_go_on(make, words, small, tmp_path, monkeypatch):
+    options = TrainOptions(device="reference", epochs=3, fp32=False, out=tmp_path / "broken")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainOptions, "training_method", lambda self: make())
+        with pytest.raises(Diverged, match=words) as caught:
+            train_and_compare(options, ReferenceDevice(), QUIET)
+    path = options.out / CHECKPOINT
+    told = str(caught.value)
+    assert told.endswith(
+        f"lower the learning rate; 1 of 3 epochs are kept in {path}: begin with their weights by --init {path}, "
+        "a lower --lr and another --out"
+    )
+    tensors, state = checkpoint.load(path)
+    assert state["epoch"] == 1 and all(tensor.isfinite().all() for tensor in tensors.values())
+    onward = replace(options, epochs=1, lr=0.01, init=path, out=tmp_path / "onward")
+    assert train_and_compare(onward, ReferenceDevice(), QUIET)["history"][0]["loss"] < 3
+
+
+def test_a_checkpoint_never_holds_what_is_not_finite(tmp_path):
+    """Such as momentum, of which neither loss nor weights tell."""
+    options = interrupted(tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    run = training.new_run(options, ReferenceDevice())
+    momentum = torch.zeros_like(run.net.conv.weight)
+    momentum[0] = -float("inf")
+    run.optimizer.state[run.net.conv.weight]["momentum_buffer"] = momentum
+    with pytest.raises(Diverged, match=r"momentum\.conv\.weight is not finite.*lower the learning rate"):
+        training.keep(run, options)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before and run.kept == 0
+
+
+def test_an_epoch_that_leaves_weights_which_are_not_finite_has_no_mean(small):
+    """On the host, too, which looks at no operand; the loss of the last batch was good."""
+    method = Compose([FP32(), Breaking(2, "blocks.0.conv1.weight")])
+    net = convert(models.digits_resnet(), ReferenceDevice(), method)
+    batches = data.batches(small.train, 32, 0, 0)[:2]
+    with pytest.raises(Diverged, match=r"blocks\.0\.conv1\.weight is not finite after the epoch's last step"):
+        bitfirst.train(net, batches, bitfirst.optim.SGD(method.param_groups(net), lr=0.01), method)
+
+
+def test_divergence_of_fp32_beside_is_told_as_that(small, tmp_path, monkeypatch):
+    """The device's network is there, and can be had without."""
+    options = TrainOptions(device="reference", epochs=1, out=tmp_path)
+    new_run = training.new_run
+
+    def broken(options, device, *others):
+        run = new_run(options, device, *others)
+        if device is None:
+            run.net.linear.bias.data[0] = float("nan")
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "new_run", broken)
+        with pytest.raises(Diverged, match=r"^of fp32, .*linear\.bias.* --no-fp32, and go on with --resume$"):
+            train_and_compare(options, ReferenceDevice(), QUIET)
+    assert train_and_compare(replace(options, resume=True, fp32=False), ReferenceDevice(), QUIET)["test_accuracy"] > 0
 
 
 # several seeds

@@ -181,16 +181,26 @@ def learning_figure(by_label: dict[str, list[Row]], target: float | None = None)
 
 
 def precision_rows(by_label: dict[str, list[Row]]) -> dict[str, list[list[int]]]:
-    """[step, bits forward, bits backward] at each change, and at the end, by label, of the first run that has such."""
+    """[step, bits forward, bits backward] at each change, and at the end, of the first run that has such, by label and
+    seed."""
     found: dict[str, list[list[int]]] = {}
     for label, rows in by_label.items():
-        for row in rows:
-            for own in row.get("methods", {}).values():
-                changes = own.get("changes", ())
-                if len(changes) > 1:
-                    end = max(row.get("history", [{}])[-1].get("steps", 0), changes[-1][0])
-                    found.setdefault(label, [*changes, [end, *changes[-1][1:]]])
+        changing = (
+            (row, own["changes"]) for row in rows for own in row.get("methods", {}).values() if "changes" in own
+        )
+        row, changes = next(((row, changes) for row, changes in changing if len(changes) > 1), (None, None))
+        if row is not None:
+            end = max(row.get("history", [{}])[-1].get("steps", 0), changes[-1][0])
+            found[label + _of_seeds([row], rows)] = [*changes, [end, *changes[-1][1:]]]
     return found
+
+
+def _of_seeds(shown: list[Row], rows: list[Row]) -> str:
+    """For a title: of which seeds it is, where these are not all that there are."""
+    if len(shown) == len(rows):
+        return ""
+    seeds = ", ".join(str(row["seed"]) for row in sorted(shown, key=lambda row: row["seed"]))
+    return f" (seed{'s' * (len(shown) > 1)} {seeds})"
 
 
 def precision_figure(changing: dict[str, list[list[int]]]) -> Figure:
@@ -252,13 +262,15 @@ def _legend(axes: Axes) -> None:
 # heat maps
 @dataclass(frozen=True)
 class Panel:
-    """values [rows, columns], NaN where nothing is known; `own` is said of a panel whose numbers mean something else"""
+    """values [rows, columns], NaN where nothing is known; `own` is said of a panel whose numbers mean something else,
+    `seeds` of which runs it is, where others have no such"""
 
     title: str
     values: np.ndarray
     rows: list[str]
     columns: list[str]
     own: str = ""
+    seeds: str = ""
 
 
 @dataclass(frozen=True)
@@ -302,14 +314,15 @@ def panels_of(by_label: dict[str, list[Row]], matrix: Matrix) -> list[Panel]:
     """The mean of each label's runs, where they have one of the same kind."""
     panels = []
     for label, rows in by_label.items():
-        found = [one for one in map(matrix, rows) if one is not None]
+        found = [(row, *one) for row in rows if (one := matrix(row)) is not None]
         if found:
-            _, names, columns = found[0]
-            alike = [(values, own) for values, others, own in found if others == names]
+            _, _, names, columns = found[0]
+            seeds = _of_seeds([row for row, _, others, _ in found if others == names], rows)
+            alike = [(values, own) for _, values, others, own in found if others == names]
             if isinstance(columns[0], int):  # seeds may have other steps
                 columns = sorted({column for _, own in alike for column in own})
             values = mean_of([_spread(values, own, columns) for values, own in alike])
-            panels.append(Panel(label, values, names, [str(column) for column in columns]))
+            panels.append(Panel(label, values, names, [str(column) for column in columns], seeds=seeds))
     return panels
 
 
@@ -464,7 +477,7 @@ def _draw(axes: Axes, panel: Panel, colours: str, high: float) -> AxesImage:
     colours, high = ("Greys", 1.3 * np.nanmax(panel.values)) if panel.own else (colours, high)
     image = axes.imshow(panel.values, cmap=colours, vmin=0, vmax=high, aspect="auto")
     axes.grid(visible=False)
-    axes.set_title(_wrapped(panel.title + (f": {panel.own}" if panel.own else "")), fontsize=8)
+    axes.set_title(_wrapped(panel.title + panel.seeds + (f": {panel.own}" if panel.own else "")), fontsize=8)
     every = math.ceil(len(panel.columns) / MOST_WRITTEN)
     axes.set_xticks(range(0, len(panel.columns), every), panel.columns[::every], fontsize=7)
     axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=7)

@@ -9,6 +9,10 @@ class UsageError(BitfirstError):
     """A request that makes no sense as it stands: an unknown URL, nothing to convert, a bad value."""
 
 
+class Diverged(UsageError):
+    """Numbers of a training are not finite any more; the message names the first of them that was seen."""
+
+
 class DeviceError(BitfirstError):
     """The device refused, answered nonsense, or does not fit this software."""
 

@@ -25,7 +25,7 @@ import bitfirst
 
 from . import data, models, observed, training
 from .device import Device
-from .errors import BitfirstError, UsageError
+from .errors import BitfirstError, LinkError, UsageError
 from .training import Meter, TrainOptions
 
 DIGITS, CIFAR = "digits", "cifar10 (JPEG copy), 20000"  #: images of a study
@@ -92,6 +92,7 @@ GRIDS = {
             "slu, full": "slu:gate_gradient=full",
             "slu, full, norm of all": "slu:gate_gradient=full,bn=all",
             **{f"stochastic depth, last {last}": f"sd:last={last}" for last in (0.8, 0.5, 0.2)},
+            "stochastic depth, skip 0.4": "sd:skip=0.4",
             "skipnet": "skipnet",
         },
     ),
@@ -516,13 +517,23 @@ def tuned(rows: list[dict[str, Any]], rates: tuple[float, ...] = RATES) -> dict[
 def finished(
     client: Any, missing: list[dict[str, Any]], folder: str | None = None
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each configuration with its result, as soon as it is there. Raises what a worker did (`BitfirstError`)."""
-    from distributed import as_completed
+    """Each configuration with its result, as soon as it is there. Raises what a worker did (`BitfirstError`), and
+    `LinkError` where workers or scheduler are lost."""
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker, as_completed
 
     resources = {"board": 1} if _is_board(missing[0]["device"]) else None
     futures = {client.submit(_run_or_error, one, folder, pure=False, resources=resources): one for one in missing}
     for future in as_completed(list(futures)):
-        result = future.result()
+        try:
+            result = future.result()
+        except (CancelledError, KilledWorker) as error:
+            raise LinkError(
+                f"Dask has lost its workers or its scheduler ({type(error).__name__}): what is finished is kept; start "
+                "them again, and the same command goes on"
+            ) from None
+        future.release()  # else it is done again when the worker that has the result is lost
         if isinstance(result, BitfirstError):
             raise result
         yield futures[future], result

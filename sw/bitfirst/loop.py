@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .errors import UsageError
+from .errors import Diverged
 from .methods import Method
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+MEND = "training has diverged; lower the learning rate"
 
 
 class Hooks:
@@ -52,7 +53,7 @@ def train(
     optimizer  over `method.param_groups(net)`
     method     that `net` was converted with; None: ordinary training
 
-    Raises `UsageError`, naming the layer, when the loss is not finite.
+    Raises `Diverged`, naming the layer, when the loss is not finite, or what an epoch leaves.
     """
     method = method or Method()
     means = []
@@ -80,13 +81,16 @@ def epoch(
         error = loss(scores, y) + method.penalty(net)
         losses.append(error.item())
         if not math.isfinite(losses[-1]):
-            raise UsageError(diverged(net))
+            raise Diverged(diverged(net))
         error.backward()
         hooks.after_backward()
         optimizer.step()
         optimizer.zero_grad()
         method.step(error)
         hooks.after(scores, y, losses[-1])
+    left = not_finite([*net.named_parameters(), *net.named_buffers()])
+    if left is not None:  # by the last step, of which no loss tells
+        raise Diverged(f"{left} is not finite after the epoch's last step: {MEND}")
     mean = sum(losses) / len(losses) if losses else None
     method.epoch_end(mean)
     return mean
@@ -94,8 +98,13 @@ def epoch(
 
 def diverged(net: nn.Module) -> str:
     """One line that names the first parameter or statistic that is not finite."""
-    for name, tensor in net.state_dict().items():
-        if not tensor.isfinite().all():
-            return f"the loss is not finite, nor is {name}: training has diverged; lower the learning rate"
+    name = not_finite(net.state_dict().items())
+    if name is not None:
+        return f"the loss is not finite, nor is {name}: {MEND}"
     *_, last = (name for name, module in net.named_modules() if not list(module.children()))
-    return f"the loss is not finite after layer {last}: training has diverged; lower the learning rate"
+    return f"the loss is not finite after layer {last}: {MEND}"
+
+
+def not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The first name whose tensor holds NaN or infinity."""
+    return next((name for name, tensor in tensors if not tensor.isfinite().all()), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import UsageError
+from .errors import Diverged, UsageError
 from .golden.numeric import random_bits
 from .quantised import Quantised
 
@@ -45,7 +45,7 @@ def quantise(
     `signed` None: unsigned when no value is negative. `low`: of how many bits the low part is when the numbers are to
     be cut in two by the balanced split (`golden.psg.Split`); the largest is then smaller, so that the high part does
     not overflow, and devices store them cut. An all-zero tensor has exponent 0. Raises `UsageError`, which begins with
-    `name`, for NaN, infinity, a width outside 1 (signed: 2) to 16, or a negative value where `signed`
+    `name`, for NaN and infinity (`Diverged`), a width outside 1 (signed: 2) to 16, or a negative value where `signed`
     is False.
     """
     if tensor.dtype != torch.float32:
@@ -54,7 +54,7 @@ def quantise(
     least, most = torch.aminmax(tensor) if tensor.numel() else (torch.zeros(()), torch.zeros(()))
     least, most = least.item(), most.item()
     if not (math.isfinite(least) and math.isfinite(most)):
-        raise UsageError(f"{name} holds NaN or infinity: training has diverged; lower the learning rate")
+        raise Diverged(f"{name} holds NaN or infinity: training has diverged; lower the learning rate")
     if signed is None:
         signed = least < 0
     elif not signed and least < 0:

@@ -23,7 +23,7 @@ import bitfirst
 
 from . import checkpoint, data, energy, energy_model, interrupts, loop, memory, models, observed, optim, tasks
 from .device import Device
-from .errors import DeviceError, LinkError, UsageError
+from .errors import DeviceError, Diverged, LinkError, UsageError
 from .measuring import measured
 from .measuring.monitor import Monitor
 from .measuring.windows import Window
@@ -253,7 +253,7 @@ class Run:
     """A network in training: what a checkpoint holds.
 
     `meter` is None for fp32 on the host, `journal` where no weight learns by signs, `monitor` where no joules are
-    measured.
+    measured. `kept` are the epochs in the checkpoint.
     """
 
     name: str
@@ -264,6 +264,7 @@ class Run:
     journal: Journal | None = None
     epochs: int = 0
     epoch: int = 0
+    kept: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     monitor: Monitor | None = None
 
@@ -517,7 +518,10 @@ def weights_sha256(net: nn.Module) -> str:
 
 
 def keep(run: Run, options: TrainOptions) -> None:
-    """Writes the checkpoint: network, momentum, the method's state, random state, counters."""
+    """Writes the checkpoint: network, momentum, the method's state, random state, counters.
+
+    Raises `Diverged`, and the checkpoint before it stays, when something in it is not finite.
+    """
     tensors = {f"net.{name}": tensor for name, tensor in run.net.state_dict().items()}
     for name, parameter in run.net.named_parameters():
         kept = run.optimizer.state_of(parameter)
@@ -541,7 +545,11 @@ def keep(run: Run, options: TrainOptions) -> None:
             state["method"][name] = value
     if run.journal is not None:
         state["journal"] = run.journal.state(run.net)
+    bad = loop.not_finite(tensors.items())
+    if bad is not None:
+        raise Diverged(f"{bad} is not finite: {loop.MEND}")
     checkpoint.save(options.out / CHECKPOINT, tensors, state)
+    run.kept = run.epoch
 
 
 def restore(run: Run, options: TrainOptions) -> None:
@@ -570,6 +578,7 @@ def restore(run: Run, options: TrainOptions) -> None:
         if place_of(run.net).type == "cuda" and "random_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random_cuda"], place_of(run.net))
         run.epoch, run.history, run.meter.earlier = state["epoch"], state["history"], state["counters"]
+        run.kept = run.epoch
         measured.as_now(run.history)
         if run.journal is not None:
             run.journal.restore(state["journal"])
@@ -691,17 +700,18 @@ class Comparison:
 
 
 @contextmanager
-def saying_what_is_kept(run: Run, options: TrainOptions, checkpoints: bool = True) -> Iterator[None]:
-    """Adds to the message of a device that fails how the run can be continued."""
+def saying_what_is_kept(run: Run, options: TrainOptions) -> Iterator[None]:
+    """Adds to the message of a device that fails, and of a training that diverges, what can be gone on from."""
     try:
         yield
-    except (DeviceError, LinkError) as error:
-        if not (checkpoints and run.epoch):
+    except (DeviceError, Diverged, LinkError) as error:
+        if not run.kept:
             raise
-        raise type(error)(
-            f"{error}; {run.epoch} of {run.epochs} epochs are kept in {options.out / CHECKPOINT}: "
-            "continue with the same command and --resume"
-        ) from error
+        path = options.out / CHECKPOINT
+        how = "continue with the same command and --resume"
+        if isinstance(error, Diverged):  # which the same would do again
+            how = f"begin with their weights by --init {path}, a lower --lr and another --out"
+        raise type(error)(f"{error}; {run.kept} of {run.epochs} epochs are kept in {path}: {how}") from error
 
 
 def compare(
@@ -730,7 +740,7 @@ def compare(
             watch.epoch(run)
 
     on_step = watch.step if watch is not None else None
-    with saying_what_is_kept(run, options, checkpoints):
+    with saying_what_is_kept(run, options):
         fit(run, splits, options, on_step, on_epoch)
         net = finished(run, splits, options)
         test_accuracy = evaluate(net, splits.test)
@@ -738,7 +748,11 @@ def compare(
     if not options.fp32:
         return Comparison(run, net, None, test_accuracy, None, counters)
     fp32 = new_run(options, None, network, device.place)
-    fit(fp32, splits, options, on_step, on_epoch)
+    try:
+        fit(fp32, splits, options, on_step, on_epoch)
+    except Diverged as error:
+        how = "leave it out with --no-fp32" + (", and go on with --resume" if run.kept else "")
+        raise Diverged(f"of fp32, which is trained beside to compare: {error}, or {how}") from error
     return Comparison(run, net, fp32, test_accuracy, evaluate(fp32.net, splits.test), counters)
 
 

@@ -32,7 +32,7 @@ from bitfirst_hdl.contract.numeric import (
 )
 from bitfirst_hdl.contract.packets import Rounding
 
-from ..errors import UsageError
+from ..errors import Diverged, UsageError
 from .numeric import round_shift
 
 
@@ -91,7 +91,7 @@ def decay_rate(rate: float, weight_decay: float) -> Rate:
 def masters(weights: torch.Tensor) -> torch.Tensor:
     """int32 masters of float weights: to nearest, ties to even, saturated. Raises `UsageError` for NaN."""
     if weights.isnan().any():
-        raise UsageError("a weight is NaN: training has diverged; lower the learning rate")
+        raise Diverged("a weight is NaN: training has diverged; lower the learning rate")
     scaled = weights.detach().to(torch.float64) * 2.0**MASTER_FRACTION
     return scaled.round_().clamp_(*limits(MASTER_BITS, True)).to(torch.int32)
 
