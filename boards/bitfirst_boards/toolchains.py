@@ -19,7 +19,7 @@ from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
 
 from .catalogue import BOARDS, CHIPS, Board, Chip
 from .errors import FlowError
-from .synthesis import open_chains_of
+from .synthesis import PART, PLACEMENT, open_chains_of
 
 #: The oldest versions that are known to do.
 OLDEST = {
@@ -34,7 +34,7 @@ OLDEST = {
     "migen": "0.10.0",
 }
 LINK_PACKAGES = {"usb": ("luna-usb",), "udp": ("liteeth", "litex", "migen")}  # that a link takes besides the tools
-PACKING_LOG = "packing.log"
+PACKING_LOG, ROUTING_LOG = "packing.log", "routing.log"
 REPORT = "report.json"
 #: router2 ends only when nothing overlaps any more: what it can route took under 100 rounds, what it cannot gets worse
 MOST_ROUNDS = 300
@@ -92,8 +92,7 @@ TRELLIS = Toolchain(
     bram="DP16KD",
     dsp="MULT18X18D",
     finish=open_chains_of,
-    # nets of a large array are a third shorter than with "heap", and what is dense can be routed; router1 takes hours
-    placement=" --placer static --router router2",
+    placement=" ".join(("", *PLACEMENT)),
 )
 ICESTORM = Toolchain(
     programs={
@@ -260,6 +259,17 @@ def place(board: Board, placement: list[str], directory: Path) -> dict:
     watch = partial(unroutable, board, placement, directory)
     run(board, placement, directory, may_fail=report, watch=watch)
     return json.loads(report.read_text())
+
+
+def routed_mhz(directory: Path, wanted_mhz: int, seed: int) -> float:
+    """Clock that the netlist in `directory` reaches in an LFE5U-85F of speed grade 6, placed and routed out of context
+    for `wanted_mhz` as builds are. Raises `FlowError` where it cannot be routed.
+    """
+    wanted = ["--freq", str(wanted_mhz), "--timing-allow-fail", "--report", REPORT, "--seed", str(seed)]
+    words = [*PART, *PLACEMENT, *wanted, "--log", ROUTING_LOG]
+    tool = Path(sysconfig.get_path("scripts")) / words[0]
+    (clock,) = place(BOARDS["ulx3s-85f"], [str(tool), *words[1:]], directory)["fmax"].values()  # the board of that chip
+    return clock["achieved"]
 
 
 def run(

@@ -240,16 +240,16 @@ def _signs(result: Result) -> Group:
 
 def _arith(result: Result) -> Group:
     """One row for each unit in each form, two columns for each part; then the goals."""
-    parts = list(dict.fromkeys(row["part"] for row in result["rows"]))
+    parts = list(dict.fromkeys(row["family"] for row in result["rows"]))
     names = [name for part in parts for name in (part, "/bit")]
     table = _close("LUT, and for each bit-MAC; ECP5: TRELLIS_COMB", "", "form", *names)
     table.columns[0].no_wrap, table.columns[0].min_width = False, len("element (4, 32)")
-    found = {(row["unit"], row["form"], row["part"]): row for row in result["rows"]}
+    found = {(row["unit"], row["form"], row["family"]): row for row in result["rows"]}
     for unit, form in dict.fromkeys(key[:2] for key in found):
         shown = []
         for part in parts:
             row = found.get((unit, form, part))
-            shown += [f"{row['lut']:,}", f"{row['lut_per_bit_mac']:.2f}"] if row else ["", ""]
+            shown += [f"{row['luts']:,}", f"{row['lut4_per_bit_mac']:.2f}"] if row else ["", ""]
         table.add_row(unit, form, *shown)
     wanted = _close("goals: most for each bit-MAC", "", "measured", "goal", "met")
     for goal in result["goals"]:
