@@ -395,7 +395,7 @@ def train(
             console.print(f"opening {device}: the first time it is generated and compiled, which takes some minutes")
         kept, started_ns = options.out / training.CHECKPOINT, time.time_ns()
         try:
-            return training.train_and_compare(options, console=console)
+            return training.train_and_compare(options, console=console, opened=warn_if_stale)
         except KeyboardInterrupt:
             if kept.exists() and (resume or kept.stat().st_mtime_ns >= started_ns):
                 raise Interrupted(f"{kept} is kept; go on with the same command and --resume") from None
@@ -465,6 +465,15 @@ def _built_for(config: Any, fingerprint: int, url: str) -> str | None:
 
     address = urlsplit(url).hostname if url.startswith("udp:") else None
     return flow.identify(config, fingerprint, address)
+
+
+def warn_if_stale(device: Any) -> None:
+    """One line where a device is not made of these sources, as one that is simulated here always is."""
+    found = getattr(device, "fingerprint", None)  # the golden model has no gateware
+    if found is None or device.url.startswith("rtl") or _built_for(device.config, found, device.url) is not None:
+        return
+    said = f"warning: {escape(device.url)}, fingerprint {found:016x}, is {_STALE}"
+    Console(stderr=True).print(said, highlight=False, soft_wrap=True)
 
 
 def rails_on_board(device: Any) -> tuple[Any, ...]:
@@ -1175,7 +1184,8 @@ def measure(
             out=out or Path("runs", "sensed"),
             resume=resume,
         )
-        return training.train_and_compare(options, console=Console(stderr=True), measuring=measuring)
+        console = Console(stderr=True)
+        return training.train_and_compare(options, console=console, measuring=measuring, opened=warn_if_stale)
 
     def fitted() -> Result:
         from .measuring import fitting
@@ -1184,6 +1194,7 @@ def measure(
         _check_directory(fit, "--fit")
         url, measuring = chosen()
         with open_device(url) as opened, Console(stderr=True).status("measuring") as status:
+            warn_if_stale(opened)
             options = {"relative": relative, "limit_s": limit_s}
             options |= {"on_window": lambda work: status.update(f"measuring {work}")}
             result = fitting.fitted(measuring.monitor(opened), url, windows or fitting.WINDOWS, **options)
@@ -1206,6 +1217,7 @@ def measure(
             return typer.prompt(text, type=float, err=True)
 
         with open_device(url) as opened:
+            warn_if_stale(opened)
             monitor = measuring.monitor(opened)
             if len(monitor.rails) != 1:
                 raise UsageError(f"{len(monitor.rails)} rails: a meter has one at a time, so give one")
