@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from amaranth.build import ResourceError
+from amaranth.build import Resource, ResourceError
 from amaranth.build.run import BuildPlan
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
@@ -151,6 +151,7 @@ def test_the_document_is_current() -> None:
 
 def test_the_document_shows_results_of_the_same_array_alone() -> None:
     row = dict.fromkeys(document.KEPT, 1) | {"link": "uart", "path_from": "here", "path_to": "there", "error": None}
+    row |= {"sha256": "", document.OLDER: False}
     rows = {
         "icebreaker": row | {"parameters": flow.fitted(FASTEST).as_dict(), "lut": 1234, "fmax_mhz": 17.25},
         "ulx3s-12f": row | {"parameters": {}, "lut": 4321},
@@ -161,6 +162,55 @@ def test_the_document_shows_results_of_the_same_array_alone() -> None:
     assert lines.keys() == BOARDS.keys()
     assert "1,234 of 5,280 (23 %)" in text and "| 17.2 |" in text and "| `icebreaker` | here | there | 1 | 1 |" in text
     assert "4,321" not in text and "- `ulx3s-25f`: it does not fit" in text
+
+
+def test_the_document_marks_what_older_sources_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is written; what it then shows does not change with the sources."""
+    tools = toolchains.versions(toolchains.ICESTORM, "uart")
+    row = dict.fromkeys(document.KEPT, 1) | {"path_from": "here", "path_to": "there", "error": None, "fmax_mhz": 17.25}
+    row |= {"board": "icebreaker", "link": "uart", "parameters": flow.fitted(FASTEST).as_dict(), "sha256": 64 * "a"}
+    row |= {"fingerprint": f"{flow.fingerprint(FASTEST, flow.fitted(FASTEST), tools):016x}"}
+    found, words = tmp_path / "found.json", ["document", str(tmp_path)]
+    found.write_text(json.dumps({"boards": [row | {"directory": "elsewhere"}]}))
+    (tmp_path / "measured").mkdir()
+
+    def written(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        document.main()
+        text = (tmp_path / document.DOCUMENT).read_text()
+        assert text == document.rendered(json.loads((tmp_path / document.MEASURED).read_text()))
+        return text
+
+    text = written("--measured", str(found))
+    assert "| 17.2 |" in text and f"| {row['fingerprint']} | {16 * 'a'} |" in text
+    assert written() == text
+    monkeypatch.setattr(flow, "_sources", lambda: "other")
+    text = written()
+    assert "| 17.2, of older sources |" in text and f"| {row['fingerprint']} | {16 * 'a'} |" in text
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    kept = json.loads((tmp_path / document.MEASURED).read_text())["icebreaker"]
+    assert kept == {key: row[key] for key in document.KEPT} | {document.OLDER: True}
+    assert "of older sources" in document.rendered({"icebreaker": row})  # it was never looked at
+
+
+def is_ulpi(resource: Resource) -> bool:
+    return {"nxt", "stp"} <= {getattr(io, "name", None) for io in resource.ios}
+
+
+def test_the_document_tells_what_boards_lack() -> None:
+    """Of the trace, and of sockets that no link uses."""
+    text = document.rendered({})
+    traceless = [name for name, board in BOARDS.items() if not board.config.traces]
+    assert traceless == ["icebreaker", "tang-nano-9k"]
+    assert "`icebreaker` and `tang-nano-9k` have no trace" in text
+    has = {name: {resource.name for resource in board.platform.resources} for name, board in BOARDS.items()}
+    ulpi = [f"`{name}`" for name, board in BOARDS.items() if any(map(is_ulpi, board.platform.resources))]
+    assert len(ulpi) == 5 and f"behind a ULPI PHY, of {', '.join(ulpi[:-1])} and {ulpi[-1]}" in " ".join(text.split())
+    assert [name for name, board in BOARDS.items() if "eth_rgmii" in has[name] and "udp" not in board.links] == [
+        "genesys2"
+    ]
+    assert "`genesys2` has RGMII too, and no `udp`" in text
 
 
 def test_oldest_versions_are_those_that_are_asked_for() -> None:
