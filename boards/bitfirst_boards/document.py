@@ -42,8 +42,9 @@ been loaded into a board yet.
 
 The folder's `build.json` tells what is in it. The fingerprint, 63 bits of SHA-256 over sources, configuration, board
 and versions of the tools, is burnt into the device: `bitfirst info` reads it back, and says for which board these
-sources would build the same; `train` and `measure` warn where they would not. The same inputs give the same bitstream, byte by byte. A finished build of the same is
-taken as it is; an older one, and one that was interrupted, is made anew; only one build at a time works in a folder.
+sources would build the same; `train` and `measure` warn where they would not. The same inputs give the same bitstream,
+byte by byte. A finished build of the same is taken as it is; an older one, and one that was interrupted, is made anew;
+only one build at a time works in a folder.
 """
 OPEN = """## To a bitstream
 
