@@ -25,7 +25,7 @@ from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
 from bitfirst_hdl import ipxact, top, verilog
-from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_hdl.config import CONFIGS, INSIDE, ArrayConfig
 from bitfirst_hdl.ports import sensor_pins
 
 ROOT = Path(__file__).parents[1]
@@ -214,6 +214,19 @@ def test_the_document_tells_what_boards_lack() -> None:
     assert "`genesys2` has RGMII too, and no `udp`" in text
 
 
+def test_features_are_listed(capsys: pytest.CaptureFixture) -> None:
+    """Of boards, those that they have; of a device, those that it lacks, which `info` says."""
+    assert bitfirst(["boards", "--json"]) == 0
+    features = {row["name"]: row["features"] for row in json.loads(capsys.readouterr().out)["boards"]}
+    assert features["genesys2"] == "gather, requantise, trace, power"
+    assert (features["ulx3s-12f"], features["icebreaker"]) == ("trace", None)
+    lacks = {"least": [*INSIDE, "power"], "default": ["update", "packed", "trace", "power"], "power": []}
+    for name, missing in lacks.items():
+        assert bitfirst(["info", f"model:{name}", "--json"]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["missing_features"] == missing and "missing features" in said.err
+
+
 def test_oldest_versions_are_those_that_are_asked_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = dict(
@@ -329,11 +342,17 @@ def test_misfits_name_what_would_fit() -> None:
 # projects
 
 
+NO_TCL = "this Python has no tkinter, whose Tcl runs the projects here: apt install python3-tk, or take another Python"
+
+
 class Vivado:
     """Runs a project's Tcl; what is not Tcl's own is noted, and answered as by Vivado where the answer matters."""
 
     def __init__(self, directory: Path, slack: str) -> None:
-        tkinter = pytest.importorskip("tkinter")
+        try:
+            import tkinter
+        except ImportError:
+            pytest.fail(NO_TCL, pytrace=False)
         self.calls: list[tuple[str, ...]] = []
         self.answers = {"PROGRESS": "100%", "SLACK": slack}
         self.tcl = tkinter.Tcl()
@@ -363,6 +382,12 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> None:
         "generate_axi",
         lambda config, number: {"bitfirst.v": f"{config.link_bits} {number:016x}", "component.xml": ""},
     )
+
+
+def test_without_tcl_projects_are_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tkinter", None)
+    with pytest.raises(pytest.fail.Exception, match="apt install python3-tk"):
+        Vivado(tmp_path, slack="0.1")
 
 
 @pytest.mark.parametrize("name", PROJECTS)

@@ -141,6 +141,7 @@ def test_a_device_of_other_sources_is_told(capsys: pytest.CaptureFixture) -> Non
         found = json.loads(said.out)
         assert found["fingerprint"] == f"{fingerprint:016x}" and found["fingerprint_matches"] is not is_stale
         assert found["built_for"] == (None if is_stale else "any")
+        assert found["missing_features"] == [] and found["parameters"]["features"] == [*INSIDE, "power"]
         assert (STALE in " ".join(said.err.split())) is is_stale
 
 

@@ -88,7 +88,8 @@ def _report(as_json: bool, work: Callable[[], Result], show: Callable[[Result], 
     """Do the work, then print its result: as one JSON object, or as `show` renders it."""
     with _standard_output_kept(), interrupts.noted():
         result = work()
-    Console(stderr=as_json).print(show(result))
+    shown = show(result)
+    Console(stderr=as_json).print(shown, soft_wrap=isinstance(shown, str))  # a line of text is one, to be copied
     if as_json:
         print(json.dumps(_plain(result), allow_nan=False), flush=True)
     return result
@@ -418,6 +419,7 @@ def info(
         return
 
     def work() -> Result:
+        from bitfirst_hdl.config import BUSES, FEATURES
         from bitfirst_hdl.contract.packets import CONTRACT_VERSION
         from bitfirst_hdl.contract.registers import is_built
 
@@ -438,6 +440,7 @@ def info(
             "operand_a_bits": [count * config.slice_bits for count in config.slice_counts],
             "operand_b_bits": list(config.plane_counts),
             "bit_macs_per_cycle": config.bit_macs_per_cycle,
+            "missing_features": [name for name in FEATURES if name not in (*config.features, *BUSES)],
             "parameters": config.as_dict(),
             "counters": counters,
         }
@@ -594,6 +597,7 @@ def boards(as_json: Json = False) -> None:
                 "clock_mhz": board.clock_khz / 1000,
                 "links": ", ".join(f"{name} ({place})" for name, place in board.links.items()),
                 "bit_macs": board.config.bit_macs_per_cycle,
+                "features": ", ".join(board.config.features) or None,
                 "sensors": board.sensors.told if board.sensors else None,
             }
             for board in BOARDS.values()
