@@ -1,13 +1,15 @@
 """What arithmetic takes on the chips, and netlists whose carry chains are open at their ends."""
 
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bitfirst_boards import arith_cost, arith_docs, flow, synthesis
-from bitfirst_boards.synthesis import NETLIST, OPEN, PARTS, Chip, cells, count, open_chains, run_tool
+from bitfirst.cli import run as bitfirst
+from bitfirst_boards import arith_cost, arith_docs, flow, synthesis, toolchains
+from bitfirst_boards.synthesis import NETLIST, OPEN, PARTS, Chip, Count, cells, count, open_chains, run_tool
 from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 from bitfirst_hdl.ecp5 import DotTree
 from bitfirst_hdl.element import Element
@@ -150,34 +152,74 @@ def test_a_missing_tool_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch)
 # bench arith
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> list[arith_cost.Unit]:
-    """What the bench measures: an element, and popcount of 16 bits where that is not slow to synthesise."""
-    parts = [part for part in PARTS if part != "xilinx"]
-    units = [replace(arith_cost._popcount(16), parts=parts), arith_cost._element(1, 16)]
+    """What the bench measures: popcount of 16 bits, and an element."""
+    units = [arith_cost._popcount(16), arith_cost._element(1, 16)]
     monkeypatch.setattr(arith_cost, "units", lambda: units)
     return units
 
 
 def test_bench_of_every_part(here: Path, small: list[arith_cost.Unit]) -> None:
     result = arith_cost.run(list(PARTS), lambda line: None)
-    rows = {(row["part"], row["unit"], row["form"]): row for row in result["rows"]}
-    assert len(rows) == len(result["rows"]) == 9  # the element in carry cells too, on two parts
-    assert {part for part, *_ in rows} == set(PARTS)
+    rows = {(row["family"], row["unit"], row["form"]): row for row in result["rows"]}
+    assert len(rows) == len(result["rows"]) == 10  # the element in carry cells too, on two parts
     for (_, name, form), row in rows.items():
         unit = next(unit for unit in small if unit.name == name)
-        assert row["lut"] > 50 and row["dsp"] == 0
+        assert row["luts"] > 50 and row["dsp"] == 0
         assert row["ff"] >= 2 * 20  # accumulator and shadow register
-        assert row["lut_per_bit_mac"] == row["lut"] / unit.bit_macs == row["lut"] / 16
+        assert row["lut4_per_bit_mac"] == row["luts"] / unit.bit_macs == row["luts"] / 16
         assert row["carry"] > 0 or form == arith_cost.ADDERS
-    ecp5 = [rows["ecp5", "element (1, 16)", form]["lut"] for form in arith_cost.FORMS[:2]]
+    ecp5 = [rows["ecp5", "element (1, 16)", form]["luts"] for form in arith_cost.FORMS[:2]]
     assert ecp5[0] < ecp5[1]
     assert not list(here.iterdir())
 
 
 def test_bench_places_and_routes(here: Path, small: list[arith_cost.Unit], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As builds are: by the same placer and router, and ended where these find no end."""
+    run, asked = toolchains.run, []
+
+    def noted(board: object, words: list[str], *rest: object, watch: Callable, **more: object) -> None:
+        asked.append((words, watch))
+        run(board, words, *rest, watch=watch, **more)
+
+    monkeypatch.setattr(toolchains, "run", noted)
     monkeypatch.setattr(arith_cost, "WHOLE", small[1].name)
     result = arith_cost.run([], lambda line: None, [1])
     assert result["rows"] == result["goals"] == []
     assert 50 < result["routed"]["1"] < 1000
+    ((words, watch),) = asked
+    assert toolchains.TRELLIS.placement.split() == ["--placer", "static", "--router", "router2"]
+    assert toolchains.TRELLIS.placement in " ".join(words) and words[-2:] == ["--log", toolchains.ROUTING_LOG]
+    assert watch.func is toolchains.unroutable
+
+
+def test_bench_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """The keys that scripts rely on, of each unit, and the table; counts in the place of synthesis."""
+    units = [replace(unit, make=str) for unit in arith_cost.units()]
+    monkeypatch.setattr(arith_cost, "units", lambda: units)
+    monkeypatch.setattr(arith_cost, "count", lambda form, part, placed, dsp: Count(640, 3, 40, int(dsp)))
+    assert bitfirst(["bench", "arith", "--part", "ecp5", "--part", "ice40", "--json"]) == 0
+    said = capsys.readouterr()
+    rows = json.loads(said.out)["rows"]
+    assert {row["family"] for row in rows} == {"ecp5", "ice40"}
+    assert {row["datapath"] for row in rows} == {"serial", "fixed", "fixed16", "fusion", "popcount"}
+    datapaths = {unit: {row["datapath"] for row in rows if unit in row["unit"]} for unit in ("element", "16 x 16")}
+    assert datapaths == {"element": {"serial"}, "16 x 16": {"fixed16"}}
+    for row in rows:
+        assert row.keys() >= {"family", "datapath", "lut4_per_bit_mac", "luts", "bit_macs"}
+        assert row["luts"] == 640 and row["lut4_per_bit_mac"] == 640 / row["bit_macs"]
+        assert row["dsp"] == (row["form"] == arith_cost.MULTIPLIER)
+    (line,) = [line for line in said.err.splitlines() if "popcount 64" in line and "adders   " in line]
+    assert line.split()[-4:] == ["640", "10.00", "640", "10.00"]
+
+
+def test_what_was_not_routed_is_missed(measured: dict) -> None:
+    def clock(routed: dict[str, float]) -> str:
+        lines = arith_docs.rendered(measured | {"routed": routed}).splitlines()
+        (line,) = [line for line in lines if ": MHz" in line]
+        return line
+
+    assert "69.0, placed" in clock({}) and clock({}).endswith("| **missed** |")
+    assert "| 119.0 | at least 120 | **missed** |" in clock({"1": 119.0}) and clock({"1": 120.0}).endswith("| met |")
 
 
 def test_multipliers_are_found_where_they_are_asked_for(here: Path) -> None:
@@ -211,9 +253,9 @@ def test_throughputs() -> None:
 
 
 def test_goals() -> None:
-    row = {"part": "ecp5", "unit": "element (4, 32)", "form": arith_cost.CARRY_CELLS, "lut_per_bit_mac": 2.1}
-    worse = row | {"unit": "element (8, 32)", "lut_per_bit_mac": 1.56}
-    met = {goal["name"]: goal["met"] for goal in arith_cost._goals([row, worse, row | {"part": "xilinx"}])}
+    row = {"family": "ecp5", "unit": "element (4, 32)", "form": arith_cost.CARRY_CELLS, "lut4_per_bit_mac": 2.1}
+    worse = row | {"unit": "element (8, 32)", "lut4_per_bit_mac": 1.56}
+    met = {goal["name"]: goal["met"] for goal in arith_cost._goals([row, worse, row | {"family": "xilinx"}])}
     assert met == {"element (4, 32)": True, "element (8, 32)": False}
 
 
@@ -225,7 +267,7 @@ def measured() -> dict:
 
 def test_the_document_is_current(measured: dict) -> None:
     assert (ROOT / "docs" / arith_docs.DOCUMENT).read_text() == arith_docs.rendered(measured)
-    assert {row["part"] for row in measured["rows"]} == set(PARTS)
+    assert {row["family"] for row in measured["rows"]} == set(PARTS)
     assert all(goal["met"] for goal in measured["goals"]) and len(measured["goals"]) == len(arith_cost.GOALS)
 
 
@@ -238,8 +280,8 @@ def test_the_document_tells_where_the_array_loses(measured: dict) -> None:
 
     before = told()
     for row in measured["rows"]:
-        if (row["part"], row["unit"]) == ("ecp5", "element (4, 32)"):
-            row["lut"] *= 10
+        if (row["family"], row["unit"]) == ("ecp5", "element (4, 32)"):
+            row["luts"] *= 10
     after = told()
     assert "**" not in before[arith_docs.EIGHT] and float(before[arith_docs.EIGHT]) > 1
     assert float(after[arith_docs.EIGHT].strip("*")) == pytest.approx(float(before[arith_docs.EIGHT]) / 10, abs=0.01)

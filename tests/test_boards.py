@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from amaranth.build import ResourceError
+from amaranth.build import Resource, ResourceError
 from amaranth.build.run import BuildPlan
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
@@ -25,7 +25,7 @@ from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
 from bitfirst_hdl import ipxact, top, verilog
-from bitfirst_hdl.config import CONFIGS, ArrayConfig
+from bitfirst_hdl.config import CONFIGS, INSIDE, ArrayConfig
 from bitfirst_hdl.ports import sensor_pins
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +34,7 @@ OPEN = [board.name for board in BOARDS.values() if toolchains.toolchain(board.pl
 PROJECTS = [board.name for board in BOARDS.values() if board.name not in OPEN]
 #: One of each family; the soak builds the others.
 PINS = ("ulx3s-12f", "butterstick", "icebreaker", "tang-nano-9k", "tang-primer-20k")
+TWICE = "ulx3s-12f", "icebreaker", "tang-nano-9k"
 
 
 class SmallCore(wiring.Component):
@@ -151,6 +152,7 @@ def test_the_document_is_current() -> None:
 
 def test_the_document_shows_results_of_the_same_array_alone() -> None:
     row = dict.fromkeys(document.KEPT, 1) | {"link": "uart", "path_from": "here", "path_to": "there", "error": None}
+    row |= {"sha256": "", document.OLDER: False}
     rows = {
         "icebreaker": row | {"parameters": flow.fitted(FASTEST).as_dict(), "lut": 1234, "fmax_mhz": 17.25},
         "ulx3s-12f": row | {"parameters": {}, "lut": 4321},
@@ -161,6 +163,68 @@ def test_the_document_shows_results_of_the_same_array_alone() -> None:
     assert lines.keys() == BOARDS.keys()
     assert "1,234 of 5,280 (23 %)" in text and "| 17.2 |" in text and "| `icebreaker` | here | there | 1 | 1 |" in text
     assert "4,321" not in text and "- `ulx3s-25f`: it does not fit" in text
+
+
+def test_the_document_marks_what_older_sources_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is written; what it then shows does not change with the sources."""
+    tools = toolchains.versions(toolchains.ICESTORM, "uart")
+    row = dict.fromkeys(document.KEPT, 1) | {"path_from": "here", "path_to": "there", "error": None, "fmax_mhz": 17.25}
+    row |= {"board": "icebreaker", "link": "uart", "parameters": flow.fitted(FASTEST).as_dict(), "sha256": 64 * "a"}
+    row |= {"fingerprint": f"{flow.fingerprint(FASTEST, flow.fitted(FASTEST), tools):016x}"}
+    found, words = tmp_path / "found.json", ["document", str(tmp_path)]
+    found.write_text(json.dumps({"boards": [row | {"directory": "elsewhere"}]}))
+    (tmp_path / "measured").mkdir()
+
+    def written(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        document.main()
+        text = (tmp_path / document.DOCUMENT).read_text()
+        assert text == document.rendered(json.loads((tmp_path / document.MEASURED).read_text()))
+        return text
+
+    text = written("--measured", str(found))
+    assert "| 17.2 |" in text and f"| {row['fingerprint']} | {16 * 'a'} |" in text
+    assert written() == text
+    monkeypatch.setattr(flow, "_sources", lambda: "other")
+    text = written()
+    assert "| 17.2, of older sources |" in text and f"| {row['fingerprint']} | {16 * 'a'} |" in text
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    kept = json.loads((tmp_path / document.MEASURED).read_text())["icebreaker"]
+    assert kept == {key: row[key] for key in document.KEPT} | {document.OLDER: True}
+    assert "of older sources" in document.rendered({"icebreaker": row})  # it was never looked at
+
+
+def is_ulpi(resource: Resource) -> bool:
+    return {"nxt", "stp"} <= {getattr(io, "name", None) for io in resource.ios}
+
+
+def test_the_document_tells_what_boards_lack() -> None:
+    """Of the trace, and of sockets that no link uses."""
+    text = document.rendered({})
+    traceless = [name for name, board in BOARDS.items() if not board.config.traces]
+    assert traceless == ["icebreaker", "tang-nano-9k"]
+    assert "`icebreaker` and `tang-nano-9k` have no trace" in text
+    has = {name: {resource.name for resource in board.platform.resources} for name, board in BOARDS.items()}
+    ulpi = [f"`{name}`" for name, board in BOARDS.items() if any(map(is_ulpi, board.platform.resources))]
+    assert len(ulpi) == 5 and f"behind a ULPI PHY, of {', '.join(ulpi[:-1])} and {ulpi[-1]}" in " ".join(text.split())
+    assert [name for name, board in BOARDS.items() if "eth_rgmii" in has[name] and "udp" not in board.links] == [
+        "genesys2"
+    ]
+    assert "`genesys2` has RGMII too, and no `udp`" in text
+
+
+def test_features_are_listed(capsys: pytest.CaptureFixture) -> None:
+    """Of boards, those that they have; of a device, those that it lacks, which `info` says."""
+    assert bitfirst(["boards", "--json"]) == 0
+    features = {row["name"]: row["features"] for row in json.loads(capsys.readouterr().out)["boards"]}
+    assert features["genesys2"] == "gather, requantise, trace, power"
+    assert (features["ulx3s-12f"], features["icebreaker"]) == ("trace", None)
+    lacks = {"least": [*INSIDE, "power"], "default": ["update", "packed", "trace", "power"], "power": []}
+    for name, missing in lacks.items():
+        assert bitfirst(["info", f"model:{name}", "--json"]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["missing_features"] == missing and "missing features" in said.err
 
 
 def test_oldest_versions_are_those_that_are_asked_for() -> None:
@@ -175,8 +239,26 @@ def test_oldest_versions_are_those_that_are_asked_for() -> None:
 # bitstreams
 
 
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from test_boards import BOARDS, SmallCore, flow, top
+top.Core = SmallCore
+flow.build(BOARDS[sys.argv[1]], Path(sys.argv[2]))
+"""
+
+
+def elsewhere(name: str, directory: Path, **environment: str) -> subprocess.Popen:
+    """Builds the small device in a process of its own."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, "-c", ELSEWHERE, name, str(directory)]
+    return subprocess.Popen(words, env=os.environ | {"PYTHONPATH": path} | environment, start_new_session=True)
+
+
 @pytest.mark.parametrize("name", PINS)
 def test_bitstream(name: str, tmp_path: Path) -> None:
+    """Of one of each family another process makes the same bytes, although it hashes otherwise, and has settings that
+    Amaranth would take in place of ours."""
     board = BOARDS[name]
     built = flow.build(board, tmp_path / "build")
     assert built.bitstream.stat().st_size > 50_000
@@ -190,6 +272,12 @@ def test_bitstream(name: str, tmp_path: Path) -> None:
     assert figures.synthesis_s > 0 and figures.placement_s > 0
     command = program.command(board, tmp_path / "build", flash=True)
     assert command[0] == board.programmer[0] and command[-1] == str(built.bitstream)
+    if name in TWICE:
+        settings = {"PYTHONHASHSEED": "7", "AMARANTH_nextpnr_opts": "--seed 7"}
+        assert elsewhere(name, tmp_path / "again", **settings).wait() == 0
+        again = flow.finished(tmp_path / "again", folder.read(tmp_path / "again"))
+        assert (again.fingerprint, again.sha256) == (built.fingerprint, built.sha256)
+        assert again.bitstream.read_bytes() == built.bitstream.read_bytes()
 
 
 @pytest.mark.soak
@@ -198,12 +286,8 @@ def test_bitstream_of_the_others(name: str, tmp_path: Path) -> None:
     test_bitstream(name, tmp_path)
 
 
-def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = flow.build(FASTEST, tmp_path / "first")
-    monkeypatch.setenv("AMARANTH_nextpnr_opts", "--seed 7")  # which Amaranth would take instead of ours
-    second = flow.build(FASTEST, tmp_path / "second")
-    assert first.bitstream.read_bytes() == second.bitstream.read_bytes()
-    other = flow.build(FASTEST, tmp_path / "other", CONFIGS["tiny"])
+def test_other_inputs_give_other_bytes(tmp_path: Path) -> None:
+    first, other = flow.build(FASTEST, tmp_path / "first"), flow.build(FASTEST, tmp_path / "other", CONFIGS["tiny"])
     assert other.fingerprint != first.fingerprint
     assert other.bitstream.read_bytes() != first.bitstream.read_bytes()
 
@@ -258,11 +342,17 @@ def test_misfits_name_what_would_fit() -> None:
 # projects
 
 
+NO_TCL = "this Python has no tkinter, whose Tcl runs the projects here: apt install python3-tk, or take another Python"
+
+
 class Vivado:
     """Runs a project's Tcl; what is not Tcl's own is noted, and answered as by Vivado where the answer matters."""
 
     def __init__(self, directory: Path, slack: str) -> None:
-        tkinter = pytest.importorskip("tkinter")
+        try:
+            import tkinter
+        except ImportError:
+            pytest.fail(NO_TCL, pytrace=False)
         self.calls: list[tuple[str, ...]] = []
         self.answers = {"PROGRESS": "100%", "SLACK": slack}
         self.tcl = tkinter.Tcl()
@@ -292,6 +382,13 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> None:
         "generate_axi",
         lambda config, number: {"bitfirst.v": f"{config.link_bits} {number:016x}", "component.xml": ""},
     )
+
+
+def test_without_tcl_projects_are_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tkinter", None)
+    with pytest.raises((pytest.fail.Exception, pytest.skip.Exception), match="apt install python3-tk") as ended:
+        Vivado(tmp_path, slack="0.1")
+    assert ended.type is pytest.fail.Exception
 
 
 @pytest.mark.parametrize("name", PROJECTS)
@@ -449,15 +546,6 @@ def test_all_boards(
     assert "name one board, or give --all" in refused(capsys, "build", "icebreaker", "--all")
 
 
-INTERRUPTED = """
-import sys
-from pathlib import Path
-from test_boards import FASTEST, SmallCore, flow, top
-top.Core = SmallCore
-flow.build(FASTEST, Path(sys.argv[1]))
-"""
-
-
 def until(happened: Callable[[], bool]) -> None:
     for _ in range(3000):
         if happened():
@@ -469,10 +557,7 @@ def until(happened: Callable[[], bool]) -> None:
 def test_an_interrupted_build_is_made_anew(tmp_path: Path) -> None:
     """A build in another process is killed while a tool works."""
     directory, said = tmp_path / "build", []
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    other = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, directory], env=os.environ | {"PYTHONPATH": path}, start_new_session=True
-    )
+    other = elsewhere(FASTEST.name, directory)
     until(lambda: (directory / "top.rpt").exists())
     with pytest.raises(FlowError, match=f"another build is at work in {directory}; wait for it"):
         flow.build(FASTEST, directory)

@@ -1,8 +1,9 @@
 """`bitfirst explore`: which arrays are tried, real tools on small devices, and what is kept of an interrupted one."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from operator import truediv
 from pathlib import Path
 
@@ -265,6 +266,50 @@ def test_what_cannot_be_routed_does_not_end_the_search(
     rows = search(tmp_path, most=4, say=said.append).run()
     assert verdicts(rows)[8, 4] == verdicts(rows)[4, 8] == FAILS and "nextpnr: no route" in said
     assert explore.chosen(rows).config.bit_macs_per_cycle == 16 * 64
+
+
+#: In the place of nextpnr: routes in a round and reports, or for longer than a test may take.
+ROUTER = """import json, sys, time
+rounds, report = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+with open(sys.argv[4], "w") as log:
+    for number, wires in enumerate(rounds, 1):
+        print(f"Info:     iter={number} wires=940000 overused={wires} overuse={wires} tmgfail=0", file=log)
+if rounds[-1]:
+    time.sleep(20)
+open("report.json", "w").write(json.dumps(report))
+"""
+REPORTED = {
+    "fmax": {"clk": {"achieved": 20.0, "constraint": 12.0}},
+    "critical_paths": [
+        {
+            "from": "posedge clk",
+            "to": "posedge clk",
+            "path": [{"from": {"cell": "here"}, "to": {"cell": "there"}, "delay": 50.0}],
+        }
+    ],
+}
+
+
+def test_an_array_that_the_router_cannot_finish_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one that cannot be routed, and the next one is placed."""
+
+    def packed(one: explore.Candidate) -> dict:
+        stalls = one.config.rows * one.config.columns == 32
+        rounds = [71_283, 50_457, 38_926, 33_871, 31_053, 29_948, 29_458, 29_100, 28_900, 28_700] if stalls else [9, 0]
+        words = [sys.executable, "-c", ROUTER, json.dumps(rounds), json.dumps(REPORTED), "--log", "top.tim"]
+        return {"usage": asdict(usage(1)), "synthesis_s": 1.0, "placement": words}
+
+    monkeypatch.setattr(toolchains, "WATCH_S", 0.2)
+    monkeypatch.setattr(explore, "measure", lambda one: 1)
+    monkeypatch.setattr(explore, "pack", lambda one: usage(100 * one.config.rows * one.config.columns))
+    monkeypatch.setattr(explore, "_packed", packed)
+    said = []
+    rows = search(tmp_path, most=4, say=said.append).run()
+    assert verdicts(rows)[8, 4] == verdicts(rows)[4, 8] == FAILS
+    why = "28,700 wires are wanted by more than one net after 10 rounds of routing, 31,053 5 rounds before; try another"
+    assert sum(why in line for line in said) == 2
+    best = explore.chosen(rows)
+    assert best.config.bit_macs_per_cycle == 16 * 64 and best.figures.fmax_mhz == 20
 
 
 def test_command(

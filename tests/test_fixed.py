@@ -53,6 +53,21 @@ def test_random_commands(datapath: str, tmp_path: Path) -> None:
     assert_covered(found.as_dict(), board.config)
 
 
+def check_a_few_commands(path: Path, toml: str) -> None:
+    """Random ones, on a device of one row with the gather unit; the soak has more of them, on larger devices."""
+    path.write_text(f"{toml}rows = 1\n")
+    found = cycles.Findings()
+    with bitfirst.open(f"rtl:{path}") as board:
+        cycles.compare(board, 100, 1, found)
+    assert (found.result_mismatches, found.counter_mismatches) == (0, 0), found.first_mismatch
+    assert found.commands > 150 and len(found.pairs_seen) == found.possible_pairs
+    assert found.opcodes >= {"LOAD", "MATMUL", "READ", "TENSOR", "WRITE"}
+
+
+def test_a_few_random_commands(tmp_path: Path) -> None:
+    check_a_few_commands(tmp_path / "fixed.toml", TOML.format("fixed", ["gather"]))
+
+
 def at_their_extremes(board: BoardDevice, sizes: Sequence[tuple[int, int]] = SIZES) -> cycles.Findings:
     """All digits alike, the largest and smallest there are, signed and not, over the longest passes there are.
 

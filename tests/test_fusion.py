@@ -16,7 +16,7 @@ from bitfirst_hdl import baselines, fusion
 from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig, ConfigError
 from bitfirst_sim import build
 from test_device_equality import assert_covered
-from test_fixed import at_their_extremes
+from test_fixed import at_their_extremes, check_a_few_commands
 from torch import nn
 
 TINY = replace(CONFIGS["tiny"], datapath="fusion", slice_bits=2, columns=2, features=STANDARD)
@@ -46,6 +46,10 @@ def test_random_commands(tmp_path: Path) -> None:
         cycles.compare(board, 250, 1, found)
     assert_covered(found.as_dict(), board.config)
     assert found.possible_pairs == 16
+
+
+def test_a_few_random_commands(tmp_path: Path) -> None:
+    check_a_few_commands(tmp_path / "fusion.toml", TOML.format(16, ["gather"]))
 
 
 @pytest.mark.soak

@@ -3,12 +3,14 @@
 The tool is a stand-in that says what it was called with, or fails as the real one does; the real one needs a board.
 """
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from bitfirst.cli import run as bitfirst
 from bitfirst_boards import flow, folder, program
 from bitfirst_boards.catalogue import BOARDS
 from bitfirst_boards.errors import FlowError
@@ -67,6 +69,29 @@ def test_the_tool_is_called(build: Path, tool: Callable[..., Path]) -> None:
         for flash, options in (False, ""), (True, "--write-flash "):
             program.run(program.command(BOARD, build, flash))
             assert called.read_text() == f"--board ulx3s {options}{build / BITSTREAM}\n"
+
+
+def test_a_dry_run_prints_the_command(build: Path, tool: Callable[..., Path], capsys: pytest.CaptureFixture) -> None:
+    """What would be called, in one line that can be copied; nothing is."""
+    called = tool("exit 0")
+    words = ["program", "ulx3s-85f", "--build", str(build)]
+    for more, options in ([], ""), (["--flash"], "--write-flash "):
+        command = f"openFPGALoader --board ulx3s {options}{build / BITSTREAM}"
+        assert bitfirst([*words, *more, "--dry-run"]) == 0
+        assert capsys.readouterr().out == f"{command}\n"
+        assert bitfirst([*words, *more, "--dry-run", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told == {"board": "ulx3s-85f", "command": command, "programmed": False} and not called.exists()
+        assert bitfirst([*words, *more, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == told | {"programmed": True}
+        assert f"openFPGALoader {called.read_text()}" == f"{command}\n"
+        called.unlink()
+
+
+def test_a_dry_run_says_what_is_unfit(build: Path, capsys: pytest.CaptureFixture) -> None:
+    assert bitfirst(["program", "ulx3s-45f", "--build", str(build), "--dry-run"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "is for ulx3s-85f, not ulx3s-45f" in said.err and said.err.count("\n") == 1
 
 
 def test_builds_that_are_not_fit(build: Path, tmp_path: Path) -> None:

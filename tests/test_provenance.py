@@ -9,7 +9,7 @@ from pathlib import Path
 
 import bitfirst
 import pytest
-from bitfirst import cli
+from bitfirst import cli, training
 from bitfirst.board import BoardDevice
 from bitfirst.errors import UsageError
 from bitfirst.measuring.board_port import BoardPort
@@ -25,6 +25,8 @@ from test_link import serial_port, serve
 
 WITH = replace(CONFIGS["tiny"], features=(*INSIDE, "power"), clock_khz=2_000)  # as in test_power_device
 BUILT = 0x0123_4567_89AB_CDEF
+STALE = "not made of these sources with these tools: `bitfirst build` and `bitfirst program` make it match"
+SENSOR = "--sensor", "ina226", "--shunt-ohm", "0.1"
 
 
 def emulated(fingerprint: int) -> EmulatedTransport:
@@ -128,6 +130,52 @@ def test_the_host_says_so(capsys: pytest.CaptureFixture) -> None:
     assert "says that it is a simulation; its figures are simulated" in said
     with tcp(emulated(BUILT | SIMULATED)) as url, TcpDevice(url) as board, pytest.raises(UsageError, match="not known"):
         cli.rails_on_board(board)
+
+
+def test_a_device_of_other_sources_is_told(capsys: pytest.CaptureFixture) -> None:
+    """By `info`; one of these sources is not."""
+    for fingerprint, is_stale in ((BUILT, True), (0, True), (verilog.fingerprint(WITH), False)):
+        with tcp(emulated(fingerprint)) as url:
+            assert cli.run(["info", url, "--json"]) == 0
+        said = capsys.readouterr()
+        found = json.loads(said.out)
+        assert found["fingerprint"] == f"{fingerprint:016x}" and found["fingerprint_matches"] is not is_stale
+        assert found["built_for"] == (None if is_stale else "any")
+        assert found["missing_features"] == [] and found["parameters"]["features"] == [*INSIDE, "power"]
+        assert (STALE in " ".join(said.err.split())) is is_stale
+
+
+@pytest.mark.parametrize("words", [["train"], ["measure"], ["measure", "--fit", "x.json"]], ids=" ".join)
+def test_a_device_of_other_sources_is_told_before_it_is_used(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """In one line; none of a device of these sources, and none of a simulated one."""
+
+    def ended(*_: object, **__: object) -> None:
+        raise UsageError("as far as this test goes")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "compare", ended)
+    options, end = ((), "as far") if words == ["train"] else (SENSOR, "SCL of the sensors' bus stays low")
+
+    def warned(url: str) -> list[str]:
+        assert cli.run([*words, "--device", url, *options]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert said[-1].startswith(f"bitfirst: {end}")
+        return [line for line in said if line.startswith("warning: ")]
+
+    with tcp(emulated(BUILT)) as url:
+        assert warned(url) == [f"warning: {url}, fingerprint {BUILT:016x}, is {STALE}"]
+    with tcp(emulated(verilog.fingerprint(WITH))) as url:
+        assert warned(url) == []
+    if words == ["train"]:
+        assert warned("model:tiny") == []
+
+
+def test_simulated_devices_are_of_these_sources(capsys: pytest.CaptureFixture) -> None:
+    with BoardDevice("rtl:tiny", emulated(BUILT | SIMULATED)) as board:
+        cli.warn_if_stale(board)
+    assert not capsys.readouterr().err
 
 
 class TcpDevice(BoardDevice):

@@ -145,3 +145,41 @@ def test_routing_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(FlowError, match=r"ulx3s-85f: [\d,]+ wires are wanted by more than one net after 1 rounds"):
         flow.run_tools(board, Product(), tmp_path)
     assert not (tmp_path / "top.bit").exists()
+
+
+#: Wires wanted twice after each round of router2: of what ended (decision 0011), and of an array of 8 x 8 elements
+#: (8, 32), which did not.
+ENDED = {
+    "8 x 4 of (8, 32)": """
+        18673 12250 7926 5101 3451 2446 1789 1384 990 762 548 419 336 277 202 163 118 77 65 57 39 30 24 20 16 13 9 6 4
+        3 2 2 2 2 2 2""",
+    "other inputs": """
+        19046 11880 7834 5167 3641 2608 2001 1470 1165 913 729 579 460 365 297 211 157 133 101 72 61 44 44 32 25 20 16
+        19 14 13 8 9 5 5 5 4 4 4 3 3 2 2 2 1 1 1 1 1 1 1 1 1 1 1 1 1""",
+    "ulx3s-85f": """
+        28627 17001 9163 5064 3078 1957 1271 837 586 407 271 174 116 72 48 29 25 17 14 12 9 6 4 5 5 3 3 2 2 2 1 1 1
+        1""",
+    "ulx3s-12f": """
+        1710 1036 633 353 236 160 100 69 42 35 35 30 25 20 17 16 14 11 8 10 7 6 6 6 5 4 4 4 4 4 3 2 2 4 3 4 2 2 2""",
+}
+STALLED = [71_283, 50_457, 38_926, 33_871, 31_053, 29_948, 29_458]
+
+
+@pytest.mark.parametrize("rounds", ENDED.values(), ids=ENDED)
+def test_what_can_be_routed_is_not_ended(rounds: str) -> None:
+    overused = [int(wires) for wires in rounds.split()]
+    assert not any(toolchains.without_end(overused[:count]) for count in range(len(overused) + 1))
+    scaled = [8 * wires for wires in overused if 8 * wires > toolchains.MANY]  # as a larger array begins
+    assert not any(toolchains.without_end(scaled[:count]) for count in range(len(scaled) + 1))
+
+
+def test_a_router_that_stalls_is_ended() -> None:
+    """When five rounds have not cost it a tenth; not at once, and with few wires left only after very many rounds."""
+    assert not any(toolchains.without_end(STALLED[:count]) for count in range(len(STALLED) + 1))
+    overused = [*STALLED, 29_100, 28_900, 28_750, 28_650]
+    ends = [toolchains.without_end(overused[:count]) for count in range(len(overused) + 1)]
+    assert ends[9:11] == [None, "10 rounds of routing, 31,053 5 rounds before"] and all(ends[10:])
+    assert toolchains.without_end([*STALLED, 40_000, 50_000])  # it gets worse
+    few = [toolchains.MANY] * (toolchains.MOST_ROUNDS - 1)
+    assert toolchains.without_end(few) is None
+    assert toolchains.without_end([*few, 1]) == "300 rounds of routing"

@@ -20,7 +20,8 @@ from bitfirst_hdl.operands import AMemory, BMemory, DigitMemory
 from bitfirst_hdl.ports import CellWrite
 
 from .errors import FlowError
-from .synthesis import PARTS, Chip, count, routed_mhz, synthesise
+from .synthesis import PARTS, Chip, count, synthesise
+from .toolchains import routed_mhz
 
 Report = Callable[[str], None]
 
@@ -43,6 +44,7 @@ WANTED_MHZ = 120  #: of `WHOLE`, in an LFE5U-85F of speed grade 6
 class Unit:
     """One thing that multiplies and accumulates.
 
+    datapath  of a device with such units; "popcount": no device has them
     make      for one of `FORMS`
     bit_macs  products of 1 x 1 bit a cycle, used to the full
     products  of `PRECISIONS`: products a cycle; None where it cannot make them
@@ -52,6 +54,7 @@ class Unit:
     """
 
     name: str
+    datapath: str
     make: Callable[[str], wiring.Component]
     bit_macs: int
     products: tuple[float | None, ...]
@@ -116,6 +119,7 @@ def _element(slice_bits: int, lanes: int) -> Unit:
     config = _config(slice_bits, lanes)
     return Unit(
         name=f"element ({slice_bits}, {lanes})",
+        datapath=config.datapath,
         make=lambda form: Element(config),
         bit_macs=slice_bits * lanes,
         products=_of_slices(slice_bits, lanes),
@@ -130,6 +134,7 @@ def _fixed(bits: int) -> Unit:
     operands = tuple(bits if fit else None for fit in fits)
     return Unit(
         name=f"fixed {bits} x {bits}",
+        datapath="fixed16" if bits == 16 else "fixed",
         make=lambda form: FixedMac(bits, ACCUMULATOR_BITS[bits], dsp=form == MULTIPLIER),
         bit_macs=bits * bits,
         products=tuple(1 if fit else None for fit in fits),
@@ -143,6 +148,7 @@ def _fused() -> Unit:
     products = tuple(8 // a * (8 // b) if max(a, b) <= 8 else None for a, b in PRECISIONS)
     return Unit(
         name="fused 2 / 4 / 8",
+        datapath="fusion",
         make=lambda form: FusedUnit(ACCUMULATOR_BITS[8]),
         bit_macs=BRICKS * DIGIT_BITS * DIGIT_BITS,
         products=products,
@@ -154,6 +160,7 @@ def _fused() -> Unit:
 def _popcount(lanes: int) -> Unit:
     return Unit(
         name=f"popcount {lanes}",
+        datapath="popcount",
         make=lambda form: PopcountElement(lanes, ACCUMULATOR_BITS[8]),
         bit_macs=lanes,
         products=tuple(lanes / (a * b) for a, b in PRECISIONS),
@@ -187,6 +194,7 @@ def _array_of(
     steps = [config.array_steps(config.slices_of(a), config.planes_of(b), 1, 1, 1) for a, b in PRECISIONS]
     return Unit(
         name=f"array {config.rows} x {config.columns} of {element}",
+        datapath=config.datapath,
         make=make,
         bit_macs=config.bit_macs_per_cycle,
         products=tuple(made / count for count in steps),
@@ -215,8 +223,9 @@ def units() -> list[Unit]:
 def run(parts: Sequence[str], report: Report, seeds: Sequence[int] = ()) -> dict[str, Any]:
     """Keys of `bitfirst bench arith`; ECP5's array with its memories is placed and routed for each seed.
 
-    rows      a unit in one form on one part: `Count`'s fields, `bit_macs` a cycle, `lut_per_bit_mac`; `products` a
-              cycle, `a_bits` and `b_bits` it takes a cycle, at each of `precisions`
+    rows      a unit in one form on chips of one family (of `PARTS`): its `datapath`, `luts` and the rest of `Count`,
+              `bit_macs` a cycle, `lut4_per_bit_mac` (of Xilinx 7: LUTs of six inputs); `products` a cycle, `a_bits` and
+              `b_bits` it takes a cycle, at each of `precisions`
     goals     for the parts asked for: value, goal, met
     routed    MHz that the array with its memories reaches, by seed; `wanted_mhz`
     tools     versions
@@ -245,12 +254,13 @@ def run(parts: Sequence[str], report: Report, seeds: Sequence[int] = ()) -> dict
 
 
 def _measured(unit: Unit, part: str, form: str, report: Report) -> dict[str, Any]:
-    found = count(unit.make(form), part, placed=form == CARRY_CELLS, dsp=form == MULTIPLIER)
-    each = found.lut / unit.bit_macs
-    report(f"{part}: {unit.name}, {form}: {found.lut} LUT, {each:.2f} for each bit-MAC")
-    named = {"part": part, "unit": unit.name, "form": form}
+    cells = asdict(count(unit.make(form), part, placed=form == CARRY_CELLS, dsp=form == MULTIPLIER))
+    luts = cells.pop("lut")
+    each = luts / unit.bit_macs
+    report(f"{part}: {unit.name}, {form}: {luts} LUT, {each:.2f} for each bit-MAC")
+    named = {"family": part, "datapath": unit.datapath, "unit": unit.name, "form": form}
     throughput = {"products": unit.products, "a_bits": unit.a_bits, "b_bits": unit.b_bits}
-    return named | asdict(found) | {"bit_macs": unit.bit_macs, "lut_per_bit_mac": each} | throughput
+    return named | {"luts": luts} | cells | {"bit_macs": unit.bit_macs, "lut4_per_bit_mac": each} | throughput
 
 
 def _routed(seeds: Sequence[int], report: Report) -> dict[str, float]:
@@ -267,7 +277,7 @@ def _routed(seeds: Sequence[int], report: Report) -> dict[str, float]:
 
 def _goals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {"name": row["unit"], "value": row["lut_per_bit_mac"], "goal": goal, "met": row["lut_per_bit_mac"] <= goal}
+        {"name": row["unit"], "value": row["lut4_per_bit_mac"], "goal": goal, "met": row["lut4_per_bit_mac"] <= goal}
         for row in rows
-        if row["part"] == "ecp5" and row["form"] == CARRY_CELLS and (goal := GOALS.get(row["unit"]))
+        if row["family"] == "ecp5" and row["form"] == CARRY_CELLS and (goal := GOALS.get(row["unit"]))
     ]

@@ -4,7 +4,7 @@
     python -m bitfirst_boards.document [--measured RESULT] [DIRECTORY]
 
 DIRECTORY (default: docs) gets `boards.md`, and `measured/boards.json`, the results that it shows; without RESULT those
-stay as they are.
+stay as they are, but for whether these sources and tools would still build the same.
 """
 
 import argparse
@@ -22,8 +22,9 @@ from .sensors import Rail, Regulator
 MEASURED, DOCUMENT = "measured/boards.json", "boards.md"
 KEPT = (
     *("board", "link", "parameters", "lut", "ff", "bram", "dsp", "fmax_mhz", "clock_mhz", "path_from", "path_to"),
-    *("synthesis_s", "placement_s", "seed", "tools", "error"),
+    *("synthesis_s", "placement_s", "seed", "tools", "fingerprint", "sha256", "error"),
 )
+OLDER = "older"  #: key: whether other sources or tools made it, when the document was written
 HEAD = """# Boards
 
 Rendered by `python -m bitfirst_boards.document` from the [catalogue](../boards/bitfirst_boards/catalogue.py) and from
@@ -41,16 +42,26 @@ been loaded into a board yet.
 
 The folder's `build.json` tells what is in it. The fingerprint, 63 bits of SHA-256 over sources, configuration, board
 and versions of the tools, is burnt into the device: `bitfirst info` reads it back, and says for which board these
-sources would build the same. The same inputs give the same bitstream, byte by byte. A finished build of the same is
-taken as it is; an older one, and one that was interrupted, is made anew; only one build at a time works in a folder.
+sources would build the same; `train` and `measure` warn where they would not. The same inputs give the same bitstream,
+byte by byte. A finished build of the same is taken as it is; an older one, and one that was interrupted, is made anew;
+only one build at a time works in a folder.
 """
 OPEN = """## To a bitstream
 
 With yosys, nextpnr and the packers of Project Trellis, Project IceStorm and Project Apicula. The array is R x C
 elements of L lanes and S bits. After packing: LUT of ECP5 are TRELLIS_COMB, of iCE40 logic cells, of Gowin LUT4 and the
 ALUs in their places. MHz: the array's clock, and what nextpnr says can be reached.
+
+{traceless} have no trace, for which their chips have no room beside the smallest device: when one
+of these hangs, nothing can be read of its last commands ([design](design.md#gateware)). The others have it.
+
+`build` does not choose between multipliers and LUTs for arrays of the datapath `fixed` (`--config fixed`): on ECP5 and
+iCE40 yosys takes the chip's multipliers for all of them, and more than there are do not fit; on Gowin all are made of
+LUTs; Vivado decides by itself.
 """
-WORST = """Slowest paths, and seconds of synthesis and of packing, placing and routing on one core of a shared host:
+WORST = """Slowest paths, and seconds of synthesis and of packing, placing and routing on one core of a shared host; and
+what was built, by its fingerprint and the beginning of the bitstream's SHA-256. Above, "of older sources" is what other
+sources or versions of the tools built than those by which `make docs` wrote this.
 """
 FAILED = """What fails:
 """
@@ -69,8 +80,8 @@ regulators on its PMBus, of 1.5 V at the chip (feature `pmbus`), on Arty A7 what
 board's supplies (feature `xadc`); `power` brings these there. Where a board has sensors, its own array has the feature;
 elsewhere `bitfirst build ulx3s-85f --feature power` adds it, and a breakout of INA226 or INA228 goes to these pins
 ([from wiring to the first joule](first-joule.md)). **No sensor has been tried on a board.** The chip itself pulls both
-wires up, enough for a bus that is empty; with sensors on it there must be resistors outside. Packed with it,
-`ulx3s-12f` takes 6,805 LUTs and 23 block RAMs, `tang-nano-9k` 7,301 and 12.
+wires up, enough for a bus that is empty; with sensors on it there must be resistors outside. Packed with it and without
+the trace, `ulx3s-12f` takes 6,805 LUTs and 23 block RAMs, `tang-nano-9k` 7,301 and 12.
 
 {table}
 {rails}
@@ -85,7 +96,13 @@ A board is built with the first of its links, or with another: `bitfirst build u
 {baud:,} baud, is the board's own USB bridge, `udp` its Ethernet, `axi` the processor's bus, but for those that the
 table names; pins have 3.3 V. More in [Links](links.md).
 
-{table}"""
+{table}
+What there is not: `usb` is USB at full speed on pins of the chip, so the sockets behind a ULPI PHY, of `ecpix5-45f`,
+`ecpix5-85f`, `butterstick`, `tang-primer-20k` and `genesys2`, have no link. `udp` is LiteEth's core with ECP5's cells
+at its pins: `genesys2` has RGMII too, and no `udp`; Ethernet on RMII and MII is not used either. `rfsoc4x2` of
+amaranth-boards is no board here: the block design is made for Zynq-7000, and the processor of its Zynq UltraScale+ is
+another.
+"""
 
 
 def size(config: ArrayConfig) -> str:
@@ -111,12 +128,19 @@ def _is_current(board: Board, row: Mapping[str, Any]) -> bool:
     return row["link"] == board.link and row["parameters"] == flow.fitted(board).as_dict()
 
 
+def is_older(board: Board, row: Mapping[str, Any]) -> bool:
+    """Whether a result is of other sources or tools than these. Raises `FlowError` where a tool is missing."""
+    tools = toolchains.versions(toolchains.toolchain(board.platform), board.link)
+    return row.get("fingerprint") != f"{flow.fingerprint(board, flow.fitted(board), tools):016x}"
+
+
 def _open(board: Board, row: Mapping[str, Any] | None) -> list[object]:
     chip = toolchains.chip(board)
     found: list[object] = ["", "", "", "fails" if row else "not built"]
     if row and row["error"] is None:
         share = f"{row['lut']:,} of {chip.lut:,} ({100 * row['lut'] / chip.lut:.0f} %)"
-        found = [share, f"{row['bram']} of {chip.bram}", f"{row['dsp']} of {chip.dsp}", f"{row['fmax_mhz']:.1f}"]
+        reached = f"{row['fmax_mhz']:.1f}" + ", of older sources" * row.get(OLDER, True)
+        found = [share, f"{row['bram']} of {chip.bram}", f"{row['dsp']} of {chip.dsp}", reached]
     about = [toolchains.device(board.platform), _links(board), size(board.config), board.config.bit_macs_per_cycle]
     return [f"`{board.name}`", *about, *found[:3], f"{board.clock_khz / 1000:g}", found[3]]
 
@@ -161,9 +185,10 @@ def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """
     built = {name: row for name, row in measured.items() if _is_current(BOARDS[name], row)}
     is_open = {name: toolchains.toolchain(board.platform) is not None for name, board in BOARDS.items()}
+    traceless = (f"`{name}`" for name, board in BOARDS.items() if not board.config.traces)
     parts = [
         HEAD.format(measured=MEASURED),
-        OPEN,
+        OPEN.format(traceless=" and ".join(traceless)),
         _table(
             ["board", "chip", "link", "array", "bit-MACs a cycle", "LUT", "block RAM", "DSP", "MHz", "reached"],
             (_open(board, built.get(name)) for name, board in BOARDS.items() if is_open[name]),
@@ -172,10 +197,15 @@ def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
     good = {name: row for name, row in built.items() if row["error"] is None and is_open[name]}
     if good:
         rows = (
-            [f"`{name}`", row["path_from"], row["path_to"], f"{row['synthesis_s']:.0f}", f"{row['placement_s']:.0f}"]
+            [
+                f"`{name}`",
+                *(row["path_from"], row["path_to"], f"{row['synthesis_s']:.0f}", f"{row['placement_s']:.0f}"),
+                row.get("fingerprint") or "",
+                (row.get("sha256") or "")[:16],
+            ]
             for name, row in good.items()
         )
-        parts += [WORST, _table(["board", "from", "to", "synthesis", "placement"], rows)]
+        parts += [WORST, _table(["board", "from", "to", "synthesis", "placement", "fingerprint", "SHA-256"], rows)]
     if wrong := [f"- `{name}`: {row['error']}\n" for name, row in built.items() if row["error"]]:
         parts += [FAILED, "".join(wrong)]
     parts += [
@@ -196,11 +226,15 @@ def main() -> None:
     parser.add_argument("directory", type=Path, nargs="?", default=Path("docs"))
     given = parser.parse_args()
     kept = given.directory / MEASURED
+    measured = json.loads(kept.read_text()) if kept.exists() else {}
     if given.measured:
         rows = json.loads(given.measured.read_text())["boards"]
-        summary = {row["board"]: {key: row.get(key) for key in KEPT} for row in rows}
-        kept.write_text(json.dumps(summary, indent=1) + "\n")
-    (given.directory / DOCUMENT).write_text(rendered(json.loads(kept.read_text()) if kept.exists() else {}))
+        measured = {row["board"]: {key: row.get(key) for key in KEPT} for row in rows}
+    if measured:
+        for name, row in measured.items():
+            row[OLDER] = is_older(BOARDS[name], row)
+        kept.write_text(json.dumps(measured, indent=1) + "\n")
+    (given.directory / DOCUMENT).write_text(rendered(measured))
 
 
 if __name__ == "__main__":

@@ -266,11 +266,9 @@ def place(one: Candidate) -> Figures:
         record = _packed(one)
         usage = Usage(**record["usage"])
         if "figures" not in record:
-            start, report = time.monotonic(), one.directory / toolchains.REPORT
-            toolchains.run(one.board, record["placement"], one.directory, may_fail=report)
-            placement_s = time.monotonic() - start
-            found = json.loads(report.read_text())
-            figures = toolchains.read_report(found, usage, record["synthesis_s"], placement_s)
+            start = time.monotonic()
+            report = toolchains.place(one.board, record["placement"], one.directory)
+            figures = toolchains.read_report(report, usage, record["synthesis_s"], time.monotonic() - start)
             record |= {"figures": asdict(figures)}
             folder.write(one.directory, record)
         return Figures(**record["figures"] | {"usage": usage})

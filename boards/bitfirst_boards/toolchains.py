@@ -5,7 +5,7 @@ import re
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
 
 from .catalogue import BOARDS, CHIPS, Board, Chip
 from .errors import FlowError
-from .synthesis import open_chains_of
+from .synthesis import PART, PLACEMENT, open_chains_of
 
 #: The oldest versions that are known to do.
 OLDEST = {
@@ -34,12 +34,17 @@ OLDEST = {
     "migen": "0.10.0",
 }
 LINK_PACKAGES = {"usb": ("luna-usb",), "udp": ("liteeth", "litex", "migen")}  # that a link takes besides the tools
-PACKING_LOG = "packing.log"
+PACKING_LOG, ROUTING_LOG = "packing.log", "routing.log"
 REPORT = "report.json"
 #: router2 ends only when nothing overlaps any more: what it can route took under 100 rounds, what it cannot gets worse
 MOST_ROUNDS = 300
+#: Rounds of a large array take minutes each, so one that stalls is ended long before: more than `MANY` wires wanted
+#: twice, fewer by less than a tenth than five rounds before. 8 x 8 elements (8, 32) came to 29,000 wires and lost
+#: 1.6 % of them in a round (decision 0011); what ended, after up to 57 rounds, lost two thirds and more in any five
+#: rounds above `MANY`. Below, the last few wires may take dozens of rounds, and those are short.
+STALL_ROUNDS, STALL_FALL, MANY = 5, 0.1, 1000
 WATCH_S = 5
-_ROUND = re.compile(r"iter=(\d+) wires=\d+ overused=([1-9]\d*)")
+_ROUND = re.compile(r"iter=\d+ wires=\d+ overused=([1-9]\d*)")
 _UTILISATION = re.compile(r"(\w+):\s+(\d+)/\s*(\d+)\s+\d+%")
 
 
@@ -87,8 +92,7 @@ TRELLIS = Toolchain(
     bram="DP16KD",
     dsp="MULT18X18D",
     finish=open_chains_of,
-    # nets of a large array are a third shorter than with "heap", and what is dense can be routed; router1 takes hours
-    placement=" --placer static --router router2",
+    placement=" ".join(("", *PLACEMENT)),
 )
 ICESTORM = Toolchain(
     programs={
@@ -240,20 +244,32 @@ def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: 
     if reason := misfit(board, usage):
         raise FlowError(reason)
     say("placing and routing")
-    run(
-        board,
-        placement,
-        directory,
-        may_fail=directory / REPORT,
-        watch=partial(unroutable, board, placement, directory),
-    )
-    placement_s = time.monotonic() - start
-    figures = read_report(json.loads((directory / REPORT).read_text()), usage, synthesis_s, placement_s)
+    report = place(board, placement, directory)
+    figures = read_report(report, usage, synthesis_s, time.monotonic() - start)
     if figures.fmax_mhz < figures.clock_mhz:
         raise FlowError(missed(board, figures))
     say("bitstream")
     run(board, packer, directory)
     return figures
+
+
+def place(board: Board, placement: list[str], directory: Path) -> dict:
+    """Places and routes what `pack` packed: nextpnr's report, also where a clock is missed. Raises `FlowError`."""
+    report = directory / REPORT
+    watch = partial(unroutable, board, placement, directory)
+    run(board, placement, directory, may_fail=report, watch=watch)
+    return json.loads(report.read_text())
+
+
+def routed_mhz(directory: Path, wanted_mhz: int, seed: int) -> float:
+    """Clock that the netlist in `directory` reaches in an LFE5U-85F of speed grade 6, placed and routed out of context
+    for `wanted_mhz` as builds are. Raises `FlowError` where it cannot be routed.
+    """
+    wanted = ["--freq", str(wanted_mhz), "--timing-allow-fail", "--report", REPORT, "--seed", str(seed)]
+    words = [*PART, *PLACEMENT, *wanted, "--log", ROUTING_LOG]
+    tool = Path(sysconfig.get_path("scripts")) / words[0]
+    (clock,) = place(BOARDS["ulx3s-85f"], [str(tool), *words[1:]], directory)["fmax"].values()  # the board of that chip
+    return clock["achieved"]
 
 
 def run(
@@ -296,13 +312,25 @@ def _watched(words: list[str], directory: Path, watch: Callable[[], str | None])
 def unroutable(board: Board, words: list[str], directory: Path) -> str | None:
     """Whether nextpnr, by its log, has routed for so long that it will not end: how far it came, and what may help."""
     said = "".join(log.read_text() for log in _logs(words, directory))
-    rounds = _ROUND.findall(said)
-    if not rounds or int(rounds[-1][0]) < MOST_ROUNDS:
+    overused = [int(wires) for wires in _ROUND.findall(said)]
+    if (since := without_end(overused)) is None:
         return None
     return (
-        f"{board.name}: {int(rounds[-1][1]):,} wires are wanted by more than one net after {MOST_ROUNDS} rounds of "
-        f"routing; try another --seed, or {_LESS_LOGIC}"
+        f"{board.name}: {overused[-1]:,} wires are wanted by more than one net after {since}; "
+        f"try another --seed, or {_LESS_LOGIC}"
     )
+
+
+def without_end(overused: Sequence[int]) -> str | None:
+    """Of a router that will not end, by the wires wanted twice after each of its rounds: when that is clear."""
+    if len(overused) >= MOST_ROUNDS:
+        return f"{MOST_ROUNDS} rounds of routing"
+    if len(overused) <= STALL_ROUNDS or overused[-1] <= MANY:
+        return None
+    before = overused[-1 - STALL_ROUNDS]
+    if overused[-1] <= (1 - STALL_FALL) * before:
+        return None
+    return f"{len(overused)} rounds of routing, {before:,} {STALL_ROUNDS} rounds before"
 
 
 def _logs(words: list[str], directory: Path) -> list[Path]:

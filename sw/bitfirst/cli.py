@@ -88,7 +88,8 @@ def _report(as_json: bool, work: Callable[[], Result], show: Callable[[Result], 
     """Do the work, then print its result: as one JSON object, or as `show` renders it."""
     with _standard_output_kept(), interrupts.noted():
         result = work()
-    Console(stderr=as_json).print(show(result))
+    shown = show(result)
+    Console(stderr=as_json).print(shown, soft_wrap=isinstance(shown, str))  # a line of text is one, to be copied
     if as_json:
         print(json.dumps(_plain(result), allow_nan=False), flush=True)
     return result
@@ -240,16 +241,16 @@ def _signs(result: Result) -> Group:
 
 def _arith(result: Result) -> Group:
     """One row for each unit in each form, two columns for each part; then the goals."""
-    parts = list(dict.fromkeys(row["part"] for row in result["rows"]))
+    parts = list(dict.fromkeys(row["family"] for row in result["rows"]))
     names = [name for part in parts for name in (part, "/bit")]
     table = _close("LUT, and for each bit-MAC; ECP5: TRELLIS_COMB", "", "form", *names)
     table.columns[0].no_wrap, table.columns[0].min_width = False, len("element (4, 32)")
-    found = {(row["unit"], row["form"], row["part"]): row for row in result["rows"]}
+    found = {(row["unit"], row["form"], row["family"]): row for row in result["rows"]}
     for unit, form in dict.fromkeys(key[:2] for key in found):
         shown = []
         for part in parts:
             row = found.get((unit, form, part))
-            shown += [f"{row['lut']:,}", f"{row['lut_per_bit_mac']:.2f}"] if row else ["", ""]
+            shown += [f"{row['luts']:,}", f"{row['lut4_per_bit_mac']:.2f}"] if row else ["", ""]
         table.add_row(unit, form, *shown)
     wanted = _close("goals: most for each bit-MAC", "", "measured", "goal", "met")
     for goal in result["goals"]:
@@ -398,7 +399,7 @@ def train(
             console.print(f"opening {device}: the first time it is generated and compiled, which takes some minutes")
         kept, started_ns = options.out / training.CHECKPOINT, time.time_ns()
         try:
-            return training.train_and_compare(options, console=console)
+            return training.train_and_compare(options, console=console, opened=warn_if_stale)
         except KeyboardInterrupt:
             if kept.exists() and (resume or kept.stat().st_mtime_ns >= started_ns):
                 raise Interrupted(f"{kept} is kept; go on with the same command and --resume") from None
@@ -421,6 +422,7 @@ def info(
         return
 
     def work() -> Result:
+        from bitfirst_hdl.config import BUSES, FEATURES
         from bitfirst_hdl.contract.packets import CONTRACT_VERSION
         from bitfirst_hdl.contract.registers import is_built
 
@@ -441,6 +443,7 @@ def info(
             "operand_a_bits": [count * config.slice_bits for count in config.slice_counts],
             "operand_b_bits": list(config.plane_counts),
             "bit_macs_per_cycle": config.bit_macs_per_cycle,
+            "missing_features": [name for name in FEATURES if name not in (*config.features, *BUSES)],
             "parameters": config.as_dict(),
             "counters": counters,
         }
@@ -468,6 +471,15 @@ def _built_for(config: Any, fingerprint: int, url: str) -> str | None:
 
     address = urlsplit(url).hostname if url.startswith("udp:") else None
     return flow.identify(config, fingerprint, address)
+
+
+def warn_if_stale(device: Any) -> None:
+    """One line where a device is not made of these sources, as one that is simulated here always is."""
+    found = getattr(device, "fingerprint", None)  # the golden model has no gateware
+    if found is None or device.url.startswith("rtl") or _built_for(device.config, found, device.url) is not None:
+        return
+    said = f"warning: {escape(device.url)}, fingerprint {found:016x}, is {_STALE}"
+    Console(stderr=True).print(said, highlight=False, soft_wrap=True)
 
 
 def rails_on_board(device: Any) -> tuple[Any, ...]:
@@ -588,6 +600,7 @@ def boards(as_json: Json = False) -> None:
                 "clock_mhz": board.clock_khz / 1000,
                 "links": ", ".join(f"{name} ({place})" for name, place in board.links.items()),
                 "bit_macs": board.config.bit_macs_per_cycle,
+                "features": ", ".join(board.config.features) or None,
                 "sensors": board.sensors.told if board.sensors else None,
             }
             for board in BOARDS.values()
@@ -1178,7 +1191,8 @@ def measure(
             out=out or Path("runs", "sensed"),
             resume=resume,
         )
-        return training.train_and_compare(options, console=Console(stderr=True), measuring=measuring)
+        console = Console(stderr=True)
+        return training.train_and_compare(options, console=console, measuring=measuring, opened=warn_if_stale)
 
     def fitted() -> Result:
         from .measuring import fitting
@@ -1187,6 +1201,7 @@ def measure(
         _check_directory(fit, "--fit")
         url, measuring = chosen()
         with open_device(url) as opened, Console(stderr=True).status("measuring") as status:
+            warn_if_stale(opened)
             options = {"relative": relative, "limit_s": limit_s}
             options |= {"on_window": lambda work: status.update(f"measuring {work}")}
             result = fitting.fitted(measuring.monitor(opened), url, windows or fitting.WINDOWS, **options)
@@ -1209,6 +1224,7 @@ def measure(
             return typer.prompt(text, type=float, err=True)
 
         with open_device(url) as opened:
+            warn_if_stale(opened)
             monitor = measuring.monitor(opened)
             if len(monitor.rails) != 1:
                 raise UsageError(f"{len(monitor.rails)} rails: a meter has one at a time, so give one")

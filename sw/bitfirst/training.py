@@ -761,9 +761,10 @@ def train_and_compare(
     device: Device | None = None,
     console: Console | None = None,
     measuring: measured.Measuring | None = None,
+    opened: Callable[[Device], None] = lambda device: None,
 ) -> dict[str, Any]:
     """Trains on `options.device` (or on `device`, which stays open) and in fp32; writes checkpoint, result and report.
-    With `measuring` joules are measured: the result has "sensed", too.
+    With `measuring` joules are measured: the result has "sensed", too. `opened` gets the device before anything begins.
 
     Returns the object that `bitfirst train --json` prints. Progress goes to `console`, standard error by default.
     Raises `UsageError` for bad options, data that cannot be read, and divergence, `LinkError` when the device dies (the
@@ -785,6 +786,7 @@ def train_and_compare(
     model = None if options.energy_model is None else energy_model.load(options.energy_model)
     board = device or bitfirst.open(options.device, trace=options.trace)
     try:
+        opened(board)
         if model is not None:
             modelled(model, Meter(board).read(), board)  # what it cannot tell of is said before anything begins
         monitor = None if measuring is None else measuring.monitor(board)

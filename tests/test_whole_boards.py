@@ -1,0 +1,65 @@
+"""Whole devices, to the bitstream, as `bitfirst build BOARD` makes them: the two smallest boards, others on request."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bitfirst.cli import run as bitfirst
+from bitfirst_boards import document, toolchains
+from bitfirst_boards.catalogue import BOARDS
+from conftest import FIGURE
+
+ROOT = Path(__file__).parents[1]
+OPEN = [board.name for board in BOARDS.values() if toolchains.toolchain(board.platform)]
+SMALLEST = sorted(OPEN, key=lambda name: toolchains.chip(BOARDS[name]).lut)[:2]
+TWICE = "ulx3s-12f", *SMALLEST  # one of each family
+
+
+def build(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, directory: Path) -> dict[str, Any]:
+    """Its own array fits and meets the board's clock, and what was built is found again."""
+    monkeypatch.chdir(directory)
+    assert bitfirst(["build", name, "--json"]) == 0
+    board, built = BOARDS[name], json.loads(capsys.readouterr().out)
+    assert built["lut"] <= built["lut_total"] and built["fmax_mhz"] >= built["clock_mhz"] == board.clock_khz / 1000
+    assert built["bit_macs_per_cycle"] == board.config.bit_macs_per_cycle
+    assert (directory / built["bitstream"]).stat().st_size > 50_000
+    assert bitfirst(["build", name, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["reused"] and again["sha256"] == built["sha256"]
+    return built
+
+
+@pytest.mark.longest
+@pytest.mark.parametrize("name", SMALLEST)
+def test_board(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    build(name, monkeypatch, capsys, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", OPEN)
+def test_board_on_request(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    record_property: Callable,
+) -> None:
+    """It is what docs/boards.md shows, byte by byte, or else of other sources, which the summary tells."""
+    built = build(name, monkeypatch, capsys, tmp_path)
+    shown = json.loads((ROOT / "docs" / document.MEASURED).read_text()).get(name, {})
+    if (shown.get("fingerprint"), shown.get("seed")) == (built["fingerprint"], built["seed"]):
+        assert shown["sha256"] == built["sha256"] and shown["fmax_mhz"] == built["fmax_mhz"]
+    else:
+        record_property(FIGURE, f"{name} in docs/boards.md is of older sources: `bitfirst build --all`, `make docs`")
+    if name in TWICE:
+        words = ["build", name, "--out", "again", "--json"]
+        run = f"import sys; from bitfirst.cli import run; sys.exit(run({words}))"
+        other = os.environ | {"PYTHONHASHSEED": "7"}
+        done = subprocess.run([sys.executable, "-c", run], env=other, stdout=subprocess.PIPE, check=True)
+        again = json.loads(done.stdout)
+        assert not again["reused"] and again["sha256"] == built["sha256"]
