@@ -202,9 +202,7 @@ def is_ulpi(resource: Resource) -> bool:
 def test_the_document_tells_what_boards_lack() -> None:
     """Of the trace, and of sockets that no link uses."""
     text = document.rendered({})
-    traceless = [name for name, board in BOARDS.items() if not board.config.traces]
-    assert traceless == ["icebreaker", "tang-nano-9k"]
-    assert "`icebreaker` and `tang-nano-9k` have no trace" in text
+    assert not any(board.config.traces for board in BOARDS.values()) and "No board's own array has the trace" in text
     has = {name: {resource.name for resource in board.platform.resources} for name, board in BOARDS.items()}
     ulpi = [f"`{name}`" for name, board in BOARDS.items() if any(map(is_ulpi, board.platform.resources))]
     assert len(ulpi) == 5 and f"behind a ULPI PHY, of {', '.join(ulpi[:-1])} and {ulpi[-1]}" in " ".join(text.split())
@@ -218,8 +216,7 @@ def test_features_are_listed(capsys: pytest.CaptureFixture) -> None:
     """Of boards, those that they have; of a device, those that it lacks, which `info` says."""
     assert bitfirst(["boards", "--json"]) == 0
     features = {row["name"]: row["features"] for row in json.loads(capsys.readouterr().out)["boards"]}
-    assert features["genesys2"] == "gather, requantise, trace, power"
-    assert (features["ulx3s-12f"], features["icebreaker"]) == ("trace", None)
+    assert features["genesys2"] == "gather, requantise, power" and features["icebreaker"] is None
     lacks = {"least": [*INSIDE, "power"], "default": ["update", "packed", "trace", "power"], "power": []}
     for name, missing in lacks.items():
         assert bitfirst(["info", f"model:{name}", "--json"]) == 0
