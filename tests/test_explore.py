@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from operator import truediv
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst.cli import run as bitfirst
-from bitfirst_boards import explore, explored, toolchains
-from bitfirst_boards.catalogue import BOARDS, Board
+from bitfirst_boards import explore, explored, flow, folder, toolchains
+from bitfirst_boards.catalogue import ARRAYS, BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.explore import FAILS, FITS, MEETS, MISSES, TOO_LARGE, Search, Space
 from bitfirst_boards.toolchains import Figures, Usage
@@ -170,6 +171,37 @@ def test_search(tmp_path: Path, rings: list, monkeypatch: pytest.MonkeyPatch) ->
     assert best.usage.ff >= 3200 and best.figures.fmax_mhz >= 12 and best.peak == 8 * 64 * 12_000_000
     rings.clear()
     assert search(tmp_path, space=space, most=1).run() == rows and not rings
+
+
+def test_what_is_placed_is_not_placed_again_by_a_build(
+    tmp_path: Path, rings: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bitstream is that of a build from the beginning; of another seed or array nothing is taken."""
+    monkeypatch.setattr(flow, "make_device", lambda board, config, number: Rings(config))
+    space = replace(SPACE, rows=(1,), columns=(4,))
+    (row,) = search(tmp_path / "explored", space=space, most=1).run()
+    rings.clear()
+    build = partial(flow.build, FASTEST, config=row.config, explored=tmp_path / "explored")
+    taken = build(tmp_path / "taken")
+    assert rings == [("yowasp-icepack", "taken")] and taken.figures == row.figures
+    assert not taken.reused and build(tmp_path / "taken").reused
+    whole = build(tmp_path / "whole", explored=None)
+    assert whole.sha256 == taken.sha256 and (PLACE, "whole") in rings
+    other = flow.identity(replace(FASTEST, seed=2), whole.config)
+    assert flow.placed_before(tmp_path / "explored", other) is None
+    with pytest.raises(FlowError, match=r"icebreaker misses its clock: 11\.00 of 12 MHz"):
+        monkeypatch.setattr(folder, "read", missing_its_clock(folder.read))
+        build(tmp_path / "missed")
+
+
+def missing_its_clock(read: Callable[[Path], dict]) -> Callable[[Path], dict]:
+    """As if what was placed had been too slow."""
+
+    def slow(directory: Path) -> dict:
+        record = read(directory)
+        return record | {"figures": record["figures"] | {"fmax_mhz": 11.0}} if "figures" in record else record
+
+    return slow
 
 
 @pytest.mark.soak
@@ -347,6 +379,35 @@ def test_the_document_is_current() -> None:
         assert name == result["board"] and [
             array["verdict"] for array in result["arrays"] if array["verdict"] == MEETS
         ] == [MEETS]
+
+
+def test_the_arrays_of_the_catalogue_are_those_that_were_chosen() -> None:
+    """Of each board that the open tools make a bitstream for."""
+    found = json.loads((ROOT / "docs" / explored.FOUND).read_text())
+    assert set(found) == {name for name, board in BOARDS.items() if toolchains.toolchain(board.platform)}
+    assert json.loads(ARRAYS.read_text()) == {name: result["chosen"] for name, result in found.items()}
+    for name, result in found.items():
+        board = BOARDS[name]
+        assert board.config.as_dict() == result["chosen"] and board.clock_khz == result["chosen"]["clock_khz"]
+
+
+def test_results_are_written_where_they_are_shown_and_where_they_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_ins: list
+) -> None:
+    made = search(tmp_path / "explored", most=8, space=replace(SPACE, clocks_khz=(24_000,)))
+    result = json.loads(json.dumps(explore.told(made, made.run())))
+    (tmp_path / "docs" / "measured").mkdir(parents=True)
+    (tmp_path / "found.json").write_text(json.dumps(result | {"directory": "elsewhere"}))
+    (tmp_path / "arrays.json").write_text(json.dumps({"icebreaker": {"rows": 16}, "other": {"rows": 32}}))
+    names = {name: str(tmp_path / name) for name in ("found.json", "arrays.json", "docs")}
+    words = ["explored", "--found", names["found.json"], "--arrays", names["arrays.json"], names["docs"]]
+    monkeypatch.setattr(sys, "argv", words)
+    explored.main()
+    assert json.loads((tmp_path / "docs" / explored.FOUND).read_text()) == {"icebreaker": result}
+    assert "## icebreaker" in (tmp_path / "docs" / explored.DOCUMENT).read_text()
+    assert result["chosen"]["rows"] < 16
+    written = json.loads((tmp_path / "arrays.json").read_text())
+    assert written == {"icebreaker": result["chosen"], "other": {"rows": 32}}
 
 
 def test_the_document_tells_what_was_found(tmp_path: Path, stand_ins: list) -> None:

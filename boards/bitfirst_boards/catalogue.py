@@ -1,7 +1,10 @@
 """The boards: pins, clock, link and default array of each. Data, no logic."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from amaranth.build import Platform
 from amaranth_boards.arty_a7 import ArtyA7_35Platform, ArtyA7_100Platform
@@ -109,6 +112,17 @@ CHIPS = {
     "xc7z020": Chip(53_200, 106_400, 140, 36, 220),
 }
 
+#: Board -> its array and clock, as `bitfirst explore` chose them; `python -m bitfirst_boards.explored` writes it.
+ARRAYS = Path(__file__).parent / "arrays.json"
+_CHOSEN = json.loads(ARRAYS.read_text())
+
+
+def _explored(name: str) -> dict[str, Any]:
+    """Name, array and clock of a board that has been explored."""
+    config = ArrayConfig(**_CHOSEN[name])
+    return {"name": name, "config": config, "clock_khz": config.clock_khz}
+
+
 UART = {"uart": "USB bridge"}
 AXI = {"axi": "AXI, to the processor"}
 ETHERNET = {"udp": "RJ45"}
@@ -145,129 +159,103 @@ BOARDS = {
     board.name: board
     for board in (
         Board(
-            name="ulx3s-12f",
+            **_explored("ulx3s-12f"),
             platform=ULX3S_12F_Platform,
-            clock_khz=50_000,
             links=_ULX3S,
-            config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
             sensors=_ULX3S_J1,
         ),
         Board(
-            name="ulx3s-25f",
+            **_explored("ulx3s-25f"),
             platform=ULX3S_25F_Platform,
-            clock_khz=50_000,
             links=_ULX3S,
-            config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
             sensors=_ULX3S_J1,
         ),
         Board(
-            name="ulx3s-45f",
+            **_explored("ulx3s-45f"),
             platform=ULX3S_45F_Platform,
-            clock_khz=50_000,
             links=_ULX3S,
-            config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
             sensors=_ULX3S_J1,
         ),
         Board(
-            name="ulx3s-85f",
+            **_explored("ulx3s-85f"),
             platform=ULX3S_85F_Platform,
-            clock_khz=50_000,
             links=_ULX3S,
-            config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ulx3s"),
             to_flash=("--write-flash",),
             sensors=_ULX3S_J1,
         ),
         Board(
-            name="orangecrab-25f",
+            **_explored("orangecrab-25f"),
             platform=OrangeCrab25FPlatform,
-            clock_khz=48_000,
             links=_CRAB,
-            config=CONFIGS["least"],
             programmer=_DFU_CRAB,
             sensors=_CRAB_I2C,
         ),
         Board(
-            name="orangecrab-85f",
+            **_explored("orangecrab-85f"),
             platform=OrangeCrab85FPlatform,
-            clock_khz=48_000,
             links=_CRAB,
-            config=CONFIGS["small"],
             programmer=_DFU_CRAB,
             sensors=_CRAB_I2C,
         ),
         Board(
-            name="ecpix5-45f",
+            **_explored("ecpix5-45f"),
             platform=ECPIX545Platform,
-            clock_khz=50_000,
             links=UART | ETHERNET,
-            config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
             rgmii_ns=(2, 0),
             sensors=pmod(0, "PMOD0", ECP5),
         ),
         Board(
-            name="ecpix5-85f",
+            **_explored("ecpix5-85f"),
             platform=ECPIX585Platform,
-            clock_khz=50_000,
             links=UART | ETHERNET,
-            config=CONFIGS["small"],
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
             rgmii_ns=(2, 0),
             sensors=pmod(0, "PMOD0", ECP5),
         ),
         Board(
-            name="versa-5g",
+            **_explored("versa-5g"),
             platform=VersaECP55GPlatform,
-            clock_khz=50_000,
             links=UART | ETHERNET,
-            config=CONFIGS["small"],
             programmer=("openFPGALoader", "--cable", "ft2232"),
             to_flash=("--write-flash",),
             rgmii_ns=(0, 0),
         ),
         Board(
-            name="butterstick",
+            **_explored("butterstick"),
             platform=ButterStickPlatform,
-            clock_khz=50_000,
             links={"uart": "microSD: CMD rx, CLK tx"} | ETHERNET,
-            config=CONFIGS["small"],
             programmer=_DFU_BUTTER,
             rgmii_ns=(2, 2),
             sensors=wired("microSD: DAT0 SCL, DAT1 SDA", "C12", "A12", ECP5),
         ),
         Board(
-            name="icebreaker",
+            **_explored("icebreaker"),
             platform=ICEBreakerPlatform,
-            clock_khz=12_000,
             links=UART,
-            config=CONFIGS["micro"],
             programmer=("openFPGALoader", "--board", "ice40_generic"),
         ),
         Board(
-            name="tang-nano-9k",
+            **_explored("tang-nano-9k"),
             platform=TangNano9kPlatform,
-            clock_khz=27_000,
             links=UART,
-            config=CONFIGS["micro"],
             programmer=("openFPGALoader", "--board", "tangnano9k"),
             to_flash=("--write-flash",),
             sensors=wired("header: 25 SCL, 26 SDA", "25", "26", GOWIN),
         ),
         Board(
-            name="tang-primer-20k",
+            **_explored("tang-primer-20k"),
             platform=TangPrimer20kDockPlatform,
-            clock_khz=27_000,
             links=UART,
-            config=CONFIGS["least"],
             programmer=("openFPGALoader", "--board", "tangprimer20k"),
             to_flash=("--write-flash",),
             sensors=pmod(0, "dock, first Pmod (its display connector empty)", GOWIN),

@@ -225,18 +225,6 @@ class Candidate:
         """Bit-MACs a second."""
         return self.config.bit_macs_per_cycle * self.board.clock_khz * 1000
 
-    def wanted(self) -> dict[str, Any]:
-        """What its folder is to hold."""
-        tools = toolchains.versions(toolchains.toolchain(self.board.platform), self.board.link)
-        return {
-            "board": self.board.name,
-            "link": self.board.link,
-            "fingerprint": f"{flow.fingerprint(self.board, self.config, tools):016x}",
-            "config": self.config.as_dict(),
-            "seed": self.board.seed,
-            "tools": tools,
-        }
-
 
 def candidate(board: Board, config: ArrayConfig, clock_khz: int, directory: Path) -> Candidate:
     timed = replace(board, clock_khz=clock_khz)
@@ -276,7 +264,7 @@ def place(one: Candidate) -> Figures:
 
 def _begun(one: Candidate) -> dict[str, Any]:
     """The record of a folder that is held; of a cleared one where it was of other sources, tools or settings."""
-    wanted, record = one.wanted(), folder.read(one.directory)
+    wanted, record = flow.identity(one.board, one.config), folder.read(one.directory)
     if record | wanted == record:
         return record
     folder.clear(one.directory)
@@ -297,9 +285,9 @@ def _packed(one: Candidate) -> dict[str, Any]:
         plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False, **options)
     toolchains.synthesise(board, tools, plan, one.directory)
     synthesis_s = time.monotonic() - start
-    _, placement, _ = dict(toolchains.commands(plan, tools)).values()
+    _, placement, packer = dict(toolchains.commands(plan, tools)).values()
     usage = toolchains.pack(board, tools, placement, one.directory)
-    record |= {"synthesis_s": synthesis_s, "usage": asdict(usage), "placement": placement}
+    record |= {"synthesis_s": synthesis_s, "usage": asdict(usage), "placement": placement, "packer": packer}
     folder.write(one.directory, record)
     return record
 

@@ -4,7 +4,8 @@
     python -m bitfirst_boards.explored [--found RESULT]... [DIRECTORY]
 
 DIRECTORY (default: docs) gets `explored.md`, and `measured/explored.json`, the results that it shows; a RESULT takes
-the place of an older one of the same board, the others stay as they are.
+the place of an older one of the same board, the others stay as they are. The arrays that were chosen become those of
+the catalogue (`arrays.json`).
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .catalogue import BOARDS
+from .catalogue import ARRAYS, BOARDS
 from .explore import MEETS, TOO_LARGE
 
 FOUND, DOCUMENT = "measured/explored.json", "explored.md"
@@ -25,6 +26,7 @@ not edit.
 
     bitfirst explore ulx3s-85f --lanes 32 --slice 8 --clock-khz 50000,60000
     bitfirst build ulx3s-85f --config build/explore/ulx3s-85f/best.toml --clock-khz 60000
+    python -m bitfirst_boards.explored --found RESULT    # of --json: here, and in the catalogue
 
 It looks for the array with the most bit-MACs a second (array x clock) that fits a board and meets its clock. Every
 array has the features and the depths of memories of one configuration, the board's own or `--config`; rows, columns,
@@ -37,7 +39,8 @@ lanes and slice width change how wide they are.
 3. **Placing and routing**, from the highest peak down, until one meets its clock, twice `--most` times at most. A
    clock that is above what an array has reached is not tried with it.
 
-All that was found stays in the folders of the builds: the same command again goes on after an interruption. *LUT* after
+All that was found stays in the folders of the builds: the same command again goes on after an interruption, and `build`
+places nothing that is placed there. *LUT* after
 packing, as in [boards](boards.md); *peak* in 10^9 bit-MACs a second; *sustained*: the share of it that a training step
 of ResNet-20 uses (forward, dX and dW at 8x8 and 8x16 bits, operands in the store), by the planner's account of cycles.
 """
@@ -88,11 +91,17 @@ def rendered(found: Mapping[str, Mapping[str, Any]]) -> str:
     return HEAD.format(found=FOUND) + ("".join(parts) or NOTHING)
 
 
+def arrays(found: Mapping[str, Mapping[str, Any]], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the catalogue: what was chosen, and `before` where nothing was."""
+    return before | {name: result["chosen"] for name, result in found.items() if result["chosen"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the document of explored arrays.")
     parser.add_argument(
         "--found", type=Path, action="append", default=[], help="what `bitfirst explore --json` printed"
     )
+    parser.add_argument("--arrays", type=Path, default=ARRAYS, help="the catalogue's, which are written with --found")
     parser.add_argument("directory", type=Path, nargs="?", default=Path("docs"))
     given = parser.parse_args()
     kept = given.directory / FOUND
@@ -102,6 +111,7 @@ def main() -> None:
         found[result["board"]] = {key: result[key] for key in ("board", "base", "chosen", "arrays")}
     if given.found:
         kept.write_text(json.dumps(found, indent=1) + "\n")
+        given.arrays.write_text(json.dumps(arrays(found, json.loads(given.arrays.read_text())), indent=1) + "\n")
     (given.directory / DOCUMENT).write_text(rendered(found))
 
 

@@ -130,35 +130,64 @@ def run_tools(board: Board, device: Elaboratable, directory: Path, seed: int = 1
     return toolchains.make(board, tools, plan, directory, say)
 
 
+def identity(board: Board, config: ArrayConfig) -> dict[str, Any]:
+    """What the record of a build of a fitted configuration begins with: all that its result depends on.
+
+    Raises `FlowError` where a tool is missing or too old.
+    """
+    tools = toolchains.versions(toolchains.toolchain(board.platform), board.link)
+    return {
+        "board": board.name,
+        "link": board.link,
+        "network": None if (addresses := _network(board)) is None else asdict(addresses),
+        "fingerprint": f"{fingerprint(board, config, tools):016x}",
+        "config": config.as_dict(),
+        "seed": board.seed,
+        "tools": tools,
+    }
+
+
+def placed_before(explored: Path | None, wanted: dict[str, Any]) -> Path | None:
+    """The folder, of those in `explored`, in which just that is placed and routed."""
+    for record in sorted(explored.glob(f"*/{folder.RECORD}")) if explored else ():
+        found = folder.read(record.parent)
+        if "figures" in found and found | wanted == found:
+            return record.parent
+    return None
+
+
+def _adopted(board: Board, before: Path, directory: Path) -> Figures:
+    """Copies what is placed and routed, and makes its bitstream. Raises as `toolchains.make`."""
+    with folder.held(before):
+        record = folder.read(before)
+        figures = Figures(**record["figures"] | {"usage": Usage(**record["usage"])})
+        folder.copy(before, directory)
+    toolchains.finish(board, figures, record["packer"], directory)
+    return figures
+
+
 def build(
     board: Board,
     directory: Path,
     config: ArrayConfig | None = None,
     seed: int | None = None,
     say: Say = silent,
+    explored: Path | None = None,
 ) -> Build:
     """The bitstream of a configuration (the board's own by default) with its figures; it gets the board's clock.
 
     For chips without open tools it is a project for Vivado. A finished build of the same is taken as it is; what an
-    older one left in the folder is removed. `say` is told each step. Raises `FlowError` when the folder holds something
-    else or another build is at work in it, when the array does not fit, when it misses its clock or no PLL makes that,
-    when it has sensors and the board no pins for them, and when a tool is missing, too old, or fails.
+    older one left in the folder is removed. What `bitfirst explore` has placed of the same in a folder of `explored` is
+    not placed again. `say` is told each step. Raises `FlowError` when the folder holds something else or another build
+    is at work in it, when the array does not fit, when it misses its clock or no PLL makes that, when it has sensors
+    and the board no pins for them, and when a tool is missing, too old, or fails.
     """
     tools = toolchains.toolchain(board.platform)
-    config, seed = fitted(board, config), board.seed if seed is None else seed
+    board, config = board if seed is None else replace(board, seed=seed), fitted(board, config)
     check(board)  # refused before anything is made
     check_sensors(board, config)
-    versions = toolchains.versions(tools, board.link)
-    number = fingerprint(board, config, versions)
-    wanted = {
-        "board": board.name,
-        "link": board.link,
-        "network": None if (addresses := _network(board)) is None else asdict(addresses),
-        "fingerprint": f"{number:016x}",
-        "config": config.as_dict(),
-        "seed": seed,
-        "tools": versions,
-    }
+    wanted = identity(board, config)
+    number = int(wanted["fingerprint"], 16)
     with folder.held(directory):
         left = folder.read(directory)
         if left.get("board", board.name) != board.name:
@@ -175,7 +204,11 @@ def build(
             say("project")
             files, figures = vivado.write(board, config, number, directory), None
         else:
-            made = run_tools(board, make_device(board, config, number), directory, seed, say)
+            if before := placed_before(explored, wanted):
+                say(f"bitstream of what is placed in {before}")
+                made = _adopted(board, before, directory)
+            else:
+                made = run_tools(board, make_device(board, config, number), directory, board.seed, say)
             files, figures = [tools.bitstream], asdict(made)
         record = wanted | {"figures": figures, "files": {name: folder.digest(directory / name) for name in files}}
         folder.write(directory, record)

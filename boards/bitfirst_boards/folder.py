@@ -45,6 +45,15 @@ def clear(directory: Path) -> None:
                 path.unlink()
 
 
+def copy(source: Path, directory: Path) -> None:
+    """What a build has made, without its record."""
+    for path in (path for pattern in MADE for path in source.glob(pattern)):
+        if path.is_dir():
+            shutil.copytree(path, directory / path.name)
+        else:
+            shutil.copy2(path, directory / path.name)
+
+
 def read(directory: Path) -> dict:
     """The record; empty where there is none that can be read."""
     try:

@@ -246,11 +246,16 @@ def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: 
     say("placing and routing")
     report = place(board, placement, directory)
     figures = read_report(report, usage, synthesis_s, time.monotonic() - start)
+    say("bitstream")
+    finish(board, figures, packer, directory)
+    return figures
+
+
+def finish(board: Board, figures: Figures, packer: list[str], directory: Path) -> None:
+    """Makes the bitstream of what is placed and routed. Raises `FlowError` where it misses the clock."""
     if figures.fmax_mhz < figures.clock_mhz:
         raise FlowError(missed(board, figures))
-    say("bitstream")
     run(board, packer, directory)
-    return figures
 
 
 def place(board: Board, placement: list[str], directory: Path) -> dict:

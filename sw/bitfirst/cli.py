@@ -42,6 +42,7 @@ EnergyModel = Annotated[
     ),
 ]
 
+EXPLORED = Path("build", "explore")  #: folders of what `explore` has built, one for each board
 _PHASES = {"forward": "fwd", "input_gradient": "dX", "weight_gradient": "dW"}
 
 app = typer.Typer(
@@ -722,7 +723,7 @@ def _build(
         def say(step: str) -> None:
             console.log(step) if step.endswith("anew") else status.update(f"{board.name}: {step}; this takes minutes")
 
-        built = flow.build(board, target, parameters, seed, say)
+        built = flow.build(board, target, parameters, seed, say, EXPLORED / board.name)
     return flow.told(board, built) | {"config": config or "the board's own"}
 
 
@@ -750,7 +751,7 @@ def explore(
 
     def work() -> Result:
         space = {key: _numbers(key, text) for key, text in asked.items() if text is not None}
-        target = out or Path("build", "explore", board)
+        target = out or EXPLORED / board
         try:
             return _explore(_board(board), target, space, config, most, jobs)
         except KeyboardInterrupt:
