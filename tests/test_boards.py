@@ -1,5 +1,6 @@
 """Boards as data, and builds in their folders: real tools, and a small device in the place of the whole one."""
 
+import ast
 import json
 import os
 import re
@@ -483,6 +484,30 @@ def test_a_finished_build_is_not_made_again(tmp_path: Path, tools: list[str]) ->
     assert not built.reused
     assert flow.build(FASTEST, tmp_path / "build") == replace(built, reused=True)
     assert len(tools) == 1
+
+
+def test_the_fingerprint_is_of_all_sources_that_a_build_comes_from() -> None:
+    """Those that `flow` imports, itself or by others, at once or when they are needed."""
+    package = Path(flow.__file__).parent
+    found, open_ = set(), {"__init__", "flow"}
+    while open_:
+        found |= open_
+        trees = [ast.parse((package / f"{name}.py").read_text()) for name in open_]
+        own = [each for tree in trees for each in ast.walk(tree) if isinstance(each, ast.ImportFrom) and each.level]
+        named = {each.module for each in own if each.module} | {alias.name for each in own for alias in each.names}
+        open_ = {name for name in named if (package / f"{name}.py").exists()} - found
+    assert {path.name for path in package.glob("*.py")} - {f"{name}.py" for name in found} == flow.BESIDE
+    assert {"usb", "liteeth_core"} <= found  # those are imported late
+
+
+def test_a_source_file_changes_the_hash_unless_it_is_left_out(tmp_path: Path) -> None:
+    for name in "made.py", "beside.py":
+        (tmp_path / name).write_text("1")
+    all_, made = (verilog.source_hash(tmp_path, without=names) for names in ((), ("beside.py",)))
+    (tmp_path / "beside.py").write_text("2")
+    assert verilog.source_hash(tmp_path) != all_ != made == verilog.source_hash(tmp_path, without=("beside.py",))
+    (tmp_path / "made.py").write_text("2")
+    assert verilog.source_hash(tmp_path, without=("beside.py",)) != made
 
 
 @pytest.mark.parametrize("change", ["sources", "tools", "configuration", "seed", "bitstream", "record"])

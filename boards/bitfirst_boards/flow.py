@@ -23,6 +23,10 @@ from .toolchains import Figures, Usage
 from .tops import Pinned, check, check_sensors, make_device
 
 Say = Callable[[str], None]
+#: Modules of this package that nothing of a build comes from.
+BESIDE = frozenset(
+    f"{name}.py" for name in ("arith_cost", "arith_docs", "document", "explore", "explored", "program", "psg_cost")
+)
 LINK_BITS = {"uart": 8, "usb": 8, "udp": 32, "axi": 32}
 
 
@@ -75,7 +79,7 @@ def fitted(board: Board, config: ArrayConfig | None = None) -> ArrayConfig:
 
 @cache
 def _sources() -> str:
-    return verilog.source_hash(Path(__file__).parent)
+    return verilog.source_hash(Path(__file__).parent, without=BESIDE)
 
 
 def _network(board: Board) -> Network | None:

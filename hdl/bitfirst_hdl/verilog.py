@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -22,10 +22,11 @@ TOPS = ("core", "uart", "axi")
 INTERNAL_ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
 
 
-def source_hash(package: Path) -> str:
-    """SHA-256 over the names and contents of a package's source files."""
+def source_hash(package: Path, without: Collection[str] = ()) -> str:
+    """SHA-256 over the names and contents of a package's source files, those named in `without` left out."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".tcl")):
+    files = (path for path in package.rglob("*") if path.suffix in (".py", ".tcl") and path.name not in without)
+    for path in sorted(files):
         text = path.read_bytes()
         digest.update(f"{path.relative_to(package).as_posix()} {len(text)}\n".encode())
         digest.update(text)
