@@ -11,7 +11,7 @@ from bitfirst import cli, comparison, comparison_figures, data, grids, training
 from bitfirst.errors import UsageError
 from bitfirst.grids import FILE, Runs
 
-ALIKE = {"rate": 1.0, "images": grids.DIGITS, "batch": 8}
+ALIKE = {"rate": 1.0, "epochs": 1, "images": grids.DIGITS, "batch": 8}
 LAYERS = {
     ("conv", "forward"): 30,
     ("conv", "weight_gradient"): 30,

@@ -267,7 +267,7 @@ def test_runs_of_a_study_are_alike_row_by_row(tmp_path):
     runs = grids.Runs(tmp_path / FILE)
     wanted = grids.configurations("energy", 1, "model", 2)
     runs.add("energy", next(one for one in wanted if one["variant"] == "sgd"), told())
-    grids._check_alike(runs, "energy", wanted)
+    grids._check_alike(runs, "energy", wanted, 2)
     with pytest.raises(UsageError, match="has this study with device = model: choose another"):
-        grids._check_alike(runs, "energy", grids.configurations("energy", 1, "rtl", 2))
+        grids._check_alike(runs, "energy", grids.configurations("energy", 1, "rtl", 2), 2)
     runs.close()

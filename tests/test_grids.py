@@ -21,7 +21,7 @@ from bitfirst.grids import FILE, GRIDS, Grid, Runs, configurations, study, summa
 from bitfirst.training import TrainOptions
 from rich.console import Console
 
-ALIKE = {"rate": 1.0, "images": grids.DIGITS}
+ALIKE = {"rate": 1.0, "epochs": 1, "images": grids.DIGITS}
 SMALL = Grid("", {"sgd": "sgd", "smd": "smd:p=0.5,work=0.5", "smb": "smb:work=0.5"}, (8, 16))
 
 
@@ -98,6 +98,33 @@ def test_each_variant_tries_as_many_rates_and_keeps_what_validates_best(small, t
     assert len(runs.all("small")) == 6 * 3 + 6  # the first seed's trial is its run
     assert summary("small", runs.all("small"))["table"] == found["table"]
     runs.close()
+
+
+def test_trials_may_be_shorter_than_what_is_reported(small, tmp_path, monkeypatch):
+    best = {"sgd": 2.0, "smd": 1.0, "smb": 0.5}
+    ran = []
+
+    def run_one(one, folder):
+        ran.append((one["epochs"], one["seed"]))
+        good = one["rate"] == best[one["variant"]] if one["epochs"] == 2 else one["rate"] == 1.0
+        found = {"validation_accuracy": 0.5 + 0.1 * good, "accuracy": 0.1 * one["epochs"] + 0.01 * one["rate"]}
+        return found | {"training_bit_macs": one["epochs"], "wall_s": 1.0}
+
+    monkeypatch.setattr(grids, "run_one", run_one)
+    run = partial(study, "small", 2, tmp_path, "model:tiny?counting=0", 6, trials=3)
+    found = run(trial_epochs=2)
+    assert ran == [(2, 0)] * 18 + [(6, seed) for seed in (0, 1) for _ in range(6)]
+    told = {(row["variant"], row["rate"], row["trials"], row["trial_epochs"]) for row in found["table"]}
+    assert told == {(variant, rate, 3, 2) for variant, rate in best.items()}
+    for row in found["table"]:
+        assert row["accuracies"] == pytest.approx([0.6 + 0.01 * row["rate"]] * 2) and row["bit_macs"] == 6
+    assert {row["epochs"] for row in found["rows"]} == {6} and "rates by 3 trials of 2 epochs each" in found["note"]
+    assert run(trial_epochs=2)["table"] == found["table"] and len(ran) == 30
+    with pytest.raises(UsageError, match="has this study with epochs = 2"):
+        run()
+    for trials, epochs in (1, 2), (3, 6), (3, 0):
+        with pytest.raises(UsageError, match=f"trial epochs = {epochs}: choose fewer than epochs = 6, and trials"):
+            run(trials=trials, trial_epochs=epochs)
 
 
 def test_two_studies_in_one_file_have_each_their_reference(small, tmp_path, monkeypatch):
@@ -356,7 +383,8 @@ def test_the_table_for_people_says_each_seed_or_the_mean_of_many(monkeypatch):
     assert lines[-2] == ["x", "3", "25.0", "37.5", "1", "failed", "0.750", "+31.2", "-48.2", "..", "+110.7"]
     assert "the mean" not in text and "rate" not in lines[1]
     text, lines = shown(4, (1.0, 0.5))
-    assert lines[1] == ["method", "n", "rate", "test", "%", "work", "diff.", "95", "%"]
+    assert ["method", "n", "rate", "test", "%", "work", "diff.", "95", "%"] in lines
+    assert "rates by 1 or 2 trials of 1 epochs each" in " ".join(text.split())
     assert lines[-2][:6] == ["x", "4", "1", "41.7", "1", "failed"] and "of more than 3 seeds the mean" in text
     assert [line[:3] for line in lines if line[0] == "sgd"] == [["sgd", "4", "0.0"]]
 

@@ -1334,6 +1334,7 @@ def _add_grid(name: str, about: str) -> None:
         seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
         epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
         trials: Annotated[int, typer.Option(help="Learning rates that each row tries first, by validation.")] = 1,
+        trial_epochs: Annotated[int | None, typer.Option(help="Of a trial; as --epochs without it.")] = None,
         device: Device = "model" if name in COUNTED else "model?counting=0",
         scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler; here without it.")] = None,
         workers: Annotated[int, typer.Option(help="Processes here, where no scheduler is given.")] = 1,
@@ -1349,7 +1350,9 @@ def _add_grid(name: str, about: str) -> None:
             tell = Console(stderr=True, highlight=False).print
             try:
                 folder = None if images is None else str(images.absolute())
-                return grids.study(name, seeds, out, device, epochs, scheduler, workers, folder, trials, tell)
+                return grids.study(
+                    name, seeds, out, device, epochs, scheduler, workers, folder, trials, tell, trial_epochs
+                )
             except KeyboardInterrupt:
                 raise Interrupted(f"what is finished is kept in {out}; the same command goes on") from None
 

@@ -435,11 +435,13 @@ def study(
     folder: str | None = None,
     trials: int = 1,
     tell: Callable[[str], None] = lambda line: None,
+    trial_epochs: int | None = None,
 ) -> dict[str, Any]:
     """All runs of `GRIDS[name]` that `out`/`FILE` does not have yet; then `summary`.
 
     folder  with JPEG copies of CIFAR-10; None: the digits
     trials  each variant tries so many of `RATES` with the first seed; all seeds have the one that validated best
+    trial_epochs  length of the trials, where they are shorter than what is reported
 
     Runs are kept as they come, so that a study that was stopped goes on. Raises `UsageError` for an unknown name, fewer
     than 2 seeds, several workers here with one board, and a file that is not a study's, or holds this study with
@@ -453,14 +455,18 @@ def study(
         raise UsageError(f"workers = {workers} would share the board {device}: choose 1, or give a --scheduler")
     if not 1 <= trials <= len(RATES):
         raise UsageError(f"trials = {trials}: choose 1 to {len(RATES)}")
+    if trial_epochs is not None and not (trials > 1 and 1 <= trial_epochs < epochs):
+        raise UsageError(f"trial epochs = {trial_epochs}: choose fewer than epochs = {epochs}, and trials above 1")
     wanted = configurations(name, seeds, device, epochs, DIGITS if folder is None else CIFAR)
     splits_of(folder)  # what is wrong with them is said before anything begins
     runs = Runs(out / FILE)
+    length = trial_epochs or epochs
     try:
-        _check_alike(runs, name, wanted)
+        _check_alike(runs, name, wanted, length)
         tries: list[dict[str, Any]] = []
         if trials > 1:
-            tries = [one | {"rate": rate} for rate in RATES[:trials] for one in wanted if one["seed"] == 0]
+            first = [one | {"epochs": length} for one in wanted if one["seed"] == 0]
+            tries = [one | {"rate": rate} for rate in RATES[:trials] for one in first]
             _complete(runs, name, tries, scheduler, workers, folder, tell)
             rates = tuned(runs.all(name), RATES[:trials])
             wanted = [one | {"rate": rates[one["variant"], one["batch"]]} for one in wanted]
@@ -472,11 +478,13 @@ def study(
     return summary(name, rows) | {"file": str(out / FILE)}
 
 
-def _check_alike(runs: "Runs", name: str, wanted: list[dict[str, Any]]) -> None:
-    for row in runs.all(name)[:1]:
+def _check_alike(runs: "Runs", name: str, wanted: list[dict[str, Any]], trial_epochs: int) -> None:
+    """Only trials may be shorter than the runs that are wanted."""
+    for row in runs.all(name):
         one = next((one for one in wanted if one["variant"] == row["variant"]), wanted[0])
-        for key in "device", "epochs", "images":
-            if row[key] != one[key]:
+        alike = {"device": {one["device"]}, "epochs": {one["epochs"], trial_epochs}, "images": {one["images"]}}
+        for key, values in alike.items():
+            if row[key] not in values:
                 raise UsageError(f"{runs.path} has this study with {key} = {row[key]}: choose another --out")
 
 
@@ -503,14 +511,14 @@ def _complete(
 
 
 def tuned(rows: list[dict[str, Any]], rates: tuple[float, ...] = RATES) -> dict[tuple[str, int], float]:
-    """By variant and batch, the one of `rates` with which the first seed there is validated best; of equal ones the
-    first."""
-    found: dict[tuple[str, int], tuple[int, float, int, float]] = {}
+    """By variant and batch, the one of `rates` with which the first seed there is validated best after the fewest
+    epochs there are; of equal ones the first."""
+    found: dict[tuple[str, int], tuple[int, int, float, int, float]] = {}
     for row in rows:
         if row["rate"] in rates:
-            good = -row["seed"], row.get("validation_accuracy", -1.0), -rates.index(row["rate"]), row["rate"]
-            key = row["variant"], row["batch"]
-            found[key] = max(found.get(key, good), good)
+            good = row.get("validation_accuracy", -1.0), -rates.index(row["rate"]), row["rate"]
+            key, tried = (row["variant"], row["batch"]), (-row["epochs"], -row["seed"], *good)
+            found[key] = max(found.get(key, tried), tried)
     return {key: rate for key, (*_, rate) in found.items()}
 
 
@@ -556,16 +564,21 @@ def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """{"study", "rows", "table", "note"}: a row of the table for each variant and size of a batch, with every seed's
     test accuracy, and where there are two or more the mean difference to the reference of the same seed with its 95 %
     interval; `work` is that of its training steps, as a share of the reference's (None: the device did none), `rate`
-    what the learning rates were multiplied by, `trials` how many were tried, `stages` and `stages_visited` (the fewest
-    of a seed) those of precision. Runs that tuning did not choose are left out.
+    what the learning rates were multiplied by, `trials` how many were tried, `trial_epochs` for how long, `stages` and
+    `stages_visited` (the fewest of a seed) those of precision. Runs that tuning did not choose are left out, and trials
+    that were shorter than what is reported.
     """
     rates, table = tuned(rows), []
-    chosen = [row for row in rows if row["rate"] == rates.get((row["variant"], row["batch"]))]
+    whole = [row for row in rows if row["epochs"] == max(each["epochs"] for each in rows)]
+    chosen = [row for row in whole if row["rate"] == rates.get((row["variant"], row["batch"]))]
     for variant, batch in rates:
         own = [row for row in chosen if (row["variant"], row["batch"]) == (variant, batch)]
         reference = {row["seed"]: row for row in chosen if (row["variant"], row["batch"]) == (REFERENCE, batch)}
-        tried = {row["rate"] for row in rows if (row["variant"], row["batch"]) == (variant, batch)}
-        about = {"variant": variant, "batch": batch, "rate": rates[variant, batch], "trials": len(tried)}
+        alike = [row for row in rows if (row["variant"], row["batch"]) == (variant, batch)]
+        length = min(row["epochs"] for row in alike)
+        tried = {row["rate"] for row in alike if row["epochs"] == length}
+        about = {"variant": variant, "batch": batch, "rate": rates[variant, batch]}
+        about |= {"trials": len(tried), "trial_epochs": length}
         table.append(about | _compared(own, reference) | _stages(own))
     order = list(GRIDS[name].variants) if name in GRIDS else []
     table.sort(key=lambda row: (row["batch"], order.index(row["variant"]) if row["variant"] in order else 0))
@@ -573,10 +586,20 @@ def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def note(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> str:
-    """What the table claims, and whether its runs are of more than one version of the program."""
+    """What the table claims, how rates were tuned, and whether its runs are of more than one version of the program."""
     versions = {json.dumps(row.get("versions"), sort_keys=True) for row in rows}
     mixed = f"; runs of {len(versions)} versions of the program" if len(versions) > 1 else ""
-    return _claim(rows, table) + mixed
+    return _claim(rows, table) + _tuning(table) + mixed
+
+
+def _tuning(table: list[dict[str, Any]]) -> str:
+    """Of how many trials rates are, and how long those were."""
+    trials, epochs = ({row[key] for row in table} for key in ("trials", "trial_epochs"))
+    if max(trials, default=1) == 1:
+        return ""
+    return "; rates by {} trials of {} epochs each".format(
+        *(" or ".join(map(str, sorted(s))) for s in (trials, epochs))
+    )
 
 
 def _claim(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> str:
