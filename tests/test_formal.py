@@ -55,6 +55,8 @@ PROVED: dict[str, tuple[Make, int]] = {
     "carry cells, 16 lanes of 4 bits": (lambda: SameTree(carry_cells(), 4, 16), 6),
     "carry cells, 16 lanes of 8 bits": (lambda: SameTree(carry_cells(), 8, 16), 6),
     "carry cells, 32 lanes of 4 bits": (lambda: SameTree(carry_cells(), 4, 32), 6),
+    "carry cells, 32 lanes of 8 bits": (lambda: SameTree(carry_cells(), 8, 32), 6),
+    "carry cells, 64 lanes of 8 bits": (lambda: SameTree(carry_cells(), 8, 64), 6),
     "carry cells, 64 lanes of 1 bit": (lambda: SameTree(carry_cells(), 1, 64), 6),
     "first level of Gowin's cells, 16 lanes of 4 bits": (lambda: SameFirstLevel(4, 16), 2),
     "first level of Gowin's cells, 32 lanes of 2 bits": (lambda: SameFirstLevel(2, 32), 2),
