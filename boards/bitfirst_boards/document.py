@@ -37,7 +37,7 @@ Rendered by `python -m bitfirst_boards.document` from the [catalogue](../boards/
 
 A build takes nothing but packages from PyPI (`bitfirst doctor` looks after them). It fails where the array does not
 fit, which packing alone tells before anything is placed, where routing finds no end, and where it misses its clock; all
-say by how much, and what would help. `--clock-khz` sets another clock, `--seed` another placement. No bitstream has
+say by how much, and what would help. What `bitfirst explore` has placed of the same is not placed again. `--clock-khz` sets another clock, `--seed` another placement. No bitstream has
 been loaded into a board yet.
 
 The folder's `build.json` tells what is in it. The fingerprint, 63 bits of SHA-256 over sources, configuration, board
@@ -50,10 +50,11 @@ OPEN = """## To a bitstream
 
 With yosys, nextpnr and the packers of Project Trellis, Project IceStorm and Project Apicula. The array is R x C
 elements of L lanes and S bits. After packing: LUT of ECP5 are TRELLIS_COMB, of iCE40 logic cells, of Gowin LUT4 and the
-ALUs in their places. MHz: the array's clock, and what nextpnr says can be reached.
+ALUs in their places. MHz: the array's clock, and what nextpnr says can be reached. Arrays and clocks are those that
+`bitfirst explore` [chose](explored.md).
 
-No board's own array has the trace: of one that hangs nothing can be read. `--feature trace` adds it, some 480 cells and
-2 block RAMs ([design](design.md#gateware)), where the chip has room.
+Without the trace, some 480 cells and 2 block RAMs, are {untraced}: of one that hangs nothing can be read. `--feature
+trace` adds it ([design](design.md#gateware)).
 
 `build` does not choose between multipliers and LUTs for arrays of the datapath `fixed` (`--config fixed`): on ECP5 and
 iCE40 yosys takes the chip's multipliers for all of them, and more than there are do not fit; on Gowin all are made of
@@ -80,8 +81,8 @@ regulators on its PMBus, of 1.5 V at the chip (feature `pmbus`), on Arty A7 what
 board's supplies (feature `xadc`); `power` brings these there. Where a board has sensors, its own array has the feature;
 elsewhere `bitfirst build ulx3s-85f --feature power` adds it, and a breakout of INA226 or INA228 goes to these pins
 ([from wiring to the first joule](first-joule.md)). **No sensor has been tried on a board.** The chip itself pulls both
-wires up, enough for a bus that is empty; with sensors on it there must be resistors outside. Packed with it,
-`ulx3s-12f` takes 6,805 LUTs and 23 block RAMs, `tang-nano-9k` 7,301 and 12.
+wires up, enough for a bus that is empty; with sensors on it there must be resistors outside. Packed, it
+takes 596 LUTs and 5 block RAMs of ECP5, 841 and 5 of Gowin.
 
 {table}
 {rails}
@@ -185,9 +186,10 @@ def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """
     built = {name: row for name, row in measured.items() if _is_current(BOARDS[name], row)}
     is_open = {name: toolchains.toolchain(board.platform) is not None for name, board in BOARDS.items()}
+    untraced = [f"`{name}`" for name, board in BOARDS.items() if is_open[name] and not board.config.traces]
     parts = [
         HEAD.format(measured=MEASURED),
-        OPEN,
+        OPEN.format(untraced=" and ".join(untraced)),
         _table(
             ["board", "chip", "link", "array", "bit-MACs a cycle", "LUT", "block RAM", "DSP", "MHz", "reached"],
             (_open(board, built.get(name)) for name, board in BOARDS.items() if is_open[name]),
