@@ -250,7 +250,7 @@ def test_a_device_that_cannot_be_opened_is_one_line_and_no_run(small, tmp_path, 
     arguments = ["study", "smd", "--seeds", "2", "--epochs", "1", "--out", str(tmp_path)]
     assert cli.run([*arguments, "--device", "model:nosuch"]) == 2
     told, *line = capfd.readouterr().err.splitlines()
-    assert told == "30 runs, 30 to do" and len(line) == 1
+    assert told == "60 runs, 60 to do" and len(line) == 1
     assert line[0].startswith("bitfirst: configuration 'nosuch' is unknown; choose from default")
     runs = Runs(tmp_path / FILE)
     assert runs.studies() == []

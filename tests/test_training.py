@@ -12,7 +12,7 @@ from bitfirst import checkpoint, data, models, training
 from bitfirst.errors import DeviceError, Diverged, LinkError, UsageError
 from bitfirst.methods import FP16, FP32, Compose, Method
 from bitfirst.nn import Bits, convert
-from bitfirst.training import CHECKPOINT, TrainOptions, learning_rate, train_and_compare, train_many, weights_sha256
+from bitfirst.training import CHECKPOINT, SCHEDULES, TrainOptions, train_and_compare, train_many, weights_sha256
 from bitfirst_hdl.contract.registers import EXECUTION_COUNTERS
 from reference_device import ReferenceDevice
 from result_keys import TRAIN_KEYS
@@ -63,10 +63,30 @@ def test_batches_follow_seed_and_epoch_alone():
 
 
 def test_learning_rate_rises_and_falls():
-    rates = [learning_rate(step, 100, 0.5) for step in range(100)]
+    rates = [SCHEDULES["cycle"](step, 100, 0.5) for step in range(100)]
     assert rates[0] == pytest.approx(0.05)
     assert rates[25] == max(rates) == pytest.approx(0.5)
     assert 0 < rates[99] < 0.001
+
+
+def test_learning_rate_falls_at_the_papers_milestones():
+    rates = [SCHEDULES["steps"](step, 64_000, 0.1) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_a_training_has_the_schedule_that_it_is_told(small):
+    """And stretched by SMD, which trains 4/3 as many iterations; another schedule is another training."""
+    told = {}
+    for schedule, method in ("cycle", "sgd"), ("steps", "sgd"), ("steps", "smd:work=0.6666667"):
+        options = TrainOptions(device="model?counting=0", epochs=4, schedule=schedule, method=method, fp32=False)
+        told[schedule, method] = [row["learning_rate"] for row in train_and_compare(options, console=QUIET)["history"]]
+    assert told["steps", "sgd"] == pytest.approx([0.1, 0.1, 0.01, 0.001], rel=0.01)  # of each epoch's last step
+    assert told["cycle", "sgd"][0] != 0.1
+    assert told["steps", "smd:work=0.6666667"][-1] == pytest.approx(0.001)
+    alike = TrainOptions(), TrainOptions(schedule="cycle")
+    assert alike[0].identity() == alike[1].identity() != TrainOptions(schedule="steps").identity()
+    with pytest.raises(UsageError, match="schedule 'linear' is unknown: choose from cycle, steps"):
+        TrainOptions(schedule="linear")
 
 
 # the main job

@@ -244,7 +244,7 @@ def _option(value: Any) -> str:
 
 #: Options of a training by which trainings are apart, and those by which trainings of one method have other names.
 OF_ITS_DATA = ("train_images", "eval_images", "augment")
-OF_ITS_METHOD = ("lr", "momentum", "bits", "lr_signs", "beta", "tau", "predictor", "init")
+OF_ITS_METHOD = ("lr", "schedule", "momentum", "bits", "lr_signs", "beta", "tau", "predictor", "init")
 OF_A_TRAINING = ("device", "wall_s", "history", "weights_sha256", "layers", "blocks", "routing", "signs", "config")
 OF_A_TRAINING += ("sensed",)
 

@@ -80,7 +80,15 @@ _E2TRAIN = {"e2train": "e2train", "e2train + swa": "e2train:swa=true"}
 GRIDS = {
     "smd": Grid(
         "SMD against SMB, over schedules of the learning rate and sizes of a batch.",
-        {REFERENCE: "sgd", "smd": f"smd:p=0.5,work={WORK}", **_SMB},
+        {
+            REFERENCE: "sgd",
+            "smd": f"smd:p=0.5,work={WORK}",
+            **_SMB,
+            **{
+                f"{name}, in steps": {"method": method, "schedule": "steps"}
+                for name, method in {"sgd": "sgd", "smd": f"smd:p=0.5,work={WORK}", **_SMB}.items()
+            },
+        },
         (16, 32, 64),
     ),
     "slu": Grid(

@@ -36,7 +36,8 @@ CHECKPOINT = "checkpoint.safetensors"
 STATES = {"momentum": optim.BUFFER, "master": optim.MASTER}  #: of the optimiser, by their names in a checkpoint
 MAX_THREADS = 256
 EVALUATION_BATCH = 60
-WARM_UP = 0.25  #: share of all steps in which the learning rate rises
+WARM_UP = 0.25  #: share of all steps in which the learning rate of one cycle rises
+MILESTONES = 0.5, 0.75  #: shares of all steps at which the learning rate falls in steps
 WEIGHT_DECAY = 1e-3
 LABEL_SMOOTHING = 0.1
 METHODS = tuple(dict.fromkeys(("sgd", "signsgd", "psg", *NAMES)))
@@ -54,7 +55,8 @@ class TrainOptions:
     augment  images are moved and mirrored by chance, as is usual for CIFAR
     fp32     whether the same is trained in fp32, too
     seed     initial weights and order of the images
-    lr       peak of the one-cycle learning rate
+    lr       peak of the learning rate
+    schedule of the learning rate: one of `SCHEDULES`
     bits     widths of x, w and of the output's gradient
     method   one of `METHODS`, or several with "+" between them, such as "smd:p=0.3+psg"; "sgd" is ordinary training,
              by "signsgd" and "psg" the convolutions' weights learn by the signs of their gradients
@@ -82,6 +84,7 @@ class TrainOptions:
     epochs: int = 6
     batch: int = 32
     lr: float = 0.1
+    schedule: str = "cycle"
     momentum: float = 0.9
     bits: Bits = field(default_factory=Bits)
     method: str = "sgd"
@@ -109,6 +112,8 @@ class TrainOptions:
             raise UsageError(f"threads = {self.threads} must be at most {MAX_THREADS}")
         if not 2 <= self.batch <= 1024:
             raise UsageError(f"batch = {self.batch} must be 2 to 1024: batch norm needs two images")
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"schedule {self.schedule!r} is unknown: choose from {', '.join(SCHEDULES)}")
         if not 0 < self.lr < math.inf:
             raise UsageError(f"lr = {self.lr} must be positive")
         if not 0 <= self.momentum < 1:
@@ -174,6 +179,7 @@ class TrainOptions:
         names = ["seed", "epochs", "batch", "lr", "momentum", "threads"]
         signs = self.training_method().signs
         names += ("method",) if self.method != "sgd" else ()
+        names += ("schedule",) if self.schedule != "cycle" else ()
         names += () if signs is None else ("lr_signs",)
         found = {name: getattr(self, name) for name in names} | {"bits": asdict(self.bits)}
         found |= self._task_identity() | ({} if self.init is None else {"init": str(self.init)})
@@ -240,12 +246,21 @@ def utilisation(counters: dict[str, int], device: Device, cycles: str = "cycles"
     return useful / (device.config.bit_macs_per_cycle * count) if count and useful else None
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """One cycle: linearly from peak / 10 to `peak` in the first quarter, then by a half cosine to 0."""
+def one_cycle(step: int, steps: int, peak: float) -> float:
+    """Learning rate: linearly from peak / 10 to `peak` in the first quarter, then by a half cosine to 0."""
     rise = WARM_UP * steps
     if step < rise:
         return peak * (0.1 + 0.9 * step / rise)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
+
+
+def stepwise(step: int, steps: int, peak: float) -> float:
+    """Learning rate: `peak`, a tenth of it from one half of the steps on, a hundredth from three quarters on: the
+    papers' milestones of 32,000 and 48,000 of 64,000 (E2-Train, FracTrain)."""
+    return peak * 0.1 ** sum(step >= share * steps for share in MILESTONES)
+
+
+SCHEDULES = {"cycle": one_cycle, "steps": stepwise}
 
 
 @dataclass
@@ -338,7 +353,7 @@ def fit(
         started, before = time.monotonic(), run.history[-1] if run.history else {}
         first = run.epoch * per_epoch
         batches = epoch_batches(splits, options, run.epoch, place_of(run.net))[: plan.steps - first]
-        beside = _Beside(run, batches, first, plan, on_step)
+        beside = _Beside(run, batches, first, plan, SCHEDULES[options.schedule], on_step)
         chosen = observed.counts(run.method)
         (loss, work, counted), told = _measured(run, partial(_steps, run, batches, beside))
         validation_accuracy = evaluate(run.net, splits.validation)
@@ -451,9 +466,11 @@ class _Beside(loop.Hooks):
         batches: data.Batches,
         first: int,
         plan: Plan,
+        schedule: Callable[[int, int, float], float],
         on_step: Callable[[Run, int, int, float], None] | None,
     ) -> None:
-        self.run, self.batches, self.first, self.plan, self.on_step = run, batches, first, plan, on_step
+        self.run, self.batches, self.first, self.on_step = run, batches, first, on_step
+        self.plan, self.schedule = plan, schedule
         self.right = self.seen = self.steps = 0
         self.window: Window | None = None
 
@@ -466,7 +483,7 @@ class _Beside(loop.Hooks):
         interrupts.check()
         run = self.run
         for group in run.optimizer.param_groups:
-            group["lr"] = self.plan.rate(self.step, group["peak"], learning_rate)
+            group["lr"] = self.plan.rate(self.step, group["peak"], self.schedule)
         if run.journal is not None:
             run.journal.begin(run.net, self.step, self.plan.steps, partial(_loss, x, y), run.meter.device.bit_macs)
 
