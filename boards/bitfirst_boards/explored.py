@@ -10,7 +10,7 @@ the catalogue (`arrays.json`).
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ lanes and slice width change how wide they are.
    slice width, one that fits needs no packing of smaller ones: until the `--most` largest that fit are known.
 3. **Placing and routing**, from the highest peak down, until one meets its clock, twice `--most` times at most. A
    clock that is above what an array has reached is not tried with it.
+
+Each table is of the arrays that its search was given, with powers of two in every direction. Larger ones would fit the
+larger chips, and those that were tried are not routed: [0011](decisions/0011-array-for-ulx3s-85f.md). A placement of
+another seed or clock may reach a tenth more or less.
 
 All that was found stays in the folders of the builds: the same command again goes on after an interruption, and `build`
 places nothing that is placed there. *LUT* after
@@ -67,6 +71,14 @@ def _line(array: Mapping[str, Any]) -> str:
     return f"| {' | '.join(map(str, [*words, verdict]))} |"
 
 
+def _space(arrays: Sequence[Mapping[str, Any]]) -> str:
+    """What a search was given."""
+    keys = {"rows": "R", "columns": "C", "lanes": "L", "slice_bits": "S"}
+    given = ({array[key] for array in arrays} for key in keys)
+    words = (f"{name} {' or '.join(map(str, sorted(own)))}" for name, own in zip(keys.values(), given, strict=True))
+    return f" ({', '.join(words)})"
+
+
 def _board(found: Mapping[str, Any]) -> str:
     """A table of the arrays that were packed or placed, and what is to be said of the rest."""
     arrays = found["arrays"]
@@ -75,7 +87,9 @@ def _board(found: Mapping[str, Any]) -> str:
     rest = [array["verdict"] for array in arrays if array["lut"] is None]
     large, small = rest.count(TOO_LARGE), len(rest) - rest.count(TOO_LARGE)
     text = f"\n## {found['board']}\n\n" + "\n".join(lines) + "\n"
-    text += f"\nOf {len(arrays)} arrays {large} more are too large, {small} smaller ones were not needed.\n"
+    text += (
+        f"\nOf {len(arrays)} arrays{_space(arrays)} {large} more are too large, {small} smaller ones were not needed.\n"
+    )
     worst = [array for array in shown if array["path_from"] is not None]
     paths = [
         f"- {array['rows']} x {array['columns']} at {array['clock_mhz']:g} MHz: {array['path_ns']:.1f} ns from "
