@@ -37,8 +37,8 @@ Rendered by `python -m bitfirst_boards.document` from the [catalogue](../boards/
 
 A build takes nothing but packages from PyPI (`bitfirst doctor` looks after them). It fails where the array does not
 fit, which packing alone tells before anything is placed, where routing finds no end, and where it misses its clock; all
-say by how much, and what would help. What `bitfirst explore` has placed of the same is not placed again. `--clock-khz` sets another clock, `--seed` another placement. No bitstream has
-been loaded into a board yet.
+say by how much, and what would help. What `bitfirst explore` has placed of the same is not placed again. `--clock-khz`
+sets another clock, `--seed` another placement. No bitstream has been loaded into a board yet.
 
 The folder's `build.json` tells what is in it. The fingerprint, 63 bits of SHA-256 over sources, configuration, board
 and versions of the tools, is burnt into the device: `bitfirst info` reads it back, and says for which board these
