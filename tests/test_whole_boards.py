@@ -1,16 +1,19 @@
-"""Whole devices, to the bitstream, as `bitfirst build BOARD` makes them; by the soak, since each takes minutes."""
+"""Whole devices, to the bitstream, as `bitfirst build BOARD` makes them, and as RTL; by the soak, since each takes
+minutes."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bitfirst.benches import cycles
 from bitfirst.cli import run as bitfirst
-from bitfirst_boards import document, toolchains
+from bitfirst_boards import document, explore, flow, toolchains
 from bitfirst_boards.catalogue import BOARDS
 from conftest import FIGURE
 
@@ -56,3 +59,20 @@ def test_board(
         done = subprocess.run([sys.executable, "-c", run], env=other, stdout=subprocess.PIPE, check=True)
         again = json.loads(done.stdout)
         assert not again["reused"] and again["sha256"] == built["sha256"]
+
+
+#: One board for each array that boards have of their own, whatever its clock: the first one.
+ARRAYS = {flow.fitted(replace(BOARDS[name], clock_khz=1)): name for name in reversed(OPEN)}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", sorted(ARRAYS.values()))
+def test_array_of_a_board(name: str, tmp_path: Path) -> None:
+    """As RTL it does what the golden model does: layers, and random commands under schedules of bytes."""
+    config = flow.fitted(BOARDS[name])
+    (tmp_path / "own.toml").write_text(explore.as_toml(config.as_dict()))
+    found = cycles.bench_cycles(f"rtl:{tmp_path / 'own.toml'}", commands=200, seed=4)
+    assert (found["result_mismatches"], found["counter_mismatches"]) == (0, 0), found["first_mismatch"]
+    assert found["commands"] > 3 * 200 and {opcode.name for opcode in config.commands} <= set(
+        found["coverage"]["opcodes"]
+    )
