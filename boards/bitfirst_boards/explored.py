@@ -48,9 +48,6 @@ places nothing that is placed there. *LUT* after
 packing, as in [boards](boards.md); *peak* in 10^9 bit-MACs a second; *sustained*: the share of it that a training step
 of ResNet-20 uses (forward, dX and dW at 8x8 and 8x16 bits, operands in the store), by the planner's account of cycles.
 """
-NOTHING = """
-Nothing has been explored yet.
-"""
 
 
 def _line(array: Mapping[str, Any]) -> str:
@@ -102,7 +99,11 @@ def _board(found: Mapping[str, Any]) -> str:
 def rendered(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The document; `found`: board -> what was found."""
     parts = [_board(found[name]) for name in BOARDS if name in found]
-    return HEAD.format(found=FOUND) + ("".join(parts) or NOTHING)
+    missing = [f"`{name}`" for name in json.loads(ARRAYS.read_text()) if name not in found]
+    parts += [f"\nNot explored, with arrays that meet their clocks but were guessed: {', '.join(missing)}.\n"] * bool(
+        missing
+    )
+    return HEAD.format(found=FOUND) + "".join(parts)
 
 
 def arrays(found: Mapping[str, Mapping[str, Any]], before: Mapping[str, Any]) -> dict[str, Any]:
