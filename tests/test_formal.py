@@ -59,6 +59,8 @@ PROVED: dict[str, tuple[Make, int]] = {
     "carry cells, 64 lanes of 8 bits": (lambda: SameTree(carry_cells(), 8, 64), 6),
     "carry cells, 64 lanes of 1 bit": (lambda: SameTree(carry_cells(), 1, 64), 6),
     "first level of Gowin's cells, 16 lanes of 4 bits": (lambda: SameFirstLevel(4, 16), 2),
+    "first level of Gowin's cells, 32 lanes of 4 bits": (lambda: SameFirstLevel(4, 32), 2),
+    "first level of Gowin's cells, 32 lanes of 8 bits": (lambda: SameFirstLevel(8, 32), 2),
     "first level of Gowin's cells, 32 lanes of 2 bits": (lambda: SameFirstLevel(2, 32), 2),
     "adder of the power monitor": (lambda: SameAdder(24), 2),
     "accumulator of carry cells": (lambda: SameAccumulator(carry_cells(), 9, 33), 6),
