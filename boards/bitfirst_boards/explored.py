@@ -24,8 +24,8 @@ HEAD = """# Arrays for boards
 Rendered by `python -m bitfirst_boards.explored` from [{found}]({found}), what `bitfirst explore BOARD --json` found; do
 not edit.
 
-    bitfirst explore ulx3s-85f --lanes 32 --slice 8 --clock-khz 50000,60000
-    bitfirst build ulx3s-85f --config build/explore/ulx3s-85f/best.toml --clock-khz 60000
+    bitfirst explore ulx3s-25f --rows 2 --columns 4 --lanes 32 --clock-khz 50000,60000
+    bitfirst build ulx3s-25f --config build/explore/ulx3s-25f/best.toml --clock-khz 60000
     python -m bitfirst_boards.explored --found RESULT    # of --json: here, and in the catalogue
 
 It looks for the array with the most bit-MACs a second (array x clock) that fits a board and meets its clock. Every
