@@ -53,8 +53,9 @@ elements of L lanes and S bits. After packing: LUT of ECP5 are TRELLIS_COMB, of 
 ALUs in their places. MHz: the array's clock, and what nextpnr says can be reached. Arrays and clocks are those that
 `bitfirst explore` [chose](explored.md).
 
-Without the trace, some 480 cells and 2 block RAMs, are {untraced}: of one that hangs nothing can be read. `--feature
-trace` adds it ([design](design.md#gateware)).
+The trace, some 480 cells and 2 block RAMs, tells of a device that hangs ([design](design.md#gateware)); `--feature
+trace` adds it to an array that has none of its own, that of
+{untraced}.
 
 `build` does not choose between multipliers and LUTs for arrays of the datapath `fixed` (`--config fixed`): on ECP5 and
 iCE40 yosys takes the chip's multipliers for all of them, and more than there are do not fit; on Gowin all are made of
@@ -189,7 +190,7 @@ def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
     untraced = [f"`{name}`" for name, board in BOARDS.items() if is_open[name] and not board.config.traces]
     parts = [
         HEAD.format(measured=MEASURED),
-        OPEN.format(untraced=" and ".join(untraced)),
+        OPEN.format(untraced=", ".join(untraced)),
         _table(
             ["board", "chip", "link", "array", "bit-MACs a cycle", "LUT", "block RAM", "DSP", "MHz", "reached"],
             (_open(board, built.get(name)) for name, board in BOARDS.items() if is_open[name]),
