@@ -62,11 +62,11 @@ def test_board(
 
 
 #: One board for each array that boards have of their own, whatever its clock: the first one.
-ARRAYS = {flow.fitted(replace(BOARDS[name], clock_khz=1)): name for name in reversed(OPEN)}
+FIRST = {flow.fitted(replace(BOARDS[name], clock_khz=1)): name for name in reversed(OPEN)}
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", sorted(ARRAYS.values()))
+@pytest.mark.parametrize("name", sorted(FIRST.values()))
 def test_array_of_a_board(name: str, tmp_path: Path) -> None:
     """As RTL it does what the golden model does: layers, and random commands under schedules of bytes."""
     config = flow.fitted(BOARDS[name])

@@ -577,7 +577,8 @@ def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     that were shorter than what is reported.
     """
     rates, table = tuned(rows), []
-    whole = [row for row in rows if row["epochs"] == max(each["epochs"] for each in rows)]
+    reported = max((row["epochs"] for row in rows), default=0)
+    whole = [row for row in rows if row["epochs"] == reported]
     chosen = [row for row in whole if row["rate"] == rates.get((row["variant"], row["batch"]))]
     for variant, batch in rates:
         own = [row for row in chosen if (row["variant"], row["batch"]) == (variant, batch)]
@@ -602,12 +603,10 @@ def note(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> str:
 
 def _tuning(table: list[dict[str, Any]]) -> str:
     """Of how many trials rates are, and how long those were."""
-    trials, epochs = ({row[key] for row in table} for key in ("trials", "trial_epochs"))
+    trials, epochs = (sorted({row[key] for row in table}) for key in ("trials", "trial_epochs"))
     if max(trials, default=1) == 1:
         return ""
-    return "; rates by {} trials of {} epochs each".format(
-        *(" or ".join(map(str, sorted(s))) for s in (trials, epochs))
-    )
+    return f"; rates by {' or '.join(map(str, trials))} trials of {' or '.join(map(str, epochs))} epochs each"
 
 
 def _claim(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> str:
