@@ -69,7 +69,7 @@ def test_learning_rate_rises_and_falls():
     assert 0 < rates[99] < 0.001
 
 
-def test_learning_rate_falls_at_the_papers_milestones():
+def test_learning_rate_falls_at_milestones():
     rates = [SCHEDULES["steps"](step, 64_000, 0.1) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 

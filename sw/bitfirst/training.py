@@ -255,8 +255,8 @@ def one_cycle(step: int, steps: int, peak: float) -> float:
 
 
 def stepwise(step: int, steps: int, peak: float) -> float:
-    """Learning rate: `peak`, a tenth of it from one half of the steps on, a hundredth from three quarters on: the
-    papers' milestones of 32,000 and 48,000 of 64,000 (E2-Train, FracTrain)."""
+    """Learning rate: `peak`, a tenth of it from one half of the steps on, a hundredth from three quarters on
+    (FracTrain's released code: 32,000 and 48,000 of 64,000)."""
     return peak * 0.1 ** sum(step >= share * steps for share in MILESTONES)
 
 
