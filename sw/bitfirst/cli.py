@@ -335,7 +335,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
     batch: Annotated[int, typer.Option(help="Images in one step.")] = 32,
     lr: Annotated[float, typer.Option(help="Peak of the learning rate.")] = 0.1,
-    schedule: Annotated[str, typer.Option(help="Of the learning rate: cycle, or steps as in FracTrain's code.")] = "cycle",
+    schedule: Annotated[str, typer.Option(help="Of the learning rate: cycle, or FracTrain's steps.")] = "cycle",
     momentum: Annotated[float, typer.Option(help="Of stochastic gradient descent.")] = 0.9,
     bits_x: Annotated[int, typer.Option(help="Width of activations.")] = 8,
     bits_w: Annotated[int, typer.Option(help="Width of weights.")] = 8,
@@ -1104,7 +1104,7 @@ def measure(
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 6,
     batch: Annotated[int, typer.Option(help="Images in one step.")] = 32,
     lr: Annotated[float, typer.Option(help="Peak of the learning rate.")] = 0.1,
-    schedule: Annotated[str, typer.Option(help="Of the learning rate: cycle, or steps as in FracTrain's code.")] = "cycle",
+    schedule: Annotated[str, typer.Option(help="Of the learning rate: cycle, or FracTrain's steps.")] = "cycle",
     seed: Annotated[int, typer.Option(help="Initial weights and order of the images.")] = 0,
     target: Annotated[
         float | None, typer.Option(help="Validation accuracy, such as 0.95: the joules to reach it.")
