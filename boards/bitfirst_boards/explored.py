@@ -45,8 +45,8 @@ another seed or clock may reach a tenth more or less.
 
 All that was found stays in the folders of the builds: the same command again goes on after an interruption, and `build`
 places nothing that is placed there. *LUT* after packing, as in [boards](boards.md); *peak* in 10^9 bit-MACs a second;
-*sustained*: the share of it that a training step of ResNet-20 uses (forward, dX and dW at 8x8 and 8x16 bits, operands in
-the store), by the planner's account of cycles. An array without the gather unit has no store: its host sends every
+*sustained*: the share of it that a training step of ResNet-20 uses (forward, dX and dW at 8x8 and 8x16 bits, operands
+in the store), by the planner's account of cycles. An array without the gather unit has no store: its host sends every
 operand, and the link decides.
 """
 
