@@ -12,6 +12,8 @@ WORKERS ?= auto
 PYTEST ?= -q --durations=15
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Emptied: where it is set, each of the tests' many processes compiles anew what it imports, PyTorch among it.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup train test yosys lint docs soak bench bench-setup bench-psg study-digits lock clean
 

@@ -422,9 +422,11 @@ def test_train_prints_one_object_and_its_checkpoint_is_guarded(here, tmp_path):
 
 
 def test_interrupt_gives_one_line_that_says_how_to_go_on(tmp_path):
-    command = [PROGRAM, "train", "--device", "model", "--epochs", "400", "--out", "run", "--json"]
+    options = ["--device", "model", "--epochs", "4000", "--train-images", "64", "--out", "run", "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes) as process:
+    with subprocess.Popen(
+        [PROGRAM, "train", *options], cwd=tmp_path, text=True, start_new_session=True, **pipes
+    ) as process:
         deadline = time.monotonic() + 300
         while not (tmp_path / "run" / "checkpoint.safetensors").exists():
             assert process.poll() is None and time.monotonic() < deadline

@@ -1,5 +1,5 @@
-"""Whole devices, to the bitstream, as `bitfirst build BOARD` makes them, and as RTL; by the soak, since each takes
-minutes."""
+"""Whole devices, to the bitstream, as `bitfirst build BOARD` makes them, and as RTL: the two smallest boards here, the
+others by the soak, since each takes many minutes."""
 
 import json
 import os
@@ -19,7 +19,8 @@ from conftest import FIGURE
 
 ROOT = Path(__file__).parents[1]
 OPEN = [board.name for board in BOARDS.values() if toolchains.toolchain(board.platform)]
-TWICE = "ulx3s-12f", "icebreaker", "tang-nano-9k"  # one of each family
+SMALLEST = "icebreaker", "tang-nano-9k"
+TWICE = "ulx3s-12f", *SMALLEST  # one of each family
 
 
 def build(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, directory: Path) -> dict[str, Any]:
@@ -36,8 +37,10 @@ def build(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     return built
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("name", OPEN)
+@pytest.mark.longest
+@pytest.mark.parametrize(
+    "name", [name if name in SMALLEST else pytest.param(name, marks=pytest.mark.soak) for name in OPEN]
+)
 def test_board(
     name: str,
     tmp_path: Path,
@@ -52,13 +55,20 @@ def test_board(
         assert shown["sha256"] == built["sha256"] and shown["fmax_mhz"] == built["fmax_mhz"]
     else:
         record_property(FIGURE, f"{name} in docs/boards.md is of older sources: `bitfirst build --all`, `make docs`")
-    if name in TWICE:
-        words = ["build", name, "--out", "again", "--json"]
-        run = f"import sys; from bitfirst.cli import run; sys.exit(run({words}))"
-        other = os.environ | {"PYTHONHASHSEED": "7"}
-        done = subprocess.run([sys.executable, "-c", run], env=other, stdout=subprocess.PIPE, check=True)
-        again = json.loads(done.stdout)
-        assert not again["reused"] and again["sha256"] == built["sha256"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", TWICE)
+def test_same_bytes_from_another_process(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    built = build(name, monkeypatch, capsys, tmp_path)
+    words = ["build", name, "--out", "again", "--json"]
+    run = f"import sys; from bitfirst.cli import run; sys.exit(run({words}))"
+    other = os.environ | {"PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", run], env=other, stdout=subprocess.PIPE, check=True)
+    again = json.loads(done.stdout)
+    assert not again["reused"] and again["sha256"] == built["sha256"]
 
 
 #: One board for each array that boards have of their own, whatever its clock: the first one.
