@@ -57,9 +57,11 @@ def test_ports(link_bits: int) -> None:
     assert len(run(link_bits).tests) == 8
 
 
-def test_device() -> None:
-    component = axi.AxiTop(DEVICE, FINGERPRINT)
-    parameters = {"config": DEVICE.as_dict(), "fingerprint": FINGERPRINT}
+@pytest.mark.parametrize("link_bits", [32, pytest.param(64, marks=pytest.mark.soak)])
+def test_device(link_bits: int) -> None:
+    config = replace(DEVICE, link_bits=link_bits)
+    parameters = {"config": config.as_dict(), "fingerprint": FINGERPRINT}
+    component = axi.AxiTop(config, FINGERPRINT)
     result = run_bench(component, "axi_device", "bitfirst_sim.benches.bench_axi_device", parameters=parameters)
     assert len(result.tests) == 2
 

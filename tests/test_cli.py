@@ -223,6 +223,13 @@ def test_doctor_knows_libraries_that_are_missing():
     assert not check.ok and check.found == "no Python package no-such-library" and "no-such-library" in check.mend
 
 
+def test_doctor_knows_a_python_without_tcl(monkeypatch):
+    assert doctor.check_tcl().ok
+    monkeypatch.setitem(sys.modules, "tkinter", None)
+    check = doctor.check_tcl()
+    assert not check.ok and check.needed_for == doctor.TESTS and "python3-tk" in check.mend
+
+
 def test_doctor_knows_tools_that_are_too_old():
     check = doctor.Check("apycula", doctor.BUILDS, True, "0.32")
     assert doctor.check_age(check, "0.32") == doctor.check_age(check, "0.9.7") == check

@@ -1,7 +1,9 @@
 """Requantiser and readout: the cocotb benches, the reference that they compare with, and the bench runner."""
 
 import concurrent.futures
+import contextlib
 import shutil
+import threading
 import uuid
 from pathlib import Path
 
@@ -125,13 +127,26 @@ def test_a_build_needs_a_compiler_and_nothing_else(wire, monkeypatch, tmp_path) 
     shutil.rmtree(made.parent)
 
 
-def test_builds_at_the_same_time_share_the_cache(wire) -> None:
+@pytest.mark.parametrize("locks", [True, False])
+def test_builds_at_the_same_time_share_the_cache(wire, monkeypatch, locks) -> None:
+    """One of them compiles; both do where nothing is locked."""
+    compiled, compile_model = [], bench.compile_model
+    both = threading.Barrier(1 if locks else 2)
+
+    def counted(*given):
+        compiled.append(given)
+        both.wait(timeout=60)
+        return compile_model(*given)
+
+    monkeypatch.setattr(bench, "compile_model", counted)
+    if not locks:
+        monkeypatch.setattr(bench, "locked", contextlib.nullcontext)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        paths = list(pool.map(lambda _: bench.build(wire, "wire_"), range(2)))
+        building = [pool.submit(bench.build, wire, "wire_") for _ in range(2)]
+    path = next(one.result() for one in building if not one.exception())
     try:
-        assert paths[0] == paths[1]
-        built = paths[0].stat().st_mtime_ns
-        assert bench.build(wire, "wire_") == paths[0]
-        assert paths[0].stat().st_mtime_ns == built, "taken from the cache"
+        assert len(compiled) == (1 if locks else 2)
+        assert bench.build(wire, "wire_") == path and len(compiled) == (1 if locks else 2), "taken from the cache"
+        assert not locks or {one.result() for one in building} == {path}
     finally:
-        shutil.rmtree(paths[0].parent)
+        shutil.rmtree(path.parent)

