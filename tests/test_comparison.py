@@ -162,6 +162,18 @@ def test_curves_are_means_and_the_span_of_the_seeds():
     assert same(learning.get_xydata(), [[1, 50], [2, 75]]) and same(target.get_ydata(), [90, 90])
 
 
+def test_each_size_of_a_batch_has_a_panel():
+    named = {"study": "small", "variant": "a", "accuracies": [0.5], "history": history(0.5)}
+    rows = [named | {"batch": size, "label": f"a, batch {size}", "bit_macs": size} for size in (32, 8)]
+    accuracy = comparison_figures.accuracy_figure(rows)
+    assert [axes.get_title() for axes in accuracy.axes] == ["batch 8", "batch 32"]
+    assert [axes.containers[0].lines[0].get_xdata() for axes in accuracy.axes] == [[8], [32]]
+    learning = comparison_figures.learning_figure({row["label"]: [row] for row in rows})
+    for figure in accuracy, learning:
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == ["a"]
+
+
 def test_precision_is_that_of_the_first_run_that_changes_it_to_its_end():
     fixed = told(methods={"static": {"changes": [[0, 8, 8]]}}) | {"seed": 0}
     other = {"pfq": {"changes": [[0, 3, 6], [9, 4, 6]]}}

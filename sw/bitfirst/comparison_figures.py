@@ -87,18 +87,19 @@ ABOUT = {
 
 # curves
 def accuracy_figure(rows: list[Row]) -> Figure:
-    figure, axes = _wide(len(rows))
-    for row, style in zip(rows, _styles(rows), strict=True):
+    figure, of_batch = _by_batch(rows)
+    for row, style in zip(rows, _styles([row | {"batch": 0} for row in rows]), strict=True):
+        axes, label = of_batch[row["batch"]], _wrapped(_within(row, of_batch))
         percent = [100 * accuracy for accuracy in row["accuracies"]]
         mean = sum(percent) / len(percent)
         if not row["bit_macs"]:
-            axes.axhline(mean, color=style["color"], linestyle="--", linewidth=1, label=_wrapped(row["label"]))
+            axes.axhline(mean, color=style["color"], linestyle="--", linewidth=1, label=label)
             continue
         bars = [[mean - min(percent)], [max(percent) - mean]]
-        axes.errorbar([row["bit_macs"]], [mean], bars, capsize=3, label=_wrapped(row["label"]), **style)
-    axes.set(title="Accuracy against work", xlabel="bit-MACs of training", ylabel="test, %")
-    axes.xaxis.set_major_formatter(EngFormatter())
-    _legend(axes)
+        axes.errorbar([row["bit_macs"]], [mean], bars, capsize=3, label=label, **style)
+    _told(figure, "Accuracy against work", "bit-MACs of training", "test, %")
+    for axes in figure.axes:
+        axes.xaxis.set_major_formatter(EngFormatter())
     return figure
 
 
@@ -166,17 +167,19 @@ def to_target_figure(by_label: dict[str, list[Row]], label: str) -> Figure:
 
 
 def learning_figure(by_label: dict[str, list[Row]], target: float | None = None) -> Figure:
-    figure, axes = _wide(len(by_label))
-    styles = _styles([rows[0] for rows in by_label.values()])
-    for (label, rows), style in zip(by_label.items(), styles, strict=True):
+    firsts = [rows[0] | {"label": label} for label, rows in by_label.items()]
+    figure, of_batch = _by_batch(firsts)
+    styles = _styles([first | {"batch": 0} for first in firsts])
+    for first, rows, style in zip(firsts, by_label.values(), styles, strict=True):
         curves = [[100 * one["validation_accuracy"] for one in row["history"]] for row in rows if row.get("history")]
         means = mean_of([np.array(curve) for curve in curves]) if curves else np.empty(0)
-        axes.plot(range(1, len(means) + 1), means, label=_wrapped(label), **style)
-    if target is not None:
-        axes.axhline(100 * target, color="#59636e", linestyle="--", linewidth=1, label="target")
-    axes.set(title="Accuracy over the training", xlabel="epoch", ylabel="validation, %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend(axes)
+        label = _wrapped(_within(first, of_batch))
+        of_batch[first["batch"]].plot(range(1, len(means) + 1), means, label=label, **style)
+    for axes in figure.axes:
+        if target is not None:
+            axes.axhline(100 * target, color="#59636e", linestyle="--", linewidth=1, label="target")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    _told(figure, "Accuracy over the training", "epoch", "validation, %")
     return figure
 
 
@@ -227,6 +230,40 @@ def _wide(labels: int) -> tuple[Figure, Axes]:
     """As high as its legend needs it."""
     figure = Figure(figsize=(9, max(4, 0.19 * labels + 0.8)))
     return figure, figure.subplots()
+
+
+def _by_batch(rows: list[Row]) -> tuple[Figure, dict[int, Axes]]:
+    """Axes for each size of a batch, side by side."""
+    sizes = sorted({row["batch"] for row in rows}) or [0]
+    lines, across = math.ceil(len(sizes) / PANELS), min(len(sizes), PANELS)
+    of_legend = len(rows) / len(sizes)
+    figure = Figure(figsize=(9 if across == 1 else 13, lines * max(4, 0.19 * of_legend + 0.8)))
+    grid = list(figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True).flat)
+    for axes in grid[len(sizes) :]:
+        axes.remove()
+    for size, axes in zip(sizes, grid, strict=False):
+        axes.set_title(f"batch {size}" if across > 1 else "")
+    return figure, dict(zip(sizes, grid, strict=False))
+
+
+def _within(row: Row, of_batch: dict[int, Axes]) -> str:
+    """Its name beside others of its panel."""
+    return row["label"] if len(of_batch) == 1 else row["label"].replace(f", batch {row['batch']}", "")
+
+
+def _told(figure: Figure, title: str, x: str, y: str) -> None:
+    """Names, and a legend that all panels share."""
+    known = {name: one for axes in figure.axes for one, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    first, *others = figure.axes
+    first.set(ylabel=y)
+    for axes in figure.axes:
+        axes.set_xlabel(x)
+    if others:
+        figure.suptitle(title)
+        figure.legend(known.values(), known, frameon=False, loc="outside right center", fontsize=8)
+    else:
+        first.set_title(title)
+        _legend(first)
 
 
 def _styles(rows: list[Row]) -> list[dict[str, Any]]:
