@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Emptied: where it is set, each of the tests' many processes compiles anew what it imports, PyTorch among it.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup train test yosys lint docs soak bench bench-setup bench-psg study-digits lock clean
+.PHONY: help setup train test yosys lint docs soak bench bench-setup bench-psg study-digits studies lock clean
 
 help:
 	@echo 'make train         train on the simulated board; options: TRAIN="--epochs 2 --seed 1"'
@@ -24,6 +24,7 @@ help:
 	@echo 'make docs          write the rendered documents again'
 	@echo 'make bench         bench sim, cycles, utilisation and step, with what it compares to'
 	@echo 'make study-digits  five seeds on the golden model, against fp32'
+	@echo 'make studies       all others on the digits, three seeds each, with a report; half an hour of a core'
 	@echo 'make bench-psg     predictors on real gradients, and a board; IMAGES=FOLDER of CIFAR-10 npz files; an hour'
 	@echo 'make setup         only .venv, everything pinned'
 	@echo 'make clean         remove .venv and build outputs'
@@ -82,6 +83,11 @@ bench-psg: $(STAMP)
 
 study-digits: $(STAMP)
 	$(BIN)/bitfirst study digits
+
+studies: $(STAMP)
+	@for name in smd slu psg-grid components pfq pfq-grid dfq finetune methods; do \
+		$(BIN)/bitfirst study $$name --seeds 3 --out runs/$$name && $(BIN)/bitfirst report runs/$$name || exit; \
+	done
 
 # Run after bench-setup, in an environment that works: pins what is installed, without local version labels.
 lock: $(BENCH_STAMP)
