@@ -24,7 +24,7 @@ help:
 	@echo 'make docs          write the rendered documents again'
 	@echo 'make bench         bench sim, cycles, utilisation and step, with what it compares to'
 	@echo 'make study-digits  five seeds on the golden model, against fp32'
-	@echo 'make studies       all others on the digits, three seeds each, with a report; half an hour of a core'
+	@echo 'make studies       nine others on the digits, three seeds each, with reports; half an hour of a core'
 	@echo 'make bench-psg     predictors on real gradients, and a board; IMAGES=FOLDER of CIFAR-10 npz files; an hour'
 	@echo 'make setup         only .venv, everything pinned'
 	@echo 'make clean         remove .venv and build outputs'

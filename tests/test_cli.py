@@ -203,7 +203,7 @@ def test_doctor_finds_this_machine_fit():
     checks = {check["name"]: check for check in found["checks"]}
     assert found["ok"] and not found["failed"]
     assert all(checks[name]["ok"] for name in toolchains.OLDEST), checks
-    assert {"openFPGALoader", "dfu-util", "Vivado", "compiler", "verilator"} < checks.keys()
+    assert {"openFPGALoader", "dfu-util", "Vivado", "compiler", "verilator", "make", "tkinter"} < checks.keys()
     assert all(check["found"] for check in checks.values())
     assert all(check["mend"] for check in checks.values() if not check["ok"])
 
@@ -224,10 +224,20 @@ def test_doctor_knows_libraries_that_are_missing():
 
 
 def test_doctor_knows_a_python_without_tcl(monkeypatch):
+    import tkinter
+
     assert doctor.check_tcl().ok
+
+    def without_scripts():
+        raise tkinter.TclError("Can't find a usable init.tcl in the following directories:\n/usr/lib")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(tkinter, "Tcl", without_scripts)
+        broken = doctor.check_tcl()
+    assert not broken.ok and broken.found == "Can't find a usable init.tcl in the following directories:"
     monkeypatch.setitem(sys.modules, "tkinter", None)
-    check = doctor.check_tcl()
-    assert not check.ok and check.needed_for == doctor.TESTS and "python3-tk" in check.mend
+    missing = doctor.check_tcl()
+    assert not missing.ok and missing.needed_for == doctor.TESTS and "python3-tk" in missing.mend
 
 
 def test_doctor_knows_tools_that_are_too_old():

@@ -163,15 +163,22 @@ def test_curves_are_means_and_the_span_of_the_seeds():
 
 
 def test_each_size_of_a_batch_has_a_panel():
-    named = {"study": "small", "variant": "a", "accuracies": [0.5], "history": history(0.5)}
-    rows = [named | {"batch": size, "label": f"a, batch {size}", "bit_macs": size} for size in (32, 8)]
-    accuracy = comparison_figures.accuracy_figure(rows)
-    assert [axes.get_title() for axes in accuracy.axes] == ["batch 8", "batch 32"]
-    assert [axes.containers[0].lines[0].get_xdata() for axes in accuracy.axes] == [[8], [32]]
-    learning = comparison_figures.learning_figure({row["label"]: [row] for row in rows})
-    for figure in accuracy, learning:
-        (legend,) = figure.legends
-        assert [text.get_text() for text in legend.get_texts()] == ["a"]
+    """However many: with a curve of its own in each, in one colour, under one name."""
+    for sizes in (8, 32), (8, 16, 32, 64):
+        rows = [
+            {"study": "small", "variant": "a", "batch": size, "label": f"a, batch {size}", "accuracies": [0.5]}
+            | {"bit_macs": size, "history": history(size / 100)}
+            for size in sizes
+        ]
+        accuracy = comparison_figures.accuracy_figure(rows[::-1])
+        learning = comparison_figures.learning_figure({row["label"]: [row] for row in rows[::-1]})
+        assert [axes.containers[0].lines[0].get_xdata() for axes in accuracy.axes] == [[size] for size in sizes]
+        assert [list(axes.lines[0].get_ydata()) for axes in learning.axes] == [[size] for size in sizes]
+        for figure in accuracy, learning:
+            assert [axes.get_title() for axes in figure.axes] == [f"batch {size}" for size in sizes]
+            assert len({axes.lines[0].get_color() for axes in figure.axes}) == 1
+            (legend,) = figure.legends
+            assert [text.get_text() for text in legend.get_texts()] == ["a"]
 
 
 def test_precision_is_that_of_the_first_run_that_changes_it_to_its_end():

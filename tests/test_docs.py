@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def test_links_and_pictures_exist(document: str) -> None:
 def test_the_readme_shows_a_picture_of_the_report() -> None:
     assert "docs/images/report.png" in links("README.md")
     assert (ROOT / "docs/images/report.png").stat().st_size > 10_000
+
+
+def test_the_alternatives_of_decisions_compute_what_they_should() -> None:
+    """What was measured still runs, and is exact."""
+    script = ROOT / "docs/decisions/measure_element.py"
+    done = subprocess.run([sys.executable, script, "check", "tiny"], capture_output=True, text=True, check=True)
+    assert [line.split() for line in done.stdout.splitlines()[1:]] == [
+        [name, "exact"] for name in ("Built", "ChunkOutside", "Unsigned")
+    ]
 
 
 def test_what_only_the_soak_runs_is_there(strays: set[str]) -> None:

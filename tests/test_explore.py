@@ -389,8 +389,11 @@ def test_the_arrays_of_the_catalogue_are_those_that_were_chosen() -> None:
     for name, result in found.items():
         board = BOARDS[name]
         assert board.config.as_dict() == result["chosen"] and board.clock_khz == result["chosen"]["clock_khz"]
-    line = next((line for line in explored.rendered(found).splitlines() if line.startswith("Not explored")), "")
-    assert {name for name in BOARDS if f"`{name}`" in line} == open_ - set(found)
+    assert "Not explored" not in explored.rendered(found) or open_ - set(found)
+    one, *others = found
+    text = explored.rendered({name: found[name] for name in others})
+    line = next(line for line in text.splitlines() if line.startswith("Not explored"))
+    assert {name for name in BOARDS if f"`{name}`" in line} == open_ - set(others) >= {one}
 
 
 def test_results_are_written_where_they_are_shown_and_where_they_are_used(

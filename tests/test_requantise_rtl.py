@@ -143,10 +143,12 @@ def test_builds_at_the_same_time_share_the_cache(wire, monkeypatch, locks) -> No
         monkeypatch.setattr(bench, "locked", contextlib.nullcontext)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         building = [pool.submit(bench.build, wire, "wire_") for _ in range(2)]
-    path = next(one.result() for one in building if not one.exception())
+    made = [one.result() for one in building if not one.exception()]
+    assert made, [one.exception() for one in building]
+    path = made[0]
     try:
         assert len(compiled) == (1 if locks else 2)
         assert bench.build(wire, "wire_") == path and len(compiled) == (1 if locks else 2), "taken from the cache"
-        assert not locks or {one.result() for one in building} == {path}
+        assert not locks or made == [path, path]
     finally:
         shutil.rmtree(path.parent)

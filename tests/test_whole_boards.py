@@ -1,5 +1,5 @@
-"""Whole devices, to the bitstream, as `bitfirst build BOARD` makes them, and as RTL: the two smallest boards here, the
-others by the soak, since each takes many minutes."""
+"""Whole devices, to the bitstream, as `bitfirst build BOARD` makes them: the two smallest boards here; the others, and
+their arrays as RTL, by the soak, since each takes many minutes."""
 
 import json
 import os

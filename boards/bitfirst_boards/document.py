@@ -51,11 +51,10 @@ OPEN = """## To a bitstream
 With yosys, nextpnr and the packers of Project Trellis, Project IceStorm and Project Apicula. The array is R x C
 elements of L lanes and S bits. After packing: LUT of ECP5 are TRELLIS_COMB, of iCE40 logic cells, of Gowin LUT4 and the
 ALUs in their places. MHz: the array's clock, and what nextpnr says can be reached. Arrays and clocks are those that
-`bitfirst explore` [chose](explored.md).
+`bitfirst explore` [chose](explored.md), of the larger chips the clock alone.
 
-The trace, some 480 cells and 2 block RAMs, tells of a device that hangs ([design](design.md#gateware)); `--feature
-trace` adds it to an array that has none of its own, that of
-{untraced}.
+The trace, some 480 cells and 2 block RAMs, can be read from a device that hangs ([design](design.md#gateware));
+`--feature trace` adds it to an array that has none of its own ({untraced}).
 
 `build` does not choose between multipliers and LUTs for arrays of the datapath `fixed` (`--config fixed`): on ECP5 and
 iCE40 yosys takes the chip's multipliers for all of them, and more than there are do not fit; on Gowin all are made of
@@ -82,8 +81,8 @@ regulators on its PMBus, of 1.5 V at the chip (feature `pmbus`), on Arty A7 what
 board's supplies (feature `xadc`); `power` brings these there. Where a board has sensors, its own array has the feature;
 elsewhere `bitfirst build ulx3s-85f --feature power` adds it, and a breakout of INA226 or INA228 goes to these pins
 ([from wiring to the first joule](first-joule.md)). **No sensor has been tried on a board.** The chip itself pulls both
-wires up, enough for a bus that is empty; with sensors on it there must be resistors outside. Packed, it
-takes 596 LUTs and 5 block RAMs of ECP5, 841 and 5 of Gowin.
+wires up, enough for a bus that is empty; with sensors on it there must be resistors outside. The monitor by itself
+is [some 590 LUTs and 6 block RAMs of ECP5](design.md#gateware).
 
 {table}
 {rails}
@@ -190,7 +189,7 @@ def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
     untraced = [f"`{name}`" for name, board in BOARDS.items() if is_open[name] and not board.config.traces]
     parts = [
         HEAD.format(measured=MEASURED),
-        OPEN.format(untraced=", ".join(untraced)),
+        OPEN.format(untraced=" and ".join(untraced)),
         _table(
             ["board", "chip", "link", "array", "bit-MACs a cycle", "LUT", "block RAM", "DSP", "MHz", "reached"],
             (_open(board, built.get(name)) for name, board in BOARDS.items() if is_open[name]),

@@ -39,9 +39,9 @@ lanes and slice width change how wide they are.
 3. **Placing and routing**, from the highest peak down, until one meets its clock, twice `--most` times at most. A
    clock that is above what an array has reached is not tried with it.
 
-Each table is of the arrays that its search was given, with powers of two in every direction. Larger ones would fit the
-larger chips, and those that were tried are not routed: [0011](decisions/0011-array-for-ulx3s-85f.md). A placement of
-another seed or clock may reach a tenth more or less.
+Each table is of the arrays that its search was given. The larger chips were given one array alone: others that would
+fit, and were tried, are not routed ([0011](decisions/0011-array-for-ulx3s-85f.md)). A placement of another seed or
+clock may reach a tenth more or less.
 
 All that was found stays in the folders of the builds: the same command again goes on after an interruption, and `build`
 places nothing that is placed there. *LUT* after packing, as in [boards](boards.md); *peak* in 10^9 bit-MACs a second;
@@ -85,9 +85,11 @@ def _board(found: Mapping[str, Any]) -> str:
     rest = [array["verdict"] for array in arrays if array["lut"] is None]
     large, small = rest.count(TOO_LARGE), len(rest) - rest.count(TOO_LARGE)
     text = f"\n## {found['board']}\n\n" + "\n".join(lines) + "\n"
-    text += (
-        f"\nOf {len(arrays)} arrays{_space(arrays)} {large} more are too large, {small} smaller ones were not needed.\n"
-    )
+    if len(arrays) > 1:
+        rest = f"{large} more are too large, {small} smaller ones were not needed"
+        text += f"\nOf {len(arrays)} arrays{_space(arrays)} {rest}.\n"
+    else:
+        text += "\nOf this array alone the clock was looked for.\n"
     worst = [array for array in shown if array["path_from"] is not None]
     paths = [
         f"- {array['rows']} x {array['columns']} at {array['clock_mhz']:g} MHz: {array['path_ns']:.1f} ns from "
@@ -101,9 +103,8 @@ def rendered(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The document; `found`: board -> what was found."""
     parts = [_board(found[name]) for name in BOARDS if name in found]
     missing = [f"`{name}`" for name in json.loads(ARRAYS.read_text()) if name not in found]
-    parts += [f"\nNot explored, with arrays that meet their clocks but were guessed: {', '.join(missing)}.\n"] * bool(
-        missing
-    )
+    if missing:
+        parts.append(f"\nNot explored, with arrays that meet their clocks but were guessed: {', '.join(missing)}.\n")
     return HEAD.format(found=FOUND) + "".join(parts)
 
 

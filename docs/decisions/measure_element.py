@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import bitfirst_hdl.array
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -137,6 +139,17 @@ class UnsignedArray(bitfirst_hdl.array.Array):
         return m
 
 
+class Step(NamedTuple):
+    """Digits of A and bits of B by lane, and what their term means."""
+
+    digits: Sequence[int]
+    bits: Sequence[int]
+    first: bool
+    double: bool
+    negative: bool
+    last: bool
+
+
 def check_one(variant: type[Built], config: ArrayConfig, rng: random.Random, signed: bool) -> None:
     """A few passes of one element against integers."""
     element = variant(config)
@@ -153,28 +166,28 @@ def check_one(variant: type[Built], config: ArrayConfig, rng: random.Random, sig
             bits = [rng.randrange(2) for _ in range(config.lanes)]
             total += (-1 if negative[p] else 1) * 2 ** (planes - 1 - p) * dot_model(config, digits[k], bits)
             double = p > 0 if variant.chunk_outside else k == 0
-            script.append((digits[k], bits, n == 0, double, negative[p], n == len(order) - 1))
+            script.append(Step(digits[k], bits, n == 0, double, negative[p], n == len(order) - 1))
         expected.append(total)
     latency = element.latency
-    steps = defaultdict(lambda: ((), (), False, False, False, False), enumerate(script))  # none: nothing arrives
+    steps = defaultdict(lambda: Step((), (), False, False, False, False), enumerate(script))  # none: nothing arrives
 
     async def bench(ctx) -> None:
         got, loads = [], []
         for cycle in range(len(script) + latency + 5):
             if cycle < len(script):
-                digits, bits = script[cycle][:2]
+                digits, bits = script[cycle].digits, script[cycle].bits
                 whole = sum(digit << (config.slice_bits * lane) for lane, digit in enumerate(digits))
                 size = segment_bits(config)
                 for index, mask in enumerate(spread(config, bits)):
                     ctx.set(element.a[index], (whole >> (size * index)) & (2**size - 1))
                     ctx.set(element.mask[index], mask)
-            (*_, double, negative, last), coming = (steps[cycle - latency + ahead] for ahead in (0, 1))
+            arrived, coming = (steps[cycle - latency + ahead] for ahead in (0, 1))
             ctx.set(element.control.valid, 0 <= cycle - latency < len(script))
-            for name, flag in (("double", double), ("negative", negative), ("load", last)):
+            flags = {"double": arrived.double, "negative": arrived.negative, "load": arrived.last}
+            flags |= {"next_first": coming.first, "next_negative": coming.negative}
+            for name, flag in flags.items():
                 ctx.set(getattr(element.control, name), flag)
-            ctx.set(element.control.next_first, coming[2])
-            ctx.set(element.control.next_negative, coming[4])
-            if last:
+            if arrived.last:
                 loads.append(cycle + 1 + 2 * variant.chunk_outside)
             if cycle in loads:
                 value = ctx.get(element.shadow)

@@ -88,7 +88,7 @@ ABOUT = {
 # curves
 def accuracy_figure(rows: list[Row]) -> Figure:
     figure, of_batch = _by_batch(rows)
-    for row, style in zip(rows, _styles([row | {"batch": 0} for row in rows]), strict=True):
+    for row, style in zip(rows, _styles_of_panels(rows), strict=True):
         axes, label = of_batch[row["batch"]], _wrapped(_within(row, of_batch))
         percent = [100 * accuracy for accuracy in row["accuracies"]]
         mean = sum(percent) / len(percent)
@@ -97,7 +97,7 @@ def accuracy_figure(rows: list[Row]) -> Figure:
             continue
         bars = [[mean - min(percent)], [max(percent) - mean]]
         axes.errorbar([row["bit_macs"]], [mean], bars, capsize=3, label=label, **style)
-    _told(figure, "Accuracy against work", "bit-MACs of training", "test, %")
+    _label(figure, "Accuracy against work", "bit-MACs of training", "test, %")
     for axes in figure.axes:
         axes.xaxis.set_major_formatter(EngFormatter())
     return figure
@@ -169,7 +169,7 @@ def to_target_figure(by_label: dict[str, list[Row]], label: str) -> Figure:
 def learning_figure(by_label: dict[str, list[Row]], target: float | None = None) -> Figure:
     firsts = [rows[0] | {"label": label} for label, rows in by_label.items()]
     figure, of_batch = _by_batch(firsts)
-    styles = _styles([first | {"batch": 0} for first in firsts])
+    styles = _styles_of_panels(firsts)
     for first, rows, style in zip(firsts, by_label.values(), styles, strict=True):
         curves = [[100 * one["validation_accuracy"] for one in row["history"]] for row in rows if row.get("history")]
         means = mean_of([np.array(curve) for curve in curves]) if curves else np.empty(0)
@@ -179,7 +179,7 @@ def learning_figure(by_label: dict[str, list[Row]], target: float | None = None)
         if target is not None:
             axes.axhline(100 * target, color="#59636e", linestyle="--", linewidth=1, label="target")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    _told(figure, "Accuracy over the training", "epoch", "validation, %")
+    _label(figure, "Accuracy over the training", "epoch", "validation, %")
     return figure
 
 
@@ -236,8 +236,8 @@ def _by_batch(rows: list[Row]) -> tuple[Figure, dict[int, Axes]]:
     """Axes for each size of a batch, side by side."""
     sizes = sorted({row["batch"] for row in rows}) or [0]
     lines, across = math.ceil(len(sizes) / PANELS), min(len(sizes), PANELS)
-    of_legend = len(rows) / len(sizes)
-    figure = Figure(figsize=(9 if across == 1 else 13, lines * max(4, 0.19 * of_legend + 0.8)))
+    entries = len(rows) / len(sizes)  # of the legend
+    figure = Figure(figsize=(9 if across == 1 else 13, lines * max(4, 0.19 * entries + 0.8)))
     grid = list(figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True).flat)
     for axes in grid[len(sizes) :]:
         axes.remove()
@@ -246,13 +246,18 @@ def _by_batch(rows: list[Row]) -> tuple[Figure, dict[int, Axes]]:
     return figure, dict(zip(sizes, grid, strict=False))
 
 
+def _styles_of_panels(rows: list[Row]) -> list[dict[str, Any]]:
+    """As `_styles`, and the same for all sizes of a batch, which panels tell apart."""
+    return _styles([row | {"batch": 0} for row in rows])
+
+
 def _within(row: Row, of_batch: dict[int, Axes]) -> str:
     """Its name beside others of its panel."""
     return row["label"] if len(of_batch) == 1 else row["label"].replace(f", batch {row['batch']}", "")
 
 
-def _told(figure: Figure, title: str, x: str, y: str) -> None:
-    """Names, and a legend that all panels share."""
+def _label(figure: Figure, title: str, x: str, y: str) -> None:
+    """Title, names of the axes, and a legend that all panels share."""
     known = {name: one for axes in figure.axes for one, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     first, *others = figure.axes
     first.set(ylabel=y)

@@ -85,13 +85,15 @@ def check_program(name: str, needed_for: str) -> Check:
 
 def check_tcl() -> Check:
     """Tcl of this Python, which runs the projects for Vivado in the tests."""
+    mend = "install tkinter (Debian, Ubuntu: apt install python3-tk), or take a Python that has it"
     try:
         import tkinter
-
-        return Check("tkinter", TESTS, True, f"Tcl {tkinter.Tcl().eval('info patchlevel')}")
     except ImportError:
-        mend = "install it (Debian, Ubuntu: apt install python3-tk), or take a Python that has it"
         return Check("tkinter", TESTS, False, "not in this Python", mend)
+    try:
+        return Check("tkinter", TESTS, True, f"Tcl {tkinter.Tcl().eval('info patchlevel')}")
+    except tkinter.TclError as error:  # without the scripts that it begins with
+        return Check("tkinter", TESTS, False, str(error).splitlines()[0], mend)
 
 
 def check_package_tool(name: str, program: Path, needed_for: str, asked: str = "--version") -> Check:
