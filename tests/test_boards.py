@@ -205,7 +205,7 @@ def test_the_document_tells_what_boards_lack() -> None:
     text = document.rendered({})
     untraced = [f"`{name}`" for name in OPEN if not BOARDS[name].config.traces]
     assert 0 < len(untraced) < len(OPEN)
-    assert f"an array that has none of its own, that of\n{', '.join(untraced)}." in text
+    assert f"an array that has none of its own ({' and '.join(untraced)})." in text
     has = {name: {resource.name for resource in board.platform.resources} for name, board in BOARDS.items()}
     ulpi = [f"`{name}`" for name, board in BOARDS.items() if any(map(is_ulpi, board.platform.resources))]
     assert len(ulpi) == 5 and f"behind a ULPI PHY, of {', '.join(ulpi[:-1])} and {ulpi[-1]}" in " ".join(text.split())
