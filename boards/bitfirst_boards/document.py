@@ -51,7 +51,7 @@ OPEN = """## To a bitstream
 With yosys, nextpnr and the packers of Project Trellis, Project IceStorm and Project Apicula. The array is R x C
 elements of L lanes and S bits. After packing: LUT of ECP5 are TRELLIS_COMB, of iCE40 logic cells, of Gowin LUT4 and the
 ALUs in their places. MHz: the array's clock, and what nextpnr says can be reached. Arrays and clocks are those that
-`bitfirst explore` [chose](explored.md), of the larger chips the clock alone.
+`bitfirst explore` [chose](explored.md), for most boards the clock alone.
 
 The trace, some 480 cells and 2 block RAMs, can be read from a device that hangs ([design](design.md#gateware));
 `--feature trace` adds it to an array that has none of its own ({untraced}).

@@ -39,7 +39,7 @@ lanes and slice width change how wide they are.
 3. **Placing and routing**, from the highest peak down, until one meets its clock, twice `--most` times at most. A
    clock that is above what an array has reached is not tried with it.
 
-Each table is of the arrays that its search was given. The larger chips were given one array alone: others that would
+Each table is of the arrays that its search was given. Most boards were given one array alone: larger ones that would
 fit, and were tried, are not routed ([0011](decisions/0011-array-for-ulx3s-85f.md)). A placement of another seed or
 clock may reach a tenth more or less.
 
@@ -86,8 +86,8 @@ def _board(found: Mapping[str, Any]) -> str:
     large, small = rest.count(TOO_LARGE), len(rest) - rest.count(TOO_LARGE)
     text = f"\n## {found['board']}\n\n" + "\n".join(lines) + "\n"
     if len(arrays) > 1:
-        rest = f"{large} more are too large, {small} smaller ones were not needed"
-        text += f"\nOf {len(arrays)} arrays{_space(arrays)} {rest}.\n"
+        left_out = f"{large} more are too large, {small} smaller ones were not needed"
+        text += f"\nOf {len(arrays)} arrays{_space(arrays)} {left_out}.\n"
     else:
         text += "\nOf this array alone the clock was looked for.\n"
     worst = [array for array in shown if array["path_from"] is not None]
