@@ -1,7 +1,6 @@
 """The device behind Ethernet: LiteEth's core with a host on its pins, its addresses, and what is refused."""
 
 import json
-import re
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +21,6 @@ from bitfirst_sim.formal.prove import altered
 
 BENCH = "bitfirst_sim.benches.bench_ethernet"
 FINGERPRINT = 0x0123_4567_89AB_CDEF
-COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 CELLS = Path(bitfirst_sim.__file__).with_name("cells") / "rgmii.v"
 WITH_ETHERNET = [name for name, board in BOARDS.items() if "udp" in board.links]
 
@@ -53,11 +51,9 @@ def test_damaged_datagrams_matter(core: str) -> None:
 
 
 def test_the_core(core: str) -> None:
-    """The same each time, with its addresses and without a date. LiteX lists its cells in a comment, in any order."""
-    again = liteeth_core.generate(DEFAULT, 2, 0)
-    assert COMMENT.search(core) and COMMENT.sub("", core) == COMMENT.sub("", again)
-    assert sorted(core.splitlines()) == sorted(again.splitlines())
-    assert core.startswith("module liteeth (") and "// Date" not in core
+    """The same each time, with its addresses, without a date and LiteX's list of cells, which comes in any order."""
+    assert core == liteeth_core.generate(DEFAULT, 2, 0)
+    assert core.startswith("module liteeth (") and "// Date" not in core and "/*" not in core
     assert all(f"'d{number}" in core for number in (0xC0A8_0132, DEFAULT.mac_number, datagrams.PORT))
 
 

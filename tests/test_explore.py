@@ -329,6 +329,7 @@ def test_an_array_that_the_router_cannot_finish_is_ended(tmp_path: Path, monkeyp
         stalls = one.config.rows * one.config.columns == 32
         rounds = [71_283, 50_457, 38_926, 33_871, 31_053, 29_948, 29_458, 29_100, 28_900, 28_700] if stalls else [9, 0]
         words = [sys.executable, "-c", ROUTER, json.dumps(rounds), json.dumps(REPORTED), "--log", "top.tim"]
+        words += ["--json", "top.json"]
         return {"usage": asdict(usage(1)), "synthesis_s": 1.0, "placement": words}
 
     monkeypatch.setattr(toolchains, "WATCH_S", 0.2)

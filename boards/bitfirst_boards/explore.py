@@ -255,7 +255,7 @@ def place(one: Candidate) -> Figures:
         usage = Usage(**record["usage"])
         if "figures" not in record:
             start = time.monotonic()
-            report = toolchains.place(one.board, record["placement"], one.directory)
+            report = toolchains.place(one.board, record["placement"], one.directory, usage)
             figures = toolchains.read_report(report, usage, record["synthesis_s"], time.monotonic() - start)
             record |= {"figures": asdict(figures)}
             folder.write(one.directory, record)

@@ -5,6 +5,7 @@ state of its modules, and prints all the while.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ CLOCK_HZ = 50_000_000
 _FAMILY = "LFE5U-25F-6BG381C"  # any ECP5: it tells the generator which input and output cells there are
 #: What of RGMII is left out: the PHY's registers stay as its pins set them, and its reset is not the core's.
 _UNUSED = ("rst_n", "int_n", "mdio", "mdc")
+_COMMENT = re.compile(r"/\*.*?\*/\n?", re.DOTALL)  #: LiteX lists its modules' cells in one, in any order
 
 
 def generate(network: Network, sent_delay_ns: float, received_delay_ns: float) -> str:
@@ -60,7 +62,8 @@ def generate(network: Network, sent_delay_ns: float, received_delay_ns: float) -
             )
         text = made.read_text()
     end = "endmodule\n"
-    return text[text.index(f"module {NAME}") : text.rindex(end) + len(end)]  # without dates
+    core = text[text.index(f"module {NAME}") : text.rindex(end) + len(end)]  # without dates
+    return _COMMENT.sub("", core)
 
 
 def _main(settings: str, folder: str) -> None:

