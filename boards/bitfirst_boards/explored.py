@@ -36,8 +36,9 @@ lanes and slice width change how wide they are.
    beyond the chip by that alone are left out; no array that fits is.
 2. **Packing**, of arrays near the chip's size first. One that does not fit rules out all larger ones of its lanes and
    slice width, one that fits needs no packing of smaller ones: until the `--most` largest that fit are known.
-3. **Placing and routing**, from the highest peak down, until one meets its clock, twice `--most` times at most. A
-   clock that is above what an array has reached is not tried with it.
+3. **Placing and routing**, from the highest peak down, until one meets its clock; then that array at higher clocks, as
+   long as it reaches more than it was asked for; twice `--most` times at most. A clock that is above what an array has
+   reached is not tried with it.
 
 Each table is of the arrays that its search was given. Most boards were given one array alone: larger ones that would
 fit, and were tried, are not routed ([0011](decisions/0011-array-for-ulx3s-85f.md)). A placement of another seed or
@@ -96,7 +97,12 @@ def _board(found: Mapping[str, Any]) -> str:
         f"`{array['path_from']}` to `{array['path_to']}`\n"
         for array in worst
     ]
-    return text + ("\nSlowest paths:\n\n" + "".join(paths) if paths else "")
+    asked = [f"{array['rows']} x {array['columns']} for {_mhz(array['tried_khz'])} MHz" for array in worst]
+    return text + (f"\nPlaced, in turn: {'; '.join(asked)}. Slowest paths:\n\n" + "".join(paths) if paths else "")
+
+
+def _mhz(clocks_khz: Sequence[int]) -> str:
+    return ", ".join(f"{khz / 1000:g}" for khz in clocks_khz)
 
 
 def rendered(found: Mapping[str, Mapping[str, Any]]) -> str:
