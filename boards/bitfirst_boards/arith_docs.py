@@ -87,7 +87,7 @@ fixed units {fixed:.1f}.
 GOALS = """## Goals
 
 ECP5. The clock: an LFE5U-85F of speed grade 6, out of context; `bitfirst bench arith --part ecp5 --seed 1` places and
-routes it as builds are.
+routes it with the placer and the router of builds, but without the room that these leave between rows.
 """
 #: Without a `--seed`.
 ELSEWHERE = "not in this run, which had no `--seed`: [0008](decisions/0008-carry-cells.md)"

@@ -46,7 +46,8 @@ SUM_BITS = 48
 LUTS = dict.fromkeys(("LUT1", "LUT2", "LUT3", "LUT4", "ALU", "SB_LUT4"), 1) | {"CCU2C": 2}
 SURE = 0.9  #: of an element's LUTs: among its like, synthesis may do with a little less than alone
 SHALLOW = 64  #: rows of a memory that may be made of LUTs
-TRIES = 2  #: placements for each array kept: one tells what it reaches, one is for the clock below that
+#: Placements for each array kept: one tells what it reaches, one is for the clock below, one for what that reaches.
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -256,11 +257,20 @@ def place(one: Candidate) -> Figures:
         usage = Usage(**record["usage"])
         if "figures" not in record:
             start = time.monotonic()
-            report = toolchains.place(one.board, record["placement"], one.directory, usage)
+            report = _report(one, record, usage)
             figures = toolchains.read_report(report, usage, record["synthesis_s"], time.monotonic() - start)
             record |= {"figures": asdict(figures)}
             folder.write(one.directory, record)
         return Figures(**record["figures"] | {"usage": usage})
+
+
+def _report(one: Candidate, record: dict[str, Any], usage: Usage) -> dict:
+    """nextpnr's, of a packed netlist; where an interruption left half of that, it is made anew. Raises `FlowError`."""
+    try:
+        return toolchains.place(one.board, record["placement"], one.directory, usage)
+    except json.JSONDecodeError:
+        folder.clear(one.directory)
+        return toolchains.place(one.board, _packed(one)["placement"], one.directory, usage)
 
 
 def _begun(one: Candidate) -> dict[str, Any]:
@@ -303,7 +313,7 @@ class Row:
     at_least   (LUTs, block RAMs) by the estimate
     usage      after packing
     clock_khz, figures, sustained   of one that was placed; share of the peak over a training step of ResNet-20
-    tried_khz  clocks it was placed for, in turn
+    tried_khz  clocks it was to be placed for, in turn, also where that failed
     """
 
     config: ArrayConfig
@@ -326,7 +336,7 @@ class Search:
     """One exploration. Raises `FlowError` where there is nothing to explore.
 
     directory  of the folders of its builds
-    most       arrays that are kept after packing; twice as many placements are tried
+    most       arrays that are kept after packing; three times as many placements are tried
     jobs       how many are synthesised and packed at a time
     share      the sustained share of an array, from the cycle model
     say        is told each step
@@ -409,13 +419,16 @@ class Search:
                 return
 
     def _hasten(self, row: Row, left: int) -> Row:
-        """The array at higher clocks: each is asked for because the placement before reached it."""
-        for _ in range(left):
-            faster = [khz for khz in self.clocks_khz if row.clock_khz < khz <= 1000 * row.figures.fmax_mhz]
-            faster, asked = [khz for khz in faster if khz not in row.tried_khz], replace(row)
-            if not faster or self._place_one(asked, faster[0]) != MEETS:
-                return replace(row, tried_khz=asked.tried_khz)
-            row = asked
+        """The array at higher clocks, if it meets them: each is asked for because the placement before reached it."""
+        reached_khz, verdict = 1000 * row.figures.fmax_mhz, row.verdict
+        while left and verdict != FAILS:
+            faster = [khz for khz in self.clocks_khz if row.clock_khz < khz <= reached_khz and khz not in row.tried_khz]
+            if not faster:
+                break
+            asked = replace(row)
+            verdict = self._place_one(asked, faster[0])
+            row = asked if verdict == MEETS else replace(row, tried_khz=asked.tried_khz)
+            reached_khz, left = 1000 * asked.figures.fmax_mhz, left - 1
         return row
 
     def _place_one(self, row: Row, clock_khz: int) -> str:

@@ -37,8 +37,8 @@ lanes and slice width change how wide they are.
 2. **Packing**, of arrays near the chip's size first. One that does not fit rules out all larger ones of its lanes and
    slice width, one that fits needs no packing of smaller ones: until the `--most` largest that fit are known.
 3. **Placing and routing**, from the highest peak down, until one meets its clock; then that array at higher clocks, as
-   long as it reaches more than it was asked for; twice `--most` times at most. A clock that is above what an array has
-   reached is not tried with it.
+   long as it reaches more than it was asked for; three times `--most` times at most. A clock that is above what an
+   array has reached is not tried with it.
 
 Each table is of the arrays that its search was given. Most boards were given one array alone: larger ones that would
 fit, and were tried, are not routed ([0011](decisions/0011-array-for-ulx3s-85f.md)). A placement of another seed or
@@ -97,12 +97,14 @@ def _board(found: Mapping[str, Any]) -> str:
         f"`{array['path_from']}` to `{array['path_to']}`\n"
         for array in worst
     ]
-    asked = [f"{array['rows']} x {array['columns']} for {_mhz(array['tried_khz'])} MHz" for array in worst]
-    return text + (f"\nPlaced, in turn: {'; '.join(asked)}. Slowest paths:\n\n" + "".join(paths) if paths else "")
+    asked = [_asked(array) for array in arrays if array["tried_khz"]]
+    text += f"\nClocks asked for, of each array in turn: {'; '.join(asked)}.\n" if asked else ""
+    return text + ("\nSlowest paths:\n\n" + "".join(paths) if paths else "")
 
 
-def _mhz(clocks_khz: Sequence[int]) -> str:
-    return ", ".join(f"{khz / 1000:g}" for khz in clocks_khz)
+def _asked(array: Mapping[str, Any]) -> str:
+    clocks = ", ".join(f"{khz / 1000:g}" for khz in array["tried_khz"])
+    return f"{array['rows']} x {array['columns']} of ({array['slice_bits']}, {array['lanes']}) {clocks} MHz"
 
 
 def rendered(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -132,10 +134,11 @@ def main() -> None:
     for path in given.found:
         result = json.loads(path.read_text())
         found[result["board"]] = {key: result[key] for key in ("board", "base", "chosen", "arrays")}
+    text = rendered(found)  # before anything is written
     if given.found:
         kept.write_text(json.dumps(found, indent=1) + "\n")
         given.arrays.write_text(json.dumps(arrays(found, json.loads(given.arrays.read_text())), indent=1) + "\n")
-    (given.directory / DOCUMENT).write_text(rendered(found))
+    (given.directory / DOCUMENT).write_text(text)
 
 
 if __name__ == "__main__":

@@ -740,7 +740,7 @@ def explore(
     config: Annotated[
         str | None, typer.Option(help="What all have besides: features, depths of memories; the board's own.")
     ] = None,
-    most: Annotated[int, typer.Option(min=1, help="Arrays kept after packing; placed twice as often at most.")] = 4,
+    most: Annotated[int, typer.Option(min=1, help="Arrays kept after packing; at most thrice as many placements.")] = 4,
     jobs: Annotated[int, typer.Option(min=1, help="How many are synthesised and packed at a time.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the builds: build/explore/BOARD by default.")] = None,
     as_json: Json = False,
