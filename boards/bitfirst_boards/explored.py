@@ -40,9 +40,10 @@ lanes and slice width change how wide they are.
    long as it reaches more than it was asked for; three times `--most` times at most. A clock that is above what an
    array has reached is not tried with it.
 
-Each table is of the arrays that its search was given. Most boards were given one array alone: larger ones that would
-fit, and were tried, are not routed ([0011](decisions/0011-array-for-ulx3s-85f.md)). A placement of another seed or
-clock may reach a tenth more or less.
+Each table is of the arrays that its search was given, for most boards one, chosen by what had been routed before; what
+larger ones came to on an 85F stands in [0011](decisions/0011-array-for-ulx3s-85f.md). Features are those of the base:
+boards of the smaller chips are without the gather unit, whose room elements take, so that a smaller chip may show the
+higher peak. A placement of another seed or clock may reach a tenth more or less.
 
 All that was found stays in the folders of the builds: the same command again goes on after an interruption, and `build`
 places nothing that is placed there. *LUT* after packing, as in [boards](boards.md); *peak* in 10^9 bit-MACs a second;
