@@ -98,7 +98,7 @@ def _board(found: Mapping[str, Any]) -> str:
         f"`{array['path_from']}` to `{array['path_to']}`\n"
         for array in worst
     ]
-    asked = [_asked(array) for array in arrays if array["tried_khz"]]
+    asked = [_asked(array) for array in arrays if array.get("tried_khz")]  # which older results lack
     text += f"\nClocks asked for, of each array in turn: {'; '.join(asked)}.\n" if asked else ""
     return text + ("\nSlowest paths:\n\n" + "".join(paths) if paths else "")
 
