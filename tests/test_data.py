@@ -59,6 +59,18 @@ def test_jpeg_copies(tmp_path):
     assert splits.classes[3] == "cat" and splits.test.images[7, 0].float().mean().item() == pytest.approx(7, abs=3)
 
 
+def test_images_of_studies_are_the_first_of_each_file_and_none_is_in_two_splits(tmp_path):
+    for name, count in zip(data.CIFAR_FILES, (12, 7), strict=True):
+        jpegs(tmp_path / name, count)
+    splits = data.cifar(tmp_path, train=6, validation=4, test=5)
+    for split, labels in (splits.train, range(6)), (splits.validation, range(6, 10)), (splits.test, range(5)):
+        assert split.labels.tolist() == list(labels) and split.images.dtype == torch.float32
+        red = split.images[:, 0].mean((1, 2)) * 0.25 + 0.47  # an image's number is its red
+        assert (255 * red).tolist() == pytest.approx(list(labels), abs=1.01)
+    with pytest.raises(UsageError, match="holds 12 images, 13 are wanted"):
+        data.cifar(tmp_path, train=6, validation=7, test=5)
+
+
 # damage
 
 

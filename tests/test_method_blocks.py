@@ -6,7 +6,7 @@ import itertools
 import bitfirst
 import pytest
 import torch
-from bitfirst import models
+from bitfirst import data, models
 from bitfirst.blocks import Residual, Skip, for_some, macs_of, residual_blocks
 from bitfirst.errors import UsageError
 from bitfirst.methods import SLU, SMD, SWA, Compose, E2Train, Method, Plan, SignSGD, StochasticDepth
@@ -576,6 +576,35 @@ def test_the_penalty_pulls_the_gates_by_straight_through(gradient, skip, sign):
     probability = torch.sigmoid(choices[-1].logits.detach())
     share = gates_of(net).costs[1] / sum(gates_of(net).costs.values())
     torch.testing.assert_close(found, sign * 0.3 * share * probability * (1 - probability) / len(X))
+
+
+def shares_of(method: SLU, steps: int = 150) -> list[float]:
+    """The share of the gated blocks' MACs that each batch of a training on digits computes."""
+    net = convert(residual_perceptron(), ReferenceDevice(), method)
+    optimizer = bitfirst.optim.SGD(method.param_groups(net), lr=0.05, momentum=0.9)
+    found = []
+    while len(found) < steps:
+        for x, y in method.loader(data.batches(digits().train, 32, 0, 0)):
+            (functional.cross_entropy(net(x), y) + method.penalty(net)).backward()
+            found.append(sum(choice.chosen.float().mean().item() for choice in gates_of(net).choices) / (BLOCKS - 1))
+            optimizer.step()
+            optimizer.zero_grad()
+    return found[:steps]
+
+
+@pytest.mark.parametrize("skip", [0.25, 0.6])
+def test_what_is_skipped_comes_to_its_share(skip):
+    """With an alpha far above the default, which moves gates too little in so few steps."""
+    shares = shares_of(SLU(skip=skip, alpha=5.0, seed=1))
+    assert sum(shares[-50:]) / 50 == pytest.approx(1 - skip, abs=0.06)
+
+
+def test_a_penalty_of_the_share_skipped_is_found(monkeypatch):
+    """Broken: what is compared with the target is the other share."""
+    right = SLU._signed_alpha
+    monkeypatch.setattr(SLU, "_signed_alpha", lambda self, share: right(self, 1 - share))
+    shares = shares_of(SLU(skip=0.25, alpha=5.0, seed=1))
+    assert abs(sum(shares[-50:]) / 50 - 0.75) > 0.06
 
 
 # bad input

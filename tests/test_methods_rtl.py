@@ -91,7 +91,9 @@ def test_other_choices_are_other_weights_and_counters():
 SAMPLES, STEPS = 2, 3  #: so few that no tensor is cut
 WHOLE = (8, 8, 16, 16)  #: bits of x, w, and of the gradients that dX and dW have
 PHASES = "forward", "input_gradient", "weight_gradient"
-Passes = dict[str, list[tuple[int, tuple[int, int, int, int]]]]  #: by layer, samples and bits of what is computed
+Bits4 = tuple[int, int, int, int]
+#: by layer, samples and bits of what is computed; "forward" behind them: not the gradients
+Passes = dict[str, list[tuple[int, Bits4] | tuple[int, Bits4, str]]]
 
 
 def everywhere(bits: tuple[int, int, int, int] = WHOLE) -> Passes:
@@ -127,6 +129,15 @@ def by_masks(method: Method) -> Passes:
     return {name: [(counts[block_of(name)], WHOLE)] for name in BY_NAME if counts[block_of(name)]}
 
 
+def by_masks_and_probes(method: SkipNet) -> Passes:
+    """What is skipped is computed forward, for the gate's gradient alone."""
+    passes, probed = by_masks(method), int(method.gates.choices[0].probed.sum())
+    for name in BY_NAME:
+        if block_of(name) == 1 and probed:
+            passes.setdefault(name, []).append((probed, WHOLE, "forward"))
+    return passes
+
+
 def by_depth(method: StochasticDepth) -> Passes:
     """Of whole batches that skip: by how the counts have grown."""
     before = getattr(method, "before", [0, 0])
@@ -147,6 +158,9 @@ ALONE: dict[str, tuple[Callable[[], Method], Callable[[Method], Passes], int]] =
     "8 then 12": (lambda: Int8Int12(at=0.5), by_widths, 3),
     "stochastic depth": (lambda: StochasticDepth(last=0.4, seed=2), by_depth, 3),
     "slu": (lambda: SLU(seed=3), by_masks, 3),
+    "skipnet": (lambda: SkipNet(alpha=40.0, seed=1), by_masks_and_probes, 2),  # its second step skips
+    "signsgd": (lambda: SignSGD(), lambda method: everywhere(), 1),
+    "swa": (lambda: SWA(start=0.0), lambda method: everywhere(), 1),
     "dfq": (lambda: DFQ(seed=2), by_samples, 2),
     "fractrain": (lambda: FracTrain(every=1, epsilon=9.0, seed=4), by_samples, 1),
 }
@@ -183,11 +197,14 @@ def check_steps(rows: list[list[dict]], told: list[Passes]) -> None:
         for row in products:
             entry = found.setdefault((row["layer"], row["phase"]), [0, 0])
             entry[0], entry[1] = entry[0] + row["array_steps"], entry[1] + row["bit_macs"]
-        wanted = {(name, phase) for name, phase in product(passes, PHASES)} - {("conv", "input_gradient")}
+        taken = {name: {phase for part in own for phase in part[2:] or PHASES} for name, own in passes.items()}
+        wanted = {(name, phase) for name, phases in taken.items() for phase in phases} - {("conv", "input_gradient")}
         assert found.keys() == wanted
         for (name, phase), (steps, bit_macs) in found.items():
             layer, possible, macs = BY_NAME[name], {0}, 0
-            for samples, (x, w, error, weight) in passes[name]:
+            for samples, (x, w, error, weight), *only in passes[name]:
+                if only not in ([], [phase]):
+                    continue
                 bits = (x, w, error if phase == "input_gradient" else weight)
                 macs += layer.macs * samples * {"forward": x * w, "input_gradient": w * error}.get(phase, x * weight)
                 more = possible_steps(layer, phase, samples, bits, Array())
@@ -202,7 +219,7 @@ def test_each_method_takes_the_steps_of_what_it_chose(name):
     assert len(rows) == ALONE[name][2]
 
 
-@pytest.mark.parametrize("name", ["stochastic depth", "slu", "dfq", "fractrain"])
+@pytest.mark.parametrize("name", ["stochastic depth", "slu", "skipnet", "dfq", "fractrain"])
 def test_computing_all_would_be_found(name):
     rows, told = stepped(name, "model:tiny")
     check_steps(rows, told)

@@ -228,6 +228,29 @@ def test_a_small_transformer_trains_its_linear_layers_on_the_device(make):
     assert macs_by_place(net, x)["device"] == 6 * 12 * (2 * (4 * 256 + 2 * 512) + 16 * 20)
 
 
+def test_the_base_transformer_has_its_linear_layers_on_the_device():
+    """By hand: of 5 source tokens, 3 target tokens."""
+    net = convert(on_paper(lambda: models.transformer_base(1_000)), ReferenceDevice())
+    tokens = [torch.zeros(1, length, dtype=torch.int64, device="meta") for length in (5, 3)]
+    square, inner = 512 * 512, 2 * 512 * 2048
+    encoder, decoder = 5 * (4 * square + inner), 3 * (6 * square + inner) + 5 * 2 * square
+    assert macs_by_place(net, *tokens) == {"device": 6 * (encoder + decoder) + 3 * 512 * 1_000, "host": 0}
+
+
+def test_encoder_and_decoder_train_on_the_device():
+    torch.manual_seed(0)
+    method = Method()
+    net = convert(models.Transformer(20, 16, 32, 2, 1, 0.0), ReferenceDevice(), method)
+    (x, y), optimizer = text(), bitfirst.optim.SGD(method.param_groups(net), lr=0.3)
+    losses = []
+    for _ in range(15):
+        losses.append(functional.cross_entropy(net(y, x).transpose(1, 2), y))  # it is told what follows
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] - 0.5
+
+
 def test_a_token_sees_those_before_it_alone():
     torch.manual_seed(0)
     net = models.transformer_small(20).eval()

@@ -188,6 +188,20 @@ def test_many_backward_passes_decide_by_majority():
     assert parameter[2] == 0
 
 
+def test_clipped_signs_move_weights_as_signs_do():
+    """Clipping scales a gradient of signs, of which the optimiser takes the signs."""
+    moved = []
+    for clips in False, True:
+        parameter, optimizer = signed([0.5, -0.5, 0.25])
+        parameter.grad = torch.tensor([1.0, -1.0, 0.0])
+        if clips:
+            torch.nn.utils.clip_grad_norm_([parameter], 0.01)
+            assert parameter.grad.abs().max() < 0.01
+        optimizer.step()
+        moved.append(parameter.detach().clone())
+    assert torch.equal(*moved) and moved[0][0] < 0.5 and moved[0][1] > -0.5 and moved[0][2] == 0.25
+
+
 def test_without_a_gradient_nothing_moves():
     parameter, optimizer = signed([0.5], weight_decay=0.1)
     parameter.grad = torch.ones(1)
