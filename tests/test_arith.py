@@ -214,7 +214,7 @@ def test_bench_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_what_was_not_routed_is_missed(measured: dict) -> None:
     def clock(routed: dict[str, float]) -> str:
-        lines = arith_docs.rendered(measured | {"routed": routed}).splitlines()
+        lines = arith_docs.rendered(measured | {"routed": routed}, compared()).splitlines()
         (line,) = [line for line in lines if ": MHz" in line]
         return line
 
@@ -260,16 +260,32 @@ def test_goals() -> None:
 
 
 # its document
+def compared() -> dict:
+    return json.loads((ROOT / "docs" / arith_docs.COMPARED).read_text())
+
+
 @pytest.fixture
 def measured() -> dict:
     return json.loads((ROOT / "docs" / arith_docs.MEASURED).read_text())
 
 
 def test_the_document_is_current(measured: dict) -> None:
-    assert (ROOT / "docs" / arith_docs.DOCUMENT).read_text() == arith_docs.rendered(measured)
+    assert (ROOT / "docs" / arith_docs.DOCUMENT).read_text() == arith_docs.rendered(measured, compared())
     assert {row["family"] for row in measured["rows"]} == set(PARTS)
     assert measured["goals"] == arith_cost._goals(measured["rows"])
     assert all(goal["met"] for goal in measured["goals"]) and len(measured["goals"]) == len(arith_cost.GOALS)
+
+
+def test_devices_of_the_other_datapaths_were_compared_with_the_golden_model() -> None:
+    found = compared()
+    assert found.keys() == {"rtl:fixed", "rtl:fixed16", "rtl:fusion", "rtl:psg"}
+    for row in found.values():
+        pairs = row["coverage"]
+        assert pairs["precision_pairs"] == pairs["possible_precision_pairs"] > 0 and row["commands"] > 1_000
+        assert row["result_mismatches"] == row["counter_mismatches"] == 0 < row["counter_comparisons"]
+    found["rtl:fixed"]["counter_mismatches"] = 3
+    (line,) = [line for line in arith_docs._exact(found) if "`rtl:fixed`" in line]
+    assert line.endswith("| 3 |")
 
 
 @pytest.mark.soak
@@ -284,7 +300,9 @@ def test_the_whole_array_is_small(measured: dict) -> None:
 def test_the_document_tells_where_the_array_loses(measured: dict) -> None:
     def told() -> list[str]:
         (line,) = [
-            line for line in losses(arith_docs.rendered(measured)) if line.startswith("| ECP5 | element (4, 32)")
+            line
+            for line in losses(arith_docs.rendered(measured, compared()))
+            if line.startswith("| ECP5 | element (4, 32)")
         ]
         return [cell.strip() for cell in line.split("|")[3:-1]]
 

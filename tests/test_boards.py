@@ -147,8 +147,8 @@ def test_devices_are_recognised() -> None:
 
 
 def test_the_document_is_current() -> None:
-    measured = json.loads((ROOT / "docs" / document.MEASURED).read_text())
-    assert (ROOT / "docs" / document.DOCUMENT).read_text() == document.rendered(measured)
+    measured, others = (json.loads((ROOT / "docs" / name).read_text()) for name in (document.MEASURED, document.OTHERS))
+    assert (ROOT / "docs" / document.DOCUMENT).read_text() == document.rendered(measured, others.values())
 
 
 def test_the_document_shows_results_of_the_same_array_alone() -> None:
@@ -179,9 +179,7 @@ def test_the_document_marks_what_older_sources_built(tmp_path: Path, monkeypatch
     def written(*more: str) -> str:
         monkeypatch.setattr(sys, "argv", [*words, *more])
         document.main()
-        text = (tmp_path / document.DOCUMENT).read_text()
-        assert text == document.rendered(json.loads((tmp_path / document.MEASURED).read_text()))
-        return text
+        return (tmp_path / document.DOCUMENT).read_text()
 
     text = written("--measured", str(found))
     assert "| 17.2 |" in text and f"| {row['fingerprint']} | {16 * 'a'} |" in text
@@ -194,6 +192,23 @@ def test_the_document_marks_what_older_sources_built(tmp_path: Path, monkeypatch
     kept = json.loads((tmp_path / document.MEASURED).read_text())["icebreaker"]
     assert kept == {key: row[key] for key in document.KEPT} | {document.OLDER: True}
     assert "of older sources" in document.rendered({"icebreaker": row})  # it was never looked at
+
+
+def test_the_document_shows_other_links_and_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board, config = replace(BOARDS["ulx3s-12f"].linked("usb"), clock_khz=48_000), CONFIGS["fixed"]
+    tools = toolchains.versions(toolchains.TRELLIS, "usb")
+    row = dict.fromkeys(document.KEPT, 1) | {"board": "ulx3s-12f", "link": "usb", "lut": 9_999, "fmax_mhz": 51.5}
+    row |= {"parameters": flow.fitted(board, config).as_dict(), "error": None}
+    good = row | {"fingerprint": f"{flow.fingerprint(board, flow.fitted(board, config), tools):016x}"}
+    (tmp_path / "measured").mkdir()
+    for number, one in enumerate([row, row | {"link": "uart"}, good]):  # the last in the place of the first
+        (tmp_path / "one.json").write_text(json.dumps(one))
+        monkeypatch.setattr(sys, "argv", ["document", "--other", str(tmp_path / "one.json"), str(tmp_path)])
+        document.main()
+        assert len(json.loads((tmp_path / document.OTHERS).read_text())) == min(number + 1, 2)
+    lines = [line for line in (tmp_path / document.DOCUMENT).read_text().splitlines() if "9,999" in line]
+    assert [line.split(" | ")[1] for line in lines] == ["usb", "uart"] and "fixed, 4 x 2, L 16, S 8" in lines[0]
+    assert lines[0].endswith("| 48 | 51.5 |") and lines[1].endswith("| 51.5, of older sources |")
 
 
 def is_ulpi(resource: Resource) -> bool:

@@ -1,10 +1,11 @@
-"""Writes the document of what `bitfirst bench arith` measured.
+"""Writes the document of what `bitfirst bench arith` measured, and of what `bitfirst bench cycles` compared.
 
     bitfirst bench arith --seed 1 --json > RESULT
-    python -m bitfirst_boards.arith_docs [--measured RESULT] [DIRECTORY]
+    bitfirst bench cycles --device rtl:fixed --json > COMPARED
+    python -m bitfirst_boards.arith_docs [--measured RESULT] [--cycles COMPARED]... [DIRECTORY]
 
-DIRECTORY (default: docs) gets `arith.md` and `images/arith.png`, and `measured/arith.json`, the RESULT that they show;
-without one, the last.
+DIRECTORY (default: docs) gets `arith.md` and `images/arith.png`, and what they show: RESULT as `measured/arith.json`,
+each COMPARED in `measured/cycles.json`, by its device. What is not given stays as it is.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from .arith_cost import MULTIPLIER
 from .arith_cost import WHOLE as ARRAY
 
 Row = dict[str, Any]
-MEASURED, DOCUMENT, PICTURE = "measured/arith.json", "arith.md", "images/arith.png"
+MEASURED, COMPARED = "measured/arith.json", "measured/cycles.json"
+DOCUMENT, PICTURE = "arith.md", "images/arith.png"
 PARTS = {"ecp5": "ECP5", "ice40": "iCE40", "gowin": "Gowin", "xilinx": "Xilinx 7"}
 OURS = "element (4, 32)", "element (8, 32)"
 OTHERS = "fixed 8 x 8", "fixed 16 x 16", "fused 2 / 4 / 8", "popcount 64"
@@ -89,12 +91,20 @@ GOALS = """## Goals
 ECP5. The clock: an LFE5U-85F of speed grade 6, out of context; `bitfirst bench arith --part ecp5 --seed 1` places and
 routes it with the placer and the router of builds, but without the room that these leave between rows.
 """
+EXACT = """## Held to the golden model
+
+Whole devices with such arrays, in Verilog, compiled: random commands with random data, preloaded and under random
+schedules of bytes. Each result, and each reading of the execution counters, is compared with that of the golden model,
+bit by bit and cycle by cycle ([what was compared]({compared})).
+
+    bitfirst bench cycles --device {device} --json
+"""
 #: Without a `--seed`.
 ELSEWHERE = "not in this run, which had no `--seed`: [0008](decisions/0008-carry-cells.md)"
 
 
-def rendered(result: Row) -> str:
-    """The document of a result."""
+def rendered(result: Row, compared: dict[str, Row]) -> str:
+    """The document of a result of `bench arith`, and of results of `bench cycles` by their device."""
     rows, precisions = result["rows"], [tuple(pair) for pair in result["precisions"]]
     tools, seeds = result["tools"], "".join(f"--seed {seed} " for seed in result["routed"])
     head = HEAD.format(
@@ -111,6 +121,7 @@ def rendered(result: Row) -> str:
         _equal_speed(rows, precisions),
         _equal_memory(rows),
         [GOALS, *_goals(result)],
+        [EXACT.format(compared=COMPARED, device=next(iter(compared))), *_exact(compared)],
     ]
     return "\n".join("\n".join(lines) + "\n" for lines in parts)
 
@@ -261,6 +272,18 @@ def _goals(result: Row) -> list[str]:
     return _table(["", "measured", "goal", ""], shown)
 
 
+def _exact(compared: dict[str, Row]) -> list[str]:
+    names = "device", "seed", "commands", "pairs of precisions", "results differ", "counters read", "counters differ"
+    rows = []
+    for device, row in compared.items():
+        pairs = "{precision_pairs} of {possible_precision_pairs}".format(**row["coverage"])
+        differ, read = row["result_mismatches"], f"{row['counter_comparisons']:,}"
+        rows.append(
+            [f"`{device}`", row["seed"], f"{row['commands']:,}", pairs, differ, read, row["counter_mismatches"]]
+        )
+    return _table(names, [map(str, row) for row in rows])
+
+
 def plot(result: Row, path: Path) -> None:
     """Products a cycle for 1,000 LUT by precision: a panel for each family."""
     from matplotlib.figure import Figure
@@ -285,13 +308,19 @@ def plot(result: Row, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the document of arithmetic units.")
     parser.add_argument("--measured", type=Path, help="what `bitfirst bench arith --json` printed")
+    parser.add_argument(
+        "--cycles", type=Path, action="append", default=[], help="what `bitfirst bench cycles --json` did"
+    )
     parser.add_argument("directory", type=Path, nargs="?", default=Path("docs"))
     given = parser.parse_args()
-    kept = given.directory / MEASURED
+    kept, compared = given.directory / MEASURED, given.directory / COMPARED
     if given.measured:
         kept.write_text(json.dumps(json.loads(given.measured.read_text()), indent=1) + "\n")
+    devices = json.loads(compared.read_text()) if compared.exists() else {}
+    devices |= {row["device"]: row for row in (json.loads(path.read_text()) for path in given.cycles)}
+    compared.write_text(json.dumps(devices, indent=1) + "\n")
     result = json.loads(kept.read_text())
-    (given.directory / DOCUMENT).write_text(rendered(result))
+    (given.directory / DOCUMENT).write_text(rendered(result, devices))
     plot(result, given.directory / PICTURE)
 
 

@@ -1,15 +1,18 @@
 """Writes the document of the boards, of the catalogue and of what `bitfirst build --all --json` found.
 
     bitfirst build --all --json > RESULT
-    python -m bitfirst_boards.document [--measured RESULT] [DIRECTORY]
+    bitfirst build BOARD --link LINK --json > OTHER
+    python -m bitfirst_boards.document [--measured RESULT] [--other OTHER]... [DIRECTORY]
 
-DIRECTORY (default: docs) gets `boards.md`, and `measured/boards.json`, the results that it shows; without RESULT those
-stay as they are, but for whether these sources and tools would still build the same.
+DIRECTORY (default: docs) gets `boards.md`, and the results that it shows: `measured/boards.json`, and in
+`measured/others.json` each OTHER, of a board with another link or array than its own. Without them results stay as they
+are, but for whether these sources and tools would still build the same.
 """
 
 import argparse
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from . import flow, toolchains, vivado
 from .catalogue import AXI, BOARDS, ETHERNET, UART, Board
 from .sensors import Rail, Regulator
 
-MEASURED, DOCUMENT = "measured/boards.json", "boards.md"
+MEASURED, OTHERS, DOCUMENT = "measured/boards.json", "measured/others.json", "boards.md"
 KEPT = (
     *("board", "link", "parameters", "lut", "ff", "bram", "dsp", "fmax_mhz", "clock_mhz", "path_from", "path_to"),
     *("synthesis_s", "placement_s", "seed", "tools", "fingerprint", "sha256", "error"),
@@ -63,6 +66,8 @@ LUTs; Vivado decides by itself.
 WORST = """Slowest paths, and seconds of synthesis and of packing, placing and routing on one core of a shared host; and
 what was built, by its fingerprint and the beginning of the bitstream's SHA-256. Above, "of older sources" is what other
 sources or versions of the tools built than those by which `make docs` wrote this.
+"""
+OTHER = """With another of its links (`--link`), or another array (`--config`), at the board's own clock:
 """
 FAILED = """What fails:
 """
@@ -129,21 +134,38 @@ def _is_current(board: Board, row: Mapping[str, Any]) -> bool:
     return row["link"] == board.link and row["parameters"] == flow.fitted(board).as_dict()
 
 
-def is_older(board: Board, row: Mapping[str, Any]) -> bool:
+def is_older(row: Mapping[str, Any]) -> bool:
     """Whether a result is of other sources or tools than these. Raises `FlowError` where a tool is missing."""
+    config = ArrayConfig(**row["parameters"])
+    board = replace(BOARDS[row["board"]].linked(row["link"]), clock_khz=config.clock_khz)
     tools = toolchains.versions(toolchains.toolchain(board.platform), board.link)
-    return row.get("fingerprint") != f"{flow.fingerprint(board, flow.fitted(board), tools):016x}"
+    return row.get("fingerprint") != f"{flow.fingerprint(board, flow.fitted(board, config), tools):016x}"
+
+
+def _cells(board: Board, row: Mapping[str, Any]) -> list[str]:
+    """LUTs, block RAMs, multipliers, of how many there are."""
+    chip = toolchains.chip(board)
+    share = f"{row['lut']:,} of {chip.lut:,} ({100 * row['lut'] / chip.lut:.0f} %)"
+    return [share, f"{row['bram']} of {chip.bram}", f"{row['dsp']} of {chip.dsp}"]
+
+
+def _reached(row: Mapping[str, Any]) -> str:
+    return f"{row['fmax_mhz']:.1f}" + ", of older sources" * row.get(OLDER, True)
 
 
 def _open(board: Board, row: Mapping[str, Any] | None) -> list[object]:
-    chip = toolchains.chip(board)
     found: list[object] = ["", "", "", "fails" if row else "not built"]
     if row and row["error"] is None:
-        share = f"{row['lut']:,} of {chip.lut:,} ({100 * row['lut'] / chip.lut:.0f} %)"
-        reached = f"{row['fmax_mhz']:.1f}" + ", of older sources" * row.get(OLDER, True)
-        found = [share, f"{row['bram']} of {chip.bram}", f"{row['dsp']} of {chip.dsp}", reached]
+        found = [*_cells(board, row), _reached(row)]
     about = [toolchains.device(board.platform), _links(board), size(board.config), board.config.bit_macs_per_cycle]
     return [f"`{board.name}`", *about, *found[:3], f"{board.clock_khz / 1000:g}", found[3]]
+
+
+def _other(row: Mapping[str, Any]) -> list[object]:
+    config = ArrayConfig(**row["parameters"])
+    array = f"{config.datapath}, " * (config.datapath != "serial") + size(config)
+    about = [f"`{row['board']}`", row["link"], array, config.bit_macs_per_cycle]
+    return [*about, *_cells(BOARDS[row["board"]], row), f"{config.clock_khz / 1000:g}", _reached(row)]
 
 
 def _project(board: Board) -> list[object]:
@@ -179,10 +201,11 @@ def _sensors() -> str:
     )
 
 
-def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
+def rendered(measured: Mapping[str, Mapping[str, Any]], others: Iterable[Mapping[str, Any]] = ()) -> str:
     """The document.
 
     measured  board -> its result; results of other links, arrays or clocks than the catalogue's are left out
+    others    results of boards with another link or array
     """
     built = {name: row for name, row in measured.items() if _is_current(BOARDS[name], row)}
     is_open = {name: toolchains.toolchain(board.platform) is not None for name, board in BOARDS.items()}
@@ -207,6 +230,9 @@ def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
             for name, row in good.items()
         )
         parts += [WORST, _table(["board", "from", "to", "synthesis", "placement", "fingerprint", "SHA-256"], rows)]
+    if rows := [_other(row) for row in others]:
+        head = "board", "link", "array", "bit-MACs a cycle", "LUT", "block RAM", "DSP", "MHz", "reached"
+        parts += [OTHER, _table(head, rows)]
     if wrong := [f"- `{name}`: {row['error']}\n" for name, row in built.items() if row["error"]]:
         parts += [FAILED, "".join(wrong)]
     parts += [
@@ -221,21 +247,33 @@ def rendered(measured: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def _named(row: Mapping[str, Any]) -> str:
+    """What tells results of `OTHERS` apart."""
+    return f"{row['board']}, {row['link']}, {size(ArrayConfig(**row['parameters']))}, {row['parameters']['datapath']}"
+
+
+def _kept(path: Path, news: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The results in a file, with new ones, which it gets; and whether they are older."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept |= {name: {key: row.get(key) for key in KEPT} for name, row in news.items()}
+    for row in kept.values():
+        row[OLDER] = is_older(row)
+    if kept:
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+    return kept
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the document of the boards.")
     parser.add_argument("--measured", type=Path, help="what `bitfirst build --all --json` printed")
+    parser.add_argument("--other", type=Path, action="append", default=[], help="what `bitfirst build --json` printed")
     parser.add_argument("directory", type=Path, nargs="?", default=Path("docs"))
     given = parser.parse_args()
-    kept = given.directory / MEASURED
-    measured = json.loads(kept.read_text()) if kept.exists() else {}
-    if given.measured:
-        rows = json.loads(given.measured.read_text())["boards"]
-        measured = {row["board"]: {key: row.get(key) for key in KEPT} for row in rows}
-    if measured:
-        for name, row in measured.items():
-            row[OLDER] = is_older(BOARDS[name], row)
-        kept.write_text(json.dumps(measured, indent=1) + "\n")
-    (given.directory / DOCUMENT).write_text(rendered(measured))
+    rows = json.loads(given.measured.read_text())["boards"] if given.measured else []
+    others = [json.loads(path.read_text()) for path in given.other]
+    measured = _kept(given.directory / MEASURED, {row["board"]: row for row in rows})
+    others = _kept(given.directory / OTHERS, {_named(row): row for row in others})
+    (given.directory / DOCUMENT).write_text(rendered(measured, others.values()))
 
 
 if __name__ == "__main__":
