@@ -96,7 +96,7 @@ GRIDS = {
         {
             REFERENCE: "sgd",
             **{f"slu, skip {skip}": f"slu:skip={skip}" for skip in (0.2, 0.4, 0.6)},
-            "slu, skip 0.4, alpha 1": "slu:alpha=1.0",  # comes to what it should skip, as stochastic depth below
+            "slu, skip 0.4, alpha 1": "slu:alpha=1.0",
             "slu, probe": "slu:gate_gradient=probe",
             "slu, full": "slu:gate_gradient=full",
             "slu, full, norm of all": "slu:gate_gradient=full,bn=all",
