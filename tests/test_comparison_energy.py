@@ -183,6 +183,15 @@ def test_a_report_says_what_each_energy_is(tmp_path):
     assert "| half | 1 | 0.500 | 0.500 |" in text
 
 
+def test_gates_are_a_part_of_a_row_that_is_ranked(tmp_path):
+    keep(tmp_path / FILE, ("sgd", 0, run()), ("slu", 0, run(gate_macs=10**6)))
+    found = tables(tmp_path / FILE, DEFAULT)
+    sgd, slu = found["rows"]
+    assert not slu["host"] and found["ranking"]["pairs"] == 1
+    assert slu["energy"]["total_j"] - sgd["energy"]["total_j"] == pytest.approx(2 * 4.6e-12 * 10**6)
+    assert slu["ratio"] == pytest.approx(slu["energy"]["total_j"] / sgd["energy"]["total_j"])
+
+
 def test_files_without_counters_still_report_and_say_so_where_energy_is_asked_for(tmp_path, capfd):
     keep(tmp_path / FILE, ("sgd", 0, told()), ("psg", 0, {"failed": "diverged", "wall_s": 1.0}))
     assert "energy" not in comparison.write([tmp_path], tmp_path, target=0.5)

@@ -115,7 +115,8 @@ def test_a_fit_is_a_file_of_coefficients(tmp_path):
     with pytest.raises(UsageError, match="no coefficient of link_bytes, of which there is some here"):
         read.energy(amounts | {"link_bytes": 8}, SMALL)
     silent = fit(*made(), SMALL, "ulx3s", leaves_out=["link_bytes"])
-    assert "without operand_bits, link_bytes" in silent.model.about
+    assert "without operand_bits, gate_macs, link_bytes" in silent.model.about
+    assert read.energy(amounts | {"gate_macs": 8}, SMALL) == found.model.energy(amounts, SMALL)  # the board has none
     assert silent.model.energy(amounts | {"link_bytes": 8}, SMALL) == found.model.energy(amounts, SMALL)
 
 

@@ -11,6 +11,7 @@ from bitfirst import cli, comparison, comparison_energy, data, energy_model, tra
 from bitfirst.energy import Energy, co2_g
 from bitfirst.errors import UsageError
 from bitfirst_hdl import config
+from work import Gates
 
 TINY, FIXED = config.load("tiny"), config.load("fixed")
 COUNTERS = {
@@ -216,6 +217,28 @@ def test_counters_of_training_are_whole_or_not_there(few_digits):
         del run.history[0]["training_counters"]  # as in a checkpoint of an earlier version
         training.fit(run, training.data.digits(), replace(options, epochs=2))
     assert len(run.history) == 2 and "training_counters" not in run.history[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "gates"),
+    [("slu", Gates((8,), (10,), 1)), ("skipnet", Gates((8,), (10,), 1)), ("dfq", Gates((8, 8), (32, 16), 5))],
+)
+def test_gates_are_charged_to_the_training_and_the_energy(method, gates, few_digits, tmp_path, capfd):
+    command = ["train", "--device", "model:tiny", "--epochs", "2", "--batch", "8", "--no-fp32", "--json"]
+    command += ["--energy-model", "horowitz-45nm", "--method", method, "--out", str(tmp_path)]
+    assert cli.run(command) == 0
+    result = json.loads(capfd.readouterr().out)
+    counted = [row["training_counters"]["gate_macs"] for row in result["history"]]
+    assert counted == [gates.macs(16), gates.macs(32)]
+    whole = gates.macs(32, 3 * 16)  # with two validations and the test, and no step that is only looked at
+    assert result["energy_model"]["parts"]["gate_macs"] == pytest.approx(4.6e-12 * whole)
+    (row,) = comparison.read(tmp_path / comparison.RESULT)
+    default = energy_model.load("horowitz-45nm")
+    comparison_energy.add([row], default)
+    without = row["history"][-1]["training_counters"] | {"gate_macs": 0}
+    less = default.energy(energy_model.activity(without, TINY), TINY).total_j
+    assert row["energy_j"] - less == pytest.approx(4.6e-12 * counted[1])
+    assert result["energy_model"]["training"]["total_j"] == pytest.approx(row["energy_j"])
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import itertools
 import bitfirst
 import pytest
 import torch
-from bitfirst import data, models
+import work
+from bitfirst import data, models, observed
 from bitfirst.blocks import Residual, Skip, for_some, macs_of, residual_blocks
 from bitfirst.errors import UsageError
-from bitfirst.methods import SLU, SMD, SWA, Compose, E2Train, Method, Plan, SignSGD, StochasticDepth
+from bitfirst.methods import DFQ, SLU, SMD, SWA, Compose, E2Train, Method, Plan, SignSGD, SkipNet, StochasticDepth
 from bitfirst.methods.gates import Choice, Gates
 from bitfirst.nn import convert, signers
 from bitfirst.training import TrainOptions
@@ -382,7 +383,36 @@ def test_costs_are_the_blocks_macs():
     block = net.blocks[1]
     assert macs_of(block, torch.Size((8, 8, 8))) == 16 * 8 * 9 * 16 + 16 * 16 * 9 * 16
     assert macs_of(residual_perceptron()[4], torch.Size((12,))) == 144
-    assert gates_of(net).host_macs == 8 * 10 + 4 * 10 * 20 + 10
+
+
+GATES = work.Gates(4 * (12,), (10,), 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "gates"),
+    [
+        (SLU, GATES),
+        (lambda: SLU(gate_gradient="probe"), GATES),
+        (SkipNet, GATES),
+        (DFQ, work.Gates(5 * (12,), (32, 16), 5)),
+        (lambda: DFQ(per="batch"), work.Gates(5 * (12,), (32, 16), 5)),
+    ],
+    ids=["score", "probe", "skipnet", "dfq", "per batch"],
+)
+def test_macs_of_gates_are_charged_forward_and_backward(make, gates):
+    method = make()
+    net = convert(residual_perceptron(), ReferenceDevice(), method)
+    assert observed.host_macs(method) == {"gate_macs": 0}
+    bitfirst.train(net, few(3), optimizer_of(net, method), method)
+    assert observed.host_macs(method) == {"gate_macs": gates.macs(3 * 8)}
+    averaged = torch.optim.swa_utils.AveragedModel(net).module  # its gates are the method's, too
+    with torch.no_grad():
+        averaged.eval()(digits().test.images[:20])
+    assert method.summary()["gate_macs"] == gates.macs(3 * 8, 20) > gates.macs(3 * 8)
+    again = make()
+    again.prepare(residual_perceptron())
+    again.load_state_dict(method.state_dict())
+    assert observed.host_macs(again) == observed.host_macs(method)
 
 
 # refused

@@ -36,6 +36,10 @@ def test_seeing_changes_nothing_and_one_step_by_layer_is_one_step(few, method):
         options = TrainOptions(device=DEVICE, seed=0, batch=16, epochs=2, method=method)
         run = training.new_run(options, board)
         training.fit(run, few, options)
+        macs = observed.host_macs(run.method)
+        observed.layers(run.net, board, next(iter(training.epoch_batches(few, options, 0))))
+    assert observed.host_macs(run.method) == macs
+    assert list(macs.values()) == [one["gate_macs"] for one in found["methods"].values() if "gate_macs" in one]
     assert found["weights_sha256"] == training.weights_sha256(run.net)
     for seen, plain in zip(found["history"], run.history, strict=True):
         assert seen | {"wall_s": 0} == plain | {"wall_s": 0}

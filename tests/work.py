@@ -1,7 +1,7 @@
 """What a training step must cost, from shapes, widths and masks alone. Nothing of Bitfirst is used here."""
 
 from dataclasses import dataclass
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 from math import ceil
 
 
@@ -71,6 +71,34 @@ class Linear:
         turned = array.steps(self.outputs, self.inputs, samples, g, x)
         total = array.steps(self.outputs, samples, self.inputs, w, x) + min(weight, turned)
         return total if self.first else total + array.steps(self.inputs, samples, self.outputs, w, g)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Of blocks whose inputs have so many channels: layers from these to `sizes`, an LSTM cell along the depth, whose
+    numbers are as many as the last layer's, and a layer of `outputs`."""
+
+    channels: tuple[int, ...]
+    sizes: tuple[int, ...]
+    outputs: int
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of each product, but of what the cell remembers."""
+        width = self.sizes[-1]
+        own = [[one, *self.sizes] for one in self.channels]
+        layers = [(size, behind) for sizes in own for size, behind in pairwise(sizes)]
+        return layers + len(self.channels) * [(width, 4 * width), (width, self.outputs)]
+
+    @property
+    def remembering(self) -> list[tuple[int, int]]:
+        return len(self.channels) * [(self.sizes[-1], 4 * self.sizes[-1])]
+
+    def macs(self, trained: int, evaluated: int = 0) -> int:
+        """Of so many samples: forward, dX and dW, and forward alone. What the cell begins with has no dX."""
+        forward = sum(rows * columns for rows, columns in self.shapes + self.remembering)
+        first = 4 * self.sizes[-1] ** 2
+        return trained * (3 * forward - first) + evaluated * forward
 
 
 def forward_bit_macs(layer: Convolution | Linear, samples: int, bits: tuple[int, int, int]) -> int:

@@ -1,7 +1,7 @@
 """Energy in `bitfirst report`: of each run by a model, and what of a comparison holds if its coefficients are others.
 
-Ratios of counters come first: they need no coefficient. What the host computed in floating point is arithmetic alone,
-from literature: it stands beside the others, and is ranked with none.
+Ratios of counters come first: they need no coefficient. What the host computed in floating point in the device's place
+is arithmetic alone, from literature: it stands beside the others, and is ranked with none. Gates are a part of theirs.
 """
 
 from itertools import combinations, product
@@ -11,7 +11,7 @@ import numpy as np
 from bitfirst_hdl.config import ArrayConfig
 
 from .energy import Energy, Provenance, co2_g, unavailable
-from .energy_model import FACTOR, HOST_TERMS, TERMS, EnergyModel, activity
+from .energy_model import FACTOR, FLOATING_TERMS, HOST_TERMS, TERMS, EnergyModel, activity
 from .errors import UsageError
 from .grids import FIXED_BASELINE, REFERENCE
 
@@ -104,7 +104,7 @@ def table(summary: Row, model: EnergyModel, g_per_kwh: float | None = None) -> R
     label     "modelled, scope array, ...": what each figure of it is, by the "model" of this name
     rows      of each variant and size of a batch with a figure, those of the host's floating point last: "variant",
               "batch", "label", "accuracies", "runs"; means of the runs: "energy" as of `Energy.as_dict`, "parts",
-              "amounts", "co2_g"; "host": whether floating point on the host is in it
+              "amounts", "co2_g"; "host": whether the host computed in the device's place
     and, where there is one of `BASELINES` of the same batch ("baseline"), "ratios" of the amounts (None where the
               baseline has none of it), "ratio" of the energies (of the "host": of the arithmetic of both), and "low",
               "high": the least and the most of it with each coefficient between 1 / `FACTOR` and `FACTOR` times its own
@@ -134,7 +134,7 @@ def _mean_row(one: Row, summary: Row, model: EnergyModel, g_per_kwh: float | Non
         "parts": model.parts(amounts, config),
         "amounts": amounts,
         "co2_g": _co2(energy, g_per_kwh),
-        "host": any(amounts.get(term) for term in HOST_TERMS),
+        "host": any(amounts.get(term) for term in FLOATING_TERMS),
         "datapath": config.datapath,
     }
 

@@ -130,8 +130,8 @@ def fit(
 
 
 def _without(terms: Sequence[str], leaves_out: Sequence[str]) -> tuple[str, ...]:
-    """ "operand_bits" are in the coefficients of bit-MACs."""
-    return tuple(dict.fromkeys(("operand_bits", *leaves_out)))
+    """ "operand_bits" are in the coefficients of bit-MACs; gates are in no window of the board."""
+    return tuple(dict.fromkeys(("operand_bits", "gate_macs", *leaves_out)))
 
 
 def _checked(windows: Sequence[Counts], energies: Sequence[Energy]) -> tuple[Scope, Provenance]:

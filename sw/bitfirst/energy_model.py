@@ -42,8 +42,10 @@ TERMS = {
     "link_bytes": "byte on the link, both ways",
     "fp32_macs": "multiply-accumulate in float32 on the host",
     "fp16_macs": "multiply-accumulate of float16 with a sum in float32 on the host",
+    "gate_macs": "multiply-accumulate of gates, in float32 on the host",
 }
-HOST_TERMS = ("fp32_macs", "fp16_macs")  #: not the device's; none where they are not said
+FLOATING_TERMS = ("fp32_macs", "fp16_macs")  #: in the place of the device's
+HOST_TERMS = (*FLOATING_TERMS, "gate_macs")  #: not the device's; none where they are not said
 SHAPE = ("datapath", "slice_bits", "lanes", "rows", "columns")
 DEFAULT = "horowitz-45nm"
 FOLDER = resources.files("bitfirst") / "coefficients"

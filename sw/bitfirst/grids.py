@@ -279,7 +279,7 @@ def _trained(configuration: dict[str, Any], options: TrainOptions, board: Device
     validation_accuracy = run.history[-1]["validation_accuracy"]
     if net is not run.net:  # such as a mean of weights
         validation_accuracy = training.evaluate(net, splits.validation)
-    counters = _counters(run.meter)
+    counters, methods = _counters(run.meter), {part.name: part.summary() for part in run.method.parts}
     accuracy = training.evaluate(net, splits.test)
     batch = training.epoch_batches(splits, options, options.epochs, place)[0]
     seen = observed.result(run, net, data.in_order(splits.validation, training.EVALUATION_BATCH, place), batch)
@@ -290,7 +290,7 @@ def _trained(configuration: dict[str, Any], options: TrainOptions, board: Device
         "training_bit_macs": run.history[-1]["training_bit_macs"],
         "counters": counters,
         "config": board.config.as_dict(),
-        "methods": {part.name: part.summary() for part in run.method.parts},
+        "methods": methods,
         "history": run.history,
         "weights_sha256": training.weights_sha256(net),
         **seen,

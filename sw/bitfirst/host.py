@@ -1,4 +1,6 @@
-"""Products that the host computes in floating point, where a baseline wants them so. No device sees or counts them."""
+"""Products that the host computes in floating point: those of gates, and where a baseline wants them so. No device sees
+or counts them.
+"""
 
 from typing import Any
 
@@ -9,32 +11,48 @@ from torch.nn import functional
 from .blocks import macs_of_output
 
 
-class HostProducts:
-    """Products of layers in float32, as of the layers before `convert`; shared by copies of the layers.
+class HostMacs:
+    """What was computed; shared by copies of the modules that compute it.
 
     macs  multiply-accumulates so far: forward, dX and dW, zeros of the padding included
     """
 
-    name = "fp32"
+    name: str  #: of the term of energy, without "_macs"
 
     def __init__(self) -> None:
         self.macs = 0
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "HostProducts":
+    def __deepcopy__(self, memo: dict[int, object]) -> "HostMacs":
         return self
+
+    def count(self, y: torch.Tensor, forward: int, backward: int) -> None:
+        """MACs of `y`, which was just computed, and those of its gradients, when it gets one."""
+        self._count(forward)
+        if y.requires_grad:
+            y.register_hook(lambda _: self._count(backward))
+
+    def _count(self, macs: int) -> None:
+        self.macs += macs
+
+
+class GateMacs(HostMacs):
+    """Of gates, in float32."""
+
+    name = "gate"
+
+
+class HostProducts(HostMacs):
+    """Products of layers in float32, as of the layers before `convert`."""
+
+    name = "fp32"
 
     def product(self, layer: nn.Module, x: torch.Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Any:
         """y, without the bias."""
         x, w = self.operand(x), self.operand(layer.weight)
         y = functional.conv2d(x, w, None, stride, padding) if w.ndim == 4 else functional.linear(x, w)
-        macs, gradients = macs_of_output(layer, y), x.requires_grad + w.requires_grad
-        self.macs += macs
-        if y.requires_grad:
-            y.register_hook(lambda _: self._count(gradients * macs))
+        macs = macs_of_output(layer, y)
+        self.count(y, macs, (x.requires_grad + w.requires_grad) * macs)
         return self.result(y)
-
-    def _count(self, macs: int) -> None:
-        self.macs += macs
 
     def operand(self, tensor: torch.Tensor) -> torch.Tensor:
         """x or w as it is multiplied."""

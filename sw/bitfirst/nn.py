@@ -552,6 +552,9 @@ def layer_counters(net: nn.Module, step: Callable[[nn.Module], object]) -> list[
     Rows in the order of execution: "layer", "phase", "bit_macs" and how much each counter grew.
     """
     net = copy.deepcopy(net)
+    for module in net.modules():
+        if getattr(module, "host", None) is not None:
+            module.host = copy.copy(module.host)  # this step is none of those that were counted
     connections = {layer.connection for layer in net.modules() if isinstance(layer, _Layer)}
     rows: list[dict[str, Any]] = []
     for connection in connections:

@@ -70,7 +70,7 @@ def _mean(counted: list[int], values: list[int]) -> float | None:
 
 
 def host_macs(method: Method) -> dict[str, int]:
-    """MACs so far that the host has computed in floating point, by their format: {"fp32_macs": n}."""
+    """MACs so far that the host has computed in floating point, by what they are: {"fp32_macs": n, "gate_macs": n}."""
     found = [part.products for part in method.parts if hasattr(part, "products")]
     return {f"{one.name}_macs": one.macs for one in found}
 

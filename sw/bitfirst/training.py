@@ -761,7 +761,7 @@ def compare(
         fit(run, splits, options, on_step, on_epoch)
         net = finished(run, splits, options)
         test_accuracy = evaluate(net, splits.test)
-        counters = run.meter.read()
+        counters = run.meter.read() | observed.host_macs(run.method)
     if not options.fp32:
         return Comparison(run, net, None, test_accuracy, None, counters)
     fp32 = new_run(options, None, network, device.place)
@@ -815,8 +815,7 @@ def train_and_compare(
         result = {"task": task_of(options, splits), **summary(options, board, comparison, layers)}
         result["blocks"], result["routing"] = observed.blocks(comparison.run.net), routing
         if model is not None:
-            counters = comparison.counters | observed.host_macs(comparison.run.method)
-            result["energy"], about = modelled(model, counters, board)
+            result["energy"], about = modelled(model, comparison.counters, board)
             result["energy_model"] = about | {"training": training_energy(model, comparison.run, options)}
         if measuring is not None:
             status = console.status("measuring steps, phase by phase")

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..blocks import Residual, macs_of
 from ..errors import UsageError
+from ..host import GateMacs
 from .method import Method
 from .random import Random
 
@@ -30,6 +31,7 @@ class BlockGates(nn.Module):
     """The gates of a network's blocks: mean over the pixels or places, a layer of `inputs` for each block, an LSTM cell
     that runs along the depth, a linear layer. They run on the host, in float32.
 
+    host     their MACs so far, which copies share
     choices  of the latest forward pass, by block
     scores   what the network said then, [n, classes], no gradient
     costs    MACs of a sample in each block, known after the first pass
@@ -41,6 +43,7 @@ class BlockGates(nn.Module):
         self.lstm = nn.LSTMCell(width, width)
         self.output = HostLinear(width, outputs)
         self.random = Random(type(self).__name__, seed)
+        self.host = GateMacs()
         self.choices: list[Any] = []
         self.scores: torch.Tensor | None = None
         self.costs: dict[int, int] = {}
@@ -50,13 +53,6 @@ class BlockGates(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what belongs to one pass."""
         return self.__dict__ | {"choices": [], "scores": None, "_state": None}
-
-    @property
-    def host_macs(self) -> int:
-        """Of all gates, for one sample."""
-        weights = sum(layer.weight.numel() for layer in self.inputs.modules() if isinstance(layer, nn.Linear))
-        lstm = self.lstm.weight_ih.numel() + self.lstm.weight_hh.numel()
-        return weights + len(self.inputs) * (lstm + self.output.weight.numel())
 
     def attach(self, net: nn.Module, block: Residual) -> None:
         """To a network: as a submodule of `block`, not of `net`, which may be a Sequential."""
@@ -76,8 +72,17 @@ class BlockGates(nn.Module):
         if number not in self.costs:
             self.costs[number] = macs_of(block, x.shape[1:])
         pooled = x.mean((2, 3)) if x.ndim == 4 else x.mean(1) if x.ndim == 3 else x
-        self._state = self.lstm(self.inputs[number](pooled), self._state)
-        return self.output(self._state[0])
+        before, self._state = self._state, self.lstm(self.inputs[number](pooled), self._state)
+        logits = self.output(self._state[0])
+        self._charge(number, pooled, before is None, logits)
+        return logits
+
+    def _charge(self, number: int, pooled: torch.Tensor, is_first: bool, logits: torch.Tensor) -> None:
+        """Each product has its dX and dW, but no dX where what it is of has no gradient: what the LSTM begins with."""
+        layers = [layer.weight.numel() for layer in self.inputs[number].modules() if isinstance(layer, nn.Linear)]
+        own = [*layers, self.lstm.weight_ih.numel(), self.lstm.weight_hh.numel(), self.output.weight.numel()]
+        without = (0 if pooled.requires_grad else layers[0]) + (self.lstm.weight_hh.numel() if is_first else 0)
+        self.host.count(logits, len(pooled) * sum(own), len(pooled) * (2 * sum(own) - without))
 
 
 def _keep_missing(gates: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
@@ -132,17 +137,24 @@ class GatedMethod(Method):
             )
         return self.gates.choices
 
+    @property
+    def products(self) -> GateMacs:
+        """The gates'."""
+        return self.gates.host
+
     def _macs(self) -> list[int | None]:
         """Of a sample in each block with a gate; None before the first pass."""
         return [self.gates.costs.get(number) for number in range(len(self.counts))]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"random": self.gates.random.state, "counts": self.counts}
+        return {"random": self.gates.random.state, "counts": self.counts, "gate_macs": self.products.macs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.gates.random.state = state["random"]
         self.counts = copy.deepcopy(state["counts"])
+        self.products.macs = state["gate_macs"]
 
     def summary(self) -> dict[str, Any]:
-        """`counts` of samples in training, by block with a gate; the blocks' MACs; those of the gates, on the host."""
-        return {"counts": self.counts, "macs": self._macs(), "gate_macs": self.gates.host_macs}
+        """`counts` of samples in training, by block with a gate; the blocks' MACs for a sample; those of the gates so
+        far, on the host."""
+        return {"counts": self.counts, "macs": self._macs(), "gate_macs": self.products.macs}
