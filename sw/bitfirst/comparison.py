@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from . import comparison_energy, comparison_figures, comparison_measured, grids
+from . import comparison_energy, comparison_figures, comparison_measured, comparison_work, grids
 from .energy import Scope, co2_g
 from .energy_model import EnergyModel
 from .errors import UsageError
@@ -95,7 +95,7 @@ def write(
     merged = None if meter is None else _merged(rows, meter)
     if merged is not None:
         found["meter"] = merged.as_dict()
-    energies, sensed = [], comparison_measured.add(rows)
+    energies, sensed, work = [], comparison_measured.add(rows), comparison_work.add(rows)
     measured = comparison_measured.table(sensed, target)
     if sensed:
         found["sensed"] = measured
@@ -108,7 +108,7 @@ def write(
         for row in rows:
             row |= reached(row, target, model, g_per_kwh)
     out.mkdir(parents=True, exist_ok=True)
-    columns = COLUMNS + (() if model is None else comparison_energy.COLUMNS)
+    columns = COLUMNS + work + (() if model is None else comparison_energy.COLUMNS)
     columns += comparison_measured.COLUMNS if sensed else ()
     if target is not None:
         columns += TARGET_COLUMNS + (() if model is None else comparison_energy.TARGET_COLUMNS)
@@ -128,8 +128,7 @@ def write(
         loader=PackageLoader("bitfirst"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("comparison.html.jinja").render(
-        head=HEAD + DIFFERENCE,
-        studies={one["study"]: (one["note"], [cells(row) for row in one["table"]]) for one in summaries},
+        studies={one["study"]: (one["note"], *table(one)) for one in summaries},
         target=target,
         target_head=TARGET_HEAD + (() if model is None else ENERGY_TARGET_HEAD),
         energies=energy_tables,
@@ -354,10 +353,16 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def table(summary: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Its table for people: head and rows."""
+    titles, work = comparison_work.table(summary)
+    rows = [cells(row) + more for row, more in zip(summary["table"], work, strict=True)]
+    return HEAD + DIFFERENCE + titles, rows
+
+
 def markdown(summary: dict[str, Any]) -> str:
     """Its table as Markdown, for documents."""
-    table = _markdown(HEAD + DIFFERENCE, map(cells, summary["table"]))
-    return f"{summary['study']}: {summary['note']}\n\n{table}"
+    return f"{summary['study']}: {summary['note']}\n\n{_markdown(*table(summary))}"
 
 
 def _markdown(head: tuple[str, ...], rows: Iterable[list[str]]) -> str:
@@ -382,7 +387,7 @@ def energy_markdown(shown: dict[str, Any], model: EnergyModel) -> str:
 
 def brief(summary: dict[str, Any]) -> dict[str, Any]:
     """Its runs without all that figures are made of."""
-    keys = COLUMNS + comparison_energy.COLUMNS
+    keys = (*COLUMNS, *comparison_work.COLUMNS, *comparison_energy.COLUMNS)
     return summary | {"rows": [{key: row[key] for key in keys if key in row} for row in summary["rows"]]}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bitfirst_hdl.contract.packets import Phase
 
+from . import host_work
 from .device import Device
 from .errors import UsageError
 
@@ -40,7 +41,12 @@ def measured(number: int) -> bool:
 
 
 def compute(number: int, name: str, phase: Phase, operation: str, *arguments: Any, **more: Any) -> Any:
-    """What the device's `operation` returns."""
+    """What the device's `operation` returns; none of it is the host's work."""
+    with host_work.left_out():
+        return _compute(number, name, phase, operation, *arguments, **more)
+
+
+def _compute(number: int, name: str, phase: Phase, operation: str, *arguments: Any, **more: Any) -> Any:
     connection = _connections.get(number)
     if connection is None or connection.device is None:
         raise UsageError(f"layer {name} has no device: give the loaded module to bitfirst.convert(module, device)")

@@ -20,6 +20,7 @@ import torch
 from bitfirst_hdl.contract.packets import Phase
 from torch import nn
 
+from . import host_work
 from .bits import Bits
 from .blocks import macs_of_output, residual_blocks
 from .connection import Connection, compute, measured
@@ -133,6 +134,7 @@ def _weight_again(values: torch.Tensor, bits: int, about: list[int], signer: int
 
 
 @torch.library.custom_op("bitfirst::product", mutates_args=())
+@host_work.seen
 def _product(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -189,6 +191,7 @@ def _(x, w, connection, stride, padding, bits, name, signer, gradients):
 
 
 @torch.library.custom_op("bitfirst::product_backward", mutates_args=())
+@host_work.seen
 def _product_backward(
     g: torch.Tensor,
     x: torch.Tensor,

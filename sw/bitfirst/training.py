@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ import bitfirst
 from . import checkpoint, data, energy, energy_model, interrupts, loop, memory, models, observed, optim, tasks
 from .device import Device
 from .errors import DeviceError, Diverged, LinkError, UsageError
+from .host_work import HostWork, left_out
 from .measuring import measured
 from .measuring.monitor import Monitor
 from .measuring.windows import Window
@@ -342,7 +343,8 @@ def fit(
     A row of its history has, beside loss and accuracies: "wall_s" of the epoch; so far, "steps" that were trained, the
     device's "cycles" and "bit_macs", and without those of evaluation "training_bit_macs" and "training_counters" (of a
     device that counts: added up over the phases, and MACs in float32 on the host); what `observed.grown` says of
-    blocks; and with a monitor what the epoch's steps took, "sensed".
+    blocks; "host", what the host computed in the first step (`host_work.HostWork`), where there was one; and with a
+    monitor what the epoch's steps took, "sensed".
     """
     per_epoch = len(splits.train) // options.batch
     if not per_epoch:
@@ -368,6 +370,7 @@ def fit(
                 "wall_s": time.monotonic() - started,
                 "steps": before.get("steps", 0) + beside.steps,
                 **observed.grown(run.method, chosen),
+                **({"host": beside.host.counted} if beside.steps else {}),
                 **told,
             }
         )
@@ -390,7 +393,8 @@ def _steps(
     """Trains an epoch; its loss, bit-MACs and counters. `window`: that it is measured in."""
     beside.window = window
     work, before = _bit_macs(run), _counted(run)
-    loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
+    with beside.watching:  # also where it ends before the first step does
+        loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
     after = _counted(run)
     return loss, _bit_macs(run) - work, {name: count - before.get(name, 0) for name, count in after.items()}
 
@@ -458,7 +462,7 @@ def _counted(run: Run) -> dict[str, int]:
 
 class _Beside(loop.Hooks):
     """What one epoch of `fit` does beside the loop: learning rate, journal, accuracy (`right` of `seen` in `steps`),
-    progress."""
+    work of the `host` in the first step, progress."""
 
     def __init__(
         self,
@@ -473,6 +477,7 @@ class _Beside(loop.Hooks):
         self.plan, self.schedule = plan, schedule
         self.right = self.seen = self.steps = 0
         self.window: Window | None = None
+        self.host, self.watching = HostWork(), ExitStack()
 
     @property
     def step(self) -> int:
@@ -486,13 +491,17 @@ class _Beside(loop.Hooks):
             group["lr"] = self.plan.rate(self.step, group["peak"], self.schedule)
         if run.journal is not None:
             run.journal.begin(run.net, self.step, self.plan.steps, partial(_loss, x, y), run.meter.device.bit_macs)
+        if not self.steps:
+            self.watching.enter_context(self.host)
 
     def after_backward(self) -> None:
         run = self.run
         if run.journal is not None:
-            run.journal.end(run.net, self.step, run.meter.device.bit_macs)
+            with left_out():
+                run.journal.end(run.net, self.step, run.meter.device.bit_macs)
 
     def after(self, scores: torch.Tensor, y: torch.Tensor, loss: float) -> None:
+        self.watching.close()
         self.right += int((scores.argmax(1) == y).sum())
         self.seen += y.numel()
         self.steps += 1

@@ -1,0 +1,58 @@
+"""Columns of `bitfirst report` that some runs alone can fill: what they took beside bit-MACs. None is shown that no run
+fills.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """title  in tables of methods, whose cells are the mean of the runs, `shown`
+    of     a run that is done: its figure, None where it does not tell
+    """
+
+    title: str
+    of: Callable[[Row], float | None]
+    shown: Callable[[float], str]
+
+
+def _of_host(name: str) -> Callable[[Row], int | None]:
+    """In the first step of the last epoch that had one."""
+    return lambda row: next((one["host"][name] for one in reversed(row.get("history", [])) if "host" in one), None)
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.3g}"
+
+
+#: By the name that runs.csv has.
+COLUMNS = {
+    "host_flops": Column("host, MFLOPs a step", _of_host("flops"), _millions),
+    "host_bytes": Column("host, MB a step", _of_host("bytes"), _millions),
+}
+
+
+def add(rows: list[Row]) -> tuple[str, ...]:
+    """Gives runs the `COLUMNS` that they tell of; the names of those that some run has."""
+    for row in rows:
+        found = {name: column.of(row) for name, column in COLUMNS.items()}
+        row |= {name: one for name, one in found.items() if one is not None}
+    return tuple(name for name in COLUMNS if any(name in row for row in rows))
+
+
+def table(summary: Row) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Of a study (`grids.summary`) whose runs `add` was given: titles, and cells for each row of its table."""
+    rows = [_means(one, summary["rows"]) for one in summary["table"]]
+    names = [name for name in COLUMNS if any(name in row for row in rows)]
+    cells = [[COLUMNS[name].shown(row[name]) if name in row else "-" for name in names] for row in rows]
+    return tuple(COLUMNS[name].title for name in names), cells
+
+
+def _means(one: Row, runs: list[Row]) -> dict[str, float]:
+    own = [row for row in runs if (row["variant"], row["batch"]) == (one["variant"], one["batch"])]
+    told = {name: [row[name] for row in own if name in row] for name in COLUMNS}
+    return {name: sum(values) / len(values) for name, values in told.items() if values}
