@@ -4,6 +4,7 @@ fills.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 Row = dict[str, Any]
@@ -11,18 +12,29 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """title  in tables of methods, whose cells are the mean of the runs, `shown`
-    of     a run that is done: its figure, None where it does not tell
+    """title     in tables of methods, whose cells are the figures of the runs, `combined` and `shown`
+    of        a run that is done: its figure, None where it does not tell
     """
 
     title: str
     of: Callable[[Row], float | None]
     shown: Callable[[float], str]
+    combined: Callable[[list[float]], float] = fmean
 
 
 def _of_host(name: str) -> Callable[[Row], int | None]:
     """In the first step of the last epoch that had one."""
     return lambda row: next((one["host"][name] for one in reversed(row.get("history", [])) if "host" in one), None)
+
+
+def _of_training(name: str) -> Callable[[Row], int | None]:
+    """None where the device did nothing, too."""
+    return lambda row: (row.get("history") or [{}])[-1].get(name) or None
+
+
+def _buckets(row: Row) -> float | None:
+    parts = row.get("methods", {}).values()
+    return next((part["buckets"] for part in parts if part.get("buckets") is not None), None)
 
 
 def _millions(count: float) -> str:
@@ -31,6 +43,9 @@ def _millions(count: float) -> str:
 
 #: By the name that runs.csv has.
 COLUMNS = {
+    "training_macs": Column("MACs, G", _of_training("training_macs"), lambda macs: f"{macs / 1e9:.3g}"),
+    "largest_bits": Column("largest bits", _of_training("largest_bits"), str, max),
+    "buckets": Column("buckets in a block", _buckets, "{:.2f}".format),
     "host_flops": Column("host, MFLOPs a step", _of_host("flops"), _millions),
     "host_bytes": Column("host, MB a step", _of_host("bytes"), _millions),
 }
@@ -55,4 +70,4 @@ def table(summary: Row) -> tuple[tuple[str, ...], list[list[str]]]:
 def _means(one: Row, runs: list[Row]) -> dict[str, float]:
     own = [row for row in runs if (row["variant"], row["batch"]) == (one["variant"], one["batch"])]
     told = {name: [row[name] for row in own if name in row] for name in COLUMNS}
-    return {name: sum(values) / len(values) for name, values in told.items() if values}
+    return {name: COLUMNS[name].combined(values) for name, values in told.items() if values}

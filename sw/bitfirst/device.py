@@ -47,6 +47,8 @@ class Device(ABC):
     url             as given to `bitfirst.open`
     config          the array's configuration
     bit_macs        useful bit multiply-accumulates so far: no padding, no inserted zeros, at the requested widths
+    macs            useful multiply-accumulates so far, of whatever widths
+    largest_bits    of any operand so far; 0 before the first
     bytes_moved     bytes of all frames on the link so far, both ways (`model`: what a link would carry)
     counting        whether cycles and commands are counted; only a model can be without
     place           PyTorch's device on which networks and data had best be; None: wherever they are
@@ -65,7 +67,7 @@ class Device(ABC):
         self.url = url
         self.config = config
         self.store = Store(config)
-        self.bit_macs = 0
+        self.bit_macs = self.macs = self.largest_bits = 0
         self.bytes_moved = 0
         self.phase_counters: dict[Phase, dict[str, int]] = {}
         self._phase = Phase.OTHER
@@ -308,11 +310,13 @@ class Device(ABC):
         return self._run_all((operation,), operation.phase, real)[0]
 
     def _prepare(self, operations: Sequence[Operation], phase: Phase) -> None:
-        """Checks the operands; begins the phase."""
+        """Checks the operands, books what they are; begins the phase."""
         for operation in operations:
             for _, operand in operation.operands:
                 operand.check()
             _check_sums(operation)
+            self.macs += operation.geometry.useful_macs
+            self.largest_bits = max(self.largest_bits, *operation.bits)
         self.enter(phase)
 
     def _run_all(self, operations: Sequence[Operation], phase: Phase, real: bool) -> list[torch.Tensor]:

@@ -341,10 +341,11 @@ def fit(
     one batch.
 
     A row of its history has, beside loss and accuracies: "wall_s" of the epoch; so far, "steps" that were trained, the
-    device's "cycles" and "bit_macs", and without those of evaluation "training_bit_macs" and "training_counters" (of a
-    device that counts: added up over the phases, and MACs in float32 on the host); what `observed.grown` says of
-    blocks; "host", what the host computed in the first step (`host_work.HostWork`), where there was one; and with a
-    monitor what the epoch's steps took, "sensed".
+    device's "cycles" and "bit_macs", and without those of evaluation "training_bit_macs", "training_macs" (of whatever
+    widths) and "training_counters" (of a device that counts: added up over the phases, and MACs in float32 on the
+    host); "largest_bits" that an operand of the device has had; what `observed.grown` says of blocks; "host", what the
+    host computed in the first step (`host_work.HostWork`), where there was one; and with a monitor what the epoch's
+    steps took, "sensed".
     """
     per_epoch = len(splits.train) // options.batch
     if not per_epoch:
@@ -377,7 +378,7 @@ def fit(
         if run.meter is not None:
             counters = run.meter.read()
             run.history[-1] |= costs(counters, "cycles", "bit_macs")
-            run.history[-1]["training_bit_macs"] = before.get("training_bit_macs", 0) + work
+            run.history[-1] |= _added(before, work, run.meter.device.largest_bits)
             if counted and (not before or "training_counters" in before):  # not after a checkpoint without them
                 earlier = before.get("training_counters", {})
                 run.history[-1]["training_counters"] = {
@@ -387,16 +388,22 @@ def fit(
             on_epoch(run)
 
 
+def _added(before: dict[str, Any], work: dict[str, int], largest_bits: int) -> dict[str, int]:
+    """Of the device, for a row of the history behind `before`: not after a checkpoint without it."""
+    found = {name: before.get(name, 0) + count for name, count in work.items()}
+    found["largest_bits"] = max(before.get("largest_bits", 0), largest_bits)
+    return {name: one for name, one in found.items() if not before or name in before}
+
+
 def _steps(
     run: Run, batches: data.Batches, beside: "_Beside", window: Window | None
-) -> tuple[float | None, int, dict[str, int]]:
-    """Trains an epoch; its loss, bit-MACs and counters. `window`: that it is measured in."""
+) -> tuple[float | None, dict[str, int], dict[str, int]]:
+    """Trains an epoch; its loss, work and counters. `window`: that it is measured in."""
     beside.window = window
-    work, before = _bit_macs(run), _counted(run)
+    work, before = _work(run), _counted(run)
     with beside.watching:  # also where it ends before the first step does
         loss = loop.epoch(run.net, batches, run.optimizer, run.method, _cross_entropy, beside)
-    after = _counted(run)
-    return loss, _bit_macs(run) - work, {name: count - before.get(name, 0) for name, count in after.items()}
+    return loss, _grown(work, _work(run)), _grown(before, _counted(run))
 
 
 def finished(run: Run, splits: data.Splits, options: TrainOptions) -> nn.Module:
@@ -409,14 +416,15 @@ def finished(run: Run, splits: data.Splits, options: TrainOptions) -> nn.Module:
     def work(window: Window | None) -> nn.Module:
         return run.method.result(run.net, _between(batches, window))
 
-    macs, before, last = _bit_macs(run), _counted(run), run.history[-1]
+    done, before, last = _work(run), _counted(run), run.history[-1]
     net, told = _measured(run, work)
-    if "training_bit_macs" in last:
-        last["training_bit_macs"] += _bit_macs(run) - macs
+    for name, count in _grown(done, _work(run)).items():
+        if name in last:
+            last[name] += count
     if "training_counters" in last:
         counted = last["training_counters"]
-        for name, count in _counted(run).items():
-            counted[name] = counted.get(name, 0) + count - before.get(name, 0)
+        for name, count in _grown(before, _counted(run)).items():
+            counted[name] = counted.get(name, 0) + count
     if told:
         last["sensed"] = measured.joined(last.get("sensed"), told["sensed"])
     return net
@@ -449,8 +457,15 @@ def place_of(net: nn.Module) -> torch.device:
     return next(net.parameters()).device
 
 
-def _bit_macs(run: Run) -> int:
-    return 0 if run.meter is None else run.meter.device.bit_macs
+def _work(run: Run) -> dict[str, int]:
+    """The device's so far; {} without one."""
+    if run.meter is None:
+        return {}
+    return {"training_bit_macs": run.meter.device.bit_macs, "training_macs": run.meter.device.macs}
+
+
+def _grown(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {name: count - before.get(name, 0) for name, count in after.items()}
 
 
 def _counted(run: Run) -> dict[str, int]:
