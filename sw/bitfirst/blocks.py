@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from .errors import UsageError
+from .host_work import left_out
 
 
 class Residual(nn.Module, ABC):
@@ -122,6 +123,7 @@ def macs_of_output(layer: nn.Module, y: torch.Tensor) -> int:
     return layer.weight.numel() * y.numel() // layer.weight.shape[0]
 
 
+@left_out()  # nothing of a training is computed
 def macs_of(block: Residual, shape: torch.Size) -> int:
     """Multiply-accumulates of `residual` for one sample [c, h, w], [t, c] or [c], zeros of the padding included."""
     from .nn import in_float  # which needs the methods
