@@ -183,6 +183,16 @@ def test_a_report_says_what_each_energy_is(tmp_path):
     assert "| half | 1 | 0.500 | 0.500 |" in text
 
 
+def test_gates_that_were_not_counted_are_no_figure(tmp_path):
+    """As of runs of earlier versions, whose gates cost nothing."""
+    older = run() | {"methods": {"SLU": {"gate_macs": 2100}}}
+    keep(tmp_path / FILE, ("sgd", 0, run()), ("slu", 0, older))
+    rows = comparison.read(tmp_path / FILE)
+    comparison_energy.add(rows, DEFAULT)
+    assert [row["energy_j"] is None for row in rows] == [False, True]
+    assert "gates were not counted" in rows[1]["no_energy"]
+
+
 def test_gates_are_a_part_of_a_row_that_is_ranked(tmp_path):
     keep(tmp_path / FILE, ("sgd", 0, run()), ("slu", 0, run(gate_macs=10**6)))
     found = tables(tmp_path / FILE, DEFAULT)

@@ -108,3 +108,11 @@ def test_the_largest_bits_are_of_either_operand():
             convert(nn.Linear(2, 2), device, bits=Bits(activation, weight, 2))(torch.ones(1, 2))
             found.append(device.largest_bits)
     assert found == [9, 10, 10]
+
+
+def test_the_largest_bits_are_of_one_training():
+    """Of the second on an open device, too."""
+    with bitfirst.open("model:tiny?counting=0") as device:
+        device.largest_bits = 16  # as after the first
+        training.new_run(TrainOptions(method="static"), device)
+        assert device.largest_bits == 0

@@ -31,6 +31,7 @@ RATIOS = {
     "link_bytes": "link",
 }
 TO_COUNT = "its training counters are not in the file: train again, on a device that counts (model, not counting=0)"
+GATES = "its gates were not counted among its training counters, by an earlier version: train again"
 
 ARITHMETIC = ("bit_macs_done", "bit_macs_gated", *HOST_TERMS)
 
@@ -81,6 +82,8 @@ def amounts_of(row: Row, epoch: Row) -> Parts:
     if not epoch.get("training_counters"):
         raise UsageError(TO_COUNT)
     counters = epoch["training_counters"]
+    if "gate_macs" not in counters and any("gate_macs" in told for told in row.get("methods", {}).values()):
+        raise UsageError(GATES)
     host = {term: counters[term] for term in HOST_TERMS if term in counters}
     return activity(counters, config_of(row)) | host
 

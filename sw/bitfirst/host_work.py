@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 #: Operators that only move, make or draw numbers: bytes, but no operation.
 _MOVES = """
@@ -23,6 +23,26 @@ _NOTHING = "_unsafe_view detach_ empty empty_like empty_strided new_empty new_em
 NOTHING = frozenset(_NOTHING.split())
 
 _watching: "list[HostWork]" = []
+aten = torch.ops.aten
+
+
+def _convolution_backward(g: Any, x: Any, w: Any, *settings: Any, **_: Any) -> int:
+    """dX and dW, those of the two that are wanted."""
+    *_, is_transposed, _, _, wanted = settings
+    return 2 * (x if is_transposed else g).numel() * w[0].numel() * sum(wanted[:2])
+
+
+#: In the place of PyTorch's formulas: its own for convolutions leaves groups out of account, and on the CPU it has none
+#: for attention.
+FORMULAS = {
+    aten.convolution_backward: _convolution_backward,
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q.shape, k.shape, v.shape
+    ),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(
+        g.shape, q.shape, k.shape, v.shape
+    ),
+}
 
 
 class HostWork(TorchDispatchMode):
@@ -63,8 +83,9 @@ class HostWork(TorchDispatchMode):
     def _count(self, func: Any, args: tuple, kwargs: dict[str, Any], found: Any) -> None:
         tensors = [one for one in tree_leaves((args, kwargs, found)) if isinstance(one, torch.Tensor)]
         self.bytes += sum(one.numel() * one.itemsize for one in tensors)
-        if func.overloadpacket in flop_registry:
-            self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=found)
+        formula = FORMULAS.get(func.overloadpacket) or flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=found)
         elif func.overloadpacket.__name__ not in MOVES:
             self.flops += max((one.numel() for one in tensors), default=0)
 

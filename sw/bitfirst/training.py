@@ -303,6 +303,7 @@ def new_run(
         net.to(place)
         return Run("fp32", net, Method(), optimizer_of(net, Method(), options), epochs=options.epochs)
     method = options.training_method()
+    device.largest_bits = 0  # of this training
     convert(net.to(device.place), device, method, bits=options.bits, inplace=True)
     journal = None if method.signs is None else Journal()
     optimizer = optimizer_of(net, method, options)
@@ -344,8 +345,8 @@ def fit(
     device's "cycles" and "bit_macs", and without those of evaluation "training_bit_macs", "training_macs" (of whatever
     widths) and "training_counters" (of a device that counts: added up over the phases, and MACs in float32 on the
     host); "largest_bits" that an operand of the device has had; what `observed.grown` says of blocks; "host", what the
-    host computed in the first step (`host_work.HostWork`), where there was one; and with a monitor what the epoch's
-    steps took, "sensed".
+    host computed in the first step (`host_work.HostWork`), where there was one; and with a monitor, in place of that,
+    what the epoch's steps took, "sensed".
     """
     per_epoch = len(splits.train) // options.batch
     if not per_epoch:
@@ -371,7 +372,7 @@ def fit(
                 "wall_s": time.monotonic() - started,
                 "steps": before.get("steps", 0) + beside.steps,
                 **observed.grown(run.method, chosen),
-                **({"host": beside.host.counted} if beside.steps else {}),
+                **({"host": beside.host.counted} if beside.host.bytes else {}),
                 **told,
             }
         )
@@ -506,7 +507,7 @@ class _Beside(loop.Hooks):
             group["lr"] = self.plan.rate(self.step, group["peak"], self.schedule)
         if run.journal is not None:
             run.journal.begin(run.net, self.step, self.plan.steps, partial(_loss, x, y), run.meter.device.bit_macs)
-        if not self.steps:
+        if not self.steps and run.monitor is None:  # it takes time, and so joules
             self.watching.enter_context(self.host)
 
     def after_backward(self) -> None:
