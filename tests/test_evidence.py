@@ -1,4 +1,4 @@
-"""The tables of rung B are those of the study files beside them."""
+"""The tables of rung B, and of energy, are those of the study files beside them."""
 
 import shutil
 import sqlite3
@@ -6,10 +6,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from bitfirst import comparison
+from bitfirst import comparison, energy_model
 
 ROOT, EVIDENCE = Path(__file__).parents[1], Path("docs/evidence")
 MADE = "tables.md", "runs.csv"
+#: study -> what `bitfirst report` was told besides
+STUDIES = {"cifar": {}, "cifar-finetune": {}, "energy": {"model": energy_model.load("horowitz-45nm"), "target": 0.95}}
 
 
 @pytest.fixture
@@ -27,11 +29,11 @@ def made_anew(study: str, spoil: str | None = None) -> list[bool]:
     if spoil:
         with closing(sqlite3.connect(folder / "study.sqlite")) as file, file:
             file.execute(spoil)
-    comparison.write([folder], folder)
+    comparison.write([folder], folder, **STUDIES[study])
     return [(folder / name).read_bytes() == (ROOT / folder / name).read_bytes() for name in MADE]
 
 
-@pytest.mark.parametrize("study", ["cifar", "cifar-finetune"])
+@pytest.mark.parametrize("study", STUDIES)
 def test_tables_are_those_of_the_file(study, clone):
     assert made_anew(study) == [True, True]
 
