@@ -1,6 +1,7 @@
 """What arithmetic takes on the chips, and netlists whose carry chains are open at their ends."""
 
 import json
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -286,6 +287,24 @@ def test_devices_of_the_other_datapaths_were_compared_with_the_golden_model() ->
     found["rtl:fixed"]["counter_mismatches"] = 3
     (line,) = [line for line in arith_docs._exact(found) if "`rtl:fixed`" in line]
     assert line.endswith("| 3 |")
+
+
+def test_the_document_is_written_where_there_is_none_and_keeps_what_is_not_given(
+    measured: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "measured").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "found.json").write_text(json.dumps(measured))
+    (tmp_path / "one.json").write_text(json.dumps(compared()["rtl:fixed"]))
+
+    def written(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["arith_docs", *words, str(tmp_path)])
+        arith_docs.main()
+        return (tmp_path / arith_docs.DOCUMENT).read_text()
+
+    assert written("--measured", str(tmp_path / "found.json")) == arith_docs.rendered(measured, {})
+    text = written("--cycles", str(tmp_path / "one.json"))
+    assert "| `rtl:fixed` |" in text and "| `rtl:fusion` |" not in text and written() == text
 
 
 @pytest.mark.soak

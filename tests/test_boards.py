@@ -179,7 +179,9 @@ def test_the_document_marks_what_older_sources_built(tmp_path: Path, monkeypatch
     def written(*more: str) -> str:
         monkeypatch.setattr(sys, "argv", [*words, *more])
         document.main()
-        return (tmp_path / document.DOCUMENT).read_text()
+        text = (tmp_path / document.DOCUMENT).read_text()
+        assert text == document.rendered(json.loads((tmp_path / document.MEASURED).read_text()))
+        return text
 
     text = written("--measured", str(found))
     assert "| 17.2 |" in text and f"| {row['fingerprint']} | {16 * 'a'} |" in text

@@ -65,8 +65,7 @@ def test_what_runs_tell_of_their_work_stands_in_the_tables(tmp_path):
 def trained(method, device, epochs=2):
     """Of the digits network on 32 images, a batch of 16."""
     whole = data.digits()
-    parts = (data.Split(part.images[:32], part.labels[:32]) for part in (whole.train, whole.validation, whole.test))
-    splits = data.Splits(*parts)
+    splits = data.Splits(*(data.some(part, 32) for part in (whole.train, whole.validation, whole.test)))
     options = TrainOptions(device=device, epochs=epochs, batch=16, method=method)
     with training.host_settings(1), bitfirst.open(device) as board:
         run = training.new_run(options, board)

@@ -89,8 +89,7 @@ def test_what_is_within_the_devices_operators_is_theirs_or_quantising(monkeypatc
 @pytest.fixture
 def few():
     whole = digits()
-    parts = (data.Split(part.images[:32], part.labels[:32]) for part in (whole.train, whole.validation, whole.test))
-    return data.Splits(*parts)
+    return data.Splits(*(data.some(part, 32) for part in (whole.train, whole.validation, whole.test)))
 
 
 def trained(method, splits):
@@ -118,5 +117,5 @@ def test_counting_changes_neither_the_training_nor_its_counters(method, few, mon
 
 
 def test_one_step_is_counted_however_many_an_epoch_has(few):
-    half = dataclasses.replace(few, train=data.Split(few.train.images[:16], few.train.labels[:16]))
+    half = dataclasses.replace(few, train=data.some(few.train, 16))
     assert trained("sgd", few)[0][0]["host"] == trained("sgd", half)[0][0]["host"]

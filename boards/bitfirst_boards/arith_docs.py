@@ -121,8 +121,9 @@ def rendered(result: Row, compared: dict[str, Row]) -> str:
         _equal_speed(rows, precisions),
         _equal_memory(rows),
         [GOALS, *_goals(result)],
-        [EXACT.format(compared=COMPARED, device=next(iter(compared))), *_exact(compared)],
     ]
+    if compared:
+        parts.append([EXACT.format(compared=COMPARED, device=next(iter(compared))), *_exact(compared)])
     return "\n".join("\n".join(lines) + "\n" for lines in parts)
 
 
@@ -318,7 +319,8 @@ def main() -> None:
         kept.write_text(json.dumps(json.loads(given.measured.read_text()), indent=1) + "\n")
     devices = json.loads(compared.read_text()) if compared.exists() else {}
     devices |= {row["device"]: row for row in (json.loads(path.read_text()) for path in given.cycles)}
-    compared.write_text(json.dumps(devices, indent=1) + "\n")
+    if devices:
+        compared.write_text(json.dumps(devices, indent=1) + "\n")
     result = json.loads(kept.read_text())
     (given.directory / DOCUMENT).write_text(rendered(result, devices))
     plot(result, given.directory / PICTURE)

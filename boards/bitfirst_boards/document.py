@@ -67,7 +67,7 @@ WORST = """Slowest paths, and seconds of synthesis and of packing, placing and r
 what was built, by its fingerprint and the beginning of the bitstream's SHA-256. Above, "of older sources" is what other
 sources or versions of the tools built than those by which `make docs` wrote this.
 """
-OTHER = """With another of its links (`--link`), or another array (`--config`), at the board's own clock:
+OTHER = """With another link (`--link`), array (`--config`) or clock (`--clock-khz`) than the board's own:
 """
 FAILED = """What fails:
 """
@@ -249,18 +249,24 @@ def rendered(measured: Mapping[str, Mapping[str, Any]], others: Iterable[Mapping
 
 def _named(row: Mapping[str, Any]) -> str:
     """What tells results of `OTHERS` apart."""
-    return f"{row['board']}, {row['link']}, {size(ArrayConfig(**row['parameters']))}, {row['parameters']['datapath']}"
+    config = ArrayConfig(**row["parameters"])
+    return f"{row['board']}, {row['link']}, {config.datapath}, {size(config)}, {config.clock_khz} kHz"
 
 
-def _kept(path: Path, news: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The results in a file, with new ones, which it gets; and whether they are older."""
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    kept |= {name: {key: row.get(key) for key in KEPT} for name, row in news.items()}
-    for row in kept.values():
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write(path: Path, results: dict[str, dict[str, Any]]) -> None:
+    """With whether they are older; no file of none."""
+    for row in results.values():
         row[OLDER] = is_older(row)
-    if kept:
-        path.write_text(json.dumps(kept, indent=1) + "\n")
-    return kept
+    if results:
+        path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _kept(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row.get(key) for key in KEPT}
 
 
 def main() -> None:
@@ -269,10 +275,12 @@ def main() -> None:
     parser.add_argument("--other", type=Path, action="append", default=[], help="what `bitfirst build --json` printed")
     parser.add_argument("directory", type=Path, nargs="?", default=Path("docs"))
     given = parser.parse_args()
-    rows = json.loads(given.measured.read_text())["boards"] if given.measured else []
-    others = [json.loads(path.read_text()) for path in given.other]
-    measured = _kept(given.directory / MEASURED, {row["board"]: row for row in rows})
-    others = _kept(given.directory / OTHERS, {_named(row): row for row in others})
+    measured, others = (_read(given.directory / name) for name in (MEASURED, OTHERS))
+    if given.measured:
+        measured = {row["board"]: _kept(row) for row in json.loads(given.measured.read_text())["boards"]}
+    others |= {_named(row): _kept(row) for row in (json.loads(path.read_text()) for path in given.other)}
+    _write(given.directory / MEASURED, measured)
+    _write(given.directory / OTHERS, others)
     (given.directory / DOCUMENT).write_text(rendered(measured, others.values()))
 
 
