@@ -383,25 +383,6 @@ def test_an_array_that_the_router_cannot_finish_is_ended(tmp_path: Path, monkeyp
     assert best.config.bit_macs_per_cycle == 16 * 64 and best.figures.fmax_mhz == 20
 
 
-def test_a_netlist_of_which_half_is_there_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a search was ended while room was made in it for the router."""
-    packed = []
-
-    def pack_again(one: explore.Candidate) -> dict:
-        packed.append(one)
-        (one.directory / "top.json").write_text('{"modules": ' if len(packed) == 1 else '{"modules": {}}')
-        return {"usage": asdict(usage(1)), "synthesis_s": 1.0, "placement": ["nextpnr"]}
-
-    def place(board: Board, words: list[str], directory: Path, usage: Usage) -> dict:
-        json.loads((directory / "top.json").read_text())
-        return REPORTED
-
-    monkeypatch.setattr(explore, "_packed", pack_again)
-    monkeypatch.setattr(toolchains, "place", place)
-    one = explore.candidate(FASTEST, BASE, 12_000, tmp_path)
-    assert explore.place(one).fmax_mhz == 20 and len(packed) == 2
-
-
 def test_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, stand_ins: list
 ) -> None:

@@ -257,20 +257,11 @@ def place(one: Candidate) -> Figures:
         usage = Usage(**record["usage"])
         if "figures" not in record:
             start = time.monotonic()
-            report = _report(one, record, usage)
+            report = toolchains.place(one.board, record["placement"], one.directory, usage)
             figures = toolchains.read_report(report, usage, record["synthesis_s"], time.monotonic() - start)
             record |= {"figures": asdict(figures)}
             folder.write(one.directory, record)
         return Figures(**record["figures"] | {"usage": usage})
-
-
-def _report(one: Candidate, record: dict[str, Any], usage: Usage) -> dict:
-    """nextpnr's, of a packed netlist; where an interruption left half of that, it is made anew. Raises `FlowError`."""
-    try:
-        return toolchains.place(one.board, record["placement"], one.directory, usage)
-    except json.JSONDecodeError:
-        folder.clear(one.directory)
-        return toolchains.place(one.board, _packed(one)["placement"], one.directory, usage)
 
 
 def _begun(one: Candidate) -> dict[str, Any]:

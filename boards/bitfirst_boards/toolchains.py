@@ -73,7 +73,7 @@ class Toolchain:
     options: Mapping[str, str] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[Path], object] = lambda netlist: None
-    spread: Callable[[Path, str, float], object] = lambda netlist, device, share: None
+    spread: Callable[[Path, str, float], object] = lambda netlist, device, taken: None
     placement: str = ""
     clocked: bool = False
 
@@ -268,8 +268,8 @@ def finish(board: Board, figures: Figures, packer: list[str], directory: Path) -
 
 def place(board: Board, placement: list[str], directory: Path, usage: Usage) -> dict:
     """Places and routes what `pack` packed: nextpnr's report, also where a clock is missed. Raises `FlowError`."""
-    share = usage.lut / chip(board).lut
-    toolchain(board.platform).spread(_netlist(placement, directory), device(board.platform), share)
+    taken = usage.lut / chip(board).lut
+    toolchain(board.platform).spread(_netlist(placement, directory), device(board.platform), taken)
     return route(board, placement, directory)
 
 
@@ -283,7 +283,7 @@ def route(board: Board, placement: list[str], directory: Path) -> dict:
 
 def routed_mhz(directory: Path, wanted_mhz: int, seed: int) -> float:
     """Clock that the netlist in `directory` reaches in an LFE5U-85F of speed grade 6, placed and routed out of context
-    for `wanted_mhz` as builds are. Raises `FlowError` where it cannot be routed.
+    for `wanted_mhz` as builds are, but for their empty rows. Raises `FlowError` where it cannot be routed.
     """
     wanted = ["--freq", str(wanted_mhz), "--timing-allow-fail", "--report", REPORT, "--seed", str(seed)]
     words = [*PART, *PLACEMENT, *wanted, "--log", ROUTING_LOG]
