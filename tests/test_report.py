@@ -118,6 +118,15 @@ def test_without_fp32_nothing_stands_beside(result, tmp_path):
     assert [line.get_label() for line in loss.lines] == [line.get_label() for line in accuracy.lines] == ["rtl"]
 
 
+def test_the_hosts_work_stands_beside_that_of_fp32(result, tmp_path):
+    """That of the last epoch that tells of it; nothing is said where none does."""
+    told = {"flops": 3_000_000, "bytes": 45_600_000}
+    result["history"] = [row | ({} if row["epoch"] == 3 else {"host": told}) for row in result["history"]]
+    rows = {name: cells for name, *cells in report.comparison(result)}
+    assert rows["host, MFLOPs a step"] == ["3", "n/a"] and rows["host, MB a step"] == ["45.6", "n/a"]
+    assert "host, MB a step" in read(report.write(result, tmp_path)).text
+
+
 @pytest.fixture
 def signs():
     keys = "resolved", "wrong_resolved", "wrong_overall", "wrong_fp32", "exact_wrong_fp32", "bit_work"

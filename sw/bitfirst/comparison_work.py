@@ -22,9 +22,9 @@ class Column:
     combined: Callable[[list[float]], float] = fmean
 
 
-def _of_host(name: str) -> Callable[[Row], int | None]:
+def of_host(history: list[Row], name: str) -> int | None:
     """In the first step of the last epoch that had one."""
-    return lambda row: next((one["host"][name] for one in reversed(row.get("history", [])) if "host" in one), None)
+    return next((one["host"][name] for one in reversed(history) if "host" in one), None)
 
 
 def _of_training(name: str) -> Callable[[Row], int | None]:
@@ -37,7 +37,7 @@ def _buckets(row: Row) -> float | None:
     return next((part["buckets"] for part in parts if part.get("buckets") is not None), None)
 
 
-def _millions(count: float) -> str:
+def millions(count: float) -> str:
     return f"{count / 1e6:.3g}"
 
 
@@ -46,8 +46,8 @@ COLUMNS = {
     "training_macs": Column("MACs, G", _of_training("training_macs"), lambda macs: f"{macs / 1e9:.3g}"),
     "largest_bits": Column("largest bits", _of_training("largest_bits"), str, max),
     "buckets": Column("buckets in a block", _buckets, "{:.2f}".format),
-    "host_flops": Column("host, MFLOPs a step", _of_host("flops"), _millions),
-    "host_bytes": Column("host, MB a step", _of_host("bytes"), _millions),
+    "host_flops": Column("host, MFLOPs a step", lambda row: of_host(row.get("history", []), "flops"), millions),
+    "host_bytes": Column("host, MB a step", lambda row: of_host(row.get("history", []), "bytes"), millions),
 }
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .comparison_work import millions, of_host
 from .energy import Energy
 from .energy_model import TERMS
 from .measuring import shown
@@ -285,11 +286,14 @@ def comparison(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     last = [(result[runs] or [unknown])[-1] for runs in ("history", "fp32_history")]
     tests = result["test_accuracy"], result["fp32_test_accuracy"]
     bits = result["options"]["bits"]
+    host = {name: [of_host(result[runs], name) for runs in ("history", "fp32_history")] for name in ("flops", "bytes")}
     return [
         ("test accuracy", *(_number(share, "{:.2%}") for share in tests)),
         ("validation accuracy", *(_number(row["validation_accuracy"], "{:.2%}") for row in last)),
         ("training loss, last epoch", *(_number(row["loss"], "{:.4f}") for row in last)),
         ("bits of x, w, gradient", f"{bits['activation']}, {bits['weight']}, {bits['gradient']}", "32, 32, 32"),
+        ("host, MFLOPs a step", *("n/a" if count is None else millions(count) for count in host["flops"])),
+        ("host, MB a step", *("n/a" if count is None else millions(count) for count in host["bytes"])),
     ]
 
 
