@@ -256,7 +256,7 @@ CLOCK, LOCK = Signal(), Signal()
 
 @pytest.mark.parametrize(("kind", "least_us"), [("ecp5", 0), ("ice40", 15)])
 def test_reset_until_lock(kind: str, least_us: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reset from the start to two edges after the lock (iCE40: 15 us), and from the loss of the lock on."""
+    """Reset from the start to `RESET_STAGES` edges after the lock (iCE40: 15 us), and from the loss of the lock on."""
     monkeypatch.setitem(clocking._INSTANCES, kind, lambda _, clock, made, locked, platform: Locking(made, locked))
     m = Module()
     count = Signal(32)
@@ -277,11 +277,11 @@ def test_reset_until_lock(kind: str, least_us: float, monkeypatch: pytest.Monkey
         counted.append(await cycles(2000))
         ctx.set(LOCK, 1)
         counted.append(await cycles(int(least_us / period_us)))
-        counted.append(await cycles(10))
+        counted.append(await cycles(8 + clocking.RESET_STAGES))
         ctx.set(LOCK, 0)
         counted.append(await cycles(3))
         ctx.set(LOCK, 1)
-        counted.append(await cycles(int(least_us / period_us) + 10))
+        counted.append(await cycles(int(least_us / period_us) + 8 + clocking.RESET_STAGES))
 
     simulator = Simulator(Fragment.get(m, board))
     simulator.add_testbench(bench)

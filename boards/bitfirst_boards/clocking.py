@@ -223,6 +223,9 @@ def pll_of(platform: Platform) -> Pll:
     raise ClockError(f"no PLL of {device} is known; drive the array with the board's own clock")
 
 
+RESET_STAGES = 4  #: two synchronise; more let the placer go from the PLL, in a corner, to the middle of what is reset
+
+
 class ClockedByPll(Elaboratable):
     """Drives clock domain `domain`, which a module around it defines, from a PLL.
 
@@ -234,8 +237,8 @@ class ClockedByPll(Elaboratable):
     locked   out(1), asynchronous
 
     The domain's reset is active from power-up until the PLL has locked, whenever it loses its lock, and with `reset`;
-    it ends in step with the clock, two cycles later (iCE40: 15 us later, when its block RAM can be read). The clock
-    gets a constraint of its frequency where the tools do not derive one themselves.
+    it ends in step with the clock, `RESET_STAGES` cycles later (iCE40: 15 us later, when its block RAM can be read).
+    The clock gets a constraint of its frequency where the tools do not derive one themselves.
     """
 
     def __init__(
@@ -259,7 +262,7 @@ class ClockedByPll(Elaboratable):
             platform.add_clock_constraint(output, float(self.setting.output_hz))
         m.d.comb += ClockSignal(self.domain).eq(output)
         settled = self._settled(m, output) if kind == "ice40" else self.locked
-        m.submodules.reset = ResetSynchronizer(self.reset | ~settled, domain=self.domain)
+        m.submodules.reset = ResetSynchronizer(self.reset | ~settled, domain=self.domain, stages=RESET_STAGES)
         return m
 
     def _input(self, m: Module) -> Value | io.PortLike:
