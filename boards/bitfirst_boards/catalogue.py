@@ -51,6 +51,7 @@ class Board:
     to_flash   options more, for the board's flash memory; none where the tool writes nothing else
     baud       of the serial link; divides the clock exactly
     seed       of the placement: one that meets the clock
+    no_dsp     multipliers are made of LUTs, and the chip's own left alone
     board_files  Vivado's board files, a pattern of their names (Zynq: settings of its memory)
     network    its addresses on Ethernet
     rgmii_ns   with `udp`: delays that its PHY leaves to the chip, of the clock that is sent, of the data received
@@ -66,6 +67,7 @@ class Board:
     to_flash: tuple[str, ...] = ()
     baud: int = 1_000_000
     seed: int = 1
+    no_dsp: bool = False
     board_files: str = ""
     network: Network = DEFAULT
     rgmii_ns: tuple[float, float] | None = None

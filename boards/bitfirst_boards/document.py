@@ -25,7 +25,7 @@ from .sensors import Rail, Regulator
 MEASURED, OTHERS, DOCUMENT = "measured/boards.json", "measured/others.json", "boards.md"
 KEPT = (
     *("board", "link", "parameters", "lut", "ff", "bram", "dsp", "fmax_mhz", "clock_mhz", "path_from", "path_to"),
-    *("synthesis_s", "placement_s", "seed", "tools", "fingerprint", "sha256", "error"),
+    *("synthesis_s", "placement_s", "seed", "no_dsp", "tools", "fingerprint", "sha256", "error"),
 )
 OLDER = "older"  #: key: whether other sources or tools made it, when the document was written
 HEAD = """# Boards
@@ -59,15 +59,16 @@ ALUs in their places. MHz: the array's clock, and what nextpnr says can be reach
 The trace, some 480 cells and 2 block RAMs, can be read from a device that hangs ([design](design.md#gateware));
 `--feature trace` adds it to an array that has none of its own ({untraced}).
 
-`build` does not choose between multipliers and LUTs for arrays of the datapath `fixed` (`--config fixed`): on ECP5 and
-iCE40 yosys takes the chip's multipliers for all of them, and more than there are do not fit; on Gowin all are made of
-LUTs; Vivado decides by itself.
+Arrays of the datapaths `fixed` and `fixed16` (`--config fixed`) multiply by the chip's multipliers on ECP5 and iCE40,
+and more than there are do not fit: with `--no-dsp` all multipliers are made of LUTs, those of the requantiser too. On
+Gowin they always are. Vivado decides by itself, and has none to use with `--no-dsp`. It is part of the fingerprint.
 """
 WORST = """Slowest paths, and seconds of synthesis and of packing, placing and routing on one core of a shared host; and
 what was built, by its fingerprint and the beginning of the bitstream's SHA-256. Above, "of older sources" is what other
 sources or versions of the tools built than those by which `make docs` wrote this.
 """
-OTHER = """With another link (`--link`), array (`--config`) or clock (`--clock-khz`) than the board's own:
+OTHER = """With another link (`--link`), array (`--config`) or clock (`--clock-khz`) than the board's own, or
+multipliers of LUTs (`--no-dsp`):
 """
 FAILED = """What fails:
 """
@@ -131,13 +132,14 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def _is_current(board: Board, row: Mapping[str, Any]) -> bool:
-    return row["link"] == board.link and row["parameters"] == flow.fitted(board).as_dict()
+    return row["link"] == board.link and not row.get("no_dsp") and row["parameters"] == flow.fitted(board).as_dict()
 
 
 def is_older(row: Mapping[str, Any]) -> bool:
     """Whether a result is of other sources or tools than these. Raises `FlowError` where a tool is missing."""
     config = ArrayConfig(**row["parameters"])
-    board = replace(BOARDS[row["board"]].linked(row["link"]), clock_khz=config.clock_khz)
+    board = BOARDS[row["board"]].linked(row["link"])
+    board = replace(board, clock_khz=config.clock_khz, no_dsp=bool(row.get("no_dsp")))
     tools = toolchains.versions(toolchains.toolchain(board.platform), board.link)
     return row.get("fingerprint") != f"{flow.fingerprint(board, flow.fitted(board, config), tools):016x}"
 
@@ -163,8 +165,8 @@ def _open(board: Board, row: Mapping[str, Any] | None) -> list[object]:
 
 def _other(row: Mapping[str, Any]) -> list[object]:
     config = ArrayConfig(**row["parameters"])
-    array = f"{config.datapath}, " * (config.datapath != "serial") + size(config)
-    about = [f"`{row['board']}`", row["link"], array, config.bit_macs_per_cycle]
+    datapath = f"{config.datapath}, " * (config.datapath != "serial") + "of LUTs, " * bool(row.get("no_dsp"))
+    about = [f"`{row['board']}`", row["link"], datapath + size(config), config.bit_macs_per_cycle]
     return [*about, *_cells(BOARDS[row["board"]], row), f"{config.clock_khz / 1000:g}", _reached(row)]
 
 
@@ -250,7 +252,8 @@ def rendered(measured: Mapping[str, Mapping[str, Any]], others: Iterable[Mapping
 def _named(row: Mapping[str, Any]) -> str:
     """What tells results of `OTHERS` apart."""
     config = ArrayConfig(**row["parameters"])
-    return f"{row['board']}, {row['link']}, {config.datapath}, {size(config)}, {config.clock_khz} kHz"
+    array = config.datapath + ", of LUTs" * bool(row.get("no_dsp"))
+    return f"{row['board']}, {row['link']}, {array}, {size(config)}, {config.clock_khz} kHz"
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

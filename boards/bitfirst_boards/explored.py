@@ -134,6 +134,8 @@ def main() -> None:
     found = json.loads(kept.read_text()) if kept.exists() else {}
     for path in given.found:
         result = json.loads(path.read_text())
+        if result.get("no_dsp"):
+            parser.error(f"{path} is of --no-dsp; boards of the catalogue are built with multipliers")
         found[result["board"]] = {key: result[key] for key in ("board", "base", "chosen", "arrays")}
     text = rendered(found)  # before anything is written
     if given.found:

@@ -42,6 +42,7 @@ class Build:
     network      its addresses, where that is Ethernet
     fingerprint  burnt into the device
     seed         of the placement
+    no_dsp       multipliers are made of LUTs
     tools        package -> version
     figures      of the bitstream; None of a project
     files        what was asked for, name in `directory` -> SHA-256
@@ -54,6 +55,7 @@ class Build:
     config: ArrayConfig
     fingerprint: int
     seed: int
+    no_dsp: bool
     tools: dict[str, str]
     figures: Figures | None
     directory: Path
@@ -88,11 +90,14 @@ def _network(board: Board) -> Network | None:
 
 
 def fingerprint(board: Board, config: ArrayConfig, tools: dict[str, str]) -> int:
-    """63 bits that change with board, link, addresses, configuration, the sources of it all, or a version of a tool."""
+    """63 bits that change with board, link, addresses, configuration, what multipliers are made of, the sources of it
+    all, or a version of a tool.
+    """
     parts = {
         "device": f"{verilog.fingerprint(config):016x}",
         "board": board.name,
         "link": board.link,
+        "no_dsp": board.no_dsp,
         "source": _sources(),
         "tools": tools | {"amaranth-boards": metadata.version("amaranth-boards")},
     }
@@ -111,7 +116,7 @@ def identify(config: ArrayConfig, found: int, address: str | None = None) -> str
     if address is not None:
         with suppress(FlowError):  # a name, say
             boards += [replace(each, network=network(address)) for each in boards if each.link == "udp"]
-    for board in boards:
+    for board in (*boards, *(replace(each, no_dsp=True) for each in boards)):
         try:
             versions = toolchains.versions(toolchains.toolchain(board.platform), board.link)
         except FlowError:
@@ -147,6 +152,7 @@ def identity(board: Board, config: ArrayConfig) -> dict[str, Any]:
         "fingerprint": f"{fingerprint(board, config, tools):016x}",
         "config": config.as_dict(),
         "seed": board.seed,
+        "no_dsp": board.no_dsp,
         "tools": tools,
     }
 
@@ -230,6 +236,7 @@ def finished(directory: Path, record: dict) -> Build | None:
             config=ArrayConfig(**record["config"]),
             fingerprint=int(record["fingerprint"], 16),
             seed=record["seed"],
+            no_dsp=record["no_dsp"],
             tools=record["tools"],
             figures=None if figures is None else Figures(**figures | {"usage": Usage(**figures["usage"])}),
             directory=directory,
@@ -258,6 +265,7 @@ def told(board: Board, built: Build) -> dict[str, Any]:
     return result | {
         "clock_mhz": board.clock_khz / 1000,
         "seed": built.seed,
+        "no_dsp": built.no_dsp,
         "tools": built.tools,
         "directory": built.directory,
         "bitstream": built.bitstream,

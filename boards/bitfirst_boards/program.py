@@ -41,7 +41,7 @@ def command(board: Board, directory: Path, flash: bool = False) -> list[str]:
         raise FlowError(f"the build in {directory} did not finish; make it again: bitfirst build {board.name}")
     if built.board != board.name:
         raise FlowError(f"the build in {directory} is for {built.board}, not {board.name}; name another with --build")
-    as_built = replace(board.linked(built.link), network=built.network or board.network)
+    as_built = replace(board.linked(built.link), network=built.network or board.network, no_dsp=built.no_dsp)
     now = flow.fingerprint(as_built, built.config, built.tools)
     if built.fingerprint != now:
         raise FlowError(

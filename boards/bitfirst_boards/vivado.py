@@ -62,7 +62,8 @@ def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, st
     """Amaranth's project: Verilog, pins and clock, synthesis to bitstream."""
     device = make_device(board, config, fingerprint)
     with verilog.use_yosys():
-        plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False)
+        options = {"synth_design_opts": "-max_dsp 0"} if board.no_dsp else {}
+        plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False, **options)
     wanted = "top.v", "top.xdc", "top.tcl", *(name for name in (CONVERTER,) if name in plan.files)
     texts = {name: plan.files[name] for name in wanted}
     before, after = texts["top.tcl"].split(_WRITE)
@@ -84,6 +85,7 @@ def _block_design(board: Board, config: ArrayConfig, fingerprint: int) -> dict[s
         "link_bits": config.link_bits,
         "core": ipxact.vlnv(verilog.module_name("axi")),
         "sensors": int(config.measures),
+        "no_dsp": int(board.no_dsp),
     }
     lines = [f"set {name} {{{value}}}" for name, value in settings.items()]
     texts["top.tcl"] = "\n".join([*lines, f"source {_BLOCK_DESIGN}", ""])

@@ -1,6 +1,7 @@
 # Block design of a Zynq-7000: processing system, AXI DMA without scatter-gather, and the device; then its bitstream.
 # `top.tcl` sets before: part, board_files (pattern of their names), clock_mhz, link_bits, core (its
-# vendor:library:name:version), sensors (1: it has an I2C bus, with its pins in sensors.xdc).
+# vendor:library:name:version), sensors (1: it has an I2C bus, with its pins in sensors.xdc), no_dsp
+# (1: multipliers are made of LUTs).
 
 create_project -force top vivado -part $part
 set found {}
@@ -84,6 +85,11 @@ save_bd_design
 add_files [make_wrapper -files [get_files system.bd] -top]
 set_property top system_wrapper [current_fileset]
 update_compile_order -fileset sources_1
+if {$no_dsp} {
+    # The cores are synthesised with the rest: in runs of their own they would not know of it.
+    set_property synth_checkpoint_mode None [get_files system.bd]
+    set_property STEPS.SYNTH_DESIGN.ARGS.MAX_DSP 0 [get_runs synth_1]
+}
 
 launch_runs impl_1 -to_step write_bitstream
 wait_on_run impl_1

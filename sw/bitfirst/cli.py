@@ -33,6 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Device = Annotated[
     str, typer.Option(help="model, rtl, rtl:CONFIG, serial:///PATH?baud=.., tcp://HOST:PORT, udp://HOST.")
 ]
+NoDsp = Annotated[bool, typer.Option("--no-dsp", help="Multipliers of LUTs; the chip's own are left alone.")]
 Config = Annotated[str, typer.Argument(help="A named configuration, or a .toml file.")]
 
 EnergyModel = Annotated[
@@ -148,7 +149,8 @@ def _built(result: Result) -> Group:
     head = {
         "board": result["board"] + (", built before" if result["reused"] else ""),
         "link": result["link"] if result["network"] is None else f"udp://{result['network']['address']}",
-        "configuration": f"{result['config']}, {result['bit_macs_per_cycle']:,} bit-MACs a cycle",
+        "configuration": f"{result['config']}, {result['bit_macs_per_cycle']:,} bit-MACs a cycle"
+        + ", multipliers of LUTs" * result["no_dsp"],
         "fingerprint": result["fingerprint"],
     }
     if result["bitstream"] is None:
@@ -207,6 +209,7 @@ def _explored(result: Result) -> Group:
     if result["chosen"] is None:
         return Group(table, "[red]no array meets its clock[/]; try lower --clock-khz, or more with --most")
     line = f"bitfirst build {result['board']} --config {result['toml']} --clock-khz {result['chosen']['clock_khz']}"
+    line += " --no-dsp" * result["no_dsp"]
     return Group(table, escape(line))
 
 
@@ -656,6 +659,7 @@ def build(
     address: Annotated[str | None, typer.Option(help="IPv4 address on --link udp, 192.168.1.50 by default.")] = None,
     mac: Annotated[str | None, typer.Option(help="MAC address on --link udp; by default made of --address.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the placement; the board's own by default.")] = None,
+    no_dsp: NoDsp = False,
     as_json: Json = False,
 ) -> None:
     """Make a bitstream: synthesis, placement and routing. Fails when it does not fit, and when it misses the clock.
@@ -663,37 +667,40 @@ def build(
     A finished build of the same is not made again. For Xilinx chips it is a project for Vivado, which is not run.
     """
 
+    def adapted(board: Any) -> Any:
+        return replace(board, clock_khz=clock_khz or board.clock_khz, no_dsp=no_dsp)
+
     def work() -> Result:
         more = tuple(feature or ())
         if every == (board is not None):
             raise UsageError("name one board, or give --all; `bitfirst boards` lists them")
         if board is not None:
             linked = _linked(_board(board), link, address, mac)
-            return _build(linked, out or Path("build", board), config, more, clock_khz, seed)
+            return _build(adapted(linked), out or Path("build", board), config, more, seed)
         if (link, address, mac) != (None, None, None):
             raise UsageError("--link, --address and --mac are for one board; with --all each gets its own link")
-        return _build_all(out or Path("build"), config, more, clock_khz, seed)
+        return _build_all(out or Path("build"), config, more, seed, adapted)
 
     if _report(as_json, work, _all_built if every else _built).get("failed"):
         raise typer.Exit(1)
 
 
 def _build_all(
-    target: Path, config: str | None, more: tuple[str, ...], clock_khz: int | None, seed: int | None
+    target: Path, config: str | None, more: tuple[str, ...], seed: int | None, adapted: Callable[[Any], Any]
 ) -> Result:
-    """Every board; what fails is told, and the others are built all the same."""
+    """Every board, as `adapted` makes it; what fails is told, and the others are built all the same."""
     from bitfirst_boards import flow
     from bitfirst_boards.catalogue import BOARDS
     from bitfirst_boards.errors import FlowError
 
     rows, console = [], Console(stderr=True)
-    for name, board in BOARDS.items():
+    for name, board in zip(BOARDS, map(adapted, BOARDS.values()), strict=True):
         try:
-            rows.append(_build(board, target / name, config, more, clock_khz, seed) | {"error": None})
+            rows.append(_build(board, target / name, config, more, seed) | {"error": None})
         except FlowError as error:
             console.print(escape(f"{name}: {error}"))
-            fitted = flow.fitted(_timed(board, clock_khz), _parameters(board, config, more))
-            asked = {"board": name, "link": board.link, "parameters": fitted.as_dict()}
+            fitted = flow.fitted(board, _parameters(board, config, more))
+            asked = {"board": name, "link": board.link, "no_dsp": board.no_dsp, "parameters": fitted.as_dict()}
             rows.append(asked | {"error": str(error)})
         except KeyboardInterrupt:
             raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
@@ -708,18 +715,10 @@ def _parameters(board: Any, config: str | None, more: tuple[str, ...]) -> Any:
     return replace(parameters, features=(*parameters.features, *more))
 
 
-def _timed(board: Any, clock_khz: int | None) -> Any:
-    """The board with that clock, or its own."""
-    return board if clock_khz is None else replace(board, clock_khz=clock_khz)
-
-
-def _build(
-    board: Any, target: Path, config: str | None, more: tuple[str, ...], clock_khz: int | None, seed: int | None
-) -> Result:
+def _build(board: Any, target: Path, config: str | None, more: tuple[str, ...], seed: int | None) -> Result:
     from bitfirst_boards import flow
 
-    board, parameters = _timed(board, clock_khz), _parameters(board, config, more)
-    console = Console(stderr=True)
+    parameters, console = _parameters(board, config, more), Console(stderr=True)
     with console.status(f"{board.name}: looking at {target}") as status:
 
         def say(step: str) -> None:
@@ -742,6 +741,7 @@ def explore(
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Arrays kept after packing; at most thrice as many placements.")] = 4,
     jobs: Annotated[int, typer.Option(min=1, help="How many are synthesised and packed at a time.")] = 1,
+    no_dsp: NoDsp = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the builds: build/explore/BOARD by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -755,7 +755,7 @@ def explore(
         space = {key: _numbers(key, text) for key, text in asked.items() if text is not None}
         target = out or EXPLORED / board
         try:
-            return _explore(_board(board), target, space, config, most, jobs)
+            return _explore(replace(_board(board), no_dsp=no_dsp), target, space, config, most, jobs)
         except KeyboardInterrupt:
             raise Interrupted(f"what is finished is kept in {target}; the same command goes on") from None
 
@@ -796,7 +796,7 @@ def _explore(
         target.mkdir(parents=True, exist_ok=True)
         found["toml"] = target / "best.toml"
         found["toml"].write_text(explore.as_toml(found["chosen"]))
-    return found | {"directory": target}
+    return found | {"directory": target, "no_dsp": board.no_dsp}
 
 
 @app.command()
