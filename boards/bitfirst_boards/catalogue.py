@@ -296,10 +296,11 @@ BOARDS = {
             name="genesys2",
             platform=Genesys2Platform,
             clock_khz=100_000,
-            links=UART,
+            links=UART | ETHERNET,
             config=replace(CONFIGS["default"], features=(*STANDARD, "power")),
             programmer=("openFPGALoader", "--board", "genesys2"),
             to_flash=("--write-flash",),
+            rgmii_ns=(2, 2),
             sensors=wired("on the board", "AE30", "AF30", XILINX, rails=_GENESYS2_RAILS),
         ),
         Board(

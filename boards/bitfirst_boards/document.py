@@ -105,10 +105,9 @@ table names; pins have 3.3 V. More in [Links](links.md).
 
 {table}
 What there is not: `usb` is USB at full speed on pins of the chip, so the sockets behind a ULPI PHY, of `ecpix5-45f`,
-`ecpix5-85f`, `butterstick`, `tang-primer-20k` and `genesys2`, have no link. `udp` is LiteEth's core with ECP5's cells
-at its pins: `genesys2` has RGMII too, and no `udp`; Ethernet on RMII and MII is not used either. `rfsoc4x2` of
-amaranth-boards is no board here: the block design is made for Zynq-7000, and the processor of its Zynq UltraScale+ is
-another.
+`ecpix5-85f`, `butterstick`, `tang-primer-20k` and `genesys2`, have no link. `udp` is for Ethernet on RGMII: on
+MII, RMII and GMII it is not used. `rfsoc4x2` of amaranth-boards is no board here: the block design is made for
+Zynq-7000, and the processor of its Zynq UltraScale+ is another.
 """
 
 

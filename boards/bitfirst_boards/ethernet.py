@@ -18,19 +18,22 @@ from . import liteeth_core
 class EthernetTop(wiring.Component):
     """`Core` behind RGMII; `config.link_bits` is taken as 32. ARP and ping are answered, too, by LiteEth's core.
 
+    family   of the chip, in `liteeth_core.FAMILIES`
+    verilog  what `liteeth_core.generate` gave for it, which has to be added to that of this component
+
     rx_clk                    in(1)  125 MHz, which the PHY received; what is sent goes with it as well
     rx_ctl, rx_data           in(1), in(4)   both of its edges
     tx_clk, tx_ctl, tx_data   out(1), out(1), out(4)
     `ports.SENSOR_PINS` with the feature "power"
 
-    `verilog`: what `liteeth_core.generate` gave, which has to be added to that of this component.
-
     Clock domains: `ethernet`, `liteeth_core.CLOCK_HZ`, and `sync`, of the core, to and from which words cross by
-    `ClockCrossing`. LiteEth's core crosses to and from `rx_clk` itself. For ECP5 alone.
+    `ClockCrossing`; with `xc7` also `delay`, 200 MHz, by which its delays of pins are measured. LiteEth's core crosses
+    to and from `rx_clk` itself.
     """
 
-    def __init__(self, config: ArrayConfig, fingerprint: int, verilog: str) -> None:
+    def __init__(self, config: ArrayConfig, fingerprint: int, verilog: str, family: str = "ecp5") -> None:
         self.verilog = verilog
+        self.family = family
         self.core = Core(replace(config, link_bits=WORD_BITS), fingerprint)
         received = {"rx_clk": In(1), "rx_ctl": In(1), "rx_data": In(4)}
         sent = {"tx_clk": Out(1), "tx_ctl": Out(1), "tx_data": Out(4)}
@@ -44,6 +47,8 @@ class EthernetTop(wiring.Component):
         m.submodules.link = DomainRenamer("ethernet")(link)
         cross(m, link.rx, self.core.rx, "ethernet", "sync")
         cross(m, self.core.tx, link.tx, "sync", "ethernet")
+        if self.family == "xc7":
+            m.submodules.delays = Instance("IDELAYCTRL", i_REFCLK=ClockSignal("delay"), i_RST=ResetSignal("delay"))
         received, sent = link.received.payload, link.sent.payload
         m.submodules.udp = Instance(
             liteeth_core.NAME,

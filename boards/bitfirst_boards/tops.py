@@ -3,8 +3,9 @@
 from typing import Any
 
 from amaranth.build import Platform
-from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, IOBufferInstance, Module, Signal
 from amaranth.lib import io
+from amaranth.vendor import XilinxPlatform
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.top import UartTop
 
@@ -20,6 +21,7 @@ BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a fe
 LINK_CLOCKS = {"usb": ("usb_io", 48 * MHZ, 2_000), "udp": ("ethernet", liteeth_core.CLOCK_HZ, 1)}
 RESOURCES = {"uart": "uart", "usb": "usb", "udp": "eth_rgmii"}  #: of the platforms
 RGMII_HZ = 125 * MHZ
+DELAY_HZ = 200 * MHZ  # of IDELAYCTRL, for which LiteEth's delays are worked out
 CONVERTER = f"{converter.NAME}.v"  #: file beside the top's
 
 
@@ -33,7 +35,9 @@ def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaborat
         from .ethernet import EthernetTop
 
         assert board.rgmii_ns is not None
-        return EthernetTop(config, fingerprint, liteeth_core.generate(board.network, *board.rgmii_ns))
+        family = "xc7" if issubclass(board.platform, XilinxPlatform) else "ecp5"
+        core = liteeth_core.generate(board.network, *board.rgmii_ns, family)
+        return EthernetTop(config, fingerprint, core, family)
     return UartTop(config, fingerprint, divisor(board))
 
 
@@ -113,19 +117,31 @@ class Pinned(Elaboratable):
         """The PHY is out of reset, and its registers are left alone."""
         device = self.device
         platform.add_file(f"{liteeth_core.NAME}.v", device.verilog)
-        receive_clock = Signal(attrs={"keep": "true"})
-        platform.add_clock_constraint(receive_clock, RGMII_HZ)
         control = "ctl" if hasattr(pins, "rx_ctl") else "ctrl"  # boards differ
-        for port, name in (("clk", "clk"), ("ctl", control), ("data", "data")):
-            m.submodules[f"rx_{port}"] = received = io.Buffer("i", getattr(pins, f"rx_{name}"))
-            m.submodules[f"tx_{port}"] = sent = io.Buffer("o", getattr(pins, f"tx_{name}"))
-            m.d.comb += sent.o.eq(getattr(device, f"tx_{port}"))
-            if port == "clk":
-                m.d.comb += [receive_clock.eq(received.i), device.rx_clk.eq(receive_clock)]
-            else:
-                m.d.comb += getattr(device, f"rx_{port}").eq(received.i)
+        names = {"clk": "clk", "ctl": control, "data": "data"}
+        ports = {port: (getattr(pins, f"rx_{name}"), getattr(pins, f"tx_{name}")) for port, name in names.items()}
+        if device.family == "xc7":  # whose core has the buffers
+            platform.add_clock_constraint(pins.rx_clk.io, RGMII_HZ)
+            for port, (rx, tx) in ports.items():
+                m.submodules += IOBufferInstance(rx.io, i=getattr(device, f"rx_{port}"))
+                m.submodules += IOBufferInstance(tx.io, o=getattr(device, f"tx_{port}"))
+        else:
+            self._rgmii_buffers(m, ports, platform)
         m.submodules.reset_pin = reset = io.Buffer("o", pins.rst)
         m.d.comb += reset.o.eq(0)
+
+    def _rgmii_buffers(self, m: Module, ports: dict[str, tuple[Any, Any]], platform: Platform) -> None:
+        """Between the device and pins that receive and send."""
+        receive_clock = Signal(attrs={"keep": "true"})
+        platform.add_clock_constraint(receive_clock, RGMII_HZ)
+        for port, (rx, tx) in ports.items():
+            m.submodules[f"rx_{port}"] = received = io.Buffer("i", rx)
+            m.submodules[f"tx_{port}"] = sent = io.Buffer("o", tx)
+            m.d.comb += sent.o.eq(getattr(self.device, f"tx_{port}"))
+            if port == "clk":
+                m.d.comb += [receive_clock.eq(received.i), self.device.rx_clk.eq(receive_clock)]
+            else:
+                m.d.comb += getattr(self.device, f"rx_{port}").eq(received.i)
 
 
 def pins_of(board: Board, platform: Platform) -> Any:
@@ -181,10 +197,13 @@ def clock_settings(board: Board, platform: Platform) -> dict[str, Setting]:
     if board.link in LINK_CLOCKS:
         pll = pll_of(platform)
         domain, link_hz, tolerance_ppm = LINK_CLOCKS[board.link]
-        return {
+        settings = {
             "sync": choose(pll, oscillator_hz, wanted_hz),
             domain: choose(pll, oscillator_hz, link_hz, tolerance_ppm),
         }
+        if board.link == "udp" and isinstance(platform, XilinxPlatform):
+            settings["delay"] = choose(pll, oscillator_hz, DELAY_HZ)
+        return settings
     return {} if wanted_hz == oscillator_hz else {"sync": choose(pll_of(platform), oscillator_hz, wanted_hz)}
 
 
@@ -204,6 +223,9 @@ def drive_clocks(m: Module, board: Board, platform: Platform) -> None:
     if len(settings) > 1:  # a PLL alone may need the pin itself
         m.submodules.clock_pin = buffer = io.Buffer("i", clock)
         clock = buffer.i
+        if isinstance(platform, XilinxPlatform):  # whose pins reach no PLL but the nearest
+            clock = Signal()
+            m.submodules.clock_buffer = Instance("BUFG", i_I=buffer.i, o_O=clock)
     for domain, setting in settings.items():
         m.domains += ClockDomain(domain)
         m.submodules[f"{domain}_pll"] = ClockedByPll(setting, clock, domain, reset)

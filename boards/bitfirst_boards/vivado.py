@@ -8,8 +8,10 @@ from pathlib import Path
 from bitfirst_hdl import ipxact, verilog
 from bitfirst_hdl.config import ArrayConfig
 
+from . import liteeth_core
 from .catalogue import Board
-from .tops import CONVERTER, Pinned, make_device, sensor_pins
+from .clocking import MHZ
+from .tops import CONVERTER, RGMII_HZ, Pinned, make_device, pins_of, sensor_pins
 
 SCRIPT = "build_top.sh"
 _BLOCK_DESIGN = "zynq.tcl"
@@ -25,11 +27,25 @@ makes top.bit, where Vivado is on PATH (or in VIVADO), and ends with an error wh
 This project was generated. It has never been run through Vivado by those who wrote the generator, and no board has
 been tried with it.
 """
-_MADE_UART = "The device has its link on the board's serial port ({link})."
+_MADE = {
+    "uart": "The device has its link on the board's serial port ({place}).",
+    "udp": "The device is at {address}, with UDP on the board's Ethernet ({place}), which has to be 1000BASE-T.",
+}
 _MADE_AXI = """The device is a peripheral of the processing system: registers on AXI4-Lite, its link on AXI DMA,
 both in the block design that {script} makes. ip/ has its Verilog, IP-XACT description, register document and C
 header. Its clock is FCLK0, {clock_mhz:g} MHz, whose constraint comes with the processing system."""
 _MADE_SENSORS = "\nSensors of energy hang on {bus} ({place})."
+#: Between clocks that have nothing to do with each other words are passed by pointers in Gray code, of which no bit may
+#: be a cycle of either clock behind another; Vivado would take clocks of one oscillator for related.
+_APART = """set clocks [list {clocks}]
+foreach from $clocks {{
+    foreach to $clocks {{
+        if {{$from ne $to}} {{
+            set_max_delay -datapath_only -from $from -to $to {most_ns:g}
+        }}
+    }}
+}}
+"""
 _RUN = """#!/bin/sh
 set -e
 cd "$(dirname "$0")"
@@ -59,20 +75,32 @@ def _readme(board: Board, fingerprint: int, made: str) -> str:
 
 
 def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, str]:
-    """Amaranth's project: Verilog, pins and clock, synthesis to bitstream."""
+    """Amaranth's project: Verilog, pins and clocks, synthesis to bitstream."""
     device = make_device(board, config, fingerprint)
+    options = {"synth_design_opts": "-max_dsp 0"} if board.no_dsp else {}
+    if board.link == "udp":
+        options["script_after_synth"] = _apart(board)
     with verilog.use_yosys():
-        options = {"synth_design_opts": "-max_dsp 0"} if board.no_dsp else {}
         plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False, **options)
-    wanted = "top.v", "top.xdc", "top.tcl", *(name for name in (CONVERTER,) if name in plan.files)
+    beside = CONVERTER, f"{liteeth_core.NAME}.v"
+    wanted = "top.v", "top.xdc", "top.tcl", *(name for name in beside if name in plan.files)
     texts = {name: plan.files[name] for name in wanted}
     before, after = texts["top.tcl"].split(_WRITE)
     texts["top.tcl"] = before + _CHECK + _WRITE + after  # boards take Amaranth's own place for it
-    made = _MADE_UART.format(link=board.links[board.link])
+    made = _MADE[board.link].format(place=board.links[board.link], address=board.network.address)
     if config.measures:
         made += _MADE_SENSORS.format(bus=board.sensors.bus_name, place=board.sensors.place)
     texts["README.txt"] = _readme(board, fingerprint, made)
     return texts | {SCRIPT: _RUN}
+
+
+def _apart(board: Board) -> str:
+    """Tcl, of a device on Ethernet: its array's clock, LiteEth's, and the PHY's with what a PLL makes of that."""
+    received = pins_of(board, board.platform()).rx_clk.io.name
+    clocks = [f"[get_clocks -of_objects [get_pins {domain}_pll/buffer/O]]" for domain in ("sync", "ethernet")]
+    clocks.append(f"[get_clocks -include_generated_clocks {received}]")
+    fastest_hz = max(RGMII_HZ, board.clock_khz * 1000)
+    return _APART.format(clocks=" ".join(clocks), most_ns=1000 * MHZ / fastest_hz)
 
 
 def _block_design(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, str]:
