@@ -1,4 +1,4 @@
-"""The device behind USB at full speed: a serial port of class CDC-ACM, by LUNA's gateware on three pins.
+"""The device behind USB at full speed: a serial port of class CDC-ACM, by LUNA's gateware; `UsbTop` on three pins.
 
 USB 2.0: https://www.usb.org/document-library/usb-20-specification; CDC-ACM: the class definition "PSTN" 1.2, 3.2.
 """
@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
-from amaranth.hdl import DomainRenamer, Elaboratable, EnableInserter, Module, ResetInserter, Signal
+from amaranth.hdl import DomainRenamer, Elaboratable, EnableInserter, Module, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
@@ -57,15 +57,26 @@ class _StatusIn(_Restarted, USBStreamInEndpoint):
 
 
 class SerialDevice(USBSerialDevice):
-    """LUNA's serial device, with descriptors and requests of its, always connected.
+    """LUNA's serial device, with descriptors and requests of its, at full speed; `fingerprint` is its serial number.
 
     A packet leaves as soon as the host asks for one and there is a byte to send, with all that have gathered till then;
     LUNA's own waits for a full packet. Whoever chooses a configuration finds the endpoints as after switching on.
     """
 
+    def __init__(self, bus: SimpleNamespace, fingerprint: int) -> None:
+        super().__init__(
+            bus=bus,
+            idVendor=VENDOR_ID,
+            idProduct=PRODUCT_ID,
+            manufacturer_string="Bitfirst",
+            product_string="Bitfirst",
+            serial_number=f"{fingerprint:016x}",
+            max_packet_size=PACKET_BYTES,
+        )
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.usb = usb = USBDevice(bus=self._bus)
+        m.submodules.usb = usb = USBDevice(bus=self._bus, handle_clocking=False)
         control = usb.add_standard_control_endpoint(self.create_descriptors(), avoid_blockram=False)
         control.add_request_handler(ACMRequestHandlers())
         others = (USBRequestType.VENDOR, USBRequestType.RESERVED)
@@ -76,12 +87,29 @@ class SerialDevice(USBSerialDevice):
             usb.add_endpoint(endpoint)
             m.d.comb += endpoint.restart.eq(control.interface.config_changed)
         m.d.comb += [
-            usb.connect.eq(1),
+            usb.connect.eq(self.connect),
+            usb.full_speed_only.eq(1),
             sent.stream.stream_eq(self.tx),
             sent.flush.eq(1),
             self.rx.stream_eq(received.stream),
         ]
         return m
+
+
+def connect_core(m: Module, core: Core, serial: SerialDevice, domain: str, tick: Value | int = 1) -> None:
+    """The serial device's streams in `domain`, which move when it ticks, with the core's."""
+    m.submodules.to_core = to_core = ClockCrossing(8, domain, "sync")
+    m.submodules.to_host = to_host = ClockCrossing(8, "sync", domain)
+    wiring.connect(m, to_core.sink, core.rx)
+    wiring.connect(m, core.tx, to_host.source)
+    m.d.comb += [
+        to_core.source.payload.eq(serial.rx.payload),
+        to_core.source.valid.eq(serial.rx.valid & tick),
+        serial.rx.ready.eq(to_core.source.ready),
+        serial.tx.payload.eq(to_host.sink.payload),
+        serial.tx.valid.eq(to_host.sink.valid),
+        to_host.sink.ready.eq(serial.tx.ready & tick),
+    ]
 
 
 class UsbTop(wiring.Component):
@@ -123,34 +151,11 @@ class UsbTop(wiring.Component):
             self.drive.eq(pins.d_p.oe),
             self.pullup.eq(pins.pullup.o),
         ]
-        serial = SerialDevice(
-            bus=pins,
-            idVendor=VENDOR_ID,
-            idProduct=PRODUCT_ID,
-            manufacturer_string="Bitfirst",
-            product_string="Bitfirst",
-            serial_number=f"{self.fingerprint:016x}",
-            max_packet_size=PACKET_BYTES,
-        )
+        serial = SerialDevice(pins, self.fingerprint)
         count, tick = Signal(2), Signal()
         m.d.usb_io += count.eq(count + 1)
-        m.d.comb += tick.eq(count == 0)
+        m.d.comb += [tick.eq(count == 0), serial.connect.eq(1)]
         slow = EnableInserter({"usb": tick})(serial)
         m.submodules.serial = DomainRenamer({"usb": "usb_io"})(slow)
-        self._connect(m, serial, tick)
+        connect_core(m, self.core, serial, "usb_io", tick)
         return m
-
-    def _connect(self, m: Module, serial: SerialDevice, tick: Signal) -> None:
-        """The serial device's streams, which move when it ticks, with the core's."""
-        m.submodules.to_core = to_core = ClockCrossing(8, "usb_io", "sync")
-        m.submodules.to_host = to_host = ClockCrossing(8, "sync", "usb_io")
-        wiring.connect(m, to_core.sink, self.core.rx)
-        wiring.connect(m, self.core.tx, to_host.source)
-        m.d.comb += [
-            to_core.source.payload.eq(serial.rx.payload),
-            to_core.source.valid.eq(serial.rx.valid & tick),
-            serial.rx.ready.eq(to_core.source.ready),
-            serial.tx.payload.eq(to_host.sink.payload),
-            serial.tx.valid.eq(to_host.sink.valid),
-            to_host.sink.ready.eq(serial.tx.ready & tick),
-        ]

@@ -1,7 +1,4 @@
-"""A USB host at full speed in Python, on the three pins of `bitfirst_boards.usb.UsbTop`, by the letter of USB 2.0.
-
-It drives and samples at falling edges of the 48 MHz clock, of which a bit has four.
-"""
+"""A USB host at full speed in Python, by the letter of USB 2.0, on a bus: `Bus`, or `ulpi_phy.UlpiBus`."""
 
 import random
 from dataclasses import dataclass, field
@@ -13,9 +10,8 @@ from cocotb.utils import get_sim_time
 from . import common
 from .bench_frames import FrameReader
 
-BIT_STEPS = 4 * common.PERIOD_STEPS
-FRAME_STEPS = 12_000 * BIT_STEPS  # 1 ms, a start of frame apart
-RESET_STEPS = 600 * BIT_STEPS  # a real one takes 10 ms; LUNA counts to 25 us
+FRAME_BITS = 12_000  # 1 ms, a start of frame apart
+RESET_BITS = 600  # a real one takes 10 ms; LUNA counts to 25 us
 TIMEOUT_BITS = 16  # at least so long a host waits for an answer (7.1.19.1)
 PACKET_BYTES = 64
 OUT, IN, SOF, SETUP = 0xE1, 0x69, 0xA5, 0x2D
@@ -44,6 +40,10 @@ def crc16(data: bytes) -> bytes:
     return (crc ^ 0xFFFF).to_bytes(2, "little")
 
 
+def start_of_frame(number: int) -> bytes:
+    return bytes([SOF]) + (number | crc5(number) << 11).to_bytes(2, "little")
+
+
 @dataclass
 class Faults:
     """Probabilities for each transaction of the data endpoints; `count` says how often each happened.
@@ -68,15 +68,26 @@ class Faults:
 
 
 class Bus:
-    """Packets on the pins. `slowest_bits`: the longest that the device took to answer."""
+    """Packets on the three pins of `bitfirst_boards.usb.UsbTop`. `slowest_bits`: the longest that it took to answer.
+
+    It drives and samples at falling edges of the 48 MHz clock, of which a bit has four.
+    """
+
+    bit_steps = 4 * common.PERIOD_STEPS
 
     def __init__(self, dut) -> None:
         self.dut = dut
         self.slowest_bits = 0.0
 
-    async def put(self, d_p: int, d_n: int, steps: int) -> None:
+    async def attached(self) -> None:
+        """Till the device is seen, by its pull-up."""
+        await Timer(1, "step")  # to the falling edge
+        assert common.value(self.dut.pullup)
+
+    async def put(self, d_p: int, d_n: int, bits: float) -> None:
+        """A state of the lines, for so long."""
         self.dut.d_p.value, self.dut.d_n.value = d_p, d_n
-        await Timer(steps, "step")
+        await Timer(round(bits * self.bit_steps), "step")
 
     async def send(self, packet: bytes) -> None:
         """SYNC, the packet, end of packet; NRZI, with a 0 after six 1s."""
@@ -85,23 +96,23 @@ class Bus:
             for place in range(8):
                 bit = byte >> place & 1
                 level ^= 1 - bit
-                await self.put(level, 1 - level, BIT_STEPS)
+                await self.put(level, 1 - level, 1)
                 ones = ones + 1 if bit else 0
                 if ones == 6:
                     level, ones = 1 - level, 0
-                    await self.put(level, 1 - level, BIT_STEPS)
-        await self.put(0, 0, 2 * BIT_STEPS)
-        await self.put(1, 0, BIT_STEPS)
+                    await self.put(level, 1 - level, 1)
+        await self.put(0, 0, 2)
+        await self.put(1, 0, 1)
 
     async def receive(self) -> bytes | None:
         """The device's packet; None when none comes in time."""
         start = get_sim_time("step")
         try:
-            await with_timeout(RisingEdge(self.dut.drive), TIMEOUT_BITS * BIT_STEPS, "step")
+            await with_timeout(RisingEdge(self.dut.drive), TIMEOUT_BITS * self.bit_steps, "step")
         except SimTimeoutError:
             return None
-        self.slowest_bits = max(self.slowest_bits, (get_sim_time("step") - start) / BIT_STEPS)
-        await Timer(BIT_STEPS // 2 + 1, "step")
+        self.slowest_bits = max(self.slowest_bits, (get_sim_time("step") - start) / self.bit_steps)
+        await Timer(self.bit_steps // 2 + 1, "step")
         bits, level, ones = [], 1, 0
         while (now := common.value(self.dut.d_p_out)) != common.value(self.dut.d_n_out):
             bit, level = int(now == level), now
@@ -111,11 +122,11 @@ class Bus:
             else:
                 bits.append(bit)
                 ones = ones + 1 if bit else 0
-            await Timer(BIT_STEPS, "step")
+            await Timer(self.bit_steps, "step")
         assert not now, "both lines high"
-        await Timer(2 * BIT_STEPS, "step")
+        await Timer(2 * self.bit_steps, "step")
         assert common.value(self.dut.d_p_out) and not common.value(self.dut.d_n_out), "no J after the end"
-        await Timer(BIT_STEPS, "step")
+        await Timer(self.bit_steps, "step")
         assert not common.value(self.dut.drive) and len(bits) % 8 == 0
         octets = [sum(bit << place for place, bit in enumerate(bits[at : at + 8])) for at in range(0, len(bits), 8)]
         assert octets[0] == SYNC
@@ -123,20 +134,22 @@ class Bus:
 
 
 class Host:
-    """One device, of class CDC-ACM, on its bus: enumerated by `enumerate`, then bytes both ways.
+    """One device, of class CDC-ACM, on `bus`: enumerated by `enumerate`, then bytes both ways.
 
     What the data endpoint sends goes to `reader`, which finds frames in it. `naks`: how often the device had no room.
     """
 
-    def __init__(self, dut, rng: random.Random, faults: Faults | None = None) -> None:
-        self.dut = dut
-        self.bus = Bus(dut)
-        self.faults = faults or Faults(rng)
+    def __init__(self, bus, faults: Faults) -> None:
+        self.bus = bus
+        self.faults = faults
         self.reader = FrameReader(unit_bytes=1)
         self.naks = 0
         self.packets: list[int] = []  # sizes of those received
         self._outbox = bytearray()
         self._next_frame = 0
+
+    async def _pause(self, bits: int) -> None:
+        await Timer(bits * self.bus.bit_steps, "step")
 
     # transactions
     async def token(self, pid: int, endpoint: int) -> None:
@@ -145,13 +158,14 @@ class Host:
         await self.bus.send(bytes([pid]) + (value | crc5(value) << 11).to_bytes(2, "little"))
 
     async def _start_frame(self) -> None:
-        await Timer(4 * BIT_STEPS, "step")
+        await self._pause(4)
         if get_sim_time("step") < self._next_frame:
             return
-        number = get_sim_time("step") // FRAME_STEPS & 0x7FF
-        self._next_frame = get_sim_time("step") + FRAME_STEPS
-        await self.bus.send(bytes([SOF]) + (number | crc5(number) << 11).to_bytes(2, "little"))
-        await Timer(4 * BIT_STEPS, "step")
+        frame_steps = FRAME_BITS * self.bus.bit_steps
+        number = get_sim_time("step") // frame_steps & 0x7FF
+        self._next_frame = get_sim_time("step") + frame_steps
+        await self.bus.send(start_of_frame(number))
+        await self._pause(4)
 
     async def write(self, endpoint: int, data: bytes, pid: int = OUT, faulty: bool = False) -> int:
         """One packet, sent until it is taken or refused; returns the last handshake."""
@@ -161,7 +175,7 @@ class Host:
             if faulty and self.faults.happens("damaged_out"):
                 packet[self.faults.rng.randrange(1, len(packet))] ^= 1 << self.faults.rng.randrange(8)
             await self.token(pid, endpoint)
-            await Timer(4 * BIT_STEPS, "step")
+            await self._pause(4)
             await self.bus.send(bytes(packet))
             answer = await self.bus.receive()
             if answer is None or (faulty and self.faults.happens("lost_answer")):
@@ -190,7 +204,7 @@ class Host:
             if faulty and self.faults.happens("damaged_in"):
                 continue
             if not (faulty and self.faults.happens("lost_ack")):
-                await Timer(4 * BIT_STEPS, "step")
+                await self._pause(4)
                 await self.bus.send(bytes([ACK]))
             if answer[0] != DATA[toggle]:
                 continue  # the same as before: its ACK was lost
@@ -235,10 +249,9 @@ class Host:
     async def enumerate(self) -> None:
         """From a bus reset to open data endpoints; `device`, `configuration` and `strings` are what it told."""
         self.address, self.toggles = 0, {}
-        await Timer(1, "step")  # to the falling edge
-        assert common.value(self.dut.pullup)
-        await self.bus.put(0, 0, RESET_STEPS)
-        await self.bus.put(1, 0, 100 * BIT_STEPS)
+        await self.bus.attached()
+        await self.bus.put(0, 0, RESET_BITS)
+        await self.bus.put(1, 0, 100)
         start = await self._describe(DEVICE, 8)
         assert start[0] == 18 and start[7] == PACKET_BYTES
         address = self.faults.rng.randrange(1, 128)
@@ -289,7 +302,7 @@ class Host:
         """Returns when the device has them."""
         self._outbox += stream
         while self._outbox:
-            await Timer(BIT_STEPS, "step")
+            await self._pause(1)
 
     async def _run(self) -> None:
         while True:
