@@ -17,7 +17,7 @@ from bitfirst import cli
 from bitfirst.cli import run as bitfirst
 from bitfirst.errors import UsageError
 from bitfirst.measuring import sensors as host
-from bitfirst_boards import explore, flow, sensors, toolchains, tops, usb
+from bitfirst_boards import explore, flow, sensors, toolchains, tops, ulpi, usb
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_hdl import top, verilog
@@ -37,7 +37,7 @@ POWER = replace(CONFIGS["least"], features=("power",))
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in top, usb:
+    for module in top, usb, ulpi:
         monkeypatch.setattr(module, "Core", SmallCore)
 
 

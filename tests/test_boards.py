@@ -22,7 +22,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst.cli import run as bitfirst
-from bitfirst_boards import document, flow, folder, program, toolchains, tops, usb
+from bitfirst_boards import document, flow, folder, program, toolchains, tops, ulpi, usb
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.toolchains import Figures, Toolchain, Usage
@@ -76,7 +76,7 @@ class Rings(wiring.Component):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in top, usb:
+    for module in top, usb, ulpi:
         monkeypatch.setattr(module, "Core", SmallCore)
 
 
@@ -114,12 +114,14 @@ def test_data(board: Board) -> None:
         assert made_hz == board.clock_khz * 1000
         if link == "uart":
             assert tops.divisor(board) * board.baud == made_hz
+        elif tops.has_phy(board.linked(link)):
+            assert settings.keys() <= {"sync"}  # the link's clock is the PHY's
         else:
             domain, link_hz, tolerance_ppm = tops.LINK_CLOCKS[link]
             assert settings[domain].output_hz == pytest.approx(link_hz, rel=tolerance_ppm * 1e-6)
         tops.pins_of(board.linked(link), platform)
         with pytest.raises(ResourceError):
-            platform.request(tops.RESOURCES[link], 0)
+            platform.request(tops.resource_of(board.linked(link)).name, 0)
 
 
 def test_boards_with_ethernet_tell_their_delays() -> None:
@@ -230,8 +232,10 @@ def test_the_document_tells_what_boards_lack() -> None:
     assert 0 < len(untraced) < len(OPEN)
     assert f"an array that has none of its own ({' and '.join(untraced)})." in text
     has = {name: {resource.name for resource in board.platform.resources} for name, board in BOARDS.items()}
-    ulpi = [f"`{name}`" for name, board in BOARDS.items() if any(map(is_ulpi, board.platform.resources))]
-    assert len(ulpi) == 5 and f"behind a ULPI PHY, of {', '.join(ulpi[:-1])} and {ulpi[-1]}" in " ".join(text.split())
+    phys = [name for name, board in BOARDS.items() if any(map(is_ulpi, board.platform.resources))]
+    assert [name for name in phys if "usb" not in BOARDS[name].links] == ["butterstick"]
+    assert f"behind a PHY on ULPI ({', '.join(f'`{name}`' for name in phys if name != 'butterstick')})" in text
+    assert "`butterstick` has such a PHY too, and no `usb`" in text
     assert all(("eth_rgmii" in has[name]) == ("udp" in board.links) for name, board in BOARDS.items())
     assert "`udp` is for Ethernet on RGMII" in text
 

@@ -1,16 +1,29 @@
 """The device behind USB: LUNA's gateware with a host on its pins."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from amaranth.hdl import DomainRenamer
-from bitfirst_boards import ulpi, usb
+from amaranth.lib import io
+from bitfirst_boards import flow, toolchains, tops, ulpi, usb, vivado
+from bitfirst_boards.catalogue import BOARDS
+from bitfirst_hdl.config import CONFIGS
 from bitfirst_sim.bench import BenchError, run_bench
 from bitfirst_sim.formal.prove import altered
 from luna.gateware.usb.usb2.endpoints import stream
+from test_boards import SmallCore
 from test_frames_rtl import BEHIND_A_LINK
 
 BENCH = "bitfirst_sim.benches.bench_usb"
+BEHIND_A_PHY = {
+    name: board.linked("usb")
+    for name, board in BOARDS.items()
+    if "usb" in board.links and tops.has_phy(board.linked("usb"))
+}
+#: Of the PHYs' resets: USB3300's is active high, those of USB3317 and TUSB1210 are active low.
+ACTIVE_HIGH = {"ecpix5-45f", "ecpix5-85f"}
 ULPI_BENCH = "bitfirst_sim.benches.bench_ulpi"
 FINGERPRINT = 0x0123_4567_89AB_CDEF
 
@@ -61,12 +74,47 @@ def test_a_configuration_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         run(array_period=2)
 
 
+def test_boards_with_a_phy() -> None:
+    """Which they are; the PHY gives the clock, and its reset is active as its data sheet has it."""
+    assert list(BEHIND_A_PHY) == ["ecpix5-45f", "ecpix5-85f", "tang-primer-20k", "genesys2"]
+    for name, board in BEHIND_A_PHY.items():
+        pins = tops.pins_of(board, board.platform())
+        assert pins.clk.direction == io.Direction.Input
+        assert pins.rst.invert == ((name not in ACTIVE_HIGH),)
+
+
+@pytest.mark.parametrize("name", BEHIND_A_PHY)
+def test_pins_and_clocks(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every pin of the PHY is placed; its clock has a constraint where there are any, and nothing to do with others."""
+    monkeypatch.setattr(ulpi, "Core", SmallCore)
+    monkeypatch.setattr(toolchains, "make", lambda board, tools, plan, directory, say: plan.extract(directory))
+    board, config = BEHIND_A_PHY[name], CONFIGS["tiny"]
+    if toolchains.toolchain(board.platform):
+        flow.run_tools(board, tops.make_device(board, config, FINGERPRINT), tmp_path)
+    else:
+        vivado.write(board, flow.fitted(board, config), FINGERPRINT, tmp_path)
+    (constraints,) = (path for path in tmp_path.iterdir() if path.suffix in (".lpf", ".cst", ".xdc"))
+    text = constraints.read_text()
+    pins = tops.pins_of(board, board.platform())
+    balls = [pad.name for port in vars(pins).values() for pad in port.io.metadata]
+    assert len(balls) == 13 and all(re.search(rf"\b{ball}\b", text) for ball in balls)
+    if constraints.suffix == ".lpf":
+        assert re.search(r'FREQUENCY NET "\S*ulpi_clock" 60000000.0 HZ;', text)
+    if constraints.suffix == ".cst":
+        assert "-period 16.667 [get_nets ulpi_clock]" in (tmp_path / tops.ULPI_CONSTRAINT).read_text()
+        assert f"--sdc {tops.ULPI_CONSTRAINT} " in (tmp_path / "build_top.sh").read_text()
+    if constraints.suffix == ".xdc":
+        assert "create_clock -name ulpi_clock -period 16.666" in text
+        assert "set_clock_groups -asynchronous -group [get_clocks ulpi_clock]" in text
+        assert "The device has its link on USB (USB OTG)" in (tmp_path / "README.txt").read_text()
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize(
     ("change", "fails"),
     [
-        pytest.param(("~self.dir & ~turned", "1"), "dir 1, before False: the device drives 1", id="over the PHY"),
-        pytest.param(("~self.dir & ~turned", "~self.dir"), "before True: the device drives 1", id="no turn-around"),
+        pytest.param(("~self.dir & ~turned", "1"), "dir 1, .* the device drives 1", id="over the PHY"),
+        pytest.param(("~self.dir & ~turned", "~self.dir"), "0, before True: the device drives 1", id="no turn-around"),
         pytest.param(("o=self.data_out", "o=self.data_out[::-1]"), "AssertionError: TX CMD 0x51", id="bits swapped"),
         pytest.param(("connect.eq(attached)", "connect.eq(1)"), "failed: left_attached\\n", id="never away"),
     ],

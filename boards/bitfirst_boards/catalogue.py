@@ -19,7 +19,6 @@ from amaranth_boards.microzed_z020 import MicroZedZ020Platform
 from amaranth_boards.nexys4ddr import Nexys4DDRPlatform
 from amaranth_boards.redpitaya_125_14 import RedPitaya14Platform
 from amaranth_boards.tang_nano_9k import TangNano9kPlatform
-from amaranth_boards.tang_primer_20k import TangPrimer20kDockPlatform
 from amaranth_boards.ulx3s import ULX3S_12F_Platform, ULX3S_25F_Platform, ULX3S_45F_Platform, ULX3S_85F_Platform
 from amaranth_boards.versa_ecp5_5g import VersaECP55GPlatform
 from amaranth_boards.zturn_lite_z007s import ZTurnLiteZ007SPlatform
@@ -32,6 +31,7 @@ from .platforms import (
     KC705Platform,
     OrangeCrab25FPlatform,
     OrangeCrab85FPlatform,
+    TangPrimer20kPlatform,
     ZedBoardPlatform,
 )
 from .sensors import ECP5, GOWIN, KC705, XILINX, Rail, Regulator, Sensors, converter, pmod, wired
@@ -44,8 +44,9 @@ class Board:
     name       as in `bitfirst build NAME`
     platform   its pins, for Amaranth
     clock_khz  of the array
-    links      those it can be built with, the default first: `uart` and `usb`, the platform's resources of these names,
-               `udp`, its `eth_rgmii`, or `axi`, a peripheral of the processing system (Zynq); and where each comes out
+    links      those it can be built with, the default first: `uart` and `usb`, the platform's resources of these names
+               (`usb` is three pins, or a PHY's, which may be called `ulpi`), `udp`, its `eth_rgmii`, or `axi`, a
+               peripheral of the processing system (Zynq); and where each comes out
     config     the array built by default
     programmer tool and options of `bitfirst program`; the bitstream's path follows. None: the processor does it
     to_flash   options more, for the board's flash memory; none where the tool writes nothing else
@@ -129,6 +130,7 @@ UART = {"uart": "USB bridge"}
 AXI = {"axi": "AXI, to the processor"}
 ETHERNET = {"udp": "RJ45"}
 _ULX3S = UART | {"usb": "USB, US2"}
+_ECPIX5 = UART | ETHERNET | {"usb": "USB-C"}
 _CRAB = {"usb": "USB", "uart": "header: 0 rx, 1 tx"}
 _ULX3S_J1 = wired("J1: GP1 SCL, GP0 SDA", "1+", "0+", ECP5, ("gpio", 0))  # in a row with its 3.3 V and GND
 _CRAB_I2C = wired("header: SCL, SDA", "scl", "sda", ECP5, ("io", 0))
@@ -209,7 +211,7 @@ BOARDS = {
         Board(
             **_explored("ecpix5-45f"),
             platform=ECPIX545Platform,
-            links=UART | ETHERNET,
+            links=_ECPIX5,
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
             rgmii_ns=(2, 0),
@@ -218,7 +220,7 @@ BOARDS = {
         Board(
             **_explored("ecpix5-85f"),
             platform=ECPIX585Platform,
-            links=UART | ETHERNET,
+            links=_ECPIX5,
             programmer=("openFPGALoader", "--board", "ecpix5"),
             to_flash=("--write-flash",),
             rgmii_ns=(2, 0),
@@ -256,8 +258,8 @@ BOARDS = {
         ),
         Board(
             **_explored("tang-primer-20k"),
-            platform=TangPrimer20kDockPlatform,
-            links=UART,
+            platform=TangPrimer20kPlatform,
+            links=UART | {"usb": "dock, USB OTG"},
             programmer=("openFPGALoader", "--board", "tangprimer20k"),
             to_flash=("--write-flash",),
             sensors=pmod(0, "dock, first Pmod (its display connector empty)", GOWIN),
@@ -296,7 +298,7 @@ BOARDS = {
             name="genesys2",
             platform=Genesys2Platform,
             clock_khz=100_000,
-            links=UART | ETHERNET,
+            links=UART | {"usb": "USB OTG"} | ETHERNET,
             config=replace(CONFIGS["default"], features=(*STANDARD, "power")),
             programmer=("openFPGALoader", "--board", "genesys2"),
             to_flash=("--write-flash",),

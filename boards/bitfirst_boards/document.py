@@ -18,7 +18,7 @@ from typing import Any
 
 from bitfirst_hdl.config import INSIDE, ArrayConfig
 
-from . import flow, toolchains, vivado
+from . import flow, toolchains, tops, vivado
 from .catalogue import AXI, BOARDS, ETHERNET, UART, Board
 from .sensors import Rail, Regulator
 
@@ -104,10 +104,10 @@ A board is built with the first of its links, or with another: `bitfirst build u
 table names; pins have 3.3 V. More in [Links](links.md).
 
 {table}
-What there is not: `usb` is USB at full speed on pins of the chip, so the sockets behind a ULPI PHY, of `ecpix5-45f`,
-`ecpix5-85f`, `butterstick`, `tang-primer-20k` and `genesys2`, have no link. `udp` is for Ethernet on RGMII: on
-MII, RMII and GMII it is not used. `rfsoc4x2` of amaranth-boards is no board here: the block design is made for
-Zynq-7000, and the processor of its Zynq UltraScale+ is another.
+`usb` is full speed everywhere: on three pins of the chip, or behind a PHY on ULPI ({phys}). What there is not:
+`butterstick` has such a PHY too, and no `usb`: gateware would have to set and switch on the voltages of its expansion
+ports first. `udp` is for Ethernet on RGMII: on MII, RMII and GMII it is not used. `rfsoc4x2` of amaranth-boards is no
+board here: the block design is made for Zynq-7000, and the processor of its Zynq UltraScale+ is another.
 """
 
 
@@ -183,6 +183,12 @@ def _places() -> Iterable[list[object]]:
                 yield [f"`{board.name}`", name, place]
 
 
+def _phys() -> str:
+    """Boards whose USB is behind one."""
+    usb = [board.linked("usb") for board in BOARDS.values() if "usb" in board.links]
+    return ", ".join(f"`{board.name}`" for board in usb if tops.has_phy(board))
+
+
 def _sense(rail: Rail | Regulator) -> str:
     return f"none; page {rail.page}" if isinstance(rail, Regulator) else f"{rail.shunt_ohm * 1000:g}"
 
@@ -243,7 +249,7 @@ def rendered(measured: Mapping[str, Mapping[str, Any]], others: Iterable[Mapping
             (_project(board) for name, board in BOARDS.items() if not is_open[name]),
         ),
         _sensors(),
-        LINKS.format(baud=Board.baud, table=_table(["board", "link", "where"], _places())),
+        LINKS.format(baud=Board.baud, phys=_phys(), table=_table(["board", "link", "where"], _places())),
     ]
     return "\n".join(parts)
 

@@ -6,7 +6,7 @@ OrangeCrab r0.2 and ButterStick r1.0; Adafruit's Feather pinout.
 
 from amaranth.build import Attrs, Clock, Connector, DiffPairs, Pins, Resource
 from amaranth.vendor import XilinxPlatform
-from amaranth_boards import butterstick, kc705, orangecrab_r0_2
+from amaranth_boards import butterstick, kc705, orangecrab_r0_2, tang_primer_20k
 from amaranth_boards.resources import ButtonResources, LEDResources, SwitchResources, UARTResource
 
 _FEATHER_UART = UARTResource(
@@ -33,6 +33,12 @@ class ButterStickPlatform(butterstick.ButterStickPlatform):
         *butterstick.ButterStickPlatform.resources,
         UARTResource(0, rx="A13", tx="B13", attrs=Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")),  # CMD and CLK
     )
+
+
+class TangPrimer20kPlatform(tang_primer_20k.TangPrimer20kDockPlatform):
+    """With the chip's name where LUNA looks for one."""
+
+    device = tang_primer_20k.TangPrimer20kDockPlatform.part
 
 
 class KC705Platform(kc705.KC705Platform):

@@ -21,6 +21,7 @@ from . import empty_rows
 from .catalogue import BOARDS, CHIPS, Board, Chip
 from .errors import FlowError
 from .synthesis import PART, PARTS, PLACEMENT, open_chains_of
+from .tops import ULPI_CONSTRAINT, has_phy
 
 #: The oldest versions that are known to do.
 OLDEST = {
@@ -63,7 +64,7 @@ class Toolchain:
     finish     makes the netlist of yosys, in its file, what nextpnr is to take
     spread     makes room in it for the router, on that chip, for a design that takes that share of its LUTs
     placement  options of nextpnr for placing and routing
-    clocked    nextpnr gets no constraint of the clock from Amaranth, and takes it as `--freq`
+    clocked    nextpnr gets no constraint of a clock from Amaranth, and takes the array's as `--freq`
     """
 
     part: str
@@ -178,7 +179,7 @@ def overrides(board: Board, tools: Toolchain, seed: int) -> dict[str, str]:
     """For `Platform.prepare`."""
     nextpnr = f"--report {REPORT} --seed {seed}{tools.placement}"
     if tools.clocked:
-        nextpnr += f" --freq {board.clock_khz / 1000:g}"
+        nextpnr += f" --freq {board.clock_khz / 1000:g}" + f" --sdc {ULPI_CONSTRAINT}" * has_phy(board)
     part = PARTS[tools.part]
     synthesis = [part.without_dsp if board.no_dsp or tools.no_dsp else part.with_dsp, tools.options]
     if device(board.platform).startswith("GW2A"):

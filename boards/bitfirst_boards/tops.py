@@ -2,10 +2,20 @@
 
 from typing import Any
 
-from amaranth.build import Platform
-from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, IOBufferInstance, Module, Signal
+from amaranth.build import Platform, Resource
+from amaranth.hdl import (
+    ClockDomain,
+    ClockSignal,
+    Elaboratable,
+    Instance,
+    IOBufferInstance,
+    Module,
+    ResetSignal,
+    Signal,
+)
 from amaranth.lib import io
-from amaranth.vendor import XilinxPlatform
+from amaranth.lib.cdc import ResetSynchronizer
+from amaranth.vendor import GowinPlatform, XilinxPlatform
 from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.top import UartTop
 
@@ -17,18 +27,38 @@ from .errors import FlowError
 BAUD_TOLERANCE = 0.01  # of the link, either way; a frame of ten bits bears a few per cent in both ends together
 
 #: Clocks that links have besides the array's: domain, hertz, ppm that it may be off. USB at full speed may be 2500 ppm
-#: off (USB 2.0, 7.1.11), of which 500 are left to the oscillator.
+#: off (USB 2.0, 7.1.11), of which 500 are left to the oscillator. A PHY on ULPI gives its clock itself.
 LINK_CLOCKS = {"usb": ("usb_io", 48 * MHZ, 2_000), "udp": ("ethernet", liteeth_core.CLOCK_HZ, 1)}
-RESOURCES = {"uart": "uart", "usb": "usb", "udp": "eth_rgmii"}  #: of the platforms
-RGMII_HZ = 125 * MHZ
+RESOURCES = {"uart": ("uart",), "usb": ("usb", "ulpi"), "udp": ("eth_rgmii",)}  #: of the platforms, whichever is there
+RGMII_HZ, ULPI_HZ = 125 * MHZ, 60 * MHZ
 DELAY_HZ = 200 * MHZ  # of IDELAYCTRL, for which LiteEth's delays are worked out
+ULPI_CLOCK = "ulpi_clock"  #: name of its constraint
+ULPI_CONSTRAINT = "ulpi.sdc"  #: file beside the top's, for tools that get none from Amaranth
 CONVERTER = f"{converter.NAME}.v"  #: file beside the top's
+
+
+def resource_of(board: Board) -> Resource:
+    """The one of the board's link, in its platform."""
+    return next(
+        resource
+        for resource in board.platform.resources
+        if resource.name in RESOURCES[board.link] and not resource.number
+    )
+
+
+def has_phy(board: Board) -> bool:
+    """Whether its link is USB behind a PHY on ULPI, not on three pins."""
+    return board.link == "usb" and any(part.name == "nxt" for part in resource_of(board).ios)
 
 
 def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaboratable:
     """The whole device with the ports of the board's link, and of its sensors where the configuration has them."""
+    if has_phy(board):
+        from .ulpi import UlpiTop  # needs LUNA, which other links do not
+
+        return UlpiTop(config, fingerprint)
     if board.link == "usb":
-        from .usb import UsbTop  # needs LUNA, which other links do not
+        from .usb import UsbTop
 
         return UsbTop(config, fingerprint)
     if board.link == "udp":
@@ -44,7 +74,8 @@ def make_device(board: Board, config: ArrayConfig, fingerprint: int) -> Elaborat
 class Pinned(Elaboratable):
     """A device on the pins of a board's link, in the board's clock; USB and Ethernet have a clock of their own as well.
 
-    device  with the ports of `UartTop`, of `usb.UsbTop`, or of `ethernet.EthernetTop`; with those of sensors or without
+    device  with the ports of `UartTop`, of `usb.UsbTop`, of `ulpi.UlpiTop`, or of `ethernet.EthernetTop`; with those of
+            sensors or without
     """
 
     def __init__(self, board: Board, device: Elaboratable) -> None:
@@ -55,7 +86,8 @@ class Pinned(Elaboratable):
         m = Module()
         drive_clocks(m, self.board, platform)
         m.submodules.device = self.device
-        connect = {"uart": self._uart, "usb": self._usb, "udp": self._ethernet}
+        usb = self._ulpi if has_phy(self.board) else self._usb
+        connect = {"uart": self._uart, "usb": usb, "udp": self._ethernet}
         connect[self.board.link](m, pins_of(self.board, platform), platform)
         if hasattr(self.device, "scl_low"):
             self._sensors(m, sensor_pins(self.board, platform))
@@ -113,6 +145,37 @@ class Pinned(Elaboratable):
             pullup.o.eq(device.pullup),
         ]
 
+    def _ulpi(self, m: Module, pins: Any, platform: Platform) -> None:
+        """The PHY's clock is the link's, which is reset with the device."""
+        device = self.device
+        for name in "dir", "nxt", "clk":
+            m.submodules[f"{name}_pin"] = io.Buffer("i", getattr(pins, name))
+        for name in "stp", "rst":
+            m.submodules[f"{name}_pin"] = io.Buffer("o", getattr(pins, name))
+        m.submodules.data_pins = data = io.Buffer("io", pins.data)
+        received = Signal(name=ULPI_CLOCK, attrs={"keep": "true"})
+        platform.add_clock_constraint(received, ULPI_HZ)
+        if isinstance(platform, GowinPlatform):
+            period_ns = 10**9 / ULPI_HZ
+            text = f"create_clock -name {ULPI_CLOCK} -period {period_ns:.3f} [get_nets {ULPI_CLOCK}]\n"
+            platform.add_file(ULPI_CONSTRAINT, text)
+        m.domains += ClockDomain("ulpi")
+        m.submodules.ulpi_reset = ResetSynchronizer(ResetSignal("sync", allow_reset_less=True), domain="ulpi")
+        m.d.comb += [
+            received.eq(m.submodules.clk_pin.i),
+            device.dir.eq(m.submodules.dir_pin.i),
+            device.nxt.eq(m.submodules.nxt_pin.i),
+            m.submodules.stp_pin.o.eq(device.stp),
+            m.submodules.rst_pin.o.eq(device.phy_reset),
+            device.data_in.eq(data.i),
+            data.o.eq(device.data_out),
+            data.oe.eq(device.drive),
+        ]
+        if isinstance(platform, XilinxPlatform):
+            m.submodules.clock_buffer = Instance("BUFG", i_I=received, o_O=ClockSignal("ulpi"))
+        else:
+            m.d.comb += ClockSignal("ulpi").eq(received)
+
     def _ethernet(self, m: Module, pins: Any, platform: Platform) -> None:
         """The PHY is out of reset, and its registers are left alone."""
         device = self.device
@@ -146,7 +209,7 @@ class Pinned(Elaboratable):
 
 def pins_of(board: Board, platform: Platform) -> Any:
     """The ports of the board's link, requested from its platform."""
-    resource = platform.lookup(RESOURCES[board.link], 0)
+    resource = resource_of(board)
     return platform.request(resource.name, resource.number, dir={pin.name: "-" for pin in resource.ios})
 
 
@@ -194,7 +257,7 @@ def clock_settings(board: Board, platform: Platform) -> dict[str, Setting]:
     Raises `ClockError` where a PLL cannot make its clock.
     """
     oscillator_hz, wanted_hz = int(platform.default_clk_frequency), board.clock_khz * 1000
-    if board.link in LINK_CLOCKS:
+    if board.link in LINK_CLOCKS and not has_phy(board):
         pll = pll_of(platform)
         domain, link_hz, tolerance_ppm = LINK_CLOCKS[board.link]
         settings = {

@@ -11,7 +11,7 @@ from bitfirst_hdl.config import ArrayConfig
 from . import liteeth_core
 from .catalogue import Board
 from .clocking import MHZ
-from .tops import CONVERTER, RGMII_HZ, Pinned, make_device, pins_of, sensor_pins
+from .tops import CONVERTER, RGMII_HZ, ULPI_CLOCK, Pinned, has_phy, make_device, pins_of, sensor_pins
 
 SCRIPT = "build_top.sh"
 _BLOCK_DESIGN = "zynq.tcl"
@@ -29,8 +29,11 @@ been tried with it.
 """
 _MADE = {
     "uart": "The device has its link on the board's serial port ({place}).",
+    "usb": "The device has its link on USB ({place}), behind the board's PHY.",
     "udp": "The device is at {address}, with UDP on the board's Ethernet ({place}), which has to be 1000BASE-T.",
 }
+#: Of two clocks that have nothing to do with each other Vivado checks paths between, unless it is told.
+_PHY_APART = f"set_clock_groups -asynchronous -group [get_clocks {ULPI_CLOCK}]\n"
 _MADE_AXI = """The device is a peripheral of the processing system: registers on AXI4-Lite, its link on AXI DMA,
 both in the block design that {script} makes. ip/ has its Verilog, IP-XACT description, register document and C
 header. Its clock is FCLK0, {clock_mhz:g} MHz, whose constraint comes with the processing system."""
@@ -86,6 +89,8 @@ def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, st
     wanted = "top.v", "top.xdc", "top.tcl", *(name for name in beside if name in plan.files)
     texts = {name: plan.files[name] for name in wanted}
     before, after = texts["top.tcl"].split(_WRITE)
+    if has_phy(board):
+        texts["top.xdc"] += _PHY_APART
     texts["top.tcl"] = before + _CHECK + _WRITE + after  # boards take Amaranth's own place for it
     made = _MADE[board.link].format(place=board.links[board.link], address=board.network.address)
     if config.measures:
