@@ -3,6 +3,7 @@
 ULPI: UTMI+ Low Pin Interface Specification, revision 1.1.
 """
 
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,10 +17,18 @@ from bitfirst_hdl.top import Core
 
 from .usb import SerialDevice, connect_core
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # as in `usb`
+    from luna.gateware.usb.usb2.packet import USBInterpacketTimer
+
 #: After the core's reset: how long the PHY's is held (Microchip's want 1 us), when the bus is used first (a PHY takes
 #: up to 5.6 ms to start, ULPI 1.1), and when the host sees the device. USB3300's reset leaves its registers, so a
 #: pull-up that the gateware before has left is taken away in between: else the host would go on with that device.
 RESET_US, STARTED_US, ATTACHED_US = 10, 10_000, 20_000
+
+# LUNA lets 10 cycles pass from a packet's end, then takes 4 to 8 more to answer. ULPI has 7 to 18 (3.8.2.6), but counts
+# from the J behind a packet, which is told 3 or 4 before RxActive ends: the device would be late.
+USBInterpacketTimer._FS_RX_TO_TX_DELAY = USBInterpacketTimer._FS_RX_TO_TX_DELAY | {60e6: (4, 32)}
 
 
 class UlpiTop(wiring.Component):

@@ -36,26 +36,25 @@ SE0, J, K = 0, 1, 2  # line states of an RX CMD (3.8.1.2)
 STATUS, ACTIVE = 0x4C, 0x10  # its other bits: no ID to ground, VBUS is there; a packet comes
 #: How long Microchip's PHYs want to be reset; the longest that any takes to start; by when the device is to be seen.
 RESET_US, START_US, ATTACHED_US = 1, 5_600, 30_000
-#: From the beginning of a packet's end to dir low, and from there to the device's TX CMD, at full speed (3.8.2.6).
-END_CYCLES, DECISION_CYCLES = (17, 18), range(7, 19)
+#: From the RX CMD that tells of the J behind a packet to that without RxActive, and to the device's TX CMD: pipeline
+#: delays and link decision times at full speed (3.8.2.6), which leave it 2 to 6.5 bit times on the line.
+END_CYCLES, DECISION_CYCLES = (3, 4), range(7, 19)
+INTERRUPTS = 0.5  # probability of an RX CMD in the midst of a register's write, twice in each
 
 
 class UlpiBus:
-    """Packets through a PHY, once `start` is done. `slowest_cycles`: the longest that the device took to answer.
+    """Packets through a PHY, once `start` is done.
 
-    registers   those that it has at first
-    interrupts  probability of an RX CMD in the midst of a register's write
+    registers        those that it has at first
     detached_cycles  how long the device has been without pull-up, since the PHY started, when it was seen
     """
 
     bit_steps = BIT_CYCLES * CYCLE_STEPS
 
-    def __init__(
-        self, dut, rng: random.Random, registers: dict[int, int] | None = None, interrupts: float = 0.5
-    ) -> None:
-        self.dut, self.rng, self.interrupts = dut, rng, interrupts
+    def __init__(self, dut, rng: random.Random, registers: dict[int, int] | None = None) -> None:
+        self.dut, self.rng = dut, rng
         self.registers = dict(registers or AFTER_RESET)
-        self.slowest_cycles = self.detached_cycles = 0
+        self.detached_cycles = 0
         self.written: list[int] = []  # addresses
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
         self._work, self._seen, self._begun, self._done = Event(), Event(), Event(), Event()
@@ -200,9 +199,9 @@ class UlpiBus:
             await self._cycle(dir=1, nxt=1, data=byte)
             await self._receiving(self.rng.choice((J, K)), bits * BIT_CYCLES - 1)
         await self._receiving(SE0, 2 * BIT_CYCLES)
-        await self._receiving(J, self.rng.choice(END_CYCLES) - 2 * BIT_CYCLES)
-        await self._cycle(dir=1, data=self._status(J))
         self._ended = get_sim_time("step")
+        await self._receiving(J, self.rng.choice(END_CYCLES))
+        await self._cycle(dir=1, data=self._status(J))
         await self._cycle(data=self.rng.getrandbits(8))
 
     async def _receiving(self, line: int, cycles: int) -> None:
@@ -219,10 +218,10 @@ class UlpiBus:
         await (self._transmit(data) if kind == 1 else self._write(data))
 
     async def _write(self, command: int) -> None:
-        if self.rng.random() < self.interrupts:
+        if self.rng.random() < INTERRUPTS:
             return await self._tell()  # and the device begins anew
         assert await self._cycle(nxt=1) == command
-        if self.rng.random() < self.interrupts:
+        if self.rng.random() < INTERRUPTS:
             return await self._tell()
         value = await self._cycle(nxt=1)
         assert await self._cycle(stops=True) == 0 and self._stopped, "no stp behind a write"
@@ -244,11 +243,10 @@ class UlpiBus:
 
     async def _transmit(self, command: int) -> None:
         """A packet of the device's, a byte in eight bits' time, and the line's states behind it."""
-        taken = (self._commanded - self._ended) // CYCLE_STEPS
-        assert taken in DECISION_CYCLES, f"an answer after {taken} cycles"
-        self.slowest_cycles = max(self.slowest_cycles, taken)
         pid = command & 0x3F
         assert 0 < pid < 16 and self.pulls_up, f"TX CMD {command:#04x}"
+        taken = (self._commanded - self._ended) // CYCLE_STEPS
+        assert taken in DECISION_CYCLES, f"an answer after {taken} cycles"
         assert await self._cycle(nxt=1) == command
         self._begun.set()
         self._packet = bytearray([pid | (pid ^ 15) << 4])
