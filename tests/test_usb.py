@@ -116,7 +116,7 @@ def test_pins_and_clocks(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     [
         pytest.param(("~self.dir & ~turned", "1"), "dir 1, .* the device drives 1", id="over the PHY"),
         pytest.param(("~self.dir & ~turned", "~self.dir"), "0, before True: the device drives 1", id="no turn-around"),
-        pytest.param(("o=self.data_out", "o=self.data_out[::-1]"), "AssertionError: TX CMD 0x51", id="bits swapped"),
+        pytest.param(("o=self.data_out", "o=self.data_out[::-1]"), "AssertionError: TX CMD 0x", id="bits swapped"),
         pytest.param(("connect.eq(attached)", "connect.eq(1)"), "SimTimeoutError", id="never away"),
     ],
 )

@@ -15,10 +15,13 @@ from bitfirst_hdl.config import ArrayConfig
 from bitfirst_hdl.ports import connect_sensors, sensor_pins
 from bitfirst_hdl.top import Core
 
+from .tops import ULPI_HZ
 from .usb import SerialDevice, connect_core
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # as in `usb`
+    from luna.gateware.interface.ulpi import UTMITranslator
+    from luna.gateware.usb.usb2.device import USBDevice
     from luna.gateware.usb.usb2.packet import USBInterpacketTimer
 
 #: After the core's reset: how long the PHY's is held (Microchip's want 1 us), when the bus is used first (a PHY takes
@@ -26,9 +29,32 @@ with warnings.catch_warnings():
 #: pull-up that the gateware before has left is taken away in between: else the host would go on with that device.
 RESET_US, STARTED_US, ATTACHED_US = 10, 10_000, 20_000
 
-# LUNA lets 10 cycles pass from a packet's end, then takes 4 to 8 more to answer. ULPI has 7 to 18 (3.8.2.6), but counts
+# LUNA lets 10 cycles pass from a packet's end, then takes 5 to 9 more to answer. ULPI has 7 to 18 (3.8.2.6), but counts
 # from the J behind a packet, which is told 3 or 4 before RxActive ends: the device would be late.
-USBInterpacketTimer._FS_RX_TO_TX_DELAY = USBInterpacketTimer._FS_RX_TO_TX_DELAY | {60e6: (4, 32)}
+USBInterpacketTimer._FS_RX_TO_TX_DELAY = USBInterpacketTimer._FS_RX_TO_TX_DELAY | {ULPI_HZ: (3, 32)}
+
+
+class _Translator(UTMITranslator):
+    """LUNA's, with a register for the byte that is sent: the PHY wants it 5 to 6 ns before its clock's edge, and what
+    makes it takes long.
+    """
+
+    def elaborate(self, platform: object) -> Module:
+        data, valid, ready = self.tx_data, self.tx_valid, self.tx_ready
+        self.tx_data, self.tx_valid, self.tx_ready = Signal(8), Signal(), Signal()
+        m = super().elaborate(platform)
+        m.d.comb += ready.eq(~self.tx_valid | self.tx_ready)
+        with m.If(ready):
+            m.d.usb += [self.tx_data.eq(data), self.tx_valid.eq(valid)]
+        return m
+
+
+class _Device(SerialDevice):
+    def _device(self) -> USBDevice:
+        translator = _Translator(ulpi=self._bus, handle_clocking=False)
+        device = USBDevice(bus=translator)  # which takes it for a PHY with a bus of its own, at full speed
+        device.translator, device.bus_busy, device.data_clock = translator, translator.busy, ULPI_HZ
+        return device
 
 
 class UlpiTop(wiring.Component):
@@ -62,7 +88,7 @@ class UlpiTop(wiring.Component):
             nxt=SimpleNamespace(i=self.nxt),
             stp=SimpleNamespace(o=self.stp),
         )
-        serial = SerialDevice(bus, self.fingerprint)
+        serial = _Device(bus, self.fingerprint)
         waits, attached, turned = Signal(), Signal(), Signal(init=1)
         self._start(m, waits, attached)
         m.d.ulpi += turned.eq(self.dir)

@@ -74,9 +74,12 @@ class SerialDevice(USBSerialDevice):
             max_packet_size=PACKET_BYTES,
         )
 
+    def _device(self) -> USBDevice:
+        return USBDevice(bus=self._bus, handle_clocking=False)
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.usb = usb = USBDevice(bus=self._bus, handle_clocking=False)
+        m.submodules.usb = usb = self._device()
         control = usb.add_standard_control_endpoint(self.create_descriptors(), avoid_blockram=False)
         control.add_request_handler(ACMRequestHandlers())
         others = (USBRequestType.VENDOR, USBRequestType.RESERVED)
@@ -88,7 +91,6 @@ class SerialDevice(USBSerialDevice):
             m.d.comb += endpoint.restart.eq(control.interface.config_changed)
         m.d.comb += [
             usb.connect.eq(self.connect),
-            usb.full_speed_only.eq(1),
             sent.stream.stream_eq(self.tx),
             sent.flush.eq(1),
             self.rx.stream_eq(received.stream),

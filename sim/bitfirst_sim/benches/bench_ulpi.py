@@ -14,6 +14,7 @@ from .usb_host import Faults, Host, start_of_frame
 
 BYTE_CYCLES = 60 * 16  # far more than USB takes, packets that are repeated included
 MOST_FRAMES = 200
+LIMIT_STEPS = 2_000_000  # five times what the longest takes
 DISCONNECTED_CYCLES = 150  # after 2.5 us a hub has seen that nothing is there (USB 2.0, 7.1.7.3)
 
 
@@ -37,7 +38,7 @@ async def start(dut, registers: dict[int, int] | None = None, **faults: float) -
     return LineBench(dut, rng, host, BYTE_CYCLES)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_STEPS, timeout_unit="step")
 async def clean_bus(dut) -> None:
     """As on three pins; the PHY's registers are written once each."""
     bench = await start(dut)
@@ -45,17 +46,17 @@ async def clean_bus(dut) -> None:
     assert sorted(bench.pins.bus.written) == [FUNCTION, OTG]
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_STEPS, timeout_unit="step")
 async def faulty_bus(dut) -> None:
     await faulty(await start(dut, damaged_out=0.25, lost_answer=0.25, damaged_in=0.25, lost_ack=0.25))
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_STEPS, timeout_unit="step")
 async def enumerated_again(dut) -> None:
     await again(await start(dut))
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=LIMIT_STEPS, timeout_unit="step")
 async def left_attached(dut) -> None:
     """A PHY that has kept the registers of the device before: its host sees that one go."""
     bench = await start(dut, {FUNCTION: 0x45, OTG: 0x00})

@@ -149,7 +149,7 @@ class UlpiBus:
         drives, self._stopped, found = (common.value(pin) for pin in (pins.drive, pins.stp, pins.data_out))
         assert drives == (not dir and not self._turned), f"dir {dir}, before {self._turned}: the device drives {drives}"
         assert stops or not self._stopped, "stp out of place"
-        if rests and not found:
+        if rests and not found and not self._jobs:
             self._work.clear()
             await First(ValueChange(pins.data_out), ValueChange(pins.drive), RisingEdge(pins.stp), self._work.wait())
             await Timer(CYCLE_STEPS - get_sim_time("step") % CYCLE_STEPS, "step")
