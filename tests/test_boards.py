@@ -221,6 +221,17 @@ def test_the_document_shows_other_links_and_arrays(tmp_path: Path, monkeypatch: 
     assert lines[0].endswith("| 48 | 51.5 |") and lines[1].endswith("| 51.5, of older sources |")
 
 
+def test_the_document_takes_no_boards_without_multipliers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "all.json").write_text(json.dumps({"boards": [{"board": "icebreaker", "no_dsp": True}]}))
+    monkeypatch.setattr(sys, "argv", ["document", "--measured", str(tmp_path / "all.json"), str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        document.main()
+    assert ended.value.code == 2 and "is of --no-dsp" in capsys.readouterr().err
+    assert not (tmp_path / document.DOCUMENT).exists()
+
+
 def is_ulpi(resource: Resource) -> bool:
     return {"nxt", "stp"} <= {getattr(io, "name", None) for io in resource.ios}
 
@@ -506,8 +517,11 @@ def test_a_project_without_multipliers(name: str, tmp_path: Path, ports: None) -
     }[name]
     for no_dsp in False, True:
         built = flow.build(replace(BOARDS[name], no_dsp=no_dsp), tmp_path / str(no_dsp))
-        calls = set(Vivado(built.directory, slack="0.1").calls)
-        assert without & calls == (without if no_dsp else set())
+        calls = Vivado(built.directory, slack="0.1").calls
+        assert without & set(calls) == (without if no_dsp else set())
+        if no_dsp and name == "zedboard":
+            launched = next(place for place, call in enumerate(calls) if call[0] == "launch_runs")
+            assert all(calls.index(call) < launched for call in without)
 
 
 @pytest.mark.parametrize("name", ["nexys4-ddr", "zedboard"])
@@ -579,7 +593,9 @@ def test_a_source_file_changes_the_hash_unless_it_is_left_out(tmp_path: Path) ->
     assert verilog.source_hash(tmp_path, without=("beside.py",)) != made
 
 
-@pytest.mark.parametrize("change", ["sources", "tools", "configuration", "seed", "no_dsp", "bitstream", "record"])
+@pytest.mark.parametrize(
+    "change", ["sources", "tools", "configuration", "seed", "no_dsp", "bitstream", "record", "older"]
+)
 def test_a_stale_build_is_made_anew(
     change: str, tmp_path: Path, tools: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -596,12 +612,18 @@ def test_a_stale_build_is_made_anew(
         built.bitstream.write_text("half")
     if change == "record":
         (directory / folder.RECORD).write_text("{")
+    if change == "older":  # of before there was that option
+        record = folder.read(directory) | {"fingerprint": "0123456789abcdef"}
+        del record["no_dsp"]
+        folder.write(directory, record)
+        assert flow.finished(directory, record)
     board = replace(FASTEST, no_dsp=change == "no_dsp")
     anew = flow.build(board, directory, config, seed=2 if change == "seed" else None, say=said.append)
     assert not anew.reused and len(tools) == 2
     assert ("anew" in "".join(said)) == (change != "record")
-    assert (anew.fingerprint == built.fingerprint) == (change in ("seed", "bitstream", "record"))
-    assert (anew.sha256 == built.sha256) == (change in ("bitstream", "record"))
+    assert change != "older" or "is of other sources" in "".join(said)
+    assert (anew.fingerprint == built.fingerprint) == (change in ("seed", "bitstream", "record", "older"))
+    assert (anew.sha256 == built.sha256) == (change in ("bitstream", "record", "older"))
     assert (directory / "notes").read_text() == "mine"
     assert not (directory / "top.old").exists()
     assert flow.finished(directory, folder.read(directory)) == anew

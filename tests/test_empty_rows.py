@@ -47,9 +47,9 @@ def test_which(device: str) -> None:
     grid = empty_rows.tiles(device)
     assert 8 * sum(map(len, grid.values())) == CHIPS[device].lut
     rows = list(grid)
-    assert empty_rows.spread(rows, 0) == []
+    assert empty_rows.evenly(rows, 0) == []
     for share in (0.1, 0.25, 0.32, 0.5):
-        chosen = [rows.index(row) for row in empty_rows.spread(rows, share)]
+        chosen = [rows.index(row) for row in empty_rows.evenly(rows, share)]
         assert len(chosen) == int(share * len(rows))
         gaps = {after - before for before, after in pairwise(chosen)}
         assert min(gaps) >= 2 and max(gaps) - min(gaps) <= 1
@@ -75,7 +75,7 @@ def test_the_placer_leaves_them(tmp_path: Path) -> None:
     locked = empty_rows.leave(tmp_path / synthesis.NETLIST, DEVICE, 0.4)
     assert empty_rows.leave(tmp_path / synthesis.NETLIST, DEVICE, 0.4) == locked  # it is the same after it
     after, grid = place(tmp_path), empty_rows.tiles(DEVICE)
-    rows = set(empty_rows.spread(list(grid), 0.25))
+    rows = set(empty_rows.evenly(list(grid), 0.25))
     assert rows_of(after, locked=True) == rows and locked == 8 * sum(len(grid[row]) for row in rows)
     assert rows_of(after, locked=False) and not rows_of(after, locked=False) & rows
     assert rows_of(after, locked=False, kind=FF) & rows
@@ -124,7 +124,7 @@ def test_builds_have_them(name: str, luts: int, tmp_path: Path, monkeypatch: pyt
         return
     device = toolchains.device(board.platform)
     grid = empty_rows.tiles(device)
-    rows = empty_rows.spread(list(grid), empty_rows.share_empty(luts / CHIPS[device].lut))
+    rows = empty_rows.evenly(list(grid), empty_rows.share_empty(luts / CHIPS[device].lut))
     top = json.loads((tmp_path / "top.json").read_text())["modules"]["top"]
     assert rows and len(top["cells"]) == 8 * sum(len(grid[row]) for row in rows)
     assert top["settings"] == empty_rows.SETTINGS

@@ -405,6 +405,8 @@ def test_command(
     words.remove("--json")
     assert bitfirst([*words, "24000", "--no-dsp"]) == 0
     assert "--clock-khz 24000 --no-dsp" in " ".join(capsys.readouterr().out.split())
+    made = Path("build", "explore")  # where neither is in the other's way
+    assert {path.parent for path in made.glob("*/best.toml")} == {made / "icebreaker", made / "icebreaker-no-dsp"}
     words.insert(1, "--json")
     assert bitfirst([*words, "96000"]) == 1
     said = capsys.readouterr()

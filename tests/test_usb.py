@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from bitfirst_sim.formal.prove import altered
 from luna.gateware.usb.usb2.endpoints import stream
 from luna.gateware.usb.usb2.packet import USBInterpacketTimer
 from test_boards import SmallCore
+from test_ethernet import Clocks
 from test_frames_rtl import BEHIND_A_LINK
 
 BENCH = "bitfirst_sim.benches.bench_usb"
@@ -106,7 +108,9 @@ def test_pins_and_clocks(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert f"--sdc {tops.ULPI_CONSTRAINT} " in (tmp_path / "build_top.sh").read_text()
     if constraints.suffix == ".xdc":
         assert "create_clock -name ulpi_clock -period 16.666" in text
-        assert "set_clock_groups -asynchronous -group [get_clocks ulpi_clock]" in text
+        clocks = "ulpi_clock", "-filter NAME != ulpi_clock"
+        wanted = [("-datapath_only", "-from", start, "-to", end, "10") for start, end in permutations(clocks)]
+        assert Clocks(tmp_path, slack="0.1").of("set_max_delay") == wanted  # a cycle of the array's 100 MHz
         assert "The device has its link on USB (USB OTG)" in (tmp_path / "README.txt").read_text()
 
 

@@ -285,7 +285,10 @@ def main() -> None:
     given = parser.parse_args()
     measured, others = (_read(given.directory / name) for name in (MEASURED, OTHERS))
     if given.measured:
-        measured = {row["board"]: _kept(row) for row in json.loads(given.measured.read_text())["boards"]}
+        rows = json.loads(given.measured.read_text())["boards"]
+        if any(row.get("no_dsp") for row in rows):
+            parser.error(f"{given.measured} is of --no-dsp; boards of the catalogue are built with multipliers")
+        measured = {row["board"]: _kept(row) for row in rows}
     others |= {_named(row): _kept(row) for row in (json.loads(path.read_text()) for path in given.other)}
     _write(given.directory / MEASURED, measured)
     _write(given.directory / OTHERS, others)

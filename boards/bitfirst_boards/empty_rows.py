@@ -47,8 +47,8 @@ def tiles(device: str) -> dict[int, list[int]]:
     return {row: sorted(columns) for row, columns in sorted(found.items())}
 
 
-def spread(rows: list[int], share: float) -> list[int]:
-    """That share of the rows, spread evenly."""
+def evenly(rows: list[int], share: float) -> list[int]:
+    """That share of the rows, all over the chip."""
     return [row for index, row in enumerate(rows) if int((index + 1) * share) > int(index * share)]
 
 
@@ -59,7 +59,7 @@ def leave(path: Path, device: str, taken: float) -> int:
     An interruption leaves the netlist as it was. Raises `FlowError` as `tiles` does.
     """
     netlist, grid = json.loads(path.read_text()), tiles(device)
-    top, rows = netlist["modules"]["top"], spread(list(grid), share_empty(taken))
+    top, rows = netlist["modules"]["top"], evenly(list(grid), share_empty(taken))
     places = [
         f"X{column}/Y{row}/SLICE{part}.K{half}"
         for row in rows

@@ -236,7 +236,7 @@ def finished(directory: Path, record: dict) -> Build | None:
             config=ArrayConfig(**record["config"]),
             fingerprint=int(record["fingerprint"], 16),
             seed=record["seed"],
-            no_dsp=record["no_dsp"],
+            no_dsp=record.get("no_dsp", False),  # builds of before that option have none
             tools=record["tools"],
             figures=None if figures is None else Figures(**figures | {"usage": Usage(**figures["usage"])}),
             directory=directory,

@@ -58,7 +58,7 @@ class Toolchain:
     programs   Amaranth's name of each tool -> the Python package that has it, and what it is called there
     bitstream  file that the board's programmer takes
     lut, ff, bram, dsp  names of the cells that count, in nextpnr's utilisation
-    no_dsp     multipliers are made of LUTs whatever the board says
+    always_luts  multipliers are made of LUTs whatever the board says
     options    options of yosys' synthesis, besides those for multipliers
     renamed    options of nextpnr that Amaranth writes as an older version took them
     finish     makes the netlist of yosys, in its file, what nextpnr is to take
@@ -74,7 +74,7 @@ class Toolchain:
     ff: str
     bram: str
     dsp: str
-    no_dsp: bool = False
+    always_luts: bool = False
     options: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[Path], object] = lambda netlist: None
@@ -129,7 +129,7 @@ APICULA = Toolchain(
     ff="DFF",
     bram="BSRAM",
     dsp="MULT18X18",
-    no_dsp=True,  # gowin_pack ends in an error at multipliers of GW2A
+    always_luts=True,  # gowin_pack ends in an error at multipliers of GW2A
     options="-nowidelut",  # LUTs joined by multiplexers take a sixth more of the chip
     renamed={"--family": "family", "--cst": "cst"},
     clocked=True,
@@ -181,7 +181,7 @@ def overrides(board: Board, tools: Toolchain, seed: int) -> dict[str, str]:
     if tools.clocked:
         nextpnr += f" --freq {board.clock_khz / 1000:g}" + f" --sdc {ULPI_CONSTRAINT}" * has_phy(board)
     part = PARTS[tools.part]
-    synthesis = [part.without_dsp if board.no_dsp or tools.no_dsp else part.with_dsp, tools.options]
+    synthesis = [part.without_dsp if board.no_dsp or tools.always_luts else part.with_dsp, tools.options]
     if device(board.platform).startswith("GW2A"):
         synthesis.append("-family gw2a")
     return {"synth_opts": " ".join(filter(None, synthesis)), "nextpnr_opts": nextpnr}

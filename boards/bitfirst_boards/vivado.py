@@ -11,7 +11,7 @@ from bitfirst_hdl.config import ArrayConfig
 from . import liteeth_core
 from .catalogue import Board
 from .clocking import MHZ
-from .tops import CONVERTER, RGMII_HZ, ULPI_CLOCK, Pinned, has_phy, make_device, pins_of, sensor_pins
+from .tops import CONVERTER, RGMII_HZ, ULPI_CLOCK, ULPI_HZ, Pinned, make_device, pins_of, sensor_pins
 
 SCRIPT = "build_top.sh"
 _BLOCK_DESIGN = "zynq.tcl"
@@ -32,8 +32,6 @@ _MADE = {
     "usb": "The device has its link on USB ({place}), behind the board's PHY.",
     "udp": "The device is at {address}, with UDP on the board's Ethernet ({place}), which has to be 1000BASE-T.",
 }
-#: Of two clocks that have nothing to do with each other Vivado checks paths between, unless it is told.
-_PHY_APART = f"set_clock_groups -asynchronous -group [get_clocks {ULPI_CLOCK}]\n"
 _MADE_AXI = """The device is a peripheral of the processing system: registers on AXI4-Lite, its link on AXI DMA,
 both in the block design that {script} makes. ip/ has its Verilog, IP-XACT description, register document and C
 header. Its clock is FCLK0, {clock_mhz:g} MHz, whose constraint comes with the processing system."""
@@ -49,6 +47,7 @@ foreach from $clocks {{
     }}
 }}
 """
+LINK_HZ = {"udp": RGMII_HZ, "usb": ULPI_HZ}  #: clocks that PHYs give; on USB all these boards have one
 _RUN = """#!/bin/sh
 set -e
 cd "$(dirname "$0")"
@@ -81,7 +80,7 @@ def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, st
     """Amaranth's project: Verilog, pins and clocks, synthesis to bitstream."""
     device = make_device(board, config, fingerprint)
     options = {"synth_design_opts": "-max_dsp 0"} if board.no_dsp else {}
-    if board.link == "udp":
+    if board.link in LINK_HZ:
         options["script_after_synth"] = _apart(board)
     with verilog.use_yosys():
         plan = board.platform().prepare(Pinned(board, device), "top", emit_src=False, **options)
@@ -89,8 +88,6 @@ def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, st
     wanted = "top.v", "top.xdc", "top.tcl", *(name for name in beside if name in plan.files)
     texts = {name: plan.files[name] for name in wanted}
     before, after = texts["top.tcl"].split(_WRITE)
-    if has_phy(board):
-        texts["top.xdc"] += _PHY_APART
     texts["top.tcl"] = before + _CHECK + _WRITE + after  # boards take Amaranth's own place for it
     made = _MADE[board.link].format(place=board.links[board.link], address=board.network.address)
     if config.measures:
@@ -100,11 +97,16 @@ def _serial(board: Board, config: ArrayConfig, fingerprint: int) -> dict[str, st
 
 
 def _apart(board: Board) -> str:
-    """Tcl, of a device on Ethernet: its array's clock, LiteEth's, and the PHY's with what a PLL makes of that."""
-    received = pins_of(board, board.platform()).rx_clk.io.name
-    clocks = [f"[get_clocks -of_objects [get_pins {domain}_pll/buffer/O]]" for domain in ("sync", "ethernet")]
-    clocks.append(f"[get_clocks -include_generated_clocks {received}]")
-    fastest_hz = max(RGMII_HZ, board.clock_khz * 1000)
+    """Tcl, of a device behind a PHY. On Ethernet: its array's clock, LiteEth's, and the PHY's with what a PLL makes of
+    that; on USB the PHY's, and all others.
+    """
+    if board.link == "udp":
+        received = pins_of(board, board.platform()).rx_clk.io.name
+        clocks = [f"[get_clocks -of_objects [get_pins {domain}_pll/buffer/O]]" for domain in ("sync", "ethernet")]
+        clocks.append(f"[get_clocks -include_generated_clocks {received}]")
+    else:
+        clocks = [f"[get_clocks {ULPI_CLOCK}]", f"[get_clocks -filter {{NAME != {ULPI_CLOCK}}}]"]
+    fastest_hz = max(LINK_HZ[board.link], board.clock_khz * 1000)
     return _APART.format(clocks=" ".join(clocks), most_ns=1000 * MHZ / fastest_hz)
 
 

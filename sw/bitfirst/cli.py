@@ -43,7 +43,7 @@ EnergyModel = Annotated[
     ),
 ]
 
-EXPLORED = Path("build", "explore")  #: folders of what `explore` has built, one for each board
+EXPLORED = Path("build", "explore")  #: folders of what `explore` has built: of boards, and of boards with --no-dsp
 _PHASES = {"forward": "fwd", "input_gradient": "dX", "weight_gradient": "dW"}
 
 app = typer.Typer(
@@ -724,7 +724,7 @@ def _build(board: Any, target: Path, config: str | None, more: tuple[str, ...], 
         def say(step: str) -> None:
             console.log(step) if step.endswith("anew") else status.update(f"{board.name}: {step}; this takes minutes")
 
-        built = flow.build(board, target, parameters, seed, say, EXPLORED / board.name)
+        built = flow.build(board, target, parameters, seed, say, _explored_in(board.name, board.no_dsp))
     return flow.told(board, built) | {"config": config or "the board's own"}
 
 
@@ -753,7 +753,7 @@ def explore(
 
     def work() -> Result:
         space = {key: _numbers(key, text) for key, text in asked.items() if text is not None}
-        target = out or EXPLORED / board
+        target = out or _explored_in(board, no_dsp)
         try:
             return _explore(replace(_board(board), no_dsp=no_dsp), target, space, config, most, jobs)
         except KeyboardInterrupt:
@@ -761,6 +761,10 @@ def explore(
 
     if _report(as_json, work, _explored)["chosen"] is None:
         raise typer.Exit(1)
+
+
+def _explored_in(board: str, no_dsp: bool) -> Path:
+    return EXPLORED / (board + "-no-dsp" * no_dsp)
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
