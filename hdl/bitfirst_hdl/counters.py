@@ -154,19 +154,22 @@ class Counters(wiring.Component):
         """The sums of what was moved aside, and their way out."""
         m.submodules.copy = copy = memory.Memory(shape=WORD_BITS, depth=COUNT, init=[], attrs=NO_COLLISIONS)
         read_port, write_port = copy.read_port(domain="comb"), copy.write_port()
-        written, sent, next_ = Signal(range(COUNT + 1)), Signal(range(COUNT + 1)), Signal(range(COUNT + 1))
+        written, fetched = Signal(range(COUNT + 1)), Signal(range(COUNT + 1))
+        word, waiting = Signal(WORD_BITS, reset_less=True), Signal()
         m.d.comb += [
             write_port.en.eq(stores.valid & stores.copies),
             write_port.addr.eq(stores.number),
             write_port.data.eq(total),
-            next_.eq(sent + (self.words.valid & self.words.ready)),
-            read_port.addr.eq(next_),
+            read_port.addr.eq(fetched),
+            waiting.eq(fetched < written),
+            self.words.payload.eq(word),
         ]
-        m.d.sync += [sent.eq(next_), self.words.payload.eq(read_port.data), self.words.valid.eq(next_ < written)]
+        with m.If(~self.words.valid | self.words.ready):  # which comes late: it only enables
+            m.d.sync += [word.eq(read_port.data), self.words.valid.eq(waiting), fetched.eq(fetched + waiting)]
         with m.If(write_port.en):
             m.d.sync += written.eq(stores.number + 1)
         with m.If(self.snapshot):
-            m.d.sync += [sent.eq(0), written.eq(0), self.words.valid.eq(0)]
+            m.d.sync += [fetched.eq(0), written.eq(0), self.words.valid.eq(0)]
 
 
 def _visit_layout(counted_bits: int) -> data.StructLayout:
