@@ -89,8 +89,9 @@ class FrameReceiver(wiring.Component):
     token            out(16)  with `knock`
     idle             out(1)   buffer and answers are empty; the start of a frame may be in
 
-    Takes one word a cycle while the buffer (`rx_words`) has room; a frame's first word comes out two cycles after
-    its trailer is taken, the others one a cycle. Reset empties everything, expects sequence 0, credit 0.
+    Takes one word a cycle while the buffer (`rx_words`) has room; in a full one there is some in the cycle after next
+    when a word is freed. A frame's first word comes out two cycles after its trailer is taken, the others one a cycle.
+    Reset empties everything, expects sequence 0, credit 0.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -161,13 +162,13 @@ class FrameReceiver(wiring.Component):
         header, trailer = Header(self.rx.payload), Trailer(self.rx.payload)
         write, left = Signal.like(committed), Signal(range(self.config.max_payload_words + 1))
         sequence, restart = Signal(16), Signal()
-        full, taken, crc_right, refused = Signal(), Signal(), Signal(), Signal()
+        full = Signal()  # or was, until the word that left in the cycle before: no host knows of that one yet
+        taken, crc_right, refused = Signal(), Signal(), Signal()
         header_right = self._foresee(m, "header_right", self._is_header)
         in_sequence = restart | (sequence == self.next_sequence)
         lacks_room, lacked_room = Signal(), Signal()  # the word at hand, one of the frame
         knocks = self._find_knock(m)
         m.d.comb += [
-            full.eq((write ^ self.credit)[: len(write)] == self.config.rx_words),  # a power of two
             taken.eq(self.rx.valid & self.rx.ready),
             self.received.eq(taken & ~self.slide),
             checker.data.eq(self.rx.payload[: self.config.link_bits]),
@@ -178,8 +179,11 @@ class FrameReceiver(wiring.Component):
             write_port.addr.eq(write),
             write_port.data.eq(self.rx.payload),
         ]
+        next_write = (write + 1)[: len(write)]
+        # a register, so that the way from credit to buffer is cut
+        m.d.sync += full.eq(Mux(write_port.en, self._fills(next_write), self._fills(write)))
         with m.If(write_port.en):
-            m.d.sync += write.eq(write + 1)
+            m.d.sync += write.eq(next_write)
         with m.FSM():
             with m.State("HEADER"):
                 m.d.comb += [
@@ -215,9 +219,15 @@ class FrameReceiver(wiring.Component):
                     m.d.sync += [committed.eq(write), self.next_sequence.eq(sequence + 1)]
                 with m.Elif(taken):
                     m.d.sync += write.eq(committed)
+                    with m.If(~lacked_room):  # all its words go, of which there are two at least
+                        m.d.sync += full.eq(0)
                 with m.If(taken):
                     m.next = "HEADER"
         self._answer(m, sequence, refused, crc_right)
+
+    def _fills(self, write: Value) -> Value:
+        """Whether the buffer is full when `write` is where the next word goes."""
+        return (write ^ self.credit)[: len(write)] == self.config.rx_words  # a power of two
 
     def _answer(self, m: Module, sequence: Signal, refused: Signal, crc_right: Signal) -> None:
         ahead, silent = Signal(16), Signal()

@@ -16,7 +16,7 @@ from .prove import Property, altered
 INDEX_BITS = 16
 HEADER, PAYLOAD, TRAILER = range(3)
 _SEEN = "in_sequence = restart | (sequence == self.next_sequence)"
-_SHOWN = _SEEN, f"{_SEEN}\n        self.seen = checker.crc, write, left, sequence, restart"
+_SHOWN = _SEEN, f"{_SEEN}\n        self.seen = checker.crc, write, left, sequence, restart, full"
 
 
 class AnyCrc(wiring.Component):
@@ -66,6 +66,7 @@ class Reception(Property):
         self.inside = Signal(INDEX_BITS)  # words of the frame under way
         self.chosen, self.value = Signal(INDEX_BITS), Signal(WORD_BITS)
         self.number, self.is_restart, self.expected = Signal(16), Signal(), Signal(16)
+        self.before = Signal(INDEX_BITS)  # the credit a cycle before
 
     def state(self, m: Module) -> None:
         receiver = self.receiver
@@ -125,6 +126,7 @@ class Reception(Property):
 
     def _read(self, m: Module) -> None:
         receiver, held, free = self.receiver, Signal(INDEX_BITS), Signal(INDEX_BITS)
+        m.d.sync += self.before.eq(receiver.credit)
         with m.If(receiver.frames.valid & receiver.frames.ready):
             m.d.sync += self.taken.eq(self.taken + 1)
         with m.If(receiver.frames.valid & (self.taken == self.chosen)):
@@ -149,13 +151,13 @@ class Reception(Property):
                     Assert(receiver.rx.ready),
                 ]
         if self.inductive:
-            used = (self.stored - receiver.credit)[:INDEX_BITS] + self.inside
+            used = (self.stored - self.before)[:INDEX_BITS] + self.inside
             with m.If(self.place == PAYLOAD):
                 m.d.comb += Assert(used + self.left <= self.rx_words)
 
     def _look_inside(self, m: Module) -> None:
         receiver = self.receiver
-        _, write, left, sequence, restart = receiver.seen
+        _, write, left, sequence, restart, full = receiver.seen
         ahead = (self.chosen - receiver.credit)[:INDEX_BITS]
         words = Array(getattr(self, f"word{i}") for i in range(self.rx_words))
         m.d.comb += [
@@ -164,6 +166,9 @@ class Reception(Property):
             Assert(self.committed == self.stored[: len(self.committed)]),
             Assert(write == (self.stored + self.inside)[: len(write)]),
             Assert((self.place == HEADER) == (self.inside == 0)),
+            Assert(full == ((self.stored + self.inside - self.before)[:INDEX_BITS] == self.rx_words)),
+            Assert((self.stored + self.inside - self.before)[:INDEX_BITS] <= self.rx_words),
+            Assert((receiver.credit - self.before)[:INDEX_BITS] <= 1),
         ]
         with m.If(self.place != HEADER):
             m.d.comb += Assert((sequence == self.number) & (restart == self.is_restart))
