@@ -19,7 +19,7 @@ from bitfirst_sim.formal.crossings import (
     crossing_seen_through,
     crossing_with_resets,
 )
-from bitfirst_sim.formal.fifos import QueueOrder, SameReady
+from bitfirst_sim.formal.fifos import QueueOrder, SameReady, SkidOrder
 from bitfirst_sim.formal.handshakes import LiteHandshakes, Packets, axi_seen_through
 from bitfirst_sim.formal.packing import OwnWords, Passes, element_seen_through, packed_seen_through
 from bitfirst_sim.formal.prove import FormalError, Property, altered, prove, search
@@ -40,6 +40,7 @@ PROVED: dict[str, tuple[Make, int]] = {
     "buffered queue": (lambda: QueueOrder(fifo.SyncFIFOBuffered(width=4, depth=4), buffered=True), 16),
     "buffered queue of words": (lambda: QueueOrder(fifo.SyncFIFOBuffered(width=64, depth=9), buffered=True), 24),
     "ready queue": (lambda: SameReady(queues.ReadyFIFO(width=1, depth=5)), 16),
+    "skid buffer": (lambda: SkidOrder(queues.SkidBuffer(4)), 12),
     "units of 8 bits": (lambda: UnitOrder(link_seen_through(), 8), 30),
     "units of 16 bits": (lambda: UnitOrder(link_seen_through(), 16), 30),
     "units of 32 bits": (lambda: UnitOrder(link_seen_through(), 32), 30),
@@ -84,6 +85,10 @@ def queue_mutant(old: str, new: str) -> Property:
 
 def ready_mutant(old: str, new: str) -> Property:
     return SameReady(altered(queues, (old, new)).ReadyFIFO(width=1, depth=5))
+
+
+def skid_mutant(old: str, new: str) -> Property:
+    return SkidOrder(altered(queues, (old, new)).SkidBuffer(4), inductive=False)
 
 
 def unit_mutant(old: str, new: str) -> Property:
@@ -220,6 +225,10 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     "a tile's rows only once": (packing_mutant, "Mux(program.again, first, following)", "following", 20),
     "ready queue forgets that words leave": (ready_mutant, "held + takes - gives", "held + takes", 8),
     "ready queue is full a word late": (ready_mutant, "self.depth - 1)]", "self.depth)]", 8),
+    "skid buffer keeps what comes last": (skid_mutant, "with m.If(ready)", "with m.If(1)", 8),
+    "skid buffer takes two": (skid_mutant, "ready.eq(self.next_ready)", "ready.eq(1)", 8),
+    "skid buffer gives one twice": (skid_mutant, "~self.o.valid | self.o.ready", "~self.o.valid", 8),
+    "skid buffer keeps it a cycle": (skid_mutant, "valid.eq(self.i.valid | ~ready)", "valid.eq(~ready)", 8),
     "queue takes words when full": (queue_mutant, "w_rdy.eq(inner_level != inner_depth)", "w_rdy.eq(1)", 8),
     "queue drops a word that is not taken": (
         queue_mutant,
@@ -227,6 +236,7 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "inner_r_rdy",
         8,
     ),
+    "a word's end is told a unit late": (unit_mutant, "next_unit == units - 1", "unit == units - 1", 9),
     "a unit leaves twice": (unit_mutant, "leaves.eq(self.rx.valid & self.rx.ready)", "leaves.eq(self.rx.valid)", 12),
     "slide drops the word": (unit_mutant, "Mux(self.slide, units - 1, 0)", "0", 10),
     "word taken before its last unit has gone": (
@@ -280,6 +290,13 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         "with m.If(self.replies.valid):\n            m.d.sync += source",
         12,
     ),
+    "word taken before `tx` has its last one's end": (
+        reply_mutant,
+        "(free & ~load) | self.tx_next_ready",
+        "1",
+        12,
+    ),
+    "words a cycle apart": (reply_mutant, "(free & ~load) | self.tx_next_ready", "free & ~load", 12),
     "frame waits for the next reply": (
         reply_mutant,
         "word.eq(response), load.eq(free)",

@@ -25,6 +25,7 @@ from .crc import Crc32
 from .link import WidthConverter
 from .operands import NO_COLLISIONS
 from .ports import word_stream
+from .queues import SkidBuffer
 
 POINTER_BITS = 16  # as `Response.credit`, so that the read pointer is the credit
 _CHECKED_BYTES = 6
@@ -329,6 +330,7 @@ class FrameTransmitter(wiring.Component):
     abandon        in(1)   wait for no data: where there are none, the frame is filled up with zeros, and its CRC wrong
     abandoned      out(1)  a frame was, since reset
     tx             out, stream of words
+    tx_next_ready  in(1)   `tx.ready` of the next cycle: by that alone words follow one another
     unit           in(link_bits)  part of the word in `tx`
     unit_sent      in(1)   it goes: all parts of a word, in order, the last one with the word
     idle           out(1)  no frame under way
@@ -349,6 +351,7 @@ class FrameTransmitter(wiring.Component):
                 "abandon": In(1),
                 "abandoned": Out(1),
                 "tx": Out(word_stream()),
+                "tx_next_ready": In(1),
                 "unit": In(link_bits),
                 "unit_sent": In(1),
                 "idle": Out(1),
@@ -358,13 +361,13 @@ class FrameTransmitter(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.checker = checker = Crc32(self.link_bits)
-        word, load, free = Signal(WORD_BITS), Signal(), Signal()
+        word, load = Signal(WORD_BITS), Signal()
+        free = Signal(init=1)  # `tx` has no word, or it takes it in this cycle
         held, is_trailer = Signal(WORD_BITS), Signal()  # the word in `tx`, but for a trailer's CRC
         reply, left, sequence = Signal(Reply), Signal(range(MAX_DATA_WORDS + 1)), Signal(16)
         header, response, trailer = Signal(Header), Signal(Response), Signal(Trailer)
         spoilt, has_word = Signal(), Signal()
         m.d.comb += [
-            free.eq(~self.tx.valid | self.tx.ready),
             checker.data.eq(self.unit),
             checker.valid.eq(self.unit_sent & ~is_trailer),
             header.sync.eq(SYNC),
@@ -379,6 +382,7 @@ class FrameTransmitter(wiring.Component):
             has_word.eq(self.data.valid | spoilt),
             self.tx.payload.eq(Mux(is_trailer, trailer, held)),
         ]
+        m.d.sync += free.eq((free & ~load) | self.tx_next_ready)
         with m.If(free):
             m.d.sync += [self.tx.valid.eq(load), held.eq(word), is_trailer.eq(0)]
         self._check_header(m, header, held, checker.start)
@@ -440,7 +444,7 @@ class FrameLink(wiring.Component):
     frames          out, stream of words, as of `FrameReceiver`
     replies, data   in, arrays of `sources` streams, as of `ReplyMerge`; the receiver's answers go before them
     received, frame_error, sequence_error, sequence, stuck, knock, token  as of `FrameReceiver`
-    sent            out(1)  high for one cycle per word sent
+    sent            out(1)  high for one cycle per word sent, but for a last unit that `tx` has not taken
     abandoned       out(1)  as of `FrameTransmitter`
     quiet           out(1)  nothing to send, no whole word from the host
     idle            out(1)  nothing buffered, nothing to send; the start of a frame may be in
@@ -479,6 +483,8 @@ class FrameLink(wiring.Component):
         m.submodules.receiver = receiver = FrameReceiver(self.config)
         m.submodules.merge = merge = ReplyMerge(1 + self.sources)
         m.submodules.transmitter = transmitter = FrameTransmitter(self.config.link_bits)
+        # of units, not of words: a place for one of these takes a hundredth of the smallest chip
+        m.submodules.skid = skid = SkidBuffer(self.config.link_bits)
         wiring.connect(m, wiring.flipped(self.rx), converter.rx)
         wiring.connect(m, converter.rx_words, receiver.rx)
         wiring.connect(m, receiver.frames, wiring.flipped(self.frames))
@@ -502,13 +508,16 @@ class FrameLink(wiring.Component):
         wiring.connect(m, merge.replies, transmitter.replies)
         wiring.connect(m, merge.data, transmitter.data)
         wiring.connect(m, transmitter.tx, converter.tx_words)
-        wiring.connect(m, converter.tx, wiring.flipped(self.tx))
+        wiring.connect(m, converter.tx, skid.i)
+        wiring.connect(m, skid.o, wiring.flipped(self.tx))
         m.d.comb += [
+            converter.tx_next_ready.eq(skid.next_ready),
+            transmitter.tx_next_ready.eq(converter.next_ready),
             converter.slide.eq(receiver.slide),
             receiver.leaves.eq(converter.leaves),
             receiver.coming.eq(converter.coming),
-            transmitter.unit.eq(self.tx.payload),
-            transmitter.unit_sent.eq(self.tx.valid & self.tx.ready),
+            transmitter.unit.eq(converter.tx.payload),
+            transmitter.unit_sent.eq(converter.tx.valid & converter.tx.ready),
             transmitter.next_sequence.eq(receiver.next_sequence),
             transmitter.credit.eq(receiver.credit),
             transmitter.restart.eq(receiver.restarted),
@@ -518,7 +527,7 @@ class FrameLink(wiring.Component):
             self.sequence.eq(receiver.sequence),
             self.sequence_error.eq(receiver.sequence_error),
             self.abandoned.eq(transmitter.abandoned),
-            self.quiet.eq(transmitter.idle & converter.idle & ~receiver.answers.valid),
-            self.idle.eq(receiver.idle & transmitter.idle & converter.idle),
+            self.quiet.eq(transmitter.idle & converter.idle & ~self.tx.valid & ~receiver.answers.valid),
+            self.idle.eq(receiver.idle & transmitter.idle & converter.idle & ~self.tx.valid),
         ]
         return m

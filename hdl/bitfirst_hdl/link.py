@@ -19,6 +19,8 @@ class WidthConverter(wiring.Component):
     leaves    out(1)  high for one cycle per unit that leaves `rx_words.payload`: its lowest one
     tx_words  in, stream of words; a word is taken with its last unit
     tx        out, stream of units
+    tx_next_ready  in(1)   `tx.ready` of the next cycle
+    next_ready     out(1)  `tx_words.ready` of the next cycle
     idle      out(1)  no unit left to send of a word that was begun, no whole word received
 
     One unit a cycle each way, without gaps. A word is valid in the cycle after its last unit was taken, and stands in
@@ -38,6 +40,8 @@ class WidthConverter(wiring.Component):
                 "leaves": Out(1),
                 "tx_words": In(word_stream()),
                 "tx": Out(stream.Signature(link_bits)),
+                "tx_next_ready": In(1),
+                "next_ready": Out(1),
                 "idle": Out(1),
             }
         )
@@ -48,7 +52,7 @@ class WidthConverter(wiring.Component):
         if self.link_bits == WORD_BITS:
             wiring.connect(m, wiring.flipped(self.rx), wiring.flipped(self.rx_words))
             wiring.connect(m, wiring.flipped(self.tx_words), wiring.flipped(self.tx))
-            m.d.comb += self.idle.eq(1)
+            m.d.comb += [self.next_ready.eq(self.tx_next_ready), self.idle.eq(1)]
             return m
         self._collect(m)
         self._split(m)
@@ -69,12 +73,14 @@ class WidthConverter(wiring.Component):
     def _split(self, m: Module) -> None:
         units = WORD_BITS // self.link_bits
         unit = Signal(range(units))  # of the word at hand
+        next_unit = Signal.like(unit)
         word, firsts = self.tx_words.payload, range(0, WORD_BITS, self.link_bits)
         m.d.comb += [
             self.tx.valid.eq(self.tx_words.valid),
             self.tx.payload.eq(one_of(unit, [word[first : first + self.link_bits] for first in firsts])),
             self.tx_words.ready.eq((unit == units - 1) & self.tx.ready),
             self.idle.eq((unit == 0) & ~self.rx_words.valid),
+            next_unit.eq(unit + (self.tx.valid & self.tx.ready)),
+            self.next_ready.eq((next_unit == units - 1) & self.tx_next_ready),
         ]
-        with m.If(self.tx.valid & self.tx.ready):
-            m.d.sync += unit.eq(unit + 1)
+        m.d.sync += unit.eq(next_unit)

@@ -1,7 +1,8 @@
-"""A queue whose readiness is a register."""
+"""Queues whose readiness is a register."""
 
-from amaranth.hdl import Elaboratable, Module, Signal
-from amaranth.lib import fifo
+from amaranth.hdl import Elaboratable, Module, Mux, ShapeLike, Signal
+from amaranth.lib import fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
 
 
 class ReadyFIFO(fifo.FIFOInterface, Elaboratable):
@@ -33,4 +34,30 @@ class ReadyFIFO(fifo.FIFOInterface, Elaboratable):
             self.r_level.eq(queue.level),
         ]
         m.d.sync += [self.held.eq(held_next), ready.eq(held_next != self.depth - 1)]
+        return m
+
+
+class SkidBuffer(wiring.Component):
+    """Room for one, so that `i.ready` comes out of a register: what `o` does not take in its cycle waits here.
+
+    i           in, stream
+    o           out, likewise, without latency; as fast
+    next_ready  out(1)  `i.ready` of the next cycle
+    """
+
+    def __init__(self, shape: ShapeLike) -> None:
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "next_ready": Out(1)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        ready, kept = Signal(init=1), Signal.like(self.i.payload, reset_less=True)
+        m.d.comb += [
+            self.i.ready.eq(ready),
+            self.o.valid.eq(self.i.valid | ~ready),
+            self.o.payload.eq(Mux(ready, self.i.payload, kept)),
+            self.next_ready.eq(~self.o.valid | self.o.ready),
+        ]
+        m.d.sync += ready.eq(self.next_ready)
+        with m.If(ready):
+            m.d.sync += kept.eq(self.i.payload)
         return m

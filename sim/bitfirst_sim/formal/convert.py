@@ -31,7 +31,7 @@ class UnitOrder(Property):
         self.converter = module.WidthConverter(link_bits)
         self.unit_bits, self.units, self.inductive = link_bits, WORD_BITS // link_bits, inductive
         inputs = {"rx_valid": In(1), "rx_data": In(link_bits), "words_ready": In(1), "slide": In(1)}
-        inputs |= {"words_valid": In(1), "words_data": In(WORD_BITS), "tx_ready": In(1)}
+        inputs |= {"words_valid": In(1), "words_data": In(WORD_BITS), "tx_next_ready": In(1)}
         super().__init__(inputs)
 
     def state(self, m: Module) -> None:
@@ -44,8 +44,9 @@ class UnitOrder(Property):
             converter.slide.eq(self.slide),
             converter.tx_words.valid.eq(self.words_valid),
             converter.tx_words.payload.eq(self.words_data),
-            converter.tx.ready.eq(self.tx_ready),
+            converter.tx_next_ready.eq(self.tx_next_ready),
         ]
+        m.d.sync += converter.tx.ready.eq(self.tx_next_ready)
         self._inwards(m)
         self._outwards(m)
 
@@ -95,9 +96,10 @@ class UnitOrder(Property):
         """Units of a word go while it waits, the last one with it."""
         units, tx, words = self.units, self.converter.tx, self.converter.tx_words
         given, chosen, taken = Signal(INDEX_BITS), Signal(INDEX_BITS), Signal(INDEX_BITS)
-        waited, waiting = Signal(), Signal(WORD_BITS)
+        waited, waiting, ready = Signal(), Signal(WORD_BITS), Signal()
         m.d.comb += chosen.eq(AnyConst(INDEX_BITS))
         m.d.sync += [waited.eq(words.valid & ~words.ready), waiting.eq(words.payload)]
+        m.d.sync += ready.eq(self.converter.next_ready)
         with m.If(waited):
             m.d.comb += Assume(words.valid & (words.payload == waiting))
         with m.If(words.valid & words.ready):
@@ -110,6 +112,7 @@ class UnitOrder(Property):
             Assert(tx.valid == words.valid),
             Assert((given - taken)[:INDEX_BITS] < units),
             Assert(words.ready == (tx.ready & ((given - taken)[:INDEX_BITS] == units - 1))),
+            Assert(words.ready == ready),
             Cover(tx.valid & tx.ready & (given == units + 1)),
         ]
         if self.inductive:

@@ -1,7 +1,7 @@
 """Queues keep order, lose nothing, double nothing."""
 
 from amaranth.asserts import AnyConst
-from amaranth.hdl import Array, Assert, Cover, Module, Mux, Signal
+from amaranth.hdl import Array, Assert, Assume, Cover, Module, Mux, Signal
 from amaranth.lib.wiring import In
 
 from .prove import Property
@@ -95,3 +95,57 @@ class SameReady(Property):
             Cover(queue.level == queue.depth),
             Cover((queue.level == queue.depth - 1) & queue.w_rdy & queue.r_rdy),
         ]
+
+
+class SkidOrder(Property):
+    """What goes through a `SkidBuffer` keeps its order, at once or while it waits; it waits only for `o.ready`.
+
+    One in `2**COUNT_BITS` is followed, whichever. `inductive`: with asserts on the inside.
+    """
+
+    COUNT_BITS = 4
+
+    def __init__(self, buffer, inductive: bool = True) -> None:
+        self.buffer, self.inductive = buffer, inductive
+        width = len(buffer.i.payload)
+        members = {"valid": In(1), "payload": In(width), "ready": In(1)}
+        if inductive:
+            self.probes = {"kept": "buffer.kept"}
+            members |= {"kept": In(width)}
+        super().__init__(members)
+
+    def state(self, m: Module) -> None:
+        m.submodules.buffer = buffer = self.buffer
+        taken, given, chosen, value = (Signal(self.COUNT_BITS) for _ in range(4))
+        waits, offered, told = Signal(), Signal.like(self.payload), Signal(init=1)
+        takes, gives, inside = buffer.i.valid & buffer.i.ready, buffer.o.valid & buffer.o.ready, Signal()
+        m.d.comb += [
+            buffer.i.valid.eq(self.valid),
+            buffer.i.payload.eq(self.payload),
+            buffer.o.ready.eq(self.ready),
+            chosen.eq(AnyConst(self.COUNT_BITS)),
+            inside.eq(taken != given),
+        ]
+        m.d.sync += [
+            taken.eq(taken + takes),
+            given.eq(given + gives),
+            waits.eq(buffer.i.valid & ~buffer.i.ready),
+            offered.eq(self.payload),
+            told.eq(buffer.next_ready),
+        ]
+        with m.If(takes & (taken == chosen)):
+            m.d.sync += value.eq(self.payload)
+        with m.If(waits):
+            m.d.comb += Assume(self.valid & (self.payload == offered))
+        with m.If(buffer.o.valid & (given == chosen)):
+            m.d.comb += Assert(buffer.o.payload == Mux(inside, value, self.payload), "order")
+        m.d.comb += [
+            Assert((taken - given)[: self.COUNT_BITS] <= 1, "room for one"),
+            Assert(buffer.o.valid == (self.valid | inside), "latency"),
+            Assert(buffer.i.ready == ~inside, "speed"),
+            Assert(buffer.i.ready == told, "ready is told before"),
+            Cover(inside & gives & (given == 2)),
+        ]
+        if self.inductive:
+            with m.If(inside & (given == chosen)):
+                m.d.comb += Assert(self.kept == value)

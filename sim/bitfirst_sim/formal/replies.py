@@ -17,7 +17,7 @@ HEADER, RESPONSE, DATA, TRAILER = range(4)
 _REPLY = "reply, left, sequence = Signal(Reply), Signal(range(MAX_DATA_WORDS + 1)), Signal(16)"
 _SOURCE = "chosen, source = Signal(range(self.sources)), Signal(range(self.sources))"
 _SEEN = (
-    (_REPLY, f"{_REPLY}\n        self.seen = reply, left, sequence, is_trailer"),
+    (_REPLY, f"{_REPLY}\n        self.seen = reply, left, sequence, is_trailer, free"),
     (_SOURCE, f"{_SOURCE}\n        self.seen = source"),
 )
 
@@ -51,6 +51,7 @@ class ReplyFrames(Property):
         self.given = [Signal(COUNT_BITS, name=f"given{i}") for i in range(SOURCES)]  # data words taken from a source
         self.sent = [Signal(COUNT_BITS, name=f"sent{i}") for i in range(SOURCES)]  # of those, the ones sent on
         self.under_way, self.ends, self.age = Signal(), Signal(), Signal(16)
+        self.ready = Signal()  # of `tx`, which the transmitter was told of a cycle before
 
     def state(self, m: Module) -> None:
         m.submodules.merge = Fragment.get(self.merge, None)
@@ -71,11 +72,13 @@ class ReplyFrames(Property):
             transmitter.data.valid.eq(merge.data.valid),
             transmitter.data.payload.eq(merge.data.payload),
             merge.data.ready.eq(transmitter.data.ready),
-            transmitter.tx.ready.eq(self.tx_ready),
+            transmitter.tx.ready.eq(self.ready),
+            transmitter.tx_next_ready.eq(self.tx_ready),
             transmitter.credit.eq(self.credit),
             transmitter.next_sequence.eq(self.next_sequence),
             transmitter.restart.eq(self.restart),
         ]
+        m.d.sync += self.ready.eq(self.tx_ready)
         for number, (replies, words) in enumerate(zip(merge.replies_in, merge.data_in, strict=True)):
             reply = getattr(self, f"reply{number}")
             m.d.comb += [
@@ -155,7 +158,7 @@ class ReplyFrames(Property):
     def _respond(self, m: Module) -> None:
         transmitter = self.transmitter
         takes = transmitter.replies.valid & transmitter.replies.ready
-        proceeds = self.tx_ready & Cat(words.valid for words in self.merge.data_in).all()
+        proceeds = self.ready & Cat(words.valid for words in self.merge.data_in).all()
         m.d.comb += [
             self.ends.eq(transmitter.tx.valid & transmitter.tx.ready & (self.place == TRAILER)),
             Assert(~self.under_way | (self.age <= self.reply.words + 2)),
@@ -172,7 +175,7 @@ class ReplyFrames(Property):
 
     def _look_inside(self, m: Module) -> None:
         """The word in `tx` is the one before the word that the transmitter's state makes next."""
-        reply, left, sequence, is_trailer = self.transmitter.seen
+        reply, left, sequence, is_trailer, free = self.transmitter.seen
         tx, place = self.transmitter.tx, self.place
         following, following_left = Signal(2), Signal.like(self.left)
         m.d.comb += [following.eq(place + tx.valid), following_left.eq(self.left)]
@@ -182,6 +185,7 @@ class ReplyFrames(Property):
             m.d.comb += [following.eq(Mux(self.left == 1, TRAILER, DATA)), following_left.eq(self.left - 1)]
         m.d.comb += [
             Assert(self.fsm_state == following),
+            Assert(free == (~tx.valid | tx.ready)),
             Assert(sequence == self.next_number),
             Assert(is_trailer == (tx.valid & (place == TRAILER))),
             Assert(self.under_way == ((place != HEADER) | tx.valid)),
