@@ -218,8 +218,8 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     "every pass replaces": (packing_mutant, "m.d.sync += coming.replace.eq(0)", "pass", 30),
     "program written under a MATMUL": (
         hazard_mutant,
-        "with m.Case(Space.PROGRAM):\n                    m.d.comb += waits.matmuls.eq(1)",
-        "with m.Case(Space.PROGRAM):\n                    m.d.comb += waits.matmuls.eq(0)",
+        "with m.Case(Space.PROGRAM):\n                m.d.comb += waits.matmuls.eq(1)",
+        "with m.Case(Space.PROGRAM):\n                m.d.comb += waits.matmuls.eq(0)",
         40,
     ),
     "a tile's rows only once": (packing_mutant, "Mux(program.again, first, following)", "following", 20),
@@ -328,6 +328,7 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
         1,
     ),
     "the least number is not clipped": (arithmetic_mutant, "~value[: bits - 1].any()", "C(0, 1)", 1),
+    "the kind of a command is that of its last word": (hazard_mutant, "with m.If(index == 0)", "with m.If(1)", 12),
     "LOAD into cells that a MATMUL reads": (
         hazard_mutant,
         "waits.load.eq(1), waits.walk_cells.eq(1)",
@@ -358,8 +359,8 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     ),
     "UPDATE beside a LOAD": (
         hazard_mutant,
-        "Case(*_UPDATES), m.If(good):\n                m.d.comb += waits.load.eq(1)",
-        "Case(*_UPDATES), m.If(good):\n                m.d.comb += waits.load.eq(0)",
+        "If(self._is(*_UPDATES) & good):\n            m.d.comb += waits.load.eq(1)",
+        "If(self._is(*_UPDATES) & good):\n            m.d.comb += waits.load.eq(0)",
         18,
     ),
     "commands behind an UPDATE do not wait": (

@@ -38,7 +38,9 @@ A quiet LOAD or MATMUL has no response unless a check fails. A response repeats 
 MARK answers with the counters after the phase is set and with itself counted.
 """
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, ShapeLike, Signal, Value, signed
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -69,6 +71,7 @@ from .contract.packets import (
 from .contract.registers import COUNTERS, IDENTITY_WORDS, Identity
 from .counters import PHASE_BITS
 from .frames import Reply
+from .operands import one_in_turn
 from .ports import GatherJob, MemoryWrite, TensorPlace, word_stream
 from .readout import Job
 from .update import VISIBLE_BITS, Task, UpdateJob
@@ -121,8 +124,8 @@ def rows_of(count: int) -> data.StructLayout:
 
 
 def kind_of(config: ArrayConfig, opcode: Opcode) -> int:
-    """A short number for a command that a device knows; 0 for others."""
-    return 1 + list(config.commands).index(opcode) if opcode in config.commands else 0
+    """The bit that says that it is this command, of those that a device knows."""
+    return list(config.commands).index(opcode)
 
 
 def _overlap(rows: data.View, others: data.View) -> Value:
@@ -139,11 +142,51 @@ def _forwards(step: Value) -> Value:
     return Mux(step[-1], 0, step)
 
 
+class _ByCommand:
+    """Signals that each command has; of the one at hand they are chosen by a bit each, without a decoder.
+
+    They are no fields of a `data.Struct`, each set by itself: in Verilog one that is always 1 is then an `always @*`
+    that waits for a change, and stays 0.
+    """
+
+    def __init__(self, name: str, **shapes: ShapeLike) -> None:
+        for field, shape in shapes.items():
+            setattr(self, field, Signal(shape, name=f"{name}_{field}"))
+
+    def choose(self, kind: Value, each: Sequence["_ByCommand"]) -> list:
+        """Statements that take over those of the command at hand."""
+        return [to.eq(one_in_turn(kind, [getattr(one, field) for one in each])) for field, to in vars(self).items()]
+
+
+class _Finding(_ByCommand):
+    """What a command is found to be in the step at hand.
+
+    goes_on     there are steps to come
+    bad_fields  values are wrong, as is known in the next step
+    uses        it addresses `count` rows from `first` on, of a memory of `depth`
+    """
+
+    def __init__(self, name: str) -> None:
+        flags = ("goes_on", "bad_reserved", "bad_space", "bad_value", "bad_fields", "bad_range", "uses")
+        super().__init__(name, **dict.fromkeys(flags, 1), first=32, count=2 * _FACTOR_BITS + 1, depth=17)
+
+
+class _Factors(_ByCommand):
+    """What a command multiplies in the coming step.
+
+    goes_on  the product of the step before, instead of `left`
+    """
+
+    def __init__(self, name: str) -> None:
+        factors = ("left", "right", "window_left", "window_right")
+        super().__init__(name, **dict.fromkeys(factors, _FACTOR_BITS), goes_on=1)
+
+
 class CommandCheck(wiring.Component):
     """Checks all fields of one command, in the order given above.
 
     command     in(256)  its words; holds still from `go` to `done`
-    kind        in       which command it is, as `kind_of` tells; as `command`
+    kind        in       which command it is: the bit that `kind_of` tells, or none; as `command`
     data_words  in(10)   data words behind it
     short       in(1)    it has fewer than `COMMAND_WORDS` words
     go          in(1)    high for one cycle, one cycle after which the check begins
@@ -168,7 +211,7 @@ class CommandCheck(wiring.Component):
         super().__init__(
             {
                 "command": In(_COMMAND_BITS),
-                "kind": In(range(len(config.commands) + 1)),
+                "kind": In(len(config.commands)),
                 "data_words": In(range(MAX_PAYLOAD_WORDS + 1)),
                 "short": In(1),
                 "go": In(1),
@@ -185,97 +228,98 @@ class CommandCheck(wiring.Component):
             }
         )
         self._active, self._step = Signal(), Signal(range(_FIRST_COMPARED + TENSOR_SLOTS))
-        # of the next step; `_goes_on`: it multiplies the product of the step before
-        self._left, self._right, self._goes_on = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS), Signal()
         self._product = Signal(2 * _FACTOR_BITS, reset_less=True)
-        self._window_left, self._window_right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
         self._window_product = Signal(2 * _FACTOR_BITS, reset_less=True)
-        self._ends = Signal()  # the last step is reached
-        self._wrong_length, self._bad_reserved = Signal(), Signal()
-        self._bad_space, self._bad_value = Signal(), Signal()
+        self._found = _Finding("found")  # of the command at hand
         self._bad_fields = Signal()  # values of commands with products, known from step 1 on
-        self._bad_range = Signal()
         # of LOAD: tiles and chunks, last pixel, positions of an image before the first one, images from that on
         self._tiles, self._chunks = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
         self._last_x, self._before, self._images_from_first = Signal(signed(25)), Signal(32), Signal(_FACTOR_BITS)
-        # what is addressed in this step, if something is: `_count` from `_first` on, up to `_end`, of `_depth`
-        self._uses, self._first, self._count = Signal(), Signal(32), Signal(2 * _FACTOR_BITS + 1)
-        self._end, self._depth = Signal(18), Signal(17)
+        self._end = Signal(18)  # behind what is addressed
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        known = Signal()
+        ends = ~self._found.goes_on
         m.d.sync += [
-            self._active.eq(self.go | (self._active & ~self._ends)),
+            self._active.eq(self.go | (self._active & ~ends)),
             self._step.eq(Mux(self._active, self._step + 1, 0)),
-            self.done.eq(self._active & self._ends),
+            self.done.eq(self._active & ends),
+            self._bad_fields.eq(self._found.bad_fields),
         ]
         m.d.comb += [
-            self._ends.eq(1),
-            self._end.eq(self._first[:16] + self._count[:17]),
-            self._wrong_length.eq(self.data_words != 0),
+            self._end.eq(self._found.first[:16] + self._found.count[:17]),
             self.slot_read.eq(packets.Load(self.command).slot),
         ]
         self._make_products(m)
-        with m.If(self._active), m.Switch(self.kind):
-            for opcode, struct in self.config.commands.items():
-                with m.Case(kind_of(self.config, opcode)):
-                    m.d.comb += [known.eq(1), self._bad_reserved.eq(self._reserved(struct).any())]
-                    self._fields(m, opcode)
-        self._judge(m, known)
+        # all commands are looked at side by side: a bit of `kind` comes late, and only chooses
+        found = [self._finding(m, opcode) for opcode in self.config.commands]
+        m.d.comb += self._found.choose(self.kind, found)
+        self._judge(m)
         return m
+
+    def _finding(self, m: Module, opcode: Opcode) -> _Finding:
+        """What is found if it is this command."""
+        found, active = _Finding(f"found_{opcode.name}"), Signal(name=f"checks_{opcode.name}")
+        m.d.comb += [
+            active.eq(self._active & self._is(opcode)),
+            found.bad_reserved.eq(self._reserved(self.config.commands[opcode]).any()),
+        ]
+        self._fields(m, opcode, found, active)
+        return found
+
+    def _is(self, opcode: Opcode) -> Value:
+        return self.kind[kind_of(self.config, opcode)]
 
     def _make_products(self, m: Module) -> None:
         """One a step of each multiplier. Its operands are registered; a product that goes on is one by itself."""
-        left, right, goes_on = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS), Signal()
-        window_left, window_right = Signal(_FACTOR_BITS), Signal(_FACTOR_BITS)
-        with m.Switch(self.kind):
-            for opcode in self.config.commands:
-                with m.Case(kind_of(self.config, opcode)):
-                    self._factors(m, opcode)
+        factors, coming = [], _Factors("coming")
+        for opcode in self.config.commands:
+            factors.append(_Factors(f"factors_{opcode.name}"))
+            self._factors(m, opcode, factors[-1])
         with m.If(self.go | self._active):
-            m.d.sync += [
-                *(left.eq(self._left), right.eq(self._right), goes_on.eq(self._goes_on)),
-                *(window_left.eq(self._window_left), window_right.eq(self._window_right)),
-            ]
+            m.d.sync += coming.choose(self.kind, factors)
         m.d.sync += [
-            self._product.eq(Mux(goes_on, self._product[:_FACTOR_BITS], left) * right),
-            self._window_product.eq(window_left * window_right),
+            self._product.eq(Mux(coming.goes_on, self._product[:_FACTOR_BITS], coming.left) * coming.right),
+            self._window_product.eq(coming.window_left * coming.window_right),
         ]
 
     def _outside(self) -> Value:
         """What is wrong with what is addressed: it is nothing, or it ends far behind the memory."""
-        far = self._first[16:].any() | self._count[17:].any()
-        return self._uses.replicate(2) & Cat(self._count == 0, far)
+        found = self._found
+        far = found.first[16:].any() | found.count[17:].any()
+        return found.uses.replicate(2) & Cat(found.count == 0, far)
 
-    def _use(self, m: Module, first: Value, count: Value, depth: Value | int) -> None:
+    @staticmethod
+    def _use(m: Module, found: _Finding, first: Value, count: Value, depth: Value | int) -> None:
         """`count` rows from `first` are addressed."""
-        m.d.comb += [self._uses.eq(1), self._first.eq(first), self._count.eq(count), self._depth.eq(depth)]
+        m.d.comb += [found.uses.eq(1), found.first.eq(first), found.count.eq(count), found.depth.eq(depth)]
 
     def _reserved(self, struct: type[data.Struct]) -> Value:
         places = [place for name, place in codec.fields(struct).items() if name.startswith("reserved")]
         return Cat(self.command[offset : offset + width] for offset, width in places)
 
-    def _judge(self, m: Module, known: Value) -> None:
+    def _judge(self, m: Module) -> None:
         """The status, of what was found wrong: ranges in any step, the rest in the last one."""
+        writes = self._is(Opcode.WRITE)  # of which all steps but the first see the product
+        wrong_length = Mux(writes, self._product != self.data_words, self.data_words != 0)
         failures = (
-            (~known, Status.BAD_OPCODE),
-            (self.short | self._wrong_length, Status.BAD_LENGTH),
-            (self._bad_reserved, Status.BAD_VALUE),
-            (self._bad_space, Status.BAD_SPACE),
-            (self._bad_value, Status.BAD_VALUE),
+            (~self.kind.any(), Status.BAD_OPCODE),
+            (self.short | wrong_length, Status.BAD_LENGTH),
+            (self._found.bad_reserved, Status.BAD_VALUE),
+            (self._found.bad_space, Status.BAD_SPACE),
+            (self._found.bad_value, Status.BAD_VALUE),
         )
         was_bad_range, bad_ranges = Signal(), Signal(3)  # before the last step, in it
         # the end is compared in the cycle behind the step, where the sum and the comparison would be a long path
-        used, end, depth = Signal(), Signal.like(self._end), Signal.like(self._depth)
+        used, end, depth = Signal(), Signal.like(self._end), Signal.like(self._found.depth)
         is_bad_range = was_bad_range | bad_ranges.any() | (used & (end > depth))
         with m.If(self.go):
             m.d.sync += [was_bad_range.eq(0), bad_ranges.eq(0), used.eq(0)]
         with m.Elif(self._active):
             m.d.sync += [
                 was_bad_range.eq(is_bad_range),
-                bad_ranges.eq(Cat(self._bad_range, self._outside())),
-                *(used.eq(self._uses), end.eq(self._end), depth.eq(self._depth)),
+                bad_ranges.eq(Cat(self._found.bad_range, self._outside())),
+                *(used.eq(self._found.uses), end.eq(self._end), depth.eq(self._found.depth)),
             ]
         m.d.comb += self.status.eq(Mux(is_bad_range, Status.BAD_RANGE, Status.OK))
         for number, (failed, status) in reversed(list(enumerate(failures))):
@@ -285,152 +329,166 @@ class CommandCheck(wiring.Component):
             with m.If(found):
                 m.d.comb += self.status.eq(status)
 
-    def _fields(self, m: Module, opcode: Opcode) -> None:
+    def _fields(self, m: Module, opcode: Opcode, found: _Finding, active: Value) -> None:
+        """What its fields are found to be; while it is `active`, what they say is kept."""
         if opcode == Opcode.WRITE:
-            self._write(m, packets.Write(self.command))
+            self._write(m, found, active, packets.Write(self.command))
         elif opcode == Opcode.READ:
-            self._read(m, packets.Read(self.command))
+            self._read(m, found, active, packets.Read(self.command))
         elif opcode == Opcode.MATMUL:
-            self._matmul(m, packets.Matmul(self.command))
+            self._matmul(m, found, active, packets.Matmul(self.command))
         elif opcode == Opcode.TENSOR:
-            self._tensor(m, packets.Tensor(self.command))
+            self._tensor(m, found, active, packets.Tensor(self.command))
         elif opcode == Opcode.LOAD:
-            self._load(m, packets.Load(self.command))
+            self._load(m, found, active, packets.Load(self.command))
         elif opcode == Opcode.UPDATE:
-            self._update(m, packets.Update(self.command))
+            self._update(m, found, packets.Update(self.command))
         elif opcode == Opcode.WEIGHTS:
-            self._weights(m, packets.Weights(self.command))
+            self._weights(m, found, packets.Weights(self.command))
         elif opcode == Opcode.MARK:
-            m.d.comb += self._bad_value.eq(packets.Mark(self.command).phase > max(Phase))
+            m.d.comb += found.bad_value.eq(packets.Mark(self.command).phase > max(Phase))
 
-    def _factors(self, m: Module, opcode: Opcode) -> None:
+    def _factors(self, m: Module, opcode: Opcode, factors: _Factors) -> None:
         """What a command multiplies in the coming step."""
         if opcode == Opcode.WRITE:
             write = packets.Write(self.command)
-            self._multiply(m, write.rows, write.words)
+            self._multiply(m, factors, write.rows, write.words)
         elif opcode == Opcode.READ:
-            self._read_factors(m, packets.Read(self.command))
+            self._read_factors(m, factors, packets.Read(self.command))
         elif opcode == Opcode.MATMUL:
-            self._matmul_factors(m, packets.Matmul(self.command))
+            self._matmul_factors(m, factors, packets.Matmul(self.command))
         elif opcode == Opcode.TENSOR:
-            self._tensor_factors(m, packets.Tensor(self.command))
+            self._tensor_factors(m, factors, packets.Tensor(self.command))
         elif opcode == Opcode.LOAD:
-            self._load_factors(m, packets.Load(self.command))
+            self._load_factors(m, factors, packets.Load(self.command))
         elif opcode == Opcode.UPDATE:
-            self._multiply(m, packets.Update(self.command).groups, STATE_WORDS)
+            self._multiply(m, factors, packets.Update(self.command).groups, STATE_WORDS)
         elif opcode == Opcode.WEIGHTS:
-            self._multiply(m, packets.Weights(self.command).groups, STATE_WORDS)
+            self._multiply(m, factors, packets.Weights(self.command).groups, STATE_WORDS)
 
-    def _multiply(self, m: Module, left: Value, right: Value) -> None:
-        m.d.comb += [self._left.eq(left), self._right.eq(right)]
+    @staticmethod
+    def _multiply(m: Module, factors: _Factors, left: Value, right: Value) -> None:
+        m.d.comb += [factors.left.eq(left), factors.right.eq(right)]
 
-    def _multiply_product(self, m: Module, right: Value) -> None:
-        m.d.comb += [self._goes_on.eq(1), self._right.eq(right)]
+    @staticmethod
+    def _multiply_product(m: Module, factors: _Factors, right: Value) -> None:
+        m.d.comb += [factors.goes_on.eq(1), factors.right.eq(right)]
 
-    def _multiply_beside(self, m: Module, left: Value, right: Value) -> None:
-        m.d.comb += [self._window_left.eq(left), self._window_right.eq(right)]
+    @staticmethod
+    def _multiply_beside(m: Module, factors: _Factors, left: Value, right: Value) -> None:
+        m.d.comb += [factors.window_left.eq(left), factors.window_right.eq(right)]
 
-    def _write(self, m: Module, write: packets.Write) -> None:
+    def _write(self, m: Module, found: _Finding, active: Value, write: packets.Write) -> None:
         rows, words = Signal(17), Signal(17)
-        m.d.comb += [
-            self._ends.eq(self._step == 1),
-            self._wrong_length.eq(self._product != self.data_words),
-            self._bad_space.eq(1),
-        ]
+        m.d.comb += [found.goes_on.eq(self._step != 1), found.bad_space.eq(1)]
         with m.Switch(write.space):
             for space, (depth, row_words) in self.config.writable.items():
                 with m.Case(space):
-                    m.d.comb += [self._bad_space.eq(0), rows.eq(depth), words.eq(row_words)]
+                    m.d.comb += [found.bad_space.eq(0), rows.eq(depth), words.eq(row_words)]
         with m.If(self._step == 0):
-            self._use(m, write.word, write.words, words)
+            self._use(m, found, write.word, write.words, words)
         with m.Else():
-            self._use(m, write.row, write.rows, rows)
-        m.d.sync += [self.store.first.eq(write.row), self.store.end.eq(self._end)]
+            self._use(m, found, write.row, write.rows, rows)
+        with m.If(active):
+            m.d.sync += [self.store.first.eq(write.row), self.store.end.eq(self._end)]
         if not self.config.gathers:
-            for space, cells, parts in (
-                (Space.CELLS_A, self.a, self.config.a_cell_rows),
-                (Space.CELLS_B, self.b, self.config.b_cell_rows),
-            ):
+            self._write_cells(m, active, write)
+
+    def _write_cells(self, m: Module, active: Value, write: packets.Write) -> None:
+        for space, cells, parts in (
+            (Space.CELLS_A, self.a, self.config.a_cell_rows),
+            (Space.CELLS_B, self.b, self.config.b_cell_rows),
+        ):
+            with m.If(active):
                 m.d.sync += [
                     cells.first.eq(write.row >> exact_log2(parts)),
                     cells.end.eq(Mux(write.space == space, _parts(self._end, parts), 0)),
                 ]
 
-    def _read(self, m: Module, read: packets.Read) -> None:
-        config, depth = self.config, Signal(17)
-        self._use(m, read.first, read.count, depth)
-        m.d.sync += [self.sums.first.eq(read.first), self.sums.end.eq(self._end)]
+    def _read(self, m: Module, found: _Finding, active: Value, read: packets.Read) -> None:
+        config, depth, words = self.config, Signal(17), Signal.like(self.read_words)
+        self._use(m, found, read.first, read.count, depth)
+        with m.If(active):
+            m.d.sync += [self.sums.first.eq(read.first), self.sums.end.eq(self._end), self.read_words.eq(words)]
+        m.d.comb += words.eq(read.count)
         with m.Switch(read.space):
             with m.Case(Space.REGISTERS):
-                m.d.sync += self.read_words.eq(read.count)
                 m.d.comb += depth.eq(IDENTITY_WORDS)
             with m.Case(*([Space.STORE] if config.updates else [])):
-                words = read.count << exact_log2(STORE_WORD_WORDS)
-                m.d.sync += self.read_words.eq(words)
-                m.d.comb += [depth.eq(config.store_words), self._bad_range.eq(words > MAX_DATA_WORDS)]
+                stored = read.count << exact_log2(STORE_WORD_WORDS)
+                m.d.comb += [
+                    depth.eq(config.store_words),
+                    words.eq(stored),
+                    found.bad_range.eq(stored > MAX_DATA_WORDS),
+                ]
             with m.Case(*([Space.POWER] if config.measures else [])):
-                m.d.sync += self.read_words.eq(read.count)
-                m.d.comb += [depth.eq(power.READ_WORDS), self._bad_range.eq(read.count > MAX_DATA_WORDS)]
+                m.d.comb += [depth.eq(power.READ_WORDS), found.bad_range.eq(read.count > MAX_DATA_WORDS)]
             with m.Case(Space.SUMS):
-                m.d.comb += [depth.eq(config.sum_tiles), self._bad_value.eq(self._bad_fields)]
-                m.d.sync += self._bad_fields.eq(
-                    self._bad_form(read) | (read.rounding > max(Rounding)) | (read.shift > MAX_SHIFT)
-                )
-                outside = (read.rows == 0) | (read.cols == 0) | (read.rows > config.rows) | (read.cols > config.columns)
-                m.d.comb += self._bad_range.eq(outside | self._too_many(m, read))
+                self._read_of_sums(m, found, words, read)
+                m.d.comb += depth.eq(config.sum_tiles)
             with m.Default():
-                m.d.comb += self._bad_space.eq(1)
+                m.d.comb += found.bad_space.eq(1)
 
-    def _read_factors(self, m: Module, read: packets.Read) -> None:
+    def _read_of_sums(self, m: Module, found: _Finding, words: Signal, read: packets.Read) -> None:
+        config = self.config
+        outside = (read.rows == 0) | (read.cols == 0) | (read.rows > config.rows) | (read.cols > config.columns)
+        m.d.comb += [
+            found.bad_value.eq(self._bad_fields),
+            found.bad_fields.eq(
+                self._bad_form(read) | (read.rounding > max(Rounding)) | (read.shift > MAX_SHIFT),
+            ),
+            found.bad_range.eq(outside | self._too_many(m, found, words, read)),
+        ]
+
+    def _read_factors(self, m: Module, factors: _Factors, read: packets.Read) -> None:
         with m.Switch(Cat(self._active, self._step)):
             with m.Case(_BEFORE[0]):
-                self._multiply(m, read.rows, read.cols)
+                self._multiply(m, factors, read.rows, read.cols)
             with m.Case(_BEFORE[1]):
-                self._multiply_product(m, read.count)
+                self._multiply_product(m, factors, read.count)
             with m.Case(*([_BEFORE[2]] if self.config.requantises else [])):
-                self._multiply_product(m, (read.bits[:7] + 3) >> 2)  # nibbles
+                self._multiply_product(m, factors, (read.bits[:7] + 3) >> 2)  # nibbles
 
-    def _too_many(self, m: Module, read: packets.Read) -> Value:
+    def _too_many(self, m: Module, found: _Finding, words: Signal, read: packets.Read) -> Value:
         """Counts the data words of sums; whether these are more than an answer has."""
         if not self.config.requantises:  # a word each
-            m.d.comb += self._ends.eq(self._step == 2)
-            m.d.sync += self.read_words.eq(self._product)
+            m.d.comb += [found.goes_on.eq(self._step != 2), words.eq(self._product)]
             return (self._step == 2) & (self._product > MAX_DATA_WORDS)
         numbers, signs = WORD_BITS // 4, WORD_BITS // SIGN_BITS  # in a word; behind signs comes one word more
         needed, filled = Signal(range(2**28 + 2)), Signal(33)
         m.d.comb += [
-            self._ends.eq(self._step == 3),
+            found.goes_on.eq(self._step != 3),
             filled.eq(self._product + Mux(read.compare, 2 * signs - 1, numbers - 1)),
             needed.eq(Mux(read.compare, filled >> exact_log2(signs), filled >> exact_log2(numbers))),
+            words.eq(needed),
         ]
-        m.d.sync += self.read_words.eq(needed)
         overflows = (self._step == 2) & self._product[_FACTOR_BITS:].any()  # more elements than nibbles fit
         return overflows | ((self._step == 3) & (needed > MAX_DATA_WORDS))
 
-    def _update(self, m: Module, update: packets.Update) -> None:
+    def _update(self, m: Module, found: _Finding, update: packets.Update) -> None:
         too_small = (update.decay_shift < DECAY_SHIFT) | (update.rate_shift < STEP_SHIFT)
         too_large = (update.decay_shift > MAX_SHIFT) | (update.rate_shift > MAX_SHIFT)
-        m.d.comb += self._bad_value.eq(update.state[0] | too_small | too_large)
-        self._state(m, update, update.signs, update.groups)
+        m.d.comb += found.bad_value.eq(update.state[0] | too_small | too_large)
+        self._state(m, found, update, update.signs, update.groups)
 
-    def _weights(self, m: Module, weights: packets.Weights) -> None:
+    def _weights(self, m: Module, found: _Finding, weights: packets.Weights) -> None:
         octets = weights.octets
-        m.d.comb += self._bad_value.eq(
+        m.d.comb += found.bad_value.eq(
             weights.state[0] | (octets < 1) | (octets > 2) | (weights.shift > MAX_SHIFT),
         )
-        self._state(m, weights, weights.word, weights.groups << octets[1])
+        self._state(m, found, weights, weights.word, weights.groups << octets[1])
 
-    def _state(self, m: Module, fields: data.View, other: Value, count: Value) -> None:
+    def _state(self, m: Module, found: _Finding, fields: data.View, other: Value, count: Value) -> None:
         """The words of masters and momenta, and `count` others from `other` on."""
         end, other_end = Signal(20), Signal(20)
         m.d.comb += [
-            self._ends.eq(self._step == 1),
+            found.goes_on.eq(self._step != 1),
             end.eq(fields.state + self._product),
             other_end.eq(other + count),
         ]
         overlap = (fields.state < other_end) & (other < end)
         outside = (end > self.config.store_words) | (other_end > self.config.store_words)
-        m.d.comb += self._bad_range.eq((fields.groups == 0) | ((self._step == 1) & (outside | overlap)))
+        m.d.comb += found.bad_range.eq((fields.groups == 0) | ((self._step == 1) & (outside | overlap)))
 
     def _bad_form(self, read: packets.Read) -> Value:
         """Whether sums cannot be read in these bits."""
@@ -445,10 +503,17 @@ class CommandCheck(wiring.Component):
         threshold, top = Cat(read.key, read.index), exact_log2(MAX_THRESHOLD)
         return threshold[top + 1 :].any() | (threshold[top] & threshold[:top].any())
 
-    def _matmul(self, m: Module, matmul: packets.Matmul) -> None:
-        config, product = self.config, self._product
-        m.d.comb += [self._ends.eq(self._step == 3), self._bad_value.eq(self._bad_fields)]
-        m.d.sync += self._bad_fields.eq(
+    def _matmul(self, m: Module, found: _Finding, active: Value, matmul: packets.Matmul) -> None:
+        m.d.comb += [
+            found.goes_on.eq(self._step != 3),
+            found.bad_value.eq(self._bad_fields),
+            found.bad_fields.eq(self._bad_matmul(matmul)),
+        ]
+        self._matmul_ranges(m, found, active, matmul)
+
+    def _bad_matmul(self, matmul: packets.Matmul) -> Value:
+        config = self.config
+        return (
             (matmul.slices == 0)
             | (matmul.slices > config.max_slices)
             | (matmul.planes == 0)
@@ -466,28 +531,34 @@ class CommandCheck(wiring.Component):
             | (matmul.packed & (matmul.b_below != 0 if config.packs else 1))
             | self._cuts_digits(matmul)
         )
+
+    def _matmul_ranges(self, m: Module, found: _Finding, active: Value, matmul: packets.Matmul) -> None:
+        config, product = self.config, self._product
         with m.Switch(self._step):  # a product of 0 is a count of 0
             with m.Case(0):
                 pass
             with m.Case(1):
-                self._use(m, matmul.a_cell, product << matmul.a_octets[1], config.a_cells)
-                m.d.sync += [self.a.first.eq(matmul.a_cell), self.a.end.eq(self._end)]
+                self._use(m, found, matmul.a_cell, product << matmul.a_octets[1], config.a_cells)
+                with m.If(active):
+                    m.d.sync += [self.a.first.eq(matmul.a_cell), self.a.end.eq(self._end)]
             with m.Case(2):
-                self._use(m, matmul.b_cell, product << matmul.b_octets[1], config.b_cells)
-                m.d.sync += [self.b.first.eq(matmul.b_cell), self.b.end.eq(self._end)]
+                self._use(m, found, matmul.b_cell, product << matmul.b_octets[1], config.b_cells)
+                with m.If(active):
+                    m.d.sync += [self.b.first.eq(matmul.b_cell), self.b.end.eq(self._end)]
             with m.Default():
-                self._use(m, matmul.sum_tile, Mux(matmul.packed, matmul.tiles, product), config.sum_tiles)
-                m.d.sync += [self.sums.first.eq(matmul.sum_tile), self.sums.end.eq(self._end)]
-                m.d.comb += self._bad_range.eq(matmul.packed & (matmul.program >= PROGRAM_ROWS))
+                self._use(m, found, matmul.sum_tile, Mux(matmul.packed, matmul.tiles, product), config.sum_tiles)
+                with m.If(active):
+                    m.d.sync += [self.sums.first.eq(matmul.sum_tile), self.sums.end.eq(self._end)]
+                m.d.comb += found.bad_range.eq(matmul.packed & (matmul.program >= PROGRAM_ROWS))
 
-    def _matmul_factors(self, m: Module, matmul: packets.Matmul) -> None:
+    def _matmul_factors(self, m: Module, factors: _Factors, matmul: packets.Matmul) -> None:
         with m.Switch(Cat(self._active, self._step)):
             with m.Case(_BEFORE[0]):
-                self._multiply(m, matmul.row_tiles, matmul.chunks)
+                self._multiply(m, factors, matmul.row_tiles, matmul.chunks)
             with m.Case(_BEFORE[1]):
-                self._multiply(m, matmul.col_tiles, matmul.chunks)
+                self._multiply(m, factors, matmul.col_tiles, matmul.chunks)
             with m.Case(_BEFORE[2]):
-                self._multiply(m, matmul.row_tiles, matmul.col_tiles)
+                self._multiply(m, factors, matmul.row_tiles, matmul.col_tiles)
 
     def _cuts_digits(self, matmul: packets.Matmul) -> Value:
         """Whether operands are not in whole digits, or signed within them, where they must be."""
@@ -505,87 +576,94 @@ class CommandCheck(wiring.Component):
         b_cut = b_first[0] | (b_first[1] & ~planes[1]) | (b_first[2] & planes[3:].any())
         return signs | widths | a_cut | b_cut
 
-    def _tensor(self, m: Module, tensor: packets.Tensor) -> None:
+    def _tensor(self, m: Module, found: _Finding, active: Value, tensor: packets.Tensor) -> None:
         product, place = self._product, self.described.place
         end = Signal(34)
         extent_is_bad = product > _MAX_EXTENT
         octet_words = (product + GROUP - 1) >> (GROUP.bit_length() - 1)
         m.d.comb += [
-            self._ends.eq((tensor.bits == 0) | (self._step == _FIRST_COMPARED + TENSOR_SLOTS - 1)),
-            self._bad_value.eq((tensor.slot >= TENSOR_SLOTS) | (tensor.bits > MAX_BITS) | (tensor.layout != 0)),
-            self.slot_read.eq(self._step - (_FIRST_COMPARED - 1)),
+            found.goes_on.eq((tensor.bits != 0) & (self._step != _FIRST_COMPARED + TENSOR_SLOTS - 1)),
+            found.bad_value.eq((tensor.slot >= TENSOR_SLOTS) | (tensor.bits > MAX_BITS) | (tensor.layout != 0)),
         ]
-        m.d.sync += [
-            place.octets.eq(Mux(tensor.bits == 0, 0, Mux(tensor.bits > OCTET_BITS, 2, 1))),
-            *(getattr(place, name).eq(getattr(tensor, name)) for name in ("word", "n", "h", "c")),
-        ]
+        with m.If(self._is(Opcode.TENSOR)):
+            m.d.comb += self.slot_read.eq(self._step - (_FIRST_COMPARED - 1))
+        with m.If(active):
+            m.d.sync += [
+                place.octets.eq(Mux(tensor.bits == 0, 0, Mux(tensor.bits > OCTET_BITS, 2, 1))),
+                *(getattr(place, name).eq(getattr(tensor, name)) for name in ("word", "n", "h", "c")),
+            ]
         with m.Switch(self._step):
             with m.Case(0):
                 zero = (tensor.n == 0) | (tensor.h == 0) | (tensor.w == 0) | (tensor.c == 0)
-                m.d.comb += self._bad_range.eq((tensor.bits != 0) & zero)
+                m.d.comb += found.bad_range.eq((tensor.bits != 0) & zero)
             with m.Case(1):
-                m.d.comb += self._bad_range.eq(extent_is_bad)
+                m.d.comb += found.bad_range.eq(extent_is_bad)
             with m.Case(2):
-                m.d.comb += self._bad_range.eq(extent_is_bad)
-                m.d.sync += place.row.eq(product)
+                m.d.comb += found.bad_range.eq(extent_is_bad)
+                with m.If(active):
+                    m.d.sync += place.row.eq(product)
             with m.Case(3):
-                m.d.comb += self._bad_range.eq(extent_is_bad)
-                m.d.sync += place.image.eq(product)
+                m.d.comb += found.bad_range.eq(extent_is_bad)
+                with m.If(active):
+                    m.d.sync += place.image.eq(product)
             with m.Case(4):
-                m.d.sync += [
-                    place.octet_words.eq(octet_words),
-                    end.eq(tensor.word + (octet_words << place.octets[1])),
-                ]
+                m.d.sync += end.eq(tensor.word + (octet_words << place.octets[1]))
+                with m.If(active):
+                    m.d.sync += place.octet_words.eq(octet_words)
             with m.Case(5):
-                m.d.sync += self.described.end.eq(end)
-                m.d.comb += self._bad_range.eq(end > self.config.store_words)
+                with m.If(active):
+                    m.d.sync += self.described.end.eq(end)
+                m.d.comb += found.bad_range.eq(end > self.config.store_words)
             with m.Default():
                 other = (self._step - _FIRST_COMPARED)[:4] != tensor.slot
                 meets = (place.word < self.slot.end) & (self.slot.place.word < self.described.end)
-                m.d.comb += self._bad_range.eq(other & (self.slot.place.octets != 0) & meets)
+                m.d.comb += found.bad_range.eq(other & (self.slot.place.octets != 0) & meets)
 
-    def _tensor_factors(self, m: Module, tensor: packets.Tensor) -> None:
+    def _tensor_factors(self, m: Module, factors: _Factors, tensor: packets.Tensor) -> None:
         with m.Switch(Cat(self._active, self._step)):
             with m.Case(_BEFORE[0]):
-                self._multiply(m, tensor.n, tensor.h)
+                self._multiply(m, factors, tensor.n, tensor.h)
             with m.Case(_BEFORE[1]):
-                self._multiply(m, tensor.w, tensor.c)
+                self._multiply(m, factors, tensor.w, tensor.c)
             with m.Case(_BEFORE[2]):
-                self._multiply_product(m, tensor.h)
+                self._multiply_product(m, factors, tensor.h)
             with m.Case(_BEFORE[3]):
-                self._multiply_product(m, tensor.n)
+                self._multiply_product(m, factors, tensor.n)
 
-    def _load(self, m: Module, load: packets.Load) -> None:
+    def _load(self, m: Module, found: _Finding, active: Value, load: packets.Load) -> None:
         config, place = self.config, self.slot.place
         zero = (load.positions == 0) | (load.taps == 0)
         outside = (load.x_first >= load.x_count) | (load.y_first >= load.y_count) | (load.place_first >= load.run)
         no_image = (place.octets == 0) | (load.n_first >= self._images(load))
         bad_start = Signal()  # known in step 1
-        cells, window, positions = self._load_cells(m, load), self._load_window(m, load), self._load_positions(m, load)
+        cells = self._load_cells(m, active, load)
+        window, positions = self._load_window(m, load), self._load_positions(m, load)
         m.d.comb += [
-            self._ends.eq(self._step == 4),
-            self._bad_range.eq(cells | ((self._step == 4) & (bad_start | window | positions))),
+            found.goes_on.eq(self._step != 4),
+            found.bad_range.eq(cells | ((self._step == 4) & (bad_start | window | positions))),
         ]
-        m.d.sync += [
-            bad_start.eq(zero | outside | no_image),
-            # a list may lead anywhere
-            self.store.first.eq(Mux(load.listed, 0, place.word)),
-            self.store.end.eq(Mux(load.listed, config.store_words, self.slot.end)),
-        ]
+        m.d.sync += bad_start.eq(zero | outside | no_image)
+        with m.If(active):  # a list may lead anywhere
+            m.d.sync += [
+                self.store.first.eq(Mux(load.listed, 0, place.word)),
+                self.store.end.eq(Mux(load.listed, config.store_words, self.slot.end)),
+            ]
         flips = Signal(range(config.max_slices + 1))  # bits that `flip` may use
         m.d.comb += [
             flips.eq(Mux(load.target == Target.A, place.octets * config.slices_per_octet, 0)),
-            self._bad_value.eq(self._bad_fields),
+            found.bad_value.eq(self._bad_fields),
+            found.bad_fields.eq(
+                (load.flip >> flips).any()
+                | (load.listed & load.n_fast)
+                | ((load.target == Target.B) & (load.turn != 0)),
+            ),
         ]
-        m.d.sync += self._bad_fields.eq(
-            (load.flip >> flips).any() | (load.listed & load.n_fast) | ((load.target == Target.B) & (load.turn != 0))
-        )
 
     def _images(self, load: packets.Load) -> Value:
         """How many images there are to count through."""
         return Mux(load.listed, LIST_ENTRIES, self.slot.place.n)
 
-    def _load_cells(self, m: Module, load: packets.Load) -> Value:
+    def _load_cells(self, m: Module, active: Value, load: packets.Load) -> Value:
         """Cells that LOAD writes, their number multiplied in step 2; whether they end behind the memory."""
         config = self.config
         vectors, lanes = Signal(16), Signal(16)
@@ -598,7 +676,7 @@ class CommandCheck(wiring.Component):
             self._chunks.eq(_parts(lanes, config.lanes)),
         ]
         end = load.cell + (self._product << self.slot.place.octets[1])
-        with m.If(self._step == 3):
+        with m.If(active & (self._step == 3)):
             m.d.sync += [
                 self.a.first.eq(load.cell),
                 self.a.end.eq(Mux(load.target == Target.A, end, 0)),
@@ -646,19 +724,19 @@ class CommandCheck(wiring.Component):
         """In step 2: how many positions there are in each image."""
         return Mux(load.n_fast, self._product - self._before, self._product)
 
-    def _load_factors(self, m: Module, load: packets.Load) -> None:
+    def _load_factors(self, m: Module, factors: _Factors, load: packets.Load) -> None:
         with m.Switch(Cat(self._active, self._step)):
             with m.Case(_BEFORE[0]):
-                self._multiply(m, load.x_count, load.y_first)
-                self._multiply_beside(m, load.x_count - 1, _forwards(load.x_step))
+                self._multiply(m, factors, load.x_count, load.y_first)
+                self._multiply_beside(m, factors, load.x_count - 1, _forwards(load.x_step))
             with m.Case(_BEFORE[1]):
-                self._multiply(m, load.x_count, load.y_count)
-                self._multiply_beside(m, load.y_count - 1, _forwards(load.y_step))
+                self._multiply(m, factors, load.x_count, load.y_count)
+                self._multiply_beside(m, factors, load.y_count - 1, _forwards(load.y_step))
             with m.Case(_BEFORE[2]):
-                self._multiply(m, self._tiles, self._chunks)
+                self._multiply(m, factors, self._tiles, self._chunks)
             with m.Case(_BEFORE[3]):
-                self._multiply(m, self._images_from_first, self._each(load)[:_FACTOR_BITS])
-                self._multiply_beside(m, Mux(self._last_x < 0, -self._last_x, self._last_x), self.slot.place.c)
+                self._multiply(m, factors, self._images_from_first, self._each(load)[:_FACTOR_BITS])
+                self._multiply_beside(m, factors, Mux(self._last_x < 0, -self._last_x, self._last_x), self.slot.place.c)
 
 
 class Sequencer(wiring.Component):
@@ -759,7 +837,7 @@ class Sequencer(wiring.Component):
         )
         self._check = CommandCheck(config)
         self._bits = Signal(_COMMAND_BITS)  # the command at hand
-        self._kind = Signal.like(self._check.kind)  # likewise, as `kind_of` tells
+        self._kind = Signal.like(self._check.kind)  # likewise: the bit that `kind_of` tells
         self._sequence, self._words_left = Signal(16), Signal(range(MAX_PAYLOAD_WORDS + 1))
         self._at_hand = Signal()  # a checked command waits or begins
         self._good = Signal()  # it does not fail its check
@@ -822,26 +900,18 @@ class Sequencer(wiring.Component):
                     self._words_left.eq(self._words_left - 1),
                     index.eq(index + 1),
                 ]
-                with m.If(index == 0):
-                    m.d.sync += self._kind.eq(self._kind_at(m))
+                with m.If(index == 0):  # its decoder is here, so that there is none behind the register
+                    m.d.sync += self._kind.eq(Cat(self.frames.payload[:8] == opcode for opcode in self.config.commands))
                 with m.If(last):
                     m.next = "CHECK"
         with m.State("CHECK"), m.If(self._check.done):
             m.d.comb += [self.command.eq(1), self.fault.eq(self._check.status != Status.OK)]
             m.next = "WAIT"
 
-    def _kind_at(self, m: Module) -> Value:
-        """The kind of the command whose first word comes."""
-        kind = Signal.like(self._kind)
-        with m.Switch(self.frames.payload[:8]):
-            for opcode in self.config.commands:
-                with m.Case(opcode):
-                    m.d.comb += kind.eq(kind_of(self.config, opcode))
-        return kind
-
-    def _is(self, *opcodes: Opcode) -> list[int]:
-        """Their kinds, of those that the device knows."""
-        return [kind_of(self.config, opcode) for opcode in opcodes if opcode in self.config.commands]
+    def _is(self, *opcodes: Opcode) -> Value:
+        """Whether the command at hand is one of these, if the device knows them."""
+        known = [opcode for opcode in opcodes if opcode in self.config.commands]
+        return Cat(self._kind[kind_of(self.config, opcode)] for opcode in known).any() if known else Const(0)
 
     def _keep_tensors(self, m: Module, describes: Signal) -> None:
         """The tensor table: TENSOR's slot is written while `describes`."""
@@ -860,7 +930,6 @@ class Sequencer(wiring.Component):
 
     def _held(self, m: Module) -> Value:
         """Whether the command must wait for what is under way: what may hold it up is known a cycle before."""
-        opcode = self._opcode
         read_sums = Signal()
         may_wait, wanted = Signal(Waits), self._waits(m)
         loading_words, loading_cells = self._meets_load(m)
@@ -894,9 +963,9 @@ class Sequencer(wiring.Component):
         )
         without_work = self._at_hand & ~self.engine_walking
         m.d.comb += [
-            self.load_wait.eq(without_work & by_load & ((opcode == Opcode.LOAD) | (opcode == Opcode.MATMUL))),
+            self.load_wait.eq(without_work & by_load & self._is(Opcode.LOAD, Opcode.MATMUL)),
             self.read_wait.eq(
-                without_work & by_read & ((opcode == Opcode.READ) | ((opcode == Opcode.MATMUL) & ~by_load))
+                without_work & by_read & (self._is(Opcode.READ) | (self._is(Opcode.MATMUL) & ~by_load)),
             ),
         ]
         return by_load | by_matmul | by_read
@@ -906,34 +975,33 @@ class Sequencer(wiring.Component):
         good = self._check.status == Status.OK
         write, read = packets.Write(self._bits), packets.Read(self._bits)
         waits = Signal(Waits)
-        with m.Switch(self._opcode):
-            with m.Case(Opcode.WRITE), m.If(good), m.Switch(write.space):
-                with m.Case(Space.STORE):
-                    m.d.comb += waits.load_words.eq(1)
-                with m.Case(Space.LIST):
-                    m.d.comb += waits.load.eq(1)
-                with m.Case(Space.PROGRAM):
-                    m.d.comb += waits.matmuls.eq(1)
-                with m.Case(*([Space.POWER] if self.config.measures else [])):
-                    pass
-                with m.Case(*([] if self.config.gathers else _CELLS)):
-                    m.d.comb += waits.walk_cells.eq(1)
-                with m.Default():
-                    m.d.comb += [waits.matmuls.eq(1), waits.readout.eq(1)]
-            with m.Case(Opcode.LOAD), m.If(good):
-                m.d.comb += [waits.load.eq(1), waits.walk_cells.eq(1)]
-            with m.Case(Opcode.MATMUL), m.If(good):
-                m.d.comb += [waits.load_cells.eq(1), waits.read_sums.eq(1)]
-            with m.Case(Opcode.READ):
-                of_sums = good & (read.space == Space.SUMS)
-                with m.If(good & ~of_sums):
-                    m.d.comb += [waits.answers.eq(1), waits.load.eq(read.space == Space.STORE)]
-                with m.Else():
-                    m.d.comb += [waits.matmul_sums.eq(of_sums), waits.readout.eq(1), waits.room.eq(1)]
-            with m.Case(*_UPDATES), m.If(good):
+        with m.If(self._is(Opcode.WRITE) & good), m.Switch(write.space):
+            with m.Case(Space.STORE):
+                m.d.comb += waits.load_words.eq(1)
+            with m.Case(Space.LIST):
                 m.d.comb += waits.load.eq(1)
-            with m.Case(*_WAITS_FOR_ALL):
-                m.d.comb += [waits.load.eq(1), waits.matmuls.eq(1), waits.answers.eq(1)]
+            with m.Case(Space.PROGRAM):
+                m.d.comb += waits.matmuls.eq(1)
+            with m.Case(*([Space.POWER] if self.config.measures else [])):
+                pass
+            with m.Case(*([] if self.config.gathers else _CELLS)):
+                m.d.comb += waits.walk_cells.eq(1)
+            with m.Default():
+                m.d.comb += [waits.matmuls.eq(1), waits.readout.eq(1)]
+        with m.If(self._is(Opcode.LOAD) & good):
+            m.d.comb += [waits.load.eq(1), waits.walk_cells.eq(1)]
+        with m.If(self._is(Opcode.MATMUL) & good):
+            m.d.comb += [waits.load_cells.eq(1), waits.read_sums.eq(1)]
+        with m.If(self._is(Opcode.READ)):
+            of_sums = good & (read.space == Space.SUMS)
+            with m.If(good & ~of_sums):
+                m.d.comb += [waits.answers.eq(1), waits.load.eq(read.space == Space.STORE)]
+            with m.Else():
+                m.d.comb += [waits.matmul_sums.eq(of_sums), waits.readout.eq(1), waits.room.eq(1)]
+        with m.If(self._is(*_UPDATES) & good):
+            m.d.comb += waits.load.eq(1)
+        with m.If(self._is(*_WAITS_FOR_ALL)):
+            m.d.comb += [waits.load.eq(1), waits.matmuls.eq(1), waits.answers.eq(1)]
         return waits
 
     def _meets_load(self, m: Module) -> tuple[Value, Value]:
@@ -975,40 +1043,40 @@ class Sequencer(wiring.Component):
                 m.next = "REPLY"
                 with m.If(~self._good):
                     m.next = "DISCARD"
-                with m.Else(), m.Switch(self._kind):
-                    with m.Case(*self._is(Opcode.WRITE)):
+                with m.Else():
+                    with m.If(self._is(Opcode.WRITE)):
                         m.next = "WRITE"
-                    with m.Case(*self._is(Opcode.TENSOR)):
+                    with m.If(self._is(Opcode.TENSOR)):
                         m.d.comb += describes.eq(1)
-                    with m.Case(*self._is(Opcode.LOAD)):
+                    with m.If(self._is(Opcode.LOAD)):
                         m.d.comb += [self.load.valid.eq(1), self.load_started.eq(self.load.ready)]
                         self._stay_until(m, self.load.ready, packets.Load(self._bits).quiet)
-                    with m.Case(*self._is(Opcode.MATMUL)):
+                    with m.If(self._is(Opcode.MATMUL)):
                         m.d.comb += [self.start.valid.eq(1), self.matmul.eq(self.start.ready)]
                         self._stay_until(m, self.start.ready, packets.Matmul(self._bits).quiet)
-                    with m.Case(*self._is(Opcode.READ)):
+                    with m.If(self._is(Opcode.READ)):
                         with m.If(read.space == Space.SUMS):
                             m.d.comb += self.job.valid.eq(1)
                             self._stay_until(m, self.job.ready)
                             with m.If(self.job.ready):
                                 self._promise_read(m, words=self._check.read_words)
                                 m.next = "START"
-                        with m.Elif(read.space == Space.STORE):
+                        with m.Elif(self._of_store(read)):
                             m.d.comb += self.update.valid.eq(1)
                             self._stay_until(m, self.update.ready)
                         with m.Elif(self._of_power(read)):
                             m.d.comb += self.power_start.eq(1)
-                    with m.Case(*self._is(*_UPDATES)):
+                    with m.If(self._is(*_UPDATES)):
                         m.d.comb += [self.update.valid.eq(1), self.update_started.eq(self.update.ready)]
                         self._stay_until(m, self.update.ready)
                         with m.If(self.update.ready):
                             m.next = "UPDATE"
-                    with m.Case(*self._is(Opcode.MARK)):
+                    with m.If(self._is(Opcode.MARK)):
                         m.d.comb += self.set_phase.eq(1)
                         m.next = "SNAPSHOT"
-                    with m.Case(*self._is(Opcode.COUNTERS)):
+                    with m.If(self._is(Opcode.COUNTERS)):
                         m.next = "SNAPSHOT"
-                    with m.Case(*self._is(Opcode.RESET)):
+                    with m.If(self._is(Opcode.RESET)):
                         m.d.comb += self.clear.eq(1)
         with m.State("UPDATE"), m.If(~self.updating):
             m.next = "REPLY"
@@ -1018,6 +1086,9 @@ class Sequencer(wiring.Component):
 
     def _of_power(self, read: packets.Read) -> Value:
         return Const(0) if not self.config.measures else read.space == Space.POWER
+
+    def _of_store(self, read: packets.Read) -> Value:
+        return Const(0) if not self.config.updates else read.space == Space.STORE
 
     @staticmethod
     def _stay_until(m: Module, ready: Signal, quiet: Value | int = 0) -> None:
@@ -1066,7 +1137,7 @@ class Sequencer(wiring.Component):
             m.d.comb += self.frames.ready.eq(self._words_left != 0)
             with m.If(self._words_left == 0):
                 m.next = "REPLY"
-                with m.If(self._opcode == Opcode.READ):  # in its place among the READs
+                with m.If(self._is(Opcode.READ)):  # in its place among the READs
                     self._promise_read(m, words=0)
                     m.next = "START"
             with m.Elif(self.frames.valid):
@@ -1108,17 +1179,16 @@ class Sequencer(wiring.Component):
             job.two_octets.eq(weights.octets[1]),
             *(getattr(job, name).eq(getattr(update, name)) for name in ("decay", "decay_shift", "rate", "coefficient")),
         ]
-        with m.Switch(self._opcode):
-            with m.Case(Opcode.READ):
-                m.d.comb += [job.task.eq(Task.WORDS), job.state.eq(read.first), job.groups.eq(read.count)]
-            with m.Case(Opcode.WEIGHTS):
-                m.d.comb += [
-                    job.task.eq(Task.WEIGHTS),
-                    job.state.eq(weights.state),
-                    job.other.eq(weights.word),
-                    job.groups.eq(weights.groups),
-                    job.amount.eq(weights.shift),
-                ]
+        with m.If(self._is(Opcode.READ)):
+            m.d.comb += [job.task.eq(Task.WORDS), job.state.eq(read.first), job.groups.eq(read.count)]
+        with m.If(self._is(Opcode.WEIGHTS)):
+            m.d.comb += [
+                job.task.eq(Task.WEIGHTS),
+                job.state.eq(weights.state),
+                job.other.eq(weights.word),
+                job.groups.eq(weights.groups),
+                job.amount.eq(weights.shift),
+            ]
 
     def _name_answer(self, m: Module) -> None:
         reply = self.replies.payload
@@ -1127,53 +1197,46 @@ class Sequencer(wiring.Component):
             reply.status.eq(self._check.status),
             reply.sequence.eq(self._sequence),
         ]
-        with m.If(self._good), m.Switch(self._kind):
-            with m.Case(*self._is(Opcode.READ)):
-                m.d.comb += reply.words.eq(self._check.read_words)
-            with m.Case(*self._is(Opcode.MARK, Opcode.COUNTERS)):
-                m.d.comb += reply.words.eq(len(COUNTERS))
-            with m.Case(*self._is(Opcode.PING, Opcode.UPDATE)):
-                m.d.comb += reply.words.eq(1)
+        with m.If(self._good & self._is(Opcode.READ)):
+            m.d.comb += reply.words.eq(self._check.read_words)
+        with m.If(self._good & self._is(Opcode.MARK, Opcode.COUNTERS)):
+            m.d.comb += reply.words.eq(len(COUNTERS))
+        with m.If(self._good & self._is(Opcode.PING, Opcode.UPDATE)):
+            m.d.comb += reply.words.eq(1)
 
     def _answer(self, m: Module) -> None:
         words, left = self.replies.payload.words, Signal(range(MAX_DATA_WORDS + 1))
-        identity, read = Array(self.identity), packets.Read(self._bits)
         number = Signal(range(IDENTITY_WORDS))  # of the word of the identity that is sent next
+        streams = self._choose_data(m, number)
         with m.State("REPLY"):
             m.d.comb += self.replies.valid.eq(1)
-            m.d.sync += [left.eq(words), number.eq(read.first)]
+            m.d.sync += [left.eq(words), number.eq(packets.Read(self._bits).first)]
             with m.If(self.replies.ready):
                 m.next = "START"
                 with m.If(words != 0):
                     m.next = "DATA"
         with m.State("DATA"):
-            m.d.comb += self.data.valid.eq(1)
-            with m.Switch(self._kind):
-                with m.Case(*self._is(Opcode.READ)):
-                    m.d.comb += self.data.payload.eq(identity[number])
-                    with m.If(read.space == Space.STORE):
-                        m.d.comb += [
-                            self.data.valid.eq(self.stored.valid),
-                            self.data.payload.eq(self.stored.payload),
-                            self.stored.ready.eq(self.data.ready),
-                        ]
-                    with m.Elif(self._of_power(read)):
-                        m.d.comb += [
-                            self.data.valid.eq(self.power.valid),
-                            self.data.payload.eq(self.power.payload),
-                            self.power.ready.eq(self.data.ready),
-                        ]
-                with m.Case(*self._is(Opcode.UPDATE)):
-                    m.d.comb += self.data.payload.eq(self.largest)
-                with m.Case(*self._is(Opcode.PING)):
-                    m.d.comb += self.data.payload.eq(packets.Ping(self._bits).token)
-                with m.Default():
-                    m.d.comb += [
-                        self.data.valid.eq(self.counters.valid),
-                        self.data.payload.eq(self.counters.payload),
-                        self.counters.ready.eq(self.data.ready),
-                    ]
+            m.d.comb += self.data.valid.eq(~Cat(wanted & ~source.valid for wanted, source in streams).any())
+            m.d.comb += [source.ready.eq(wanted & self.data.ready) for wanted, source in streams]
             with m.If(self.data.valid & self.data.ready):
                 m.d.sync += [left.eq(left - 1), number.eq(number + 1)]
                 with m.If(left == 1):
                     m.next = "START"
+
+    def _choose_data(self, m: Module, number: Signal) -> list[tuple[Value, stream.Interface]]:
+        """The data word of the command at hand; streams of such words, and whether it is one of theirs."""
+        read, reads = packets.Read(self._bits), self._is(Opcode.READ)
+        of_store, of_power = reads & self._of_store(read), reads & self._of_power(read)
+        streams = [
+            (of_store, self.stored),
+            (of_power, self.power),
+            (self._is(Opcode.MARK, Opcode.COUNTERS), self.counters),
+        ]
+        words = [
+            (reads & ~of_store & ~of_power, Array(self.identity)[number]),
+            (self._is(Opcode.UPDATE), self.largest),
+            (self._is(Opcode.PING), packets.Ping(self._bits).token),
+            *((wanted, source.payload) for wanted, source in streams),
+        ]
+        m.d.comb += self.data.payload.eq(one_in_turn(*zip(*words, strict=True)))
+        return streams

@@ -109,9 +109,7 @@ def _decoded(unit) -> list[Assert]:
 def _of_its_kind(unit) -> Assert:
     """From its second word on the command is of the kind that its opcode says."""
     comes = unit.ongoing["START"] | (unit.ongoing["COMMAND"] & (unit.index == 0))
-    kinds = (
-        (unit._kind == sequencer.kind_of(CONFIG, opcode)) == (unit._opcode == opcode) for opcode in CONFIG.commands
-    )
+    kinds = (unit._kind[sequencer.kind_of(CONFIG, opcode)] == (unit._opcode == opcode) for opcode in CONFIG.commands)
     return Assert(comes | Cat(kinds).all())
 
 
@@ -393,6 +391,7 @@ class Apart(Commands):
         if self.inductive:
             m.d.comb += Assert(check.active == (unit.ongoing["CHECK"] & ~check.done))
             m.d.comb += Assert(~check.done | unit.ongoing["CHECK"])
+            m.d.comb += _of_its_kind(unit)
 
 
 class Ends(Commands):
