@@ -37,11 +37,15 @@ USBInterpacketTimer._FS_RX_TO_TX_DELAY = USBInterpacketTimer._FS_RX_TO_TX_DELAY 
 class _Translator(UTMITranslator):
     """LUNA's, with a register for the byte that is sent: the PHY wants it 5 to 6 ns before its clock's edge, and what
     makes it takes long.
+
+    LUNA's device has to ask for these signals before the translator is elaborated, and the translator after. A test
+    looks for the register in the netlist.
     """
 
     def elaborate(self, platform: object) -> Module:
         data, valid, ready = self.tx_data, self.tx_valid, self.tx_ready
-        self.tx_data, self.tx_valid, self.tx_ready = Signal(8), Signal(), Signal()
+        self.tx_data, self.tx_valid = Signal(8, name="sent_byte"), Signal(name="sends_byte")
+        self.tx_ready = Signal()
         m = super().elaborate(platform)
         m.d.comb += ready.eq(~self.tx_valid | self.tx_ready)
         with m.If(ready):
