@@ -407,6 +407,11 @@ def test_command(
     assert "--clock-khz 24000 --no-dsp" in " ".join(capsys.readouterr().out.split())
     made = Path("build", "explore")  # where neither is in the other's way
     assert {path.parent for path in made.glob("*/best.toml")} == {made / "icebreaker", made / "icebreaker-no-dsp"}
+    for name, end in (("icebreaker", "24000"), ("icebreaker-no-dsp", "24000 --no-dsp")):
+        best = made / name / "best.toml"
+        command, rest = best.read_text().split("\n", 1)
+        assert command == f"# bitfirst build icebreaker --config {best} --clock-khz {end}"
+        assert load(best).as_dict() == found["chosen"] and "#" not in rest
     words.insert(1, "--json")
     assert bitfirst([*words, "96000"]) == 1
     said = capsys.readouterr()

@@ -208,9 +208,13 @@ def _explored(result: Result) -> Group:
         table.add_row(*size, *map(str, usage), *clock, row["verdict"])
     if result["chosen"] is None:
         return Group(table, "[red]no array meets its clock[/]; try lower --clock-khz, or more with --most")
+    return Group(table, escape(_how_to_build(result)))
+
+
+def _how_to_build(result: Result) -> str:
+    """The best of `explore`."""
     line = f"bitfirst build {result['board']} --config {result['toml']} --clock-khz {result['chosen']['clock_khz']}"
-    line += " --no-dsp" * result["no_dsp"]
-    return Group(table, escape(line))
+    return line + " --no-dsp" * result["no_dsp"]
 
 
 def _close(title: str, *names: str) -> Table:
@@ -795,12 +799,12 @@ def _explore(
     search = explore.Search(board, target, base, explore.Space(**space), most, jobs, sustained, say)
     with progress:
         rows = search.run()
-    found = explore.told(search, rows)
+    found = explore.told(search, rows) | {"directory": target, "no_dsp": board.no_dsp}
     if found["chosen"] is not None:
         target.mkdir(parents=True, exist_ok=True)
         found["toml"] = target / "best.toml"
-        found["toml"].write_text(explore.as_toml(found["chosen"]))
-    return found | {"directory": target, "no_dsp": board.no_dsp}
+        found["toml"].write_text(f"# {_how_to_build(found)}\n{explore.as_toml(found['chosen'])}")
+    return found
 
 
 @app.command()
