@@ -170,7 +170,7 @@ class Core(wiring.Component):
         wiring.connect(m, trace.data, link.data[0])
         before = Signal.like(trace.at_work)
         working_units = sequencer.gather_busy, engine.walking, engine.storing, readout.busy, sequencer.updating
-        m.d.sync += before.eq(trace.at_work)
+        m.d.sync += [before.eq(trace.at_work), link.stuck.eq(trace.stuck)]  # a cycle later, of very many
         moves = [sequencer.frames, sequencer.replies, readout.words, *link.replies[1:], *link.data[1:]]
         m.d.comb += [
             trace.command.eq(sequencer.command),
@@ -186,7 +186,6 @@ class Core(wiring.Component):
             trace.held.eq(self.tx.valid & ~self.tx.ready),
             trace.knock.eq(link.knock),
             trace.token.eq(link.token),
-            link.stuck.eq(trace.stuck),
             trace.abandoned.eq(link.abandoned),
             asked.eq(trace.replies.valid),
             is_stuck.eq(trace.stuck & link.quiet & ~asked),
