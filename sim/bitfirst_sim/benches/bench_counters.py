@@ -4,6 +4,7 @@ Parameters: `most` and `apart`, those of the component; `first`, what its sums h
 nothing is cleared.
 """
 
+import itertools
 import random
 from typing import Any
 
@@ -61,6 +62,12 @@ class Bench:
         firsts = self.monitor.taken[:: len(COUNTERS)]
         return {cycle - asked for (cycle, _), asked in zip(firsts, self.snapshots, strict=True)}
 
+    def gaps(self) -> set[int]:
+        """Cycles from one word of a snapshot to the next."""
+        cycles = [cycle for cycle, _ in self.monitor.taken]
+        copies = [cycles[first : first + len(COUNTERS)] for first in range(0, len(cycles), len(COUNTERS))]
+        return {after - before for copy in copies for before, after in itertools.pairwise(copy)}
+
 
 async def at_any_time(bench: Bench, most: dict[str, int]) -> None:
     """Snapshots in each cycle of a round, right behind one another or not, all counters as fast as they go."""
@@ -70,6 +77,7 @@ async def at_any_time(bench: Bench, most: dict[str, int]) -> None:
         await bench.cycle(most, snapshot=1)
         await bench.sent(lambda: most)
     assert bench.latencies() == {LATENCY}, bench.latencies()
+    assert bench.gaps() == {1}, bench.gaps()
 
 
 async def anything(bench: Bench, most: dict[str, int], clears: bool) -> None:
