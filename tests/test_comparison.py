@@ -419,10 +419,9 @@ def test_a_target_is_reached_or_censored(tmp_path):
     never = told(0.3) | {"history": history(0.1, 0.2, 0.3)}
     host = told(0.9, 0) | {"history": history(0.1, 0.9, training_bit_macs=[0, 0])}
     old = told(0.9) | {"history": [{"validation_accuracy": 0.9, "wall_s": 2.0}]}
-    failed = {"failed": "no", "wall_s": 1.0}
-    keep(
-        tmp_path / FILE, *((name, 0, run) for name, run in zip("sxyzh", (late, never, old, failed, host), strict=True))
-    )
+    failed, lost = {"failed": "no", "wall_s": 1.0}, told(0.9) | {"history": []}
+    runs = zip("sxyzhl", (late, never, old, failed, host, lost), strict=True)
+    keep(tmp_path / FILE, *((name, 0, run) for name, run in runs))
     found = comparison.write([tmp_path], tmp_path, target=0.5)
     rows = {row["variant"]: row for row in table(tmp_path / "runs.csv")}
     keys = comparison.TARGET_COLUMNS
@@ -436,9 +435,14 @@ def test_a_target_is_reached_or_censored(tmp_path):
     assert "<td>s</td><td>8</td><td>0</td><td>200</td><td>10</td><td>4.0</td>" in page
     assert "<td>x</td><td>8</td><td>0</td><td>≥ 300</td><td>≥ 15</td><td>≥ 6.0</td>" in page
     assert "<td>z</td><td>8</td><td>0</td><td>failed</td>" in page
-    assert [row["censored"] for row in found["targets"]] == [False, True, False, None, False]
+    assert "<td>l</td><td>8</td><td>0</td><td>-</td><td>-</td>" in page
+    assert [row["censored"] for row in found["targets"]] == [False, True, False, None, False, None]
+    brief = (tmp_path / "tables.md").read_text()
+    assert "to a validation accuracy of 50 %" in brief
+    assert "| s | 8 | 1 of 1 | 2e-10 | 10 |\n| x | 8 | 0 of 1 | ≥ 3e-10 | ≥ 15 |" in brief
+    assert "| z | 8 | 0 of 0 | - | - |" in brief
     higher = comparison.write([tmp_path], tmp_path, target=0.95)
-    assert [row["censored"] for row in higher["targets"]] == [True, True, True, None, True]
+    assert [row["censored"] for row in higher["targets"]] == [True, True, True, None, True, None]
     assert not any(key in row for row in comparison.write([tmp_path], tmp_path)["studies"][0]["rows"] for key in keys)
 
 

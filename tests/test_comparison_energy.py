@@ -290,3 +290,12 @@ def test_runs_of_a_study_are_alike_row_by_row(tmp_path):
     with pytest.raises(UsageError, match="has this study with device = model: choose another"):
         grids._check_alike(runs, "energy", grids.configurations("energy", 1, "rtl", 2), 2)
     runs.close()
+
+
+def test_parts_of_one_name_stand_as_they_come():
+    """Not as a set has them, which is another order in each process."""
+    terms = [f"bit_macs_done ({datapath})" for datapath in ("serial", "fusion", "fixed", "fixed16")]
+    rows = [{"label": "sgd", "host": False, "parts": dict.fromkeys(("fetches", *terms), 1.0)}]
+    (axes,) = comparison_figures.parts_figure(rows, "modelled").axes
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == [term.replace("_", " ") for term in (*terms, "fetches")]

@@ -44,6 +44,7 @@ HEAD = ("method", "batch", "seeds", "failed", "rate", "test accuracy, each seed"
 DIFFERENCE = ("difference to sgd", "95 % interval", "stages visited")
 TARGET_HEAD = ("method", "batch", "seed", "bit-MACs", "steps", "wall time, s", "cycles of products")
 ENERGY_TARGET_HEAD = ("energy, J", "CO2, g")
+TARGET_BRIEF = ("method", "batch", "reached", "bit-MACs, T, each seed", "steps, each seed")
 
 
 METER_ABOUT = "A power meter's watts, and the sensors' mean in each epoch's windows, rest inside them included."
@@ -114,7 +115,9 @@ def write(
         columns += TARGET_COLUMNS + (() if model is None else comparison_energy.TARGET_COLUMNS)
     _write_csv(rows, out / "runs.csv", columns)
     energy_tables = [comparison_energy.tables_of(one, g_per_kwh is not None) for one in energies]
-    texts = [*map(markdown, summaries), *(energy_markdown(one, model) for one in energy_tables)]
+    texts = list(map(markdown, summaries))
+    texts += [] if target is None else [targets_markdown(one, target) for one in summaries]
+    texts += [energy_markdown(one, model) for one in energy_tables]
     texts += [f"Energy, {one['title']}:\n\n{_markdown(comparison_measured.HEAD, one['rows'])}" for one in measured]
     if merged is not None:
         texts.append(f"By a meter; {merged.labels}:\n\n{_markdown(merging.HEAD, merging.cells(merged))}")
@@ -327,11 +330,31 @@ def target_cells(row: dict[str, Any]) -> list[str]:
     cells = [row["variant"], str(row["batch"]), str(row["seed"])]
     names = {"bit_macs": "{:,}", "steps": "{:,}", "wall_s": "{:.1f}", "array_cycles": "{:,}"}
     names |= {"energy_j": "{:.4g}", "co2_g": "{:.3g}"} if "energy_j_to_target" in row else {}
-    if row["censored"] is None:
+    if "failed" in row:
         return [*cells, *["failed"] * len(names)]
+    return cells + [_to_target(row, name, pattern) for name, pattern in names.items()]
+
+
+def _to_target(row: dict[str, Any], name: str, pattern: str, unit: float = 1) -> str:
+    count = row[f"{name}_to_target"]
     sign = "≥ " if row["censored"] else ""
-    counts = [(row[f"{name}_to_target"], pattern) for name, pattern in names.items()]
-    return cells + ["-" if count is None else sign + pattern.format(count) for count, pattern in counts]
+    return "-" if count is None else sign + pattern.format(count / unit if unit != 1 else count)
+
+
+def targets_markdown(summary: dict[str, Any], target: float) -> str:
+    """Of a summary whose rows `reached` was asked of, as Markdown: one row for each of its table."""
+    lines = []
+    for row in summary["table"]:
+        one = (row["variant"], row["batch"])
+        runs = [run for run in summary["rows"] if (run["variant"], run["batch"]) == one and "failed" not in run]
+        runs.sort(key=lambda run: run["seed"])
+        reached_it = sum(run["censored"] is False for run in runs)
+        known = sum(run["censored"] is not None for run in runs)
+        bit_macs = ", ".join(_to_target(run, "bit_macs", "{:.3g}", 1e12) for run in runs)
+        steps = ", ".join(_to_target(run, "steps", "{:,}") for run in runs)
+        lines.append([row["variant"], str(row["batch"]), f"{reached_it} of {known}", bit_macs or "-", steps or "-"])
+    title = f"{summary['study']}, to a validation accuracy of {100 * target:g} % (≥: censored, it never was reached):"
+    return f"{title}\n\n{_markdown(TARGET_BRIEF, lines)}"
 
 
 # tables

@@ -126,7 +126,8 @@ def parts_figure(rows: list[Row], label: str) -> Figure:
     left = np.zeros(len(rows))
     order = list(TERMS)
     terms = sorted(
-        {term for row in rows for term in row["parts"]}, key=lambda term: order.index(term.partition(" ")[0])
+        dict.fromkeys(term for row in rows for term in row["parts"]),  # of two datapaths: as they come
+        key=lambda term: order.index(term.partition(" ")[0]),
     )
     for number, term in enumerate(terms):
         widths = np.array([1e3 * row["parts"].get(term, 0.0) for row in rows][::-1])
