@@ -257,6 +257,7 @@ MUTANTS: dict[str, tuple[Callable[[str, str], Property], str, str, int]] = {
     "credit for words not read": (reception_mutant, "self.credit + waiting", "self.credit + 1", 14),
     "word lost while the reader waits": (reception_mutant, "~self.frames.valid | self.frames.ready", "1", 14),
     "buffer full a word late": (reception_mutant, "self._fills(next_write)", "self._fills(write)", 14),
+    "buffer has room after a frame that found none": (reception_mutant, "m.If(~lacked_room)", "m.If(1)", 14),
     "buffer stays full of a refused frame": (credit_mutant, "m.d.sync += full.eq(0)", "m.d.sync += full.eq(full)", 14),
     "buffer holds one word less": (credit_mutant, "== self.config.rx_words", "== self.config.rx_words - 1", 14),
     "response to a write withdrawn": (

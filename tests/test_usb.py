@@ -130,7 +130,8 @@ def sent_by(module: ModuleType, folder: Path) -> set[str]:
 @pytest.fixture
 def near() -> Iterator[Path]:
     """A folder that yosys sees; its /tmp is its own."""
-    with tempfile.TemporaryDirectory(dir=".", prefix="ulpi-") as name:
+    Path("build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir="build", prefix="ulpi-") as name:
         yield Path(name)
 
 

@@ -90,9 +90,9 @@ class FrameReceiver(wiring.Component):
     token            out(16)  with `knock`
     idle             out(1)   buffer and answers are empty; the start of a frame may be in
 
-    Takes one word a cycle while the buffer (`rx_words`) has room; in a full one there is some in the cycle after next
-    when a word is freed. A frame's first word comes out two cycles after its trailer is taken, the others one a cycle.
-    Reset empties everything, expects sequence 0, credit 0.
+    Takes one word a cycle while the buffer (`rx_words`) has room, and of a full one two cycles after a word is freed. A
+    frame's first word comes out two cycles after its trailer is taken, the others one a cycle. Reset empties
+    everything, expects sequence 0, credit 0.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
@@ -444,7 +444,7 @@ class FrameLink(wiring.Component):
     frames          out, stream of words, as of `FrameReceiver`
     replies, data   in, arrays of `sources` streams, as of `ReplyMerge`; the receiver's answers go before them
     received, frame_error, sequence_error, sequence, stuck, knock, token  as of `FrameReceiver`
-    sent            out(1)  high for one cycle per word sent, but for a last unit that `tx` has not taken
+    sent            out(1)  high for one cycle per word sent; its last unit may still wait for `tx`
     abandoned       out(1)  as of `FrameTransmitter`
     quiet           out(1)  nothing to send, no whole word from the host
     idle            out(1)  nothing buffered, nothing to send; the start of a frame may be in
@@ -483,7 +483,7 @@ class FrameLink(wiring.Component):
         m.submodules.receiver = receiver = FrameReceiver(self.config)
         m.submodules.merge = merge = ReplyMerge(1 + self.sources)
         m.submodules.transmitter = transmitter = FrameTransmitter(self.config.link_bits)
-        # of units, not of words: a place for one of these takes a hundredth of the smallest chip
+        # for a unit, not for a word, whose 64 bits would be a hundredth of the smallest chip
         m.submodules.skid = skid = SkidBuffer(self.config.link_bits)
         wiring.connect(m, wiring.flipped(self.rx), converter.rx)
         wiring.connect(m, converter.rx_words, receiver.rx)

@@ -244,8 +244,9 @@ class CommandCheck(wiring.Component):
             self._active.eq(self.go | (self._active & ~ends)),
             self._step.eq(Mux(self._active, self._step + 1, 0)),
             self.done.eq(self._active & ends),
-            self._bad_fields.eq(self._found.bad_fields),
         ]
+        with m.If(self._active):  # else all of this rests
+            m.d.sync += self._bad_fields.eq(self._found.bad_fields)
         m.d.comb += [
             self._end.eq(self._found.first[:16] + self._found.count[:17]),
             self.slot_read.eq(packets.Load(self.command).slot),
@@ -278,10 +279,11 @@ class CommandCheck(wiring.Component):
             self._factors(m, opcode, factors[-1])
         with m.If(self.go | self._active):
             m.d.sync += coming.choose(self.kind, factors)
-        m.d.sync += [
-            self._product.eq(Mux(coming.goes_on, self._product[:_FACTOR_BITS], coming.left) * coming.right),
-            self._window_product.eq(coming.window_left * coming.window_right),
-        ]
+        with m.If(self._active):  # a command may end where its product would go on for ever
+            m.d.sync += [
+                self._product.eq(Mux(coming.goes_on, self._product[:_FACTOR_BITS], coming.left) * coming.right),
+                self._window_product.eq(coming.window_left * coming.window_right),
+            ]
 
     def _outside(self) -> Value:
         """What is wrong with what is addressed: it is nothing, or it ends far behind the memory."""
@@ -642,9 +644,10 @@ class CommandCheck(wiring.Component):
             found.goes_on.eq(self._step != 4),
             found.bad_range.eq(cells | ((self._step == 4) & (bad_start | window | positions))),
         ]
-        m.d.sync += bad_start.eq(zero | outside | no_image)
-        with m.If(active):  # a list may lead anywhere
+        with m.If(active):
             m.d.sync += [
+                bad_start.eq(zero | outside | no_image),
+                # a list may lead anywhere
                 self.store.first.eq(Mux(load.listed, 0, place.word)),
                 self.store.end.eq(Mux(load.listed, config.store_words, self.slot.end)),
             ]
@@ -671,10 +674,9 @@ class CommandCheck(wiring.Component):
             vectors.eq(Mux(load.across, load.taps, load.positions)),
             lanes.eq(Mux(load.across, load.positions, load.taps)),
         ]
-        m.d.sync += [
-            self._tiles.eq(Mux(load.target == Target.B, _parts(vectors, config.columns), _parts(vectors, config.rows))),
-            self._chunks.eq(_parts(lanes, config.lanes)),
-        ]
+        tiles = Mux(load.target == Target.B, _parts(vectors, config.columns), _parts(vectors, config.rows))
+        with m.If(self._active):
+            m.d.sync += [self._tiles.eq(tiles), self._chunks.eq(_parts(lanes, config.lanes))]
         end = load.cell + (self._product << self.slot.place.octets[1])
         with m.If(active & (self._step == 3)):
             m.d.sync += [
@@ -709,7 +711,8 @@ class CommandCheck(wiring.Component):
         before, left, each = self._before, Signal(32), Signal(32)  # first, pixels - first
         needed, one_image, images = Signal(17), Signal(), self._images_from_first
         m.d.comb += images.eq(Mux(load.n_fast, place.n, self._images(load) - load.n_first))
-        m.d.sync += one_image.eq(images == 1)
+        with m.If(self._active):
+            m.d.sync += one_image.eq(images == 1)
         with m.Switch(self._step):
             with m.Case(1):
                 m.d.sync += before.eq(product + load.x_first)

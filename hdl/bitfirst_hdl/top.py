@@ -170,7 +170,8 @@ class Core(wiring.Component):
         wiring.connect(m, trace.data, link.data[0])
         before = Signal.like(trace.at_work)
         working_units = sequencer.gather_busy, engine.walking, engine.storing, readout.busy, sequencer.updating
-        m.d.sync += [before.eq(trace.at_work), link.stuck.eq(trace.stuck)]  # a cycle later, of very many
+        # the link is told a cycle later, of very many: what moves in that one moves too late
+        m.d.sync += [before.eq(trace.at_work), link.stuck.eq(trace.stuck)]
         moves = [sequencer.frames, sequencer.replies, readout.words, *link.replies[1:], *link.data[1:]]
         m.d.comb += [
             trace.command.eq(sequencer.command),

@@ -212,7 +212,7 @@ def _explored(result: Result) -> Group:
 
 
 def _how_to_build(result: Result) -> str:
-    """The best of `explore`."""
+    """The command that builds the best of `explore`."""
     line = f"bitfirst build {result['board']} --config {result['toml']} --clock-khz {result['chosen']['clock_khz']}"
     return line + " --no-dsp" * result["no_dsp"]
 

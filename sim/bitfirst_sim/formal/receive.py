@@ -15,8 +15,8 @@ from .prove import Property, altered
 
 INDEX_BITS = 16
 HEADER, PAYLOAD, TRAILER = range(3)
-_SEEN = "in_sequence = restart | (sequence == self.next_sequence)"
-_SHOWN = _SEEN, f"{_SEEN}\n        self.seen = checker.crc, write, left, sequence, restart, full"
+_WORDS = "lacks_room, lacked_room = Signal(), Signal()  # the word at hand, one of the frame"
+_SHOWN = _WORDS, f"{_WORDS}\n        self.seen = checker.crc, write, left, sequence, restart, lacked_room, full"
 
 
 class AnyCrc(wiring.Component):
@@ -44,6 +44,8 @@ class Reception(Property):
     the words read, at most what was accepted; the buffer never holds more than it can. One stored word in 2**16 is
     followed, whichever.
 
+    In any cycle the device may be stuck: then a word that finds no room is taken and lost, and its frame with it.
+
     `fits`: the host begins a frame only where its credit allows; then no word of it waits.
     `inductive`: with asserts on the inside, which make the proof hold for any number of cycles.
     """
@@ -67,6 +69,8 @@ class Reception(Property):
         self.chosen, self.value = Signal(INDEX_BITS), Signal(WORD_BITS)
         self.number, self.is_restart, self.expected = Signal(16), Signal(), Signal(16)
         self.before = Signal(INDEX_BITS)  # the credit a cycle before
+        self.lacks, self.lacked = Signal(), Signal()  # the word at hand finds no room, one of its frame found none
+        self.lost = Signal()  # a cycle before, such a frame ended
 
     def state(self, m: Module) -> None:
         receiver = self.receiver
@@ -76,6 +80,7 @@ class Reception(Property):
             receiver.rx.payload.eq(self.rx_data),
             receiver.frames.ready.eq(self.frames_ready),
             receiver.answers.ready.eq(AnySeq(1)),
+            receiver.stuck.eq(AnySeq(1)),
             self.chosen.eq(AnyConst(INDEX_BITS)),
         ]
         self._follow(m)
@@ -95,13 +100,15 @@ class Reception(Property):
             takes.eq(receiver.rx.valid & receiver.rx.ready),
             begins.eq(takes & (self.place == HEADER) & ~receiver.slide),
             follows.eq(takes & (self.place == PAYLOAD)),
-            stores.eq(begins | follows),
+            self.lacks.eq(receiver.stuck & receiver.seen[-1]),
+            stores.eq((begins | follows) & ~self.lacks),
             accepts.eq(
                 takes
                 & (self.place == TRAILER)
                 & (trailer.crc == crc)
                 & (trailer.reserved == 0)
                 & (self.is_restart | (self.number == self.expected))
+                & ~self.lacked
             ),
             Assert(receiver.next_sequence == self.expected),
             Assert(receiver.accepted == accepts),
@@ -110,19 +117,24 @@ class Reception(Property):
         with m.If(stores & ((self.stored + self.inside)[:INDEX_BITS] == self.chosen)):
             m.d.sync += self.value.eq(self.rx_data)
         with m.If(begins):
-            m.d.sync += [self.place.eq(PAYLOAD), self.left.eq(header.length), self.inside.eq(1)]
+            m.d.sync += [self.place.eq(PAYLOAD), self.left.eq(header.length), self.inside.eq(stores)]
+            m.d.sync += self.lacked.eq(self.lacks)
             m.d.sync += [self.number.eq(header.sequence), self.is_restart.eq(header.restart)]
             m.d.comb += Assert((header.sync == SYNC) & (header.length != 0) & (header.length <= MAX_PAYLOAD_WORDS))
         with m.If(follows):
-            m.d.sync += [self.left.eq(self.left - 1), self.inside.eq(self.inside + 1)]
+            m.d.sync += [self.left.eq(self.left - 1), self.inside.eq(self.inside + stores)]
+            m.d.sync += self.lacked.eq(self.lacked | self.lacks)
             with m.If(self.left == 1):
                 m.d.sync += self.place.eq(TRAILER)
+        m.d.sync += self.lost.eq(takes & (self.place == TRAILER) & self.lacked)
         with m.If(takes & (self.place == TRAILER)):
             m.d.sync += [self.place.eq(HEADER), self.inside.eq(0), rejected.eq(rejected | ~accepts)]
             with m.If(accepts):
                 m.d.sync += [self.stored.eq(self.stored + self.inside), self.expected.eq(self.number + 1)]
         outgoing = receiver.frames.valid & (self.taken == self.chosen)
         m.d.comb += Cover(rejected & outgoing & (self.chosen > self.rx_words) & (self.value[:16] == 0x1234))
+        if not self.fits:
+            m.d.comb += Cover(self.lost & (self.taken > self.rx_words))
 
     def _read(self, m: Module) -> None:
         receiver, held, free = self.receiver, Signal(INDEX_BITS), Signal(INDEX_BITS)
@@ -152,22 +164,27 @@ class Reception(Property):
                 ]
         if self.inductive:
             used = (self.stored - self.before)[:INDEX_BITS] + self.inside
+            m.d.comb += [Assert(~self.lacked | (self.place == HEADER)), Assert(~self.lost)]
             with m.If(self.place == PAYLOAD):
                 m.d.comb += Assert(used + self.left <= self.rx_words)
 
     def _look_inside(self, m: Module) -> None:
         receiver = self.receiver
-        _, write, left, sequence, restart, full = receiver.seen
+        _, write, left, sequence, restart, lacked, full = receiver.seen
         ahead = (self.chosen - receiver.credit)[:INDEX_BITS]
         words = Array(getattr(self, f"word{i}") for i in range(self.rx_words))
+        used = (self.stored + self.inside - self.before)[:INDEX_BITS]
         m.d.comb += [
             Assert(self.fsm_state == self.place),
             Assert(self.place <= TRAILER),
             Assert(self.committed == self.stored[: len(self.committed)]),
             Assert(write == (self.stored + self.inside)[: len(write)]),
-            Assert((self.place == HEADER) == (self.inside == 0)),
-            Assert(full == ((self.stored + self.inside - self.before)[:INDEX_BITS] == self.rx_words)),
-            Assert((self.stored + self.inside - self.before)[:INDEX_BITS] <= self.rx_words),
+            Assert((self.place != HEADER) | (self.inside == 0)),
+            Assert((self.place == HEADER) | self.lacked | (self.inside != 0)),
+            Assert((self.place == HEADER) | (lacked == self.lacked)),
+            Assert(full | (used != self.rx_words)),
+            Assert(~full | (used == self.rx_words) | self.lost),
+            Assert(used <= self.rx_words),
             Assert((receiver.credit - self.before)[:INDEX_BITS] <= 1),
         ]
         with m.If(self.place != HEADER):
