@@ -332,13 +332,12 @@ def target_cells(row: dict[str, Any]) -> list[str]:
     names |= {"energy_j": "{:.4g}", "co2_g": "{:.3g}"} if "energy_j_to_target" in row else {}
     if "failed" in row:
         return [*cells, *["failed"] * len(names)]
-    return cells + [_to_target(row, name, pattern) for name, pattern in names.items()]
+    return cells + [_to_target(row, row[f"{name}_to_target"], pattern) for name, pattern in names.items()]
 
 
-def _to_target(row: dict[str, Any], name: str, pattern: str, unit: float = 1) -> str:
-    count = row[f"{name}_to_target"]
+def _to_target(row: dict[str, Any], count: float | None, pattern: str) -> str:
     sign = "≥ " if row["censored"] else ""
-    return "-" if count is None else sign + pattern.format(count / unit if unit != 1 else count)
+    return "-" if count is None else sign + pattern.format(count)
 
 
 def targets_markdown(summary: dict[str, Any], target: float) -> str:
@@ -348,11 +347,12 @@ def targets_markdown(summary: dict[str, Any], target: float) -> str:
         one = (row["variant"], row["batch"])
         runs = [run for run in summary["rows"] if (run["variant"], run["batch"]) == one and "failed" not in run]
         runs.sort(key=lambda run: run["seed"])
-        reached_it = sum(run["censored"] is False for run in runs)
-        known = sum(run["censored"] is not None for run in runs)
-        bit_macs = ", ".join(_to_target(run, "bit_macs", "{:.3g}", 1e12) for run in runs)
-        steps = ", ".join(_to_target(run, "steps", "{:,}") for run in runs)
-        lines.append([row["variant"], str(row["batch"]), f"{reached_it} of {known}", bit_macs or "-", steps or "-"])
+        told = [run for run in runs if run["censored"] is not None]
+        got = f"{sum(not run['censored'] for run in told)} of {len(told)}"
+        work = [None if run["bit_macs_to_target"] is None else run["bit_macs_to_target"] / 1e12 for run in runs]
+        bit_macs = ", ".join(_to_target(run, count, "{:.3g}") for run, count in zip(runs, work, strict=True))
+        steps = ", ".join(_to_target(run, run["steps_to_target"], "{:,}") for run in runs)
+        lines.append([row["variant"], str(row["batch"]), got, bit_macs or "-", steps or "-"])
     title = f"{summary['study']}, to a validation accuracy of {100 * target:g} % (≥: censored, it never was reached):"
     return f"{title}\n\n{_markdown(TARGET_BRIEF, lines)}"
 
