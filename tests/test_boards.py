@@ -375,7 +375,12 @@ def test_without_multipliers(here: Path, capsys: pytest.CaptureFixture, tools: l
     assert [built["no_dsp"] for built in found] == [False, True]
     assert found[0]["fingerprint"] != found[1]["fingerprint"] and not found[1]["reused"]
     assert bitfirst(["build", "icebreaker", "--no-dsp"]) == 0
-    assert "multipliers of LUTs" in capsys.readouterr().out
+    shown, now = " ".join(capsys.readouterr().out.split()), found[1]
+    assert "multipliers of LUTs" in shown
+    assert f"LUT {now['lut']:,} {now['lut_total']:,} {100 * now['lut'] / now['lut_total']:.0f}" in shown
+    assert f"{now['clock_mhz']:g} MHz, {now['fmax_mhz']:.1f} MHz reached" in shown
+    assert f"{now['path_ns']:.1f} ns, {now['path_from']} to {now['path_to']}" in shown
+    assert f"{now['synthesis_s']:.0f} s synthesis, {now['placement_s']:.0f} s placement and routing" in shown
 
 
 @pytest.mark.parametrize(("name", "length"), [("icebreaker", 6_000), ("tang-nano-9k", 7_000)])
@@ -655,6 +660,17 @@ def test_all_boards(
     assert not any(row["reused"] for row in built)
     assert len(tools) == len(OPEN) - 1
     assert [row for row in second["boards"] if row["error"] is None] == [row | {"reused": True} for row in built]
+    capsys.readouterr()
+    assert bitfirst(["build", "--all"]) == 1
+    table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert table["icebreaker"] == ["failed"]
+    for row in built:
+        shown = table[row["board"]]
+        if row["bitstream"] is None:
+            assert shown == [f"{row['clock_mhz']:g}", "project"]
+        else:
+            assert shown[0] == f"{row['lut']:,}" and shown[-2:] == ["built", "before"]
+            assert shown[4:6] == [f"{row['fmax_mhz']:.1f}", f"{row['clock_mhz']:g}"]
     assert "name one board, or give --all" in refused(capsys, "build")
     assert "name one board, or give --all" in refused(capsys, "build", "icebreaker", "--all")
 

@@ -481,6 +481,7 @@ def test_the_document_tells_what_was_found(tmp_path: Path, stand_ins: list) -> N
     )
     assert "| 8 x 8 | 16 | 4 | 4,096 | 6,400 (121 %) | 0 (0 %) | 0 (0 %) |  |  |  |  | too large |" in lines
     assert "- 4 x 8 at 24 MHz: 83.3 ns from `here` to `there`" in text
+    assert "Clocks to choose from: 24 MHz." in text
     assert "Clocks asked for, of each array in turn: 4 x 8 of (4, 16) 24 MHz; 8 x 4 of (4, 16) 24 MHz; " in text
 
 

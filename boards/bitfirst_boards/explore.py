@@ -451,6 +451,7 @@ def told(search: Search, rows: Sequence[Row]) -> dict[str, Any]:
         "board": board.name,
         "base": search.base.as_dict(),
         "chosen": best and best.config.as_dict() | {"clock_khz": best.clock_khz},
+        "clocks_khz": search.clocks_khz,
         "arrays": [_told(board, row) for row in rows],
     }
 

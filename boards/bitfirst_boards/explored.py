@@ -40,8 +40,9 @@ lanes and slice width change how wide they are.
    long as it reaches more than it was asked for; three times `--most` times at most. A clock that is above what an
    array has reached is not tried with it.
 
-Each table is of the arrays that its search was given, for most boards one, chosen by what had been routed before; what
-larger ones came to on an 85F stands in [0011](decisions/0011-array-for-ulx3s-85f.md). Features are those of the base:
+Each table is of the arrays and the clocks that its search was given. For most boards these were one array, which is
+what had been routed before, and clocks near what it reached then: a larger one may be there. What larger ones came to on
+an 85F stands in [0011](decisions/0011-array-for-ulx3s-85f.md). Features are those of the base:
 boards of the smaller chips are without the gather unit, whose room elements take, so that a smaller chip may show the
 higher peak. A placement of another seed or clock may reach a tenth more or less.
 
@@ -92,20 +93,25 @@ def _board(found: Mapping[str, Any]) -> str:
         text += f"\nOf {len(arrays)} arrays{_space(arrays)} {left_out}.\n"
     else:
         text += "\nOf this array alone the clock was looked for.\n"
+    text += f"\nClocks to choose from: {_mhz(found['clocks_khz'])} MHz.\n"
     worst = [array for array in shown if array["path_from"] is not None]
     paths = [
         f"- {array['rows']} x {array['columns']} at {array['clock_mhz']:g} MHz: {array['path_ns']:.1f} ns from "
         f"`{array['path_from']}` to `{array['path_to']}`\n"
         for array in worst
     ]
-    asked = [_asked(array) for array in arrays if array.get("tried_khz")]  # which older results lack
+    asked = [_asked(array) for array in arrays if array["tried_khz"]]
     text += f"\nClocks asked for, of each array in turn: {'; '.join(asked)}.\n" if asked else ""
     return text + ("\nSlowest paths:\n\n" + "".join(paths) if paths else "")
 
 
 def _asked(array: Mapping[str, Any]) -> str:
-    clocks = ", ".join(f"{khz / 1000:g}" for khz in array["tried_khz"])
-    return f"{array['rows']} x {array['columns']} of ({array['slice_bits']}, {array['lanes']}) {clocks} MHz"
+    size = f"{array['rows']} x {array['columns']} of ({array['slice_bits']}, {array['lanes']})"
+    return f"{size} {_mhz(array['tried_khz'])} MHz"
+
+
+def _mhz(clocks_khz: Sequence[int]) -> str:
+    return ", ".join(f"{khz / 1000:g}" for khz in clocks_khz)
 
 
 def rendered(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -136,7 +142,7 @@ def main() -> None:
         result = json.loads(path.read_text())
         if result.get("no_dsp"):
             parser.error(f"{path} is of --no-dsp; boards of the catalogue are built with multipliers")
-        found[result["board"]] = {key: result[key] for key in ("board", "base", "chosen", "arrays")}
+        found[result["board"]] = {key: result[key] for key in ("board", "base", "chosen", "clocks_khz", "arrays")}
     text = rendered(found)  # before anything is written
     if given.found:
         kept.write_text(json.dumps(found, indent=1) + "\n")
