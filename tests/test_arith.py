@@ -343,3 +343,33 @@ def losses(text: str) -> list[str]:
 def test_the_document_has_a_picture(measured: dict, tmp_path: Path) -> None:
     arith_docs.plot(measured, tmp_path / "arith.png")
     assert (tmp_path / "arith.png").stat().st_size > 10_000
+
+
+SDF = """(CELL (CELLTYPE "top") (INSTANCE )
+(INTERCONNECT row_0.a_TRELLIS_FF_Q/Q row_1.sum\\$CCU2_COMB0/A (1:2:300) (1:2:300))
+(INTERCONNECT row_0.a_TRELLIS_FF_Q/Q row_1.sum\\$CCU2_COMB0/B (1:2:900) (1:2:900))
+(INTERCONNECT row_1.sum\\$CCU2_COMB0/F row_1.kept_TRELLIS_FF_Q_5/DI (1:2:40) (1:2:40))
+(INTERCONNECT pin/O row_0.a_TRELLIS_FF_Q/DI (1:2:7) (1:2:7))
+(CELLTYPE "TRELLIS_FF")
+(INSTANCE row_0.a_TRELLIS_FF_Q)
+(IOPATH (posedge CLK) Q (1:2:525) (1:2:525))
+(SETUPHOLD (posedge DI) (posedge CLK) (0:0:11) (1:2:3))
+(CELLTYPE "TRELLIS_COMB")
+(INSTANCE row_1.sum\\$CCU2_COMB0)
+(IOPATH A F (1:2:800) (1:2:800))
+(IOPATH B F (1:2:100) (1:2:100))
+(CELLTYPE "TRELLIS_FF")
+(INSTANCE row_1.kept_TRELLIS_FF_Q_5)
+(IOPATH (posedge CLK) Q (1:2:525) (1:2:525))
+(SETUPHOLD (posedge DI) (posedge CLK) (0:0:11) (1:2:3))
+"""
+
+
+def test_the_slowest_paths_of_a_placement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By A 300 + 800 ps, by B 900 + 100; what comes from a pin is no path. An array itself takes minutes."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "docs/decisions"))
+    from measure_paths import Slowest, Timing, _kind
+
+    ((pin, path),) = Timing(SDF).ends()
+    assert path == Slowest(total_ps=525 + 300 + 800 + 40 + 11, wires_ps=300 + 40, begin="row_0.a_TRELLIS_FF_Q/Q")
+    assert (_kind(path.begin), _kind(pin)) == ("row_#.a", "row_#.kept")
