@@ -346,22 +346,27 @@ def test_the_document_has_a_picture(measured: dict, tmp_path: Path) -> None:
 
 
 SDF = """(CELL (CELLTYPE "top") (INSTANCE )
-(INTERCONNECT row_0.a_TRELLIS_FF_Q/Q row_1.sum\\$CCU2_COMB0/A (1:2:300) (1:2:300))
-(INTERCONNECT row_0.a_TRELLIS_FF_Q/Q row_1.sum\\$CCU2_COMB0/B (1:2:900) (1:2:900))
-(INTERCONNECT row_1.sum\\$CCU2_COMB0/F row_1.kept_TRELLIS_FF_Q_5/DI (1:2:40) (1:2:40))
-(INTERCONNECT pin/O row_0.a_TRELLIS_FF_Q/DI (1:2:7) (1:2:7))
-(CELLTYPE "TRELLIS_FF")
-(INSTANCE row_0.a_TRELLIS_FF_Q)
-(IOPATH (posedge CLK) Q (1:2:525) (1:2:525))
-(SETUPHOLD (posedge DI) (posedge CLK) (0:0:11) (1:2:3))
+(INTERCONNECT bank_0_1.0.2/DOB3 row_1.sum\\$CCU2_COMB0/A (1:2:300) (1:2:300))
+(INTERCONNECT bank_0_1.0.2/DOB3 row_1.sum\\$CCU2_COMB0/B (1:2:900) (1:2:900))
+(INTERCONNECT row_1.sum\\$CCU2_COMB0/FCO row_1.sum\\$CCU2_COMB1/FCI (0:0:0) (0:0:0))
+(INTERCONNECT row_1.sum\\$CCU2_COMB1/F row_1.kept_TRELLIS_FF_Q_5/DI (1:2:40) (1:2:40))
+(INTERCONNECT pin/O row_1.kept_TRELLIS_FF_Q_5/CE (1:2:7) (1:2:7))
+(CELLTYPE "DP16KD")
+(INSTANCE bank_0_1.0.2)
+(IOPATH CLKB DOB3 (5430:5630:5830) (5430:5630:5830))
 (CELLTYPE "TRELLIS_COMB")
 (INSTANCE row_1.sum\\$CCU2_COMB0)
-(IOPATH A F (1:2:800) (1:2:800))
-(IOPATH B F (1:2:100) (1:2:100))
+(IOPATH A FCO (1:2:800) (1:2:800))
+(IOPATH B FCO (1:2:100) (1:2:100))
+(CELLTYPE "TRELLIS_COMB")
+(INSTANCE row_1.sum\\$CCU2_COMB1)
+(IOPATH FCI F (1:2:443) (1:2:443))
 (CELLTYPE "TRELLIS_FF")
 (INSTANCE row_1.kept_TRELLIS_FF_Q_5)
-(IOPATH (posedge CLK) Q (1:2:525) (1:2:525))
-(SETUPHOLD (posedge DI) (posedge CLK) (0:0:11) (1:2:3))
+(IOPATH CLK Q (430:477:525) (430:477:525))
+(SETUPHOLD (posedge DI) (posedge CLK) (0:0:11) (267:285:303))
+(SETUPHOLD (negedge DI) (posedge CLK) (0:0:11) (267:285:303))
+(SETUPHOLD (posedge CE) (posedge CLK) (0:0:0) (144:147:151))
 """
 
 
@@ -371,5 +376,6 @@ def test_the_slowest_paths_of_a_placement(monkeypatch: pytest.MonkeyPatch) -> No
     from measure_paths import Slowest, Timing, _kind
 
     ((pin, path),) = Timing(SDF).ends()
-    assert path == Slowest(total_ps=525 + 300 + 800 + 40 + 11, wires_ps=300 + 40, begin="row_0.a_TRELLIS_FF_Q/Q")
-    assert (_kind(path.begin), _kind(pin)) == ("row_#.a", "row_#.kept")
+    assert path == Slowest(total_ps=5830 + 300 + 800 + 443 + 40 + 11, wires_ps=300 + 40, begin="bank_0_1.0.2/DOB3")
+    assert _kind("row_1.sum_3$CCU2_COMB1/F") == "row_#.sum_#"
+    assert (_kind(path.begin), _kind(pin)) == ("bank_#", "row_#.kept")

@@ -670,6 +670,7 @@ def test_all_boards(
             assert shown == [f"{row['clock_mhz']:g}", "project"]
         else:
             assert shown[0] == f"{row['lut']:,}" and shown[-2:] == ["built", "before"]
+            assert shown[1:4] == [f"{100 * row['lut'] / row['lut_total']:.0f}", f"{row['ff']:,}", f"{row['bram']:,}"]
             assert shown[4:6] == [f"{row['fmax_mhz']:.1f}", f"{row['clock_mhz']:g}"]
     assert "name one board, or give --all" in refused(capsys, "build")
     assert "name one board, or give --all" in refused(capsys, "build", "icebreaker", "--all")

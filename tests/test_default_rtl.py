@@ -53,7 +53,8 @@ def test_other_devices_train_to_the_same_weights(name: str, on_rtl: tuple[str, d
     weights, counters = steps(f"rtl:{name}")
     assert on_rtl[0] == weights
     assert (counters["loads"] == 0) == (name in ("least", "micro")) and counters["matmuls"] > 0
-    assert counters["cycles"] != on_rtl[1]["cycles"]  # another device; `fusion` takes as many array steps
+    assert counters["cycles"] != on_rtl[1]["cycles"]  # another device
+    assert name == "fusion" or counters["array_steps"] != on_rtl[1]["array_steps"]  # which takes as many, by design
 
 
 def test_default_training_stays_within_its_cycles_and_bytes(on_rtl: tuple[str, dict[str, int]]) -> None:

@@ -76,8 +76,8 @@ So at 8 x 8 bits it wins nothing over multipliers made of LUTs, and loses to the
 it takes {times:.1f} times as many. What it wins is below 8 x 8 bits.
 
 Arrays with operand memories, LUT of ECP5 for each product of 8 x 8 bits a cycle: {arrays}.
-The fixed one of adders is made by synthesis; with units of carry cells, which no array here has, it would be about
-{carry:.0f}: that of the chip's multipliers, each unit's LUTs exchanged.
+The fixed one of adders is made by synthesis; with units of carry cells, which no array here has, it would be {carry:.0f}
+at best: that of the chip's multipliers, each unit's LUTs exchanged (by which that of adders would be {adders:.0f}).
 """
 EQUAL_MEMORY = """## At equal buffer memory
 
@@ -235,15 +235,16 @@ def _equal_speed(rows: list[Row], precisions: list[tuple[int, int]]) -> list[str
         for row in rows
         if row["unit"].endswith(MEMORIES)
     )
-    said = SPEED_VERDICT.format(whole=whole, dsp=dsp, times=whole / dsp, arrays=arrays, carry=_of_carry_cells(rows))
+    said = SPEED_VERDICT.format(whole=whole, dsp=dsp, times=whole / dsp, arrays=arrays, **_exchanged(rows))
     return [EQUAL_SPEED.format(products=products), *_table(names, lines), "", said.rstrip()]
 
 
-def _of_carry_cells(rows: list[Row]) -> float:
-    """LUTs a product of the array of fixed units with multipliers, had each the smallest unit of LUTs instead."""
+def _exchanged(rows: list[Row]) -> dict[str, float]:
+    """LUTs a product of the array of fixed units with multipliers, had each a unit of LUTs instead, by its form."""
     array = next(row for row in rows if row["unit"].endswith(FIXED_ARRAY) and row["form"] == MULTIPLIER)
-    changed = smallest(rows, "ecp5", OTHERS[0])["luts"] - _with_multiplier(rows)["luts"]
-    return array["luts"] / array["products"][EIGHT] + changed
+    rest = array["luts"] / array["products"][EIGHT] - _with_multiplier(rows)["luts"]
+    units = {row["form"]: row for row in rows if (row["family"], row["unit"]) == ("ecp5", OTHERS[0])}
+    return {"carry": rest + units["carry cells"]["luts"], "adders": rest + units["adders"]["luts"]}
 
 
 def fed(row: Row, bits: float) -> float:

@@ -44,7 +44,7 @@ Each table is of the arrays and the clocks that its search was given. For most b
 what had been routed before, and clocks near what it reached then: a larger one may be there. What larger ones came to
 on an 85F stands in [0011](decisions/0011-array-for-ulx3s-85f.md). Features are those of the base: boards of the smaller
 chips are without the gather unit, whose room elements take, so that a smaller chip may show the higher peak. A
-placement of another seed or clock may reach a tenth more or less.
+placement of another seed or clock may reach a quarter more or less.
 
 All that was found stays in the folders of the builds: the same command again goes on after an interruption, and `build`
 places nothing that is placed there. *LUT* after packing, as in [boards](boards.md); *peak* in 10^9 bit-MACs a second;
