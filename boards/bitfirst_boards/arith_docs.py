@@ -76,8 +76,9 @@ So at 8 x 8 bits it wins nothing over multipliers made of LUTs, and loses to the
 it takes {times:.1f} times as many. What it wins is below 8 x 8 bits.
 
 Arrays with operand memories, LUT of ECP5 for each product of 8 x 8 bits a cycle: {arrays}.
-The fixed one of adders is made by synthesis; with units of carry cells, which no array here has, it would be {carry:.0f}
-at best: that of the chip's multipliers, each unit's LUTs exchanged (by which that of adders would be {adders:.0f}).
+The fixed one of adders is made by synthesis; with units of carry cells, which no array here has, it would be
+{carry:.0f} at best: that of the chip's multipliers, each unit's LUTs exchanged (by which that of adders would be
+{adders:.0f}).
 """
 EQUAL_MEMORY = """## At equal buffer memory
 
