@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .arith_cost import MULTIPLIER
+from .arith_cost import ADDERS, CARRY_CELLS, MULTIPLIER
 from .arith_cost import WHOLE as ARRAY
 
 Row = dict[str, Any]
@@ -24,7 +24,6 @@ PARTS = {"ecp5": "ECP5", "ice40": "iCE40", "gowin": "Gowin", "xilinx": "Xilinx 7
 OURS = "element (4, 32)", "element (8, 32)"
 OTHERS = "fixed 8 x 8", "fixed 16 x 16", "fused 2 / 4 / 8", "popcount 64"
 MEMORIES = " with operand memories"  #: of an array's name
-FIXED_ARRAY = "fixed 8 x 8" + MEMORIES  #: likewise
 EIGHT = 3  #: place of 8 x 8 among the precisions
 CHIP = {"luts": 83_640, "dsp": 156}  #: LFE5U-85F
 HEAD = """# Arithmetic: the array against fixed, fused and popcount units
@@ -242,10 +241,10 @@ def _equal_speed(rows: list[Row], precisions: list[tuple[int, int]]) -> list[str
 
 def _exchanged(rows: list[Row]) -> dict[str, float]:
     """LUTs a product of the array of fixed units with multipliers, had each a unit of LUTs instead, by its form."""
-    array = next(row for row in rows if row["unit"].endswith(FIXED_ARRAY) and row["form"] == MULTIPLIER)
+    array = next(row for row in rows if row["unit"].endswith(OTHERS[0] + MEMORIES) and row["form"] == MULTIPLIER)
     rest = array["luts"] / array["products"][EIGHT] - _with_multiplier(rows)["luts"]
     units = {row["form"]: row for row in rows if (row["family"], row["unit"]) == ("ecp5", OTHERS[0])}
-    return {"carry": rest + units["carry cells"]["luts"], "adders": rest + units["adders"]["luts"]}
+    return {"carry": rest + units[CARRY_CELLS]["luts"], "adders": rest + units[ADDERS]["luts"]}
 
 
 def fed(row: Row, bits: float) -> float:

@@ -27,7 +27,7 @@ ARC = re.compile(rf"\(IOPATH (\S+) (\S+) {DELAY}")
 SETUP = re.compile(rf"\(SETUPHOLD \(posedge (\S+)\) \(posedge \S+\) {DELAY}")
 REGISTERS = "TRELLIS_FF", "DP16KD"
 PS_PER_S = 1e12
-DEEPEST = 20_000  #: positions of carry chains behind one another, and calls for each
+DEEPEST = 20_000  #: calls: some for each position of carry chains behind one another
 
 
 class Slowest(NamedTuple):
