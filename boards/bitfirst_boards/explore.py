@@ -258,7 +258,7 @@ def place(one: Candidate) -> Figures:
         if "figures" not in record:
             start = time.monotonic()
             report = toolchains.place(one.board, record["placement"], one.directory, usage)
-            figures = toolchains.read_report(report, usage, record["synthesis_s"], time.monotonic() - start)
+            figures = toolchains.read_report(one.board, report, usage, record["synthesis_s"], time.monotonic() - start)
             record |= {"figures": asdict(figures)}
             folder.write(one.directory, record)
         return Figures(**record["figures"] | {"usage": usage})
@@ -435,7 +435,7 @@ class Search:
             return FAILS
         row.usage = row.figures.usage
         row.sustained = self.share(one.config)
-        row.verdict = MEETS if row.figures.fmax_mhz >= row.figures.clock_mhz else MISSES
+        row.verdict = MISSES if row.figures.late else MEETS
         return row.verdict
 
 
@@ -463,7 +463,7 @@ def _told(board: Board, row: Row) -> dict[str, Any]:
     found |= {"lut_at_least": row.at_least[0], "bram_at_least": row.at_least[1]}
     for kind in (field.name for field in fields(Usage)):
         found |= {kind: getattr(row.usage, kind, None), f"{kind}_total": getattr(chip, kind)}
-    for key in ("fmax_mhz", "path_from", "path_to", "path_ns", "synthesis_s", "placement_s"):
+    for key in ("fmax_mhz", "path_from", "path_to", "path_ns", "link_clocks", "synthesis_s", "placement_s"):
         found[key] = getattr(row.figures, key, None)
     clock_mhz = None if row.clock_khz is None else row.clock_khz / 1000
     return found | {

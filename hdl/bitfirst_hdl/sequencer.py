@@ -123,7 +123,7 @@ def rows_of(count: int) -> data.StructLayout:
     return data.StructLayout({"first": range(count), "end": range(count + 1)})
 
 
-def kind_of(config: ArrayConfig, opcode: Opcode) -> int:
+def decoded_bit(config: ArrayConfig, opcode: Opcode) -> int:
     """The bit that says that it is this command, of those that a device knows."""
     return list(config.commands).index(opcode)
 
@@ -153,40 +153,40 @@ class _ByCommand:
         for field, shape in shapes.items():
             setattr(self, field, Signal(shape, name=f"{name}_{field}"))
 
-    def choose(self, kind: Value, each: Sequence["_ByCommand"]) -> list:
+    def choose(self, decoded: Value, each: Sequence["_ByCommand"]) -> list:
         """Statements that take over those of the command at hand."""
-        return [to.eq(one_in_turn(kind, [getattr(one, field) for one in each])) for field, to in vars(self).items()]
+        return [to.eq(one_in_turn(decoded, [getattr(one, field) for one in each])) for field, to in vars(self).items()]
 
 
 class _Finding(_ByCommand):
     """What a command is found to be in the step at hand.
 
-    goes_on     there are steps to come
+    more_steps  there are steps to come
     bad_fields  values are wrong, as is known in the next step
     uses        it addresses `count` rows from `first` on, of a memory of `depth`
     """
 
     def __init__(self, name: str) -> None:
-        flags = ("goes_on", "bad_reserved", "bad_space", "bad_value", "bad_fields", "bad_range", "uses")
+        flags = ("more_steps", "bad_reserved", "bad_space", "bad_value", "bad_fields", "bad_range", "uses")
         super().__init__(name, **dict.fromkeys(flags, 1), first=32, count=2 * _FACTOR_BITS + 1, depth=17)
 
 
 class _Factors(_ByCommand):
     """What a command multiplies in the coming step.
 
-    goes_on  the product of the step before, instead of `left`
+    from_product  the product of the step before, instead of `left`
     """
 
     def __init__(self, name: str) -> None:
         factors = ("left", "right", "window_left", "window_right")
-        super().__init__(name, **dict.fromkeys(factors, _FACTOR_BITS), goes_on=1)
+        super().__init__(name, **dict.fromkeys(factors, _FACTOR_BITS), from_product=1)
 
 
 class CommandCheck(wiring.Component):
     """Checks all fields of one command, in the order given above.
 
     command     in(256)  its words; holds still from `go` to `done`
-    kind        in       which command it is: the bit that `kind_of` tells, or none; as `command`
+    decoded     in       which command it is: the bit that `decoded_bit` tells, or none; as `command`
     data_words  in(10)   data words behind it
     short       in(1)    it has fewer than `COMMAND_WORDS` words
     go          in(1)    high for one cycle, one cycle after which the check begins
@@ -211,7 +211,7 @@ class CommandCheck(wiring.Component):
         super().__init__(
             {
                 "command": In(_COMMAND_BITS),
-                "kind": In(len(config.commands)),
+                "decoded": In(len(config.commands)),
                 "data_words": In(range(MAX_PAYLOAD_WORDS + 1)),
                 "short": In(1),
                 "go": In(1),
@@ -239,7 +239,7 @@ class CommandCheck(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        ends = ~self._found.goes_on
+        ends = ~self._found.more_steps
         m.d.sync += [
             self._active.eq(self.go | (self._active & ~ends)),
             self._step.eq(Mux(self._active, self._step + 1, 0)),
@@ -252,9 +252,9 @@ class CommandCheck(wiring.Component):
             self.slot_read.eq(packets.Load(self.command).slot),
         ]
         self._make_products(m)
-        # all commands are looked at side by side: a bit of `kind` comes late, and only chooses
+        # all commands are looked at side by side: a bit of `decoded` comes late, and only chooses
         found = [self._finding(m, opcode) for opcode in self.config.commands]
-        m.d.comb += self._found.choose(self.kind, found)
+        m.d.comb += self._found.choose(self.decoded, found)
         self._judge(m)
         return m
 
@@ -269,7 +269,7 @@ class CommandCheck(wiring.Component):
         return found
 
     def _is(self, opcode: Opcode) -> Value:
-        return self.kind[kind_of(self.config, opcode)]
+        return self.decoded[decoded_bit(self.config, opcode)]
 
     def _make_products(self, m: Module) -> None:
         """One a step of each multiplier. Its operands are registered; a product that goes on is one by itself."""
@@ -278,10 +278,10 @@ class CommandCheck(wiring.Component):
             factors.append(_Factors(f"factors_{opcode.name}"))
             self._factors(m, opcode, factors[-1])
         with m.If(self.go | self._active):
-            m.d.sync += coming.choose(self.kind, factors)
+            m.d.sync += coming.choose(self.decoded, factors)
         with m.If(self._active):  # a command may end where its product would go on for ever
             m.d.sync += [
-                self._product.eq(Mux(coming.goes_on, self._product[:_FACTOR_BITS], coming.left) * coming.right),
+                self._product.eq(Mux(coming.from_product, self._product[:_FACTOR_BITS], coming.left) * coming.right),
                 self._window_product.eq(coming.window_left * coming.window_right),
             ]
 
@@ -305,7 +305,7 @@ class CommandCheck(wiring.Component):
         writes = self._is(Opcode.WRITE)  # of which all steps but the first see the product
         wrong_length = Mux(writes, self._product != self.data_words, self.data_words != 0)
         failures = (
-            (~self.kind.any(), Status.BAD_OPCODE),
+            (~self.decoded.any(), Status.BAD_OPCODE),
             (self.short | wrong_length, Status.BAD_LENGTH),
             (self._found.bad_reserved, Status.BAD_VALUE),
             (self._found.bad_space, Status.BAD_SPACE),
@@ -374,7 +374,7 @@ class CommandCheck(wiring.Component):
 
     @staticmethod
     def _multiply_product(m: Module, factors: _Factors, right: Value) -> None:
-        m.d.comb += [factors.goes_on.eq(1), factors.right.eq(right)]
+        m.d.comb += [factors.from_product.eq(1), factors.right.eq(right)]
 
     @staticmethod
     def _multiply_beside(m: Module, factors: _Factors, left: Value, right: Value) -> None:
@@ -382,7 +382,7 @@ class CommandCheck(wiring.Component):
 
     def _write(self, m: Module, found: _Finding, active: Value, write: packets.Write) -> None:
         rows, words = Signal(17), Signal(17)
-        m.d.comb += [found.goes_on.eq(self._step != 1), found.bad_space.eq(1)]
+        m.d.comb += [found.more_steps.eq(self._step != 1), found.bad_space.eq(1)]
         with m.Switch(write.space):
             for space, (depth, row_words) in self.config.writable.items():
                 with m.Case(space):
@@ -454,12 +454,12 @@ class CommandCheck(wiring.Component):
     def _too_many(self, m: Module, found: _Finding, words: Signal, read: packets.Read) -> Value:
         """Counts the data words of sums; whether these are more than an answer has."""
         if not self.config.requantises:  # a word each
-            m.d.comb += [found.goes_on.eq(self._step != 2), words.eq(self._product)]
+            m.d.comb += [found.more_steps.eq(self._step != 2), words.eq(self._product)]
             return (self._step == 2) & (self._product > MAX_DATA_WORDS)
         numbers, signs = WORD_BITS // 4, WORD_BITS // SIGN_BITS  # in a word; behind signs comes one word more
         needed, filled = Signal(range(2**28 + 2)), Signal(33)
         m.d.comb += [
-            found.goes_on.eq(self._step != 3),
+            found.more_steps.eq(self._step != 3),
             filled.eq(self._product + Mux(read.compare, 2 * signs - 1, numbers - 1)),
             needed.eq(Mux(read.compare, filled >> exact_log2(signs), filled >> exact_log2(numbers))),
             words.eq(needed),
@@ -484,7 +484,7 @@ class CommandCheck(wiring.Component):
         """The words of masters and momenta, and `count` others from `other` on."""
         end, other_end = Signal(20), Signal(20)
         m.d.comb += [
-            found.goes_on.eq(self._step != 1),
+            found.more_steps.eq(self._step != 1),
             end.eq(fields.state + self._product),
             other_end.eq(other + count),
         ]
@@ -507,7 +507,7 @@ class CommandCheck(wiring.Component):
 
     def _matmul(self, m: Module, found: _Finding, active: Value, matmul: packets.Matmul) -> None:
         m.d.comb += [
-            found.goes_on.eq(self._step != 3),
+            found.more_steps.eq(self._step != 3),
             found.bad_value.eq(self._bad_fields),
             found.bad_fields.eq(self._bad_matmul(matmul)),
         ]
@@ -584,7 +584,7 @@ class CommandCheck(wiring.Component):
         extent_is_bad = product > _MAX_EXTENT
         octet_words = (product + GROUP - 1) >> (GROUP.bit_length() - 1)
         m.d.comb += [
-            found.goes_on.eq((tensor.bits != 0) & (self._step != _FIRST_COMPARED + TENSOR_SLOTS - 1)),
+            found.more_steps.eq((tensor.bits != 0) & (self._step != _FIRST_COMPARED + TENSOR_SLOTS - 1)),
             found.bad_value.eq((tensor.slot >= TENSOR_SLOTS) | (tensor.bits > MAX_BITS) | (tensor.layout != 0)),
         ]
         with m.If(self._is(Opcode.TENSOR)):
@@ -641,7 +641,7 @@ class CommandCheck(wiring.Component):
         cells = self._load_cells(m, active, load)
         window, positions = self._load_window(m, load), self._load_positions(m, load)
         m.d.comb += [
-            found.goes_on.eq(self._step != 4),
+            found.more_steps.eq(self._step != 4),
             found.bad_range.eq(cells | ((self._step == 4) & (bad_start | window | positions))),
         ]
         with m.If(active):
@@ -840,7 +840,7 @@ class Sequencer(wiring.Component):
         )
         self._check = CommandCheck(config)
         self._bits = Signal(_COMMAND_BITS)  # the command at hand
-        self._kind = Signal.like(self._check.kind)  # likewise: the bit that `kind_of` tells
+        self._decoded = Signal.like(self._check.decoded)  # likewise: the bit that `decoded_bit` tells
         self._sequence, self._words_left = Signal(16), Signal(range(MAX_PAYLOAD_WORDS + 1))
         self._at_hand = Signal()  # a checked command waits or begins
         self._good = Signal()  # it does not fail its check
@@ -854,7 +854,7 @@ class Sequencer(wiring.Component):
         m.submodules.check = check = self._check
         m.d.comb += [
             check.command.eq(self._bits),
-            check.kind.eq(self._kind),
+            check.decoded.eq(self._decoded),
             check.data_words.eq(self._words_left),
             self.load.payload.load.eq(packets.Load(self._bits)),
             self.load.payload.tensor.eq(check.slot.place),
@@ -904,7 +904,9 @@ class Sequencer(wiring.Component):
                     index.eq(index + 1),
                 ]
                 with m.If(index == 0):  # its decoder is here, so that there is none behind the register
-                    m.d.sync += self._kind.eq(Cat(self.frames.payload[:8] == opcode for opcode in self.config.commands))
+                    m.d.sync += self._decoded.eq(
+                        Cat(self.frames.payload[:8] == opcode for opcode in self.config.commands)
+                    )
                 with m.If(last):
                     m.next = "CHECK"
         with m.State("CHECK"), m.If(self._check.done):
@@ -914,7 +916,7 @@ class Sequencer(wiring.Component):
     def _is(self, *opcodes: Opcode) -> Value:
         """Whether the command at hand is one of these, if the device knows them."""
         known = [opcode for opcode in opcodes if opcode in self.config.commands]
-        return Cat(self._kind[kind_of(self.config, opcode)] for opcode in known).any() if known else Const(0)
+        return Cat(self._decoded[decoded_bit(self.config, opcode)] for opcode in known).any() if known else Const(0)
 
     def _keep_tensors(self, m: Module, describes: Signal) -> None:
         """The tensor table: TENSOR's slot is written while `describes`."""

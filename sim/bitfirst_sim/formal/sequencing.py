@@ -106,11 +106,13 @@ def _decoded(unit) -> list[Assert]:
     ]
 
 
-def _of_its_kind(unit) -> Assert:
-    """From its second word on the command is of the kind that its opcode says."""
+def _is_decoded(unit) -> Assert:
+    """From its second word on the command's decoded bits are those of its opcode."""
     comes = unit.ongoing["START"] | (unit.ongoing["COMMAND"] & (unit.index == 0))
-    kinds = (unit._kind[sequencer.kind_of(CONFIG, opcode)] == (unit._opcode == opcode) for opcode in CONFIG.commands)
-    return Assert(comes | Cat(kinds).all())
+    bits = (
+        unit._decoded[sequencer.decoded_bit(CONFIG, opcode)] == (unit._opcode == opcode) for opcode in CONFIG.commands
+    )
+    return Assert(comes | Cat(bits).all())
 
 
 def _is_update(unit) -> Value:
@@ -331,7 +333,7 @@ class Hazards(Commands):
             Assert(~ongoing["WRITE"] | ((unit._opcode == Opcode.WRITE) & (check.status == Status.OK))),
             Assert((self.stored == 2) | ~second),
             Assert((self.stored != 0) | ~first),
-            _of_its_kind(unit),
+            _is_decoded(unit),
         ]
         with m.If(self.gather.busy):
             m.d.comb += Assert(self.load_a == _has(a, self.cell_a))
@@ -391,7 +393,7 @@ class Apart(Commands):
         if self.inductive:
             m.d.comb += Assert(check.active == (unit.ongoing["CHECK"] & ~check.done))
             m.d.comb += Assert(~check.done | unit.ongoing["CHECK"])
-            m.d.comb += _of_its_kind(unit)
+            m.d.comb += _is_decoded(unit)
 
 
 class Ends(Commands):
@@ -457,7 +459,7 @@ class Ends(Commands):
             Assert(~ongoing["COMMAND"] | (left != 0)),
             Assert(~writing | ((opcode == Opcode.WRITE) & good & (left != 0))),
             Assert(~sending | ((unsent != 0) & (unsent <= words) & (words <= MAX_DATA_WORDS))),
-            _of_its_kind(unit),
+            _is_decoded(unit),
             Assert(~(ongoing["WAIT"] & good & (opcode == Opcode.WRITE)) | (left != 0)),
             Assert(~ongoing["SNAPSHOT"] | (opcode == Opcode.MARK) | (opcode == Opcode.COUNTERS)),
         ]
