@@ -301,6 +301,19 @@ def test_an_array_that_reaches_more_is_asked_for_it(
     assert row.figures.fmax_mhz == reached[chosen]
 
 
+def test_an_array_whose_link_is_too_slow_misses(
+    tmp_path: Path, stand_ins: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(one: explore.Candidate) -> Figures:
+        usb = {"fmax_mhz": 47.9 if one.config.rows * one.config.columns == 32 else 48.0, "clock_mhz": 48.0}
+        return replace(figures(99.0, one.board.clock_khz), link_clocks={"usb": usb})
+
+    monkeypatch.setattr(explore, "place", place)
+    rows = search(tmp_path, most=4).run()
+    assert verdicts(rows)[8, 4] == verdicts(rows)[4, 8] == MISSES
+    assert explore.chosen(rows).config.bit_macs_per_cycle == 16 * 64
+
+
 def test_a_search_that_only_misses_ends(tmp_path: Path, stand_ins: list, monkeypatch: pytest.MonkeyPatch) -> None:
     """An array of which each placement reaches a little less than was asked for."""
 

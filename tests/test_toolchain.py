@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from amaranth.back import verilog as amaranth_verilog
 from amaranth.build import Attrs, Clock, Resource
 from amaranth.build import Pins as BoardPins
 from amaranth.hdl import Cat, Module, Signal, signed
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from bitfirst_boards import explore, flow, program, toolchains
 from bitfirst_boards.catalogue import BOARDS, Board
 from bitfirst_boards.errors import FlowError
 from bitfirst_boards.synthesis import NETLIST, PARTS, open_chains_of
-from bitfirst_boards.toolchains import Figures
+from bitfirst_boards.toolchains import Figures, Usage
 from bitfirst_hdl import verilog
 from bitfirst_hdl.config import CONFIGS, STANDARD, ArrayConfig
 from bitfirst_sim import build
@@ -35,6 +36,34 @@ def generated(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 def test_lint_clean(generated: tuple[str, str]) -> None:
     build.lint(generated[1])
+
+
+#: A block that reads nothing: simulators wait for a change there, and what it sets stays 0.
+ASLEEP = re.compile(r"always @\*\s+(?!begin)[^=;]+= \d+'h[\da-fxz]+;")
+
+
+def test_no_block_waits_for_nothing(generated: tuple[str, str]) -> None:
+    assert generated[1].count("always @*") > 100 and not ASLEEP.findall(generated[1])
+
+
+class Fields(wiring.Component):
+    """A field that is always 1, and is set beside another: yosys makes such a block of it."""
+
+    x: In(1)
+    y: Out(data.StructLayout({"one": 1, "x": 1}))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += [self.y.one.eq(0), self.y.one.eq(1)]
+        with m.If(self.x):
+            m.d.comb += self.y.x.eq(1)
+        return m
+
+
+def test_a_block_that_waits_for_nothing_is_found() -> None:
+    with verilog.use_yosys():
+        text = amaranth_verilog.convert(Fields(), emit_src=False)
+    assert len(ASLEEP.findall(text)) == 1
 
 
 def test_reproducible(generated: tuple[str, str]) -> None:
@@ -106,6 +135,59 @@ def test_bitstream_for_ulx3s(name: str, config: ArrayConfig, tmp_path: Path, rec
     assert program.command(board, tmp_path / "build")[-1] == str(built.bitstream)
     again = flow.build(board, tmp_path / "build", config)
     assert again == replace(built, reused=True)
+
+
+def report(**clocks: tuple[float, float]) -> dict:
+    """As nextpnr's, of nets that reach and want so many MHz; each one's slowest path has two cells named after it."""
+
+    def ends(net: str, other: str) -> dict:
+        parts = [
+            {"delay": 0.4, "from": {"cell": f"{net}_from"}, "to": {"cell": "between"}},
+            {"delay": 0.6, "from": {"cell": "between"}, "to": {"cell": f"{other}_to"}},
+        ]
+        return {"from": f"posedge $glbnet${net}", "to": f"posedge $glbnet${other}", "path": parts}
+
+    across = [ends(net, other) for net in clocks for other in clocks if net != other]
+    return {
+        "fmax": {f"$glbnet${net}": {"achieved": mhz, "constraint": want} for net, (mhz, want) in clocks.items()},
+        "critical_paths": [*across, *(ends(net, net) for net in clocks)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("clocks", "net", "late"),
+    [
+        ({"clk": (70.0, 60.0)}, "clk", None),
+        ({"clk": (59.9, 60.0)}, "clk", "array"),
+        ({"rx": (126.0, 125.0), "eth": (50.1, 50.0), "clk": (90.0, 60.002)}, "clk", None),  # less to spare elsewhere
+        ({"rx": (124.0, 125.0), "eth": (50.1, 50.0), "clk": (90.0, 60.002)}, "clk", "rx"),
+        ({"rx": (124.0, 125.0), "eth": (25.0, 50.0), "clk": (50.0, 60.002)}, "clk", "eth"),
+        ({"rx": (124.0, 125.0), "clk": (50.0, 60.002)}, "clk", "array"),
+        ({"ulpi": (70.0, 60.0), "clk": (61.0, 60.0)}, "clk", None),  # alike: the one with less to spare
+        ({"ulpi": (59.0, 60.0), "clk": (61.0, 60.0)}, "ulpi", "array"),
+    ],
+)
+def test_figures_are_of_the_array_s_clock(
+    clocks: dict[str, tuple[float, float]], net: str, late: str | None, tmp_path: Path
+) -> None:
+    """Also where the link's has less to spare; any clock that is missed is an error, and told with its path."""
+    board = replace(BOARDS["ecpix5-45f"], clock_khz=60_000)
+    figures = toolchains.read_report(board, report(**clocks), Usage(1, 1, 1, 1), 1.0, 2.0)
+    assert (figures.fmax_mhz, figures.clock_mhz) == clocks[net]
+    assert (figures.path_from, figures.path_to, figures.path_ns) == (f"{net}_from", f"{net}_to", 1.0)
+    others = {name: (clock["fmax_mhz"], clock["clock_mhz"]) for name, clock in figures.link_clocks.items()}
+    assert others == {name: each for name, each in clocks.items() if name != net}
+    assert figures.late == late
+    written = [sys.executable, "-c", "open('bitstream', 'w')"]
+    if late is None:
+        toolchains.finish(board, figures, written, tmp_path)
+    else:
+        name, of = (net, "its clock:") if late == "array" else (late, f"the clock {late} of its link:")
+        reached, wanted = clocks[name]
+        said = f"ecpix5-45f misses {of} {reached:.2f} of {wanted:g} MHz, .* ns too long from {name}_from to {name}_to;"
+        with pytest.raises(FlowError, match=said):
+            toolchains.finish(board, figures, written, tmp_path)
+    assert (tmp_path / "bitstream").exists() == (late is None)
 
 
 class Product(wiring.Component):

@@ -25,7 +25,7 @@ from .sensors import Rail, Regulator
 MEASURED, OTHERS, DOCUMENT = "measured/boards.json", "measured/others.json", "boards.md"
 KEPT = (
     *("board", "link", "parameters", "lut", "ff", "bram", "dsp", "fmax_mhz", "clock_mhz", "path_from", "path_to"),
-    *("synthesis_s", "placement_s", "seed", "no_dsp", "tools", "fingerprint", "sha256", "error"),
+    *("link_clocks", "synthesis_s", "placement_s", "seed", "no_dsp", "tools", "fingerprint", "sha256", "error"),
 )
 OLDER = "older"  #: key: whether other sources or tools made it, when the document was written
 HEAD = """# Boards
@@ -53,8 +53,8 @@ OPEN = """## To a bitstream
 
 With yosys, nextpnr and the packers of Project Trellis, Project IceStorm and Project Apicula. The array is R x C
 elements of L lanes and S bits. After packing: LUT of ECP5 are TRELLIS_COMB, of iCE40 logic cells, of Gowin LUT4 and the
-ALUs in their places. MHz: the array's clock, and what nextpnr says can be reached. Arrays and clocks are those that
-`bitfirst explore` [chose](explored.md), for most boards the clock alone.
+ALUs in their places. MHz: the array's clock, and what nextpnr says it can reach; where the link has clocks of its own,
+what they reach, of what they must. Arrays and clocks are those that `bitfirst explore` [chose](explored.md).
 
 The trace, some 480 cells and 2 block RAMs, can be read from a device that hangs ([design](design.md#gateware));
 `--feature trace` adds it to an array that has none of its own ({untraced}).
@@ -151,7 +151,10 @@ def _cells(board: Board, row: Mapping[str, Any]) -> list[str]:
 
 
 def _reached(row: Mapping[str, Any]) -> str:
-    return f"{row['fmax_mhz']:.1f}" + ", of older sources" * row.get(OLDER, True)
+    """Of the array's clock, then of its link's."""
+    clocks = sorted((row["link_clocks"] or {}).values(), key=lambda clock: clock["clock_mhz"])
+    link = ", ".join(f"{clock['fmax_mhz']:.1f} of {clock['clock_mhz']:g}" for clock in clocks)
+    return f"{row['fmax_mhz']:.1f}" + f"; link {link}" * bool(link) + ", of older sources" * row.get(OLDER, True)
 
 
 def _open(board: Board, row: Mapping[str, Any] | None) -> list[object]:

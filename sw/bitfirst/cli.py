@@ -144,6 +144,10 @@ def _utilisation(result: Result) -> Table:
     return table
 
 
+def _clock(clock: Result) -> str:
+    return f"{clock['clock_mhz']:g} MHz, {clock['fmax_mhz']:.1f} MHz reached"
+
+
 def _built(result: Result) -> Group:
     """What a build takes of the chip, its clock, and the rest; or where a project is, and that Vivado must make it."""
     head = {
@@ -162,7 +166,8 @@ def _built(result: Result) -> Group:
         used, total = result[kind], result[f"{kind}_total"]
         usage.add_row(name, f"{used:,}", f"{total:,}", f"{100 * used / total:.0f}")
     rest = {
-        "clock": f"{result['clock_mhz']:g} MHz, {result['fmax_mhz']:.1f} MHz reached",
+        "clock": _clock(result),
+        **{f"clock {net}": _clock(clock) for net, clock in result["link_clocks"].items()},
         "worst path": f"{result['path_ns']:.1f} ns, {result['path_from']} to {result['path_to']}",
         "time": f"{result['synthesis_s']:.0f} s synthesis, {result['placement_s']:.0f} s placement and routing",
         "bitstream": result["bitstream"],
