@@ -195,4 +195,8 @@ def test_bitstream(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     report = json.loads((tmp_path / "out" / toolchains.REPORT).read_text())
     wanted = sorted(clock["constraint"] for clock in report["fmax"].values())
     assert wanted == [pytest.approx(mhz, rel=1e-3) for mhz in (50, 66, 125)]
+    (array,) = (clock["achieved"] for clock in report["fmax"].values() if 60 < clock["constraint"] < 70)
+    assert (built["clock_mhz"], built["fmax_mhz"]) == (66, array)
+    others = sorted(clock["clock_mhz"] for clock in built["link_clocks"].values())
+    assert others == [pytest.approx(mhz, rel=1e-3) for mhz in (50, 125)]
     assert bitfirst(["program", "ecpix5-45f", "--build", str(tmp_path / "out"), "--dry-run"]) == 0

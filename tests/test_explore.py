@@ -301,6 +301,16 @@ def test_an_array_that_reaches_more_is_asked_for_it(
     assert row.figures.fmax_mhz == reached[chosen]
 
 
+def test_what_is_sustained_decides(tmp_path: Path, stand_ins: list) -> None:
+    """An array of eight rows that uses a third of them is worth less than one of four that uses all."""
+    made = search(tmp_path, most=4)
+    made.share = lambda config: 1 / 3 if config.rows == 8 else 1.0
+    rows = made.run()
+    assert [row.config.rows for row in rows[:2]] == [8, 4] and stand_ins[0][:2] == (4, 8)
+    sustained = [rows * columns * khz * (1 / 3 if rows == 8 else 1) for rows, columns, khz in stand_ins]
+    assert sustained == sorted(sustained, reverse=True) and explore.chosen(rows).config.rows == 4
+
+
 def test_an_array_whose_link_is_too_slow_misses(
     tmp_path: Path, stand_ins: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +322,9 @@ def test_an_array_whose_link_is_too_slow_misses(
     rows = search(tmp_path, most=4).run()
     assert verdicts(rows)[8, 4] == verdicts(rows)[4, 8] == MISSES
     assert explore.chosen(rows).config.bit_macs_per_cycle == 16 * 64
+    made = search(tmp_path, most=4)
+    text = explored.rendered({"icebreaker": json.loads(json.dumps(explore.told(made, rows)))})
+    assert text.count("| 99.0; link 47.9 of 48 |") == 2 and text.count("| 99.0; link 48.0 of 48 |") == 1
 
 
 def test_a_search_that_only_misses_ends(tmp_path: Path, stand_ins: list, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ Rendered by `python -m bitfirst_boards.document` from the [catalogue](../boards/
     bitfirst program ulx3s-85f
 
 A build takes nothing but packages from PyPI (`bitfirst doctor` looks after them). It fails where the array does not
-fit, which packing alone tells before anything is placed, where routing finds no end, and where it misses its clock; all
+fit, which packing alone tells before anything is placed, where routing finds no end, and where it misses a clock; all
 say by how much, and what would help. What `bitfirst explore` has placed of the same is not placed again. `--clock-khz`
 sets another clock, `--seed` another placement. No bitstream has been loaded into a board yet.
 
@@ -150,11 +150,15 @@ def _cells(board: Board, row: Mapping[str, Any]) -> list[str]:
     return [share, f"{row['bram']} of {chip.bram}", f"{row['dsp']} of {chip.dsp}"]
 
 
-def _reached(row: Mapping[str, Any]) -> str:
-    """Of the array's clock, then of its link's."""
-    clocks = sorted((row["link_clocks"] or {}).values(), key=lambda clock: clock["clock_mhz"])
+def reached(row: Mapping[str, Any]) -> str:
+    """MHz that the array's clock reaches, then those of its link, each of what it must; older results have none."""
+    clocks = sorted((row.get("link_clocks") or {}).values(), key=lambda clock: clock["clock_mhz"])
     link = ", ".join(f"{clock['fmax_mhz']:.1f} of {clock['clock_mhz']:g}" for clock in clocks)
-    return f"{row['fmax_mhz']:.1f}" + f"; link {link}" * bool(link) + ", of older sources" * row.get(OLDER, True)
+    return f"{row['fmax_mhz']:.1f}" + f"; link {link}" * bool(link)
+
+
+def _reached(row: Mapping[str, Any]) -> str:
+    return reached(row) + ", of older sources" * row.get(OLDER, True)
 
 
 def _open(board: Board, row: Mapping[str, Any] | None) -> list[object]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import ARRAYS, BOARDS
+from .document import reached
 from .explore import MEETS, TOO_LARGE
 
 FOUND, DOCUMENT = "measured/explored.json", "explored.md"
@@ -28,23 +29,22 @@ not edit.
     bitfirst build ulx3s-25f --config build/explore/ulx3s-25f/best.toml --clock-khz 60000
     python -m bitfirst_boards.explored --found RESULT    # of --json: here, and in the catalogue
 
-It looks for the array with the most bit-MACs a second (array x clock) that fits a board and meets its clock. Every
-array has the features and the depths of memories of one configuration, the board's own or `--config`; rows, columns,
-lanes and slice width change how wide they are.
+It looks for the array that fits a board, meets its clock, and sustains the most bit-MACs a second (array x clock x the
+share that a training step uses). Every array has the features and the depths of memories of one configuration, the
+board's own or `--config`; rows, columns, lanes and slice width change how wide they are.
 
 1. **Estimate**: the elements (one of them is synthesised) and the bits of the memories are a bound from below. Arrays
    beyond the chip by that alone are left out; no array that fits is.
 2. **Packing**, of arrays near the chip's size first. One that does not fit rules out all larger ones of its lanes and
    slice width, one that fits needs no packing of smaller ones: until the `--most` largest that fit are known.
-3. **Placing and routing**, from the highest peak down, until one meets its clock; then that array at higher clocks, as
-   long as it reaches more than it was asked for; three times `--most` times at most. A clock that is above what an
+3. **Placing and routing**, from the most sustained down, until one meets its clock; then that array at higher clocks,
+   as long as it reaches more than it was asked for; three times `--most` times at most. A clock that is above what an
    array has reached is not tried with it.
 
-Each table is of the arrays and the clocks that its search was given. For most boards these were one array, which is
-what had been routed before, and clocks near what it reached then: a larger one may be there. What larger ones came to
-on an 85F stands in [0011](decisions/0011-array-for-ulx3s-85f.md). Features are those of the base: boards of the smaller
-chips are without the gather unit, whose room elements take, so that a smaller chip may show the higher peak. A
-placement of another seed or clock may reach a quarter more or less.
+Each table is of the arrays and the clocks that its search was given: mostly the largest that had a chance, and half of
+it. What still larger ones came to on an 85F stands in [0011](decisions/0011-array-for-ulx3s-85f.md). Features are those
+of the base: boards of the smaller chips are without the gather unit, whose room elements take, so that a smaller chip
+may show the higher peak. A placement of another seed or clock may reach a quarter more or less.
 
 All that was found stays in the folders of the builds: the same command again goes on after an interruption, and `build`
 places nothing that is placed there. *LUT* after packing, as in [boards](boards.md); *peak* in 10^9 bit-MACs a second;
@@ -66,7 +66,7 @@ def _line(array: Mapping[str, Any]) -> str:
     if array["clock_mhz"] is None:
         words += [""] * 4
     else:
-        words += [f"{array['clock_mhz']:g}", f"{array['fmax_mhz']:.1f}"]
+        words += [f"{array['clock_mhz']:g}", reached(array)]
         words += [f"{array['peak_bit_macs_per_s'] / 1e9:,.1f}", f"{100 * array['sustained']:.0f} %"]
     verdict = f"**{MEETS}**" if array["verdict"] == MEETS else array["verdict"]
     return f"| {' | '.join(map(str, [*words, verdict]))} |"

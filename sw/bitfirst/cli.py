@@ -194,6 +194,8 @@ def _all_built(result: Result) -> Table:
 
 def _explored(result: Result) -> Group:
     """One row for each array, as far as it was looked at; then how to build the best."""
+    from bitfirst_boards.document import reached
+
     table = _close(
         "arrays, largest first; LUT and block RAM in per cent of the chip",
         *("R x C", "L", "S", "bit-MACs", "LUT", "RAM", "DSP", "reached", "MHz", "10^9/s", "used", ""),
@@ -208,7 +210,7 @@ def _explored(result: Result) -> Group:
         usage = f"{row['bit_macs_per_cycle']:,}", share["lut"], share["bram"], "" if row["dsp"] is None else row["dsp"]
         clock = ["", "", "", ""]
         if row["clock_mhz"] is not None:
-            clock = [f"{row['fmax_mhz']:.1f}", f"{row['clock_mhz']:g}", f"{row['peak_bit_macs_per_s'] / 1e9:,.1f}"]
+            clock = [reached(row), f"{row['clock_mhz']:g}", f"{row['peak_bit_macs_per_s'] / 1e9:,.1f}"]
             clock += [f"{100 * row['sustained']:.0f} %"]
         table.add_row(*size, *map(str, usage), *clock, row["verdict"])
     if result["chosen"] is None:
@@ -671,7 +673,7 @@ def build(
     no_dsp: NoDsp = False,
     as_json: Json = False,
 ) -> None:
-    """Make a bitstream: synthesis, placement and routing. Fails when it does not fit, and when it misses the clock.
+    """Make a bitstream: synthesis, placement and routing. Fails when it does not fit, and when it misses a clock.
 
     A finished build of the same is not made again. For Xilinx chips it is a project for Vivado, which is not run.
     """
@@ -754,7 +756,7 @@ def explore(
     out: Annotated[Path | None, typer.Option(help="Folder of the builds: build/explore/BOARD by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the array with the most bit-MACs a second that fits a board and meets its clock.
+    """Find the array that sustains the most bit-MACs a second, fits a board and meets its clock.
 
     What was built is kept: the same command again goes on. Fails when no array meets its clock.
     """

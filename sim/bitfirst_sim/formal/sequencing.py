@@ -97,7 +97,7 @@ def _meet(rows, others) -> Value:
     return (rows.first < others.end) & (others.first < rows.end)
 
 
-def _decoded(unit) -> list[Assert]:
+def _known_still(unit) -> list[Assert]:
     """What was known of the command a cycle before is so still."""
     waits, wanted = unit.waits
     return [
@@ -106,7 +106,7 @@ def _decoded(unit) -> list[Assert]:
     ]
 
 
-def _is_decoded(unit) -> Assert:
+def _decodes_its_opcode(unit) -> Assert:
     """From its second word on the command's decoded bits are those of its opcode."""
     comes = unit.ongoing["START"] | (unit.ongoing["COMMAND"] & (unit.index == 0))
     bits = (
@@ -333,7 +333,7 @@ class Hazards(Commands):
             Assert(~ongoing["WRITE"] | ((unit._opcode == Opcode.WRITE) & (check.status == Status.OK))),
             Assert((self.stored == 2) | ~second),
             Assert((self.stored != 0) | ~first),
-            _is_decoded(unit),
+            _decodes_its_opcode(unit),
         ]
         with m.If(self.gather.busy):
             m.d.comb += Assert(self.load_a == _has(a, self.cell_a))
@@ -358,7 +358,7 @@ class Hazards(Commands):
                 Assert(meets == _meet(check.sums, sums)),
                 Assert(meets_earlier == _meet(check.sums, earlier_sums)),
                 Assert(unit.read_met == _meet(check.sums, unit._read_sums)),
-                *_decoded(unit),
+                *_known_still(unit),
             ]
         with m.If((ongoing["WRITE"] & (space == Space.STORE)) | unit.store_write.valid):
             m.d.comb += Assert(~(self.gather.busy & _meet(check.store, store)))
@@ -393,7 +393,7 @@ class Apart(Commands):
         if self.inductive:
             m.d.comb += Assert(check.active == (unit.ongoing["CHECK"] & ~check.done))
             m.d.comb += Assert(~check.done | unit.ongoing["CHECK"])
-            m.d.comb += _is_decoded(unit)
+            m.d.comb += _decodes_its_opcode(unit)
 
 
 class Ends(Commands):
@@ -459,7 +459,7 @@ class Ends(Commands):
             Assert(~ongoing["COMMAND"] | (left != 0)),
             Assert(~writing | ((opcode == Opcode.WRITE) & good & (left != 0))),
             Assert(~sending | ((unsent != 0) & (unsent <= words) & (words <= MAX_DATA_WORDS))),
-            _is_decoded(unit),
+            _decodes_its_opcode(unit),
             Assert(~(ongoing["WAIT"] & good & (opcode == Opcode.WRITE)) | (left != 0)),
             Assert(~ongoing["SNAPSHOT"] | (opcode == Opcode.MARK) | (opcode == Opcode.COUNTERS)),
         ]
@@ -472,7 +472,7 @@ class Ends(Commands):
                 Assert(self.waited + self.gather.left <= WAIT_LIMIT),
                 Assert(self.waited + walk_left + storing_left <= WAIT_LIMIT),
                 Assert(self.waited + read_left <= WAIT_LIMIT),
-                *_decoded(unit),
+                *_known_still(unit),
             ]
         self._age(m)
 
