@@ -153,7 +153,7 @@ def _cells(board: Board, row: Mapping[str, Any]) -> list[str]:
 def reached(row: Mapping[str, Any]) -> str:
     """MHz that the array's clock reaches, then those of its link, each of what it must; older results have none."""
     clocks = sorted((row.get("link_clocks") or {}).values(), key=lambda clock: clock["clock_mhz"])
-    link = ", ".join(f"{clock['fmax_mhz']:.1f} of {clock['clock_mhz']:g}" for clock in clocks)
+    link = ", ".join(f"{clock['fmax_mhz']:.1f} of {clock['clock_mhz']:.4g}" for clock in clocks)
     return f"{row['fmax_mhz']:.1f}" + f"; link {link}" * bool(link)
 
 
