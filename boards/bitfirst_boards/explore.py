@@ -304,7 +304,8 @@ class Row:
 
     at_least   (LUTs, block RAMs) by the estimate
     usage      after packing
-    clock_khz, figures, sustained   of one that was placed; share of the peak over a training step of ResNet-20
+    sustained  share of the peak over a training step of ResNet-20, of those that may be placed
+    clock_khz, figures   of one that was placed
     tried_khz  clocks it was to be placed for, in turn, also where that failed
     """
 
@@ -397,7 +398,9 @@ class Search:
 
     def _place(self, rows: dict[ArrayConfig, Row]) -> None:
         fitting = [config for config, row in rows.items() if row.verdict == FITS][: self.most]
-        used = {config: config.bit_macs_per_cycle * self.share(self._at(config).config) for config in fitting}
+        for config in fitting:
+            rows[config].sustained = self.share(self._at(config).config)  # of cycles, whatever the clock
+        used = {config: config.bit_macs_per_cycle * rows[config].sustained for config in fitting}
         tries = sorted(product(fitting, self.clocks_khz), key=lambda one: (-used[one[0]] * one[1], one[1]))
         left = TRIES * self.most
         for config, clock_khz in tries:
@@ -436,7 +439,6 @@ class Search:
             row.verdict = FAILS
             return FAILS
         row.usage = row.figures.usage
-        row.sustained = self.share(one.config)
         row.verdict = MISSES if row.figures.late else MEETS
         return row.verdict
 
