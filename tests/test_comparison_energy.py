@@ -256,6 +256,9 @@ def test_energy_to_a_target_is_that_of_the_epochs_it_took(tmp_path, capfd, monke
     assert float(rows["x"]["energy_j_to_target"]) == pytest.approx(3 * epoch) and rows["x"]["censored"] == "True"
     assert [rows[name]["energy_j_to_target"] for name in "yz"] == ["", ""]
     assert rows["sgd"]["array_cycles_to_target"] == "2200"
+    brief = (tmp_path / "tables.md").read_text().split("to a validation accuracy of 50 %")[1]
+    assert "steps, each seed | cycles of products, M, each seed |" in brief
+    assert "| 0.0022 |\n| x | 8 | 0 of 1 |" in brief and "| ≥ 0.0033 |" in brief
     page = page_of(tmp_path)
     assert "<td>2,200</td><td>0.001184</td><td>1.18e-07</td>" in page and "<td>≥ 0.001776</td>" in page
     assert "<td>-</td>" in page and page.count("<td>failed</td>") == 6

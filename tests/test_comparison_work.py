@@ -50,16 +50,24 @@ def test_columns_that_no_run_fills_are_not_there(tmp_path):
 def test_what_runs_tell_of_their_work_stands_in_the_tables(tmp_path):
     def one(macs, bits, buckets):
         rows = history(0.2, 0.5, training_macs=[1, macs], largest_bits=[20, bits])
-        return told(history=rows, methods={"smd": {"kept": 1}, "dfq": {"buckets": buckets}})
+        rows[-1]["training_counters"] = {"matmul_cycles": macs // 100}
+        gates = {"buckets": buckets, "gate_macs": macs // 1000}
+        return told(history=rows, methods={"smd": {"kept": 1}, "dfq": gates, "slu": {"gate_macs": macs // 1000}})
 
     keep(tmp_path / FILE, ("dfq", 0, one(10**9, 12, 2.0)), ("dfq", 1, one(2 * 10**9, 16, 3.0)), ("sgd", 0, told()))
     comparison.write([tmp_path], tmp_path)
-    titles = "MACs, G", "largest bits", "buckets in a block"
+    titles = "MACs, G", "largest bits", "buckets in a block", "cycles of products, M", "gates on the host, M MACs"
     rows = markdown_cells(tmp_path / "tables.md")
-    assert [rows["dfq"][title] for title in titles] == ["1.5", "16", "2.50"]
-    assert [rows["sgd"][title] for title in titles] == ["-"] * 3
-    names = "training_macs", "largest_bits", "buckets"
-    assert [table(tmp_path / "runs.csv")[1][name] for name in names] == ["2000000000", "16", "3.0"]
+    assert [rows["dfq"][title] for title in titles] == ["1.5", "16", "2.50", "15", "3"]
+    assert [rows["sgd"][title] for title in titles] == ["-"] * 5
+    names = "training_macs", "largest_bits", "buckets", "matmul_cycles", "gate_macs"
+    assert [table(tmp_path / "runs.csv")[1][name] for name in names] == [
+        "2000000000",
+        "16",
+        "3.0",
+        "20000000",
+        "4000000",
+    ]
 
 
 def trained(method, device, epochs=2):

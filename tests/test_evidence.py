@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from bitfirst import comparison, energy_model
+from bitfirst import comparison, energy_model, grids
 
 ROOT, EVIDENCE = Path(__file__).parents[1], Path("docs/evidence")
 MADE = "tables.md", "runs.csv"
@@ -41,3 +41,38 @@ def test_tables_are_those_of_the_file(study, clone):
 def test_a_run_that_the_file_lacks_is_found(clone):
     spoil = "delete from runs where id = (select min(id) from runs)"
     assert made_anew("cifar-finetune", spoil) == [False, False]
+
+
+#: Rows of the table beside the papers' figures -> of ours, and to what its bit-MACs are told.
+BESIDE = {
+    "E2-Train": ("e2train", "sgd"),
+    "E2-Train with SWA": ("e2train + swa", "sgd"),
+    "SMD": ("smd", "sgd"),
+    "SMB": ("smb scaled", "sgd"),
+    "SLU": ("slu", "sgd"),
+    "stochastic depth": ("stochastic depth", "sgd"),
+    "PSG": ("psg", "sgd"),
+    "SignSGD": ("exact signs", "sgd"),
+    "SBM, 8/8 bits": ("sbm", "sgd"),
+    "PFQ": ("pfq", "sbm"),
+    "DFQ, cp 3": ("dfq", "sbm"),
+    "FracTrain, cp 1.5/2/2.5/3": ("fractrain", "sbm"),
+}
+
+
+def beside_papers():
+    """Row -> the two cells that are ours, as the page has them."""
+    page = (ROOT / "docs" / "evidence.md").read_text().split("### Beside the papers")[1]
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return {row[0]: row[3:] for row in rows[2:]}
+
+
+def test_what_stands_beside_the_papers_figures_is_the_table_s():
+    table = grids.summary("methods", comparison.read(ROOT / EVIDENCE / "cifar" / grids.FILE))["table"]
+    ours, found = {row["variant"]: row for row in table}, beside_papers()
+    assert found.keys() == BESIDE.keys()
+    for name, (variant, base) in BESIDE.items():
+        row, (accuracy, work) = ours[variant], found[name]
+        assert f"{100 * row['accuracy']:.2f} % ({100 * row['difference']:+.2f})" in accuracy
+        share = row["work"] if base == "sgd" else row["bit_macs"] / ours[base]["bit_macs"]
+        assert work == f"{share:.3f} of {'`sgd`' if base == 'sgd' else 'SBM'}"

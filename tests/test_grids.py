@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -78,6 +79,40 @@ def test_a_study_trains_each_once_pairs_them_and_goes_on(small, tmp_path, monkey
     assert [row["weights_sha256"] for row in resumed["rows"]] == [row["weights_sha256"] for row in whole["rows"]]
     assert untimed(study("small", 2, tmp_path / "parts", "model:tiny?counting=0", 1))["table"] == whole["table"]
     assert len(given) == 2
+
+
+#: Runs of a study that do nothing but say that they have begun; the sixth takes the whole process along.
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from bitfirst import grids
+
+def run_one(one, folder):
+    begun = Path(sys.argv[1], "begun")
+    with begun.open("a") as file:
+        file.write(f"{one['variant']} {one['seed']}\\n")
+    if len(begun.read_text().splitlines()) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.1)
+    return {"accuracy": 0.5, "validation_accuracy": 0.5, "training_bit_macs": 7, "wall_s": 1.0}
+
+grids.run_one = run_one
+grids.study("pfq", 2, Path(sys.argv[1]), "model:tiny?counting=0", 1)
+"""
+
+
+def test_a_study_that_is_killed_begins_no_finished_run_again(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run(command, timeout=120, check=False).returncode == -signal.SIGKILL
+    runs = grids.Runs(tmp_path / FILE)
+    finished = {f"{row['variant']} {row['seed']}" for row in runs.all("pfq")}
+    runs.close()
+    before = (tmp_path / "begun").read_text().splitlines()
+    assert len(before) == 6 and set(before) > finished  # the latest may have been on their way to the file
+    assert subprocess.run(command, timeout=120, check=False).returncode == 0
+    after = (tmp_path / "begun").read_text().splitlines()[6:]
+    assert len(finished) >= 2 and not finished & set(after)
+    assert len(after) == len(set(after)) == 2 * len(grids.GRIDS["pfq"].variants) - len(finished)
 
 
 def test_each_variant_tries_as_many_rates_and_keeps_what_validates_best(small, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from bitfirst import nn as layers
 from bitfirst.errors import UsageError
 from bitfirst.gradients import WHOLE
-from bitfirst.methods import FP32, SBM, Method, SignSGD
+from bitfirst.methods import DFQ, FP32, SBM, SLU, Method, SignSGD, StochasticDepth
 from bitfirst.models import digits_resnet
 from bitfirst.nn import NO_SIGNER, Bits, convert, layer_counters, left_on_host
 from bitfirst.quantiser import Halves, dequantise, quantise, to_float
@@ -394,6 +394,37 @@ class Checkpointed(nn.Module):
         return torch.utils.checkpoint.checkpoint(self.net, x, use_reentrant=False)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("method", [DFQ, SLU, StochasticDepth])
+def test_choices_are_not_made_again(method, reentrant):
+    """A forward pass that is computed again would choose anew: refused; the numbers of the choices stay as they are."""
+    torch.manual_seed(0)
+    net, x = convert(digits_resnet(), ReferenceDevice(), method()), torch.rand(2, 1, 8, 8, requires_grad=True)
+    loss = torch.utils.checkpoint.checkpoint(net, x, use_reentrant=reentrant).square().sum()
+    random = (net.blocks[1].dispatch[0].random).state
+    with pytest.raises(UsageError, match=r"(Block|layer .*) is computed again .*: leave activation checkpointing out"):
+        loss.backward()
+    assert torch.equal((net.blocks[1].dispatch[0].random).state, random)
+
+
+def test_widths_within_a_block_are_not_chosen_again():
+    """Where a block's own code has its residual computed again, that would have no widths."""
+    torch.manual_seed(0)
+    net = convert(digits_resnet(), ReferenceDevice(), DFQ())
+    block = net.blocks[1]
+
+    class Frugal(type(block)):
+        def residual(self, x):
+            return torch.utils.checkpoint.checkpoint(super().residual, x, use_reentrant=False)
+
+    block.__class__ = Frugal
+    loss = net(torch.rand(2, 1, 8, 8)).square().sum()
+    with pytest.raises(UsageError, match=r"layer blocks\.1\.conv. is computed again"):
+        loss.backward()
+    with pytest.raises(UsageError, match=r"layer blocks\.1\.conv1 has widths only within its block: call the block"):
+        block.conv1(torch.rand(2, block.conv1.in_channels, 4, 4))
+
+
 def test_rounding_that_is_new_in_each_pass_is_found_by_checkpointing():
     """Control: random bits must be those of the step, not of the pass."""
     torch.manual_seed(0)
@@ -420,6 +451,19 @@ def test_autocast_computes_in_float32():
         y = net(x.bfloat16())
     assert y.dtype == torch.float32
     assert torch.equal(y, net(x.bfloat16().float()))
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6, 6)])
+def test_autocast_changes_no_gradient(shape):
+    """Products of both kinds of layers, forward and backward, are those without autocast."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4) if len(shape) == 2 else nn.Conv2d(3, 4, 3)
+    net, x = convert(layer, ReferenceDevice()), torch.rand(shape)
+    wanted = gradients_of(net, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients_of(net, x)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert found[0].abs().max() > 0
 
 
 def test_no_gradient_modes():

@@ -1,13 +1,29 @@
 """Methods: the loop, composing them, what they keep in checkpoints."""
 
 import copy
+from pathlib import Path
 
 import bitfirst
 import pytest
 import torch
 from bitfirst import methods
 from bitfirst.errors import UsageError
-from bitfirst.methods import PSG, SLU, SMD, SWA, Compose, E2Train, FracTrain, Method, Plan, SignSGD
+from bitfirst.methods import (
+    DFQ,
+    FP16,
+    PFQ,
+    PSG,
+    SBM,
+    SLU,
+    SMD,
+    SWA,
+    Compose,
+    E2Train,
+    FracTrain,
+    Method,
+    Plan,
+    SignSGD,
+)
 from bitfirst.methods.named import named
 from bitfirst.nn import Bits
 from bitfirst.training import TrainOptions
@@ -97,6 +113,10 @@ WHOLE = {
     "swa": (lambda: SWA(start=0.0), "epoch_end"),
     "e2train": (lambda: E2Train(p=0.3, work=None, swa=True, seed=1), "step"),
     "fractrain": (lambda: FracTrain(epsilon=9.0, every=1, seed=2), "step"),
+    "pfq": (lambda: PFQ(epsilon=9.0, every=1, window=2), "step"),
+    "dfq per batch": (lambda: DFQ(per="batch", seed=2), "penalty"),
+    "sbm": (lambda: SBM(seed=2), "step"),
+    "fp16": (lambda: FP16(scale=1e38), "step"),  # overflows at first
 }
 
 
@@ -206,6 +226,61 @@ def test_what_decides_the_same_is_refused():
         Compose([PSG(), Compose([PSG(0.1)])])
     with pytest.raises(UsageError, match=r"'psg' is no method: compose such as methods\.PSG"):
         Compose(["psg"])
+
+
+#: Reason -> methods of which no two go together, each made as it is.
+GROUPS = {
+    "a weight has one gradient, by one rule": "SignSGD PSG",
+    "each says which batches are trained on, and how many": "SMD SMB",
+    "each sets the widths of all layers": "PFQ ByHand Int8Int12 CPT Static SBM FP32 FP16 FCOnly",
+    "each says which blocks are computed, for which samples": "SLU SkipNet StochasticDepth FCOnly",
+}
+BOTH = "DFQ", "FracTrain"  #: set widths, and skip blocks
+SIGNS = "the classifier alone learns"
+#: Pairs that have a reason of their own.
+PAIRS = (
+    {(one, "PSG"): "a prediction is made of the first bits of one width" for one in BOTH}
+    | {(one, other): "signs are made of the integer" for one in ("FP32", "FP16") for other in ("SignSGD", "PSG")}
+    | {("FCOnly", other): SIGNS for other in ("SignSGD", "PSG")}
+    | {("FCOnly", "SWA"): "statistics would be taken anew, and here they stay"}
+)
+SINGLE = {name for group in GROUPS.values() for name in group.split()} | {*BOTH, "SWA"}
+
+
+def reasons(one, other):
+    """All that forbid the two, one of which must be told; none: they go together."""
+    found = [reason for reason, group in GROUPS.items() if {one, other} <= set(group.split())]
+    precision_and_blocks = set(" ".join(list(GROUPS.values())[2:]).split()) | set(BOTH)
+    if (one in BOTH or other in BOTH) and {one, other} <= precision_and_blocks:
+        found += list(GROUPS)[2:]
+    found += [PAIRS[pair] for pair in ((one, other), (other, one)) if pair in PAIRS]
+    return ["it is there twice"] if one == other else found
+
+
+@pytest.mark.parametrize("one", sorted(SINGLE))
+def test_each_two_methods_go_together_or_say_why_not(one):
+    for other in sorted(SINGLE):
+        parts, wanted = [getattr(methods, name)() for name in (one, other)], reasons(one, other)
+        if wanted:
+            with pytest.raises(UsageError, match=f"^{one} and {other} conflict: .*({'|'.join(wanted)})"):
+                Compose(parts)
+        else:
+            assert Compose(parts).parts == tuple(parts)
+
+
+def test_all_methods_are_among_them_and_the_page_has_the_same_groups():
+    """Of those that are not methods of others put together."""
+    classes = {name: getattr(methods, name) for name in methods.__all__}
+    single = {
+        name
+        for name, one in classes.items()
+        if isinstance(one, type) and issubclass(one, Method) and one is not Method and not issubclass(one, Compose)
+    }
+    assert single == SINGLE
+    rows = (Path(__file__).parents[1] / "docs" / "methods.md").read_text().split("| | why |\n| --- | --- |\n")[1]
+    for row, (reason, group) in zip(rows.splitlines(), GROUPS.items(), strict=False):
+        names, told = row.strip("| ").split(" | ")
+        assert (names.replace("`", "").replace(",", ""), told) == (group, reason)
 
 
 def test_composed_methods_all_take_part():

@@ -13,6 +13,8 @@ from bitfirst.lowering import Operation
 from bitfirst.methods import (
     CPT,
     DFQ,
+    FP16,
+    FP32,
     PFQ,
     SBM,
     SLU,
@@ -84,6 +86,17 @@ def test_other_choices_are_other_weights_and_counters():
     others, counted = trained("model:tiny", e2train(6))
     assert not all(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
     assert counted["array_steps"] != counters["array_steps"]
+
+
+@pytest.mark.parametrize("make", [FP32, FP16])
+def test_the_array_rests_where_the_host_computes(make):
+    """The baselines in floating point train beside a board that does nothing."""
+    weights, counters = trained("rtl:tiny", make())
+    assert not any(count for name, count in counters.items() if name != "commands")  # reading them is one
+    others, _ = trained("model:tiny", make())
+    assert all(torch.equal(one, other) for one, other in zip(weights, others, strict=True))
+    untrained = network(make()).state_dict().values()
+    assert not any(torch.equal(one, other) for one, other in zip(weights, untrained, strict=False) if one.ndim > 1)
 
 
 # each by itself

@@ -71,9 +71,9 @@ def work_of(layers: dict[str, Convolution], head: Linear, masks: list[dict[str, 
     return total
 
 
-def check_digits(url: str) -> None:
-    found, _, masks = logged(url, network, list(few(STEPS)))
-    assert found == work_of(DIGITS, CLASSIFIER, masks, 8)
+def check_digits(url: str, samples: int = 8) -> None:
+    found, _, masks = logged(url, network, list(few(STEPS, samples)))
+    assert found == work_of(DIGITS, CLASSIFIER, masks, samples)
     shares = [torch.tensor(mask, dtype=torch.float32).mean().item() for step in masks for mask in step.values()]
     assert 0.2 < min(shares) < max(shares) < 1
 
@@ -90,8 +90,9 @@ def check_pointwise(url: str) -> None:
     assert counters["gated_steps"] > 0
 
 
-def test_bit_macs_of_the_digits_network_are_those_of_the_masks():
-    check_digits("model:tiny?counting=0")
+@pytest.mark.parametrize(("url", "samples"), [("model:tiny?counting=0", 8), ("rtl:tiny", 2)])
+def test_bit_macs_of_the_digits_network_are_those_of_the_masks(url, samples):
+    check_digits(url, samples)
 
 
 @pytest.mark.parametrize("url", ["model:tiny", "rtl:tiny"])

@@ -33,9 +33,20 @@ class Residual(nn.Module, ABC):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.dispatch:
+            check_not_again(type(self).__name__)
             gates, number = self.dispatch
             return gates.block(number, self, x)
         return self.join(self.residual(x), self.shortcut(x))
+
+
+def check_not_again(what: str) -> None:
+    """Raises `UsageError` in a backward pass: there activation checkpointing computes a forward pass again, and what
+    is chosen in it would be another choice than that which was made."""
+    if torch._C._current_graph_task_id() != -1:  # as torch.utils.checkpoint tells it, too
+        raise UsageError(
+            f"{what} is computed again in the backward pass, and its method would choose anew: leave activation "
+            "checkpointing out of blocks that a method may skip or give widths of their own"
+        )
 
 
 def residual_blocks(net: nn.Module) -> dict[str, Residual]:

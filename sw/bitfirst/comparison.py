@@ -44,7 +44,13 @@ HEAD = ("method", "batch", "seeds", "failed", "rate", "test accuracy, each seed"
 DIFFERENCE = ("difference to sgd", "95 % interval", "stages visited")
 TARGET_HEAD = ("method", "batch", "seed", "bit-MACs", "steps", "wall time, s", "cycles of products")
 ENERGY_TARGET_HEAD = ("energy, J", "CO2, g")
-TARGET_BRIEF = ("method", "batch", "reached", "bit-MACs, T, each seed", "steps, each seed")
+TARGET_BRIEF = ("method", "batch", "reached")
+#: Behind these, of each seed: name in runs.csv, title, its unit, how it is shown.
+TARGET_COUNTS = (
+    ("bit_macs_to_target", "bit-MACs, T", 1e12, "{:.3g}"),
+    ("steps_to_target", "steps", 1, "{:,.0f}"),
+    ("array_cycles_to_target", "cycles of products, M", 1e6, "{:.3g}"),
+)
 
 
 METER_ABOUT = "A power meter's watts, and the sensors' mean in each epoch's windows, rest inside them included."
@@ -341,20 +347,25 @@ def _to_target(row: dict[str, Any], count: float | None, pattern: str) -> str:
 
 
 def targets_markdown(summary: dict[str, Any], target: float) -> str:
-    """Of a summary whose rows `reached` was asked of, as Markdown: one row for each of its table."""
+    """Of a summary whose rows `reached` was asked of, as Markdown: one row for each of its table. What no run tells of
+    `TARGET_COUNTS` has no column."""
+    rows = summary["rows"]
+    counts = [one for one in TARGET_COUNTS if any(run[one[0]] is not None for run in rows)]
     lines = []
     for row in summary["table"]:
         one = (row["variant"], row["batch"])
-        runs = [run for run in summary["rows"] if (run["variant"], run["batch"]) == one and "failed" not in run]
+        runs = [run for run in rows if (run["variant"], run["batch"]) == one and "failed" not in run]
         runs.sort(key=lambda run: run["seed"])
         told = [run for run in runs if run["censored"] is not None]
         got = f"{sum(not run['censored'] for run in told)} of {len(told)}"
-        work = [None if run["bit_macs_to_target"] is None else run["bit_macs_to_target"] / 1e12 for run in runs]
-        bit_macs = ", ".join(_to_target(run, count, "{:.3g}") for run, count in zip(runs, work, strict=True))
-        steps = ", ".join(_to_target(run, run["steps_to_target"], "{:,}") for run in runs)
-        lines.append([row["variant"], str(row["batch"]), got, bit_macs or "-", steps or "-"])
+        took = [
+            ", ".join(_to_target(run, run[name] and run[name] / unit, pattern) for run in runs) or "-"
+            for name, _, unit, pattern in counts
+        ]
+        lines.append([row["variant"], str(row["batch"]), got, *took])
     title = f"{summary['study']}, to a validation accuracy of {100 * target:g} % (≥: censored, it never was reached):"
-    return f"{title}\n\n{_markdown(TARGET_BRIEF, lines)}"
+    head = TARGET_BRIEF + tuple(f"{count}, each seed" for _, count, *_ in counts)
+    return f"{title}\n\n{_markdown(head, lines)}"
 
 
 # tables

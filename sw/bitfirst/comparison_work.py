@@ -37,6 +37,18 @@ def _buckets(row: Row) -> float | None:
     return next((part["buckets"] for part in parts if part.get("buckets") is not None), None)
 
 
+def _gates(row: Row) -> int | None:
+    """MACs of gates, on the host, in training and evaluation; None for methods without, such as those that choose at
+    random."""
+    found = [part["gate_macs"] for part in row.get("methods", {}).values() if "gate_macs" in part]
+    return sum(found) if found else None
+
+
+def _cycles(row: Row) -> int | None:
+    """Of matrix products in training steps, where the device counts them."""
+    return (row.get("history") or [{}])[-1].get("training_counters", {}).get("matmul_cycles") or None
+
+
 def millions(count: float) -> str:
     return f"{count / 1e6:.3g}"
 
@@ -46,6 +58,8 @@ COLUMNS = {
     "training_macs": Column("MACs, G", _of_training("training_macs"), lambda macs: f"{macs / 1e9:.3g}"),
     "largest_bits": Column("largest bits", _of_training("largest_bits"), str, max),
     "buckets": Column("buckets in a block", _buckets, "{:.2f}".format),
+    "matmul_cycles": Column("cycles of products, M", _cycles, millions),
+    "gate_macs": Column("gates on the host, M MACs", _gates, millions),
     "host_flops": Column("host, MFLOPs a step", lambda row: of_host(row.get("history", []), "flops"), millions),
     "host_bytes": Column("host, MB a step", lambda row: of_host(row.get("history", []), "bytes"), millions),
 }

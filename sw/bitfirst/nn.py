@@ -465,7 +465,7 @@ def convert(
             layer.__class__ = Conv2d if isinstance(layer, nn.Conv2d) else Linear  # keeps parameters, hooks and name
             layer.bits, layer.connection, layer.fqn = bits, connection, name or "(whole module)"
             layer.signer = _signer(layer, method.signs)
-            layer.gradients = layer.host = None
+            layer.gradients = layer.host = layer.buckets = None
     for name, reason in left_on_host(converted).items():
         logger.info("%s stays on the host: %s", name, reason)
     _take_off(converted)

@@ -14,7 +14,8 @@ UPDATES = HOST, DEVICE = "host", "device"
 
 @dataclass(frozen=True)
 class SignSGD(Method):
-    """Signs of the exact quantised product: the reference for `PSG`, which computes less. Runs on every device.
+    """Signs of the exact quantised product (signSGD, Bernstein et al., ICML 2018): the reference for `PSG`, which
+    computes less. Runs on every device.
 
     Weight gradients of convolutions become ternary signs (-1, 0, 1). Biases, batch norm and all other layers keep
     their ordinary gradients.
