@@ -24,7 +24,7 @@ help:
 	@echo 'make docs          write the rendered documents again'
 	@echo 'make bench         bench sim, cycles, utilisation and step, with what it compares to'
 	@echo 'make study-digits  five seeds on the golden model, against fp32'
-	@echo 'make studies       nine others on the digits, three seeds each, with reports; half an hour of a core'
+	@echo 'make studies       ten others on the digits, three seeds each, with reports; an hour of a core'
 	@echo 'make bench-psg     predictors on real gradients, and a board; IMAGES=FOLDER of CIFAR-10 npz files; an hour'
 	@echo 'make setup         only .venv, everything pinned'
 	@echo 'make clean         remove .venv and build outputs'
@@ -88,6 +88,8 @@ studies: $(STAMP)
 	@for name in smd slu psg-grid components pfq pfq-grid dfq finetune methods; do \
 		$(BIN)/bitfirst study $$name --seeds 3 --out runs/$$name && $(BIN)/bitfirst report runs/$$name || exit; \
 	done
+	$(BIN)/bitfirst study energy --seeds 3 --out runs/energy
+	$(BIN)/bitfirst report runs/energy --energy-model horowitz-45nm --target 0.95
 
 # Run after bench-setup, in an environment that works: pins what is installed, without local version labels.
 lock: $(BENCH_STAMP)

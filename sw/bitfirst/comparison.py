@@ -325,7 +325,7 @@ def reached(
         "bit_macs_to_target": until[-1].get("training_bit_macs") if history[-1].get("training_bit_macs") else None,
         "steps_to_target": until[-1].get("steps"),
         "wall_s_to_target": None if None in times else sum(times),
-        "array_cycles_to_target": until[-1].get("training_counters", {}).get("matmul_cycles"),
+        "array_cycles_to_target": until[-1].get("training_counters", {}).get("matmul_cycles") or None,
         "censored": end is None,
         **({} if model is None else comparison_energy.until(row, until[-1], model, g_per_kwh)),
     }
