@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from bitfirst import cli, comparison, comparison_figures, data, grids, training
+from bitfirst import cli, comparison, comparison_figures, comparison_signs, data, grids, training
 from bitfirst.errors import UsageError
 from bitfirst.grids import FILE, Runs
 
@@ -301,6 +301,37 @@ def test_every_figure_is_made(tmp_path):
     assert [name.removesuffix(".png") for name in found["plots"]] == list(wanted)
     page = html.unescape((tmp_path / "comparison.html").read_text())
     assert page.count("data:image/png;base64,") == 10 and all(one in page for one in wanted.values())
+
+
+def test_predicted_signs_stand_beside_the_bound_of_their_errors(tmp_path):
+    """A layer is the mean of its samples, whichever seed they are of; exact signs have no bound, and no row."""
+
+    def sample(layer, resolved, bound):
+        return dict.fromkeys(comparison_signs.SHARES, 0.125) | {
+            "step": 0,
+            "layer": layer,
+            "resolved": resolved,
+            "bound_median": bound,
+            "bound_tau": None,
+        }
+
+    def run(*samples):
+        return told(signs={"rows": [sample(*one) for one in samples], "layers": []})
+
+    keep(
+        tmp_path / FILE,
+        ("psg", 0, run(("a", 0.5, 0.25), ("b", 0.0, 0.5))),
+        ("psg", 1, run(("a", 0.25, 0.5), ("a", 0.75, 1.5))),
+        ("signsgd", 0, run(("a", 0.0, None))),
+        ("sgd", 0, told()),
+    )
+    comparison.write([tmp_path], tmp_path)
+    text = (tmp_path / "tables.md").read_text().split("small, signs: ")[1].splitlines()
+    assert text[2] == f"| {' | '.join(comparison_signs.HEAD)} |" and len(text) == 5
+    mean, bound, same = "0.250 (0.000 .. 0.500)", "0.625 (0.500 .. 0.750)", "0.125 (0.125 .. 0.125)"
+    assert text[4] == f"| psg | 8 | {mean} | {' | '.join([same] * 4)} | {bound} | {same} | {same} | - |"
+    page = (tmp_path / "comparison.html").read_text()
+    assert f"<td>{bound}</td>" in page and page.count(f"<td>{same}</td>") == 6
 
 
 # several files

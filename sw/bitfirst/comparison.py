@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from . import comparison_energy, comparison_figures, comparison_measured, comparison_work, grids
+from . import comparison_energy, comparison_figures, comparison_measured, comparison_signs, comparison_work, grids
 from .energy import Scope, co2_g
 from .energy_model import EnergyModel
 from .errors import UsageError
@@ -122,6 +122,8 @@ def write(
     _write_csv(rows, out / "runs.csv", columns)
     energy_tables = [comparison_energy.tables_of(one, g_per_kwh is not None) for one in energies]
     texts = list(map(markdown, summaries))
+    signs = {one["study"]: cells for one in summaries if (cells := comparison_signs.table(one))}
+    texts += [signs_markdown(study, cells) for study, cells in signs.items()]
     texts += [] if target is None else [targets_markdown(one, target) for one in summaries]
     texts += [energy_markdown(one, model) for one in energy_tables]
     texts += [f"Energy, {one['title']}:\n\n{_markdown(comparison_measured.HEAD, one['rows'])}" for one in measured]
@@ -147,6 +149,9 @@ def write(
         meter_head=merging.HEAD,
         model=model,
         g_per_kwh=g_per_kwh,
+        signs=signs,
+        signs_head=comparison_signs.HEAD,
+        signs_about=comparison_signs.ABOUT,
         targets={one["study"]: [target_cells(row) for row in one["rows"]] for one in summaries} if target else {},
         plots=plots,
         files=[str(file) for file in files],
@@ -406,6 +411,11 @@ def _markdown(head: tuple[str, ...], rows: Iterable[list[str]]) -> str:
 
 def _ruled(head: tuple[str, ...], rows: Iterable[list[str]]) -> list[Iterable[str]]:
     return [head, ("---",) * len(head), *rows]
+
+
+def signs_markdown(study: str, rows: list[list[str]]) -> str:
+    """Of `comparison_signs.table`, as Markdown."""
+    return f"{study}, {comparison_signs.ABOUT}:\n\n{_markdown(comparison_signs.HEAD, rows)}"
 
 
 def energy_markdown(shown: dict[str, Any], model: EnergyModel) -> str:

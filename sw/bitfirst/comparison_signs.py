@@ -1,0 +1,47 @@
+"""Predicted signs in `bitfirst report`: how many the first bits decide, how many of them wrongly, and E2-Train's bound of
+that, eq. (3), by layer over the sampled steps of the training (`signs.sample`).
+"""
+
+from statistics import fmean
+from typing import Any
+
+Row = dict[str, Any]
+#: Name in the rows of a run's signs -> title.
+SHARES = {
+    "resolved": "resolved",
+    "wrong_resolved": "wrong of these",
+    "wrong_overall": "wrong of all",
+    "wrong_fp32": "other than fp32's",
+    "exact_wrong_fp32": "exact ones other than fp32's",
+    "bound_median": "bound: median",
+    "bound_mean": "mean of min(1, bound)",
+    "bound_vacuous": "bounds of 1 or more",
+    "bound_tau": "with the threshold",
+}
+HEAD = ("method", "batch", *SHARES.values())
+ABOUT = "signs: mean of the layers (least .. most of a layer), each the mean of its sampled steps in all seeds"
+
+
+def table(summary: Row) -> list[list[str]]:
+    """Of a study (`grids.summary`): cells for `HEAD` of each row of its table whose runs predicted signs."""
+    found = []
+    for one in summary["table"]:
+        own = [row for row in summary["rows"] if (row["variant"], row["batch"]) == (one["variant"], one["batch"])]
+        seen = [sample for row in own for sample in _predicted(row)]
+        if seen:
+            found.append([one["variant"], str(one["batch"]), *(_cell(seen, name) for name in SHARES)])
+    return found
+
+
+def _predicted(row: Row) -> list[Row]:
+    """Its samples, but for those of exact signs, which have no bound."""
+    return [one for one in row.get("signs", {}).get("rows", ()) if one.get("bound_median") is not None]
+
+
+def _cell(seen: list[Row], name: str) -> str:
+    layers: dict[str, list[float]] = {}
+    for sample in seen:
+        if sample[name] is not None:
+            layers.setdefault(sample["layer"], []).append(sample[name])
+    means = [fmean(values) for values in layers.values()]
+    return f"{fmean(means):.3f} ({min(means):.3f} .. {max(means):.3f})" if means else "-"
