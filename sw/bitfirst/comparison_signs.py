@@ -1,5 +1,5 @@
-"""Predicted signs in `bitfirst report`: how many the first bits decide, how many of them wrongly, and E2-Train's bound of
-that, eq. (3), by layer over the sampled steps of the training (`signs.sample`).
+"""Predicted signs in `bitfirst report`: how many the first bits decide, how many of them wrongly, and E2-Train's bound
+of that, eq. (3), by layer over the sampled steps of the training (`signs.sample`).
 """
 
 from statistics import fmean
