@@ -415,10 +415,12 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
         with client:
             yield client
         return
-    awake = {
-        "distributed.scheduler.worker-ttl": None
-    }  # or a computer that slept would leave the study without a worker
-    with dask.config.set(awake):
+    settings = {
+        "distributed.scheduler.worker-ttl": None,  # or a computer that slept would leave the study without a worker
+        "distributed.worker.profile.enabled": False,  # with the ticks a tenth of each worker's time
+        "distributed.admin.tick.interval": "1s",
+    }
+    with dask.config.set(settings):
         local = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
