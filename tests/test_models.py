@@ -251,6 +251,23 @@ def test_encoder_and_decoder_train_on_the_device():
     assert losses[-1] < losses[0] - 0.5
 
 
+def test_the_base_transformer_learns_by_heart_on_the_device():
+    """At its full size: two sentences, three steps."""
+    torch.manual_seed(0)
+    method = Method()
+    with bitfirst.open("model?counting=0") as device:
+        net = convert(models.transformer_base(1_000), device, method)
+        (x, y), optimizer = text(2, 6), bitfirst.optim.SGD(method.param_groups(net), lr=0.05)
+        before, losses = device.bit_macs, []
+        for _ in range(3):
+            losses.append(functional.cross_entropy(net(y, x).transpose(1, 2), y))
+            losses[-1].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert device.bit_macs > before
+    assert losses[-1] < losses[0] - 0.5
+
+
 def test_a_token_sees_those_before_it_alone():
     torch.manual_seed(0)
     net = models.transformer_small(20).eval()
