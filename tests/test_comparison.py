@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from bitfirst import cli, comparison, comparison_figures, comparison_signs, data, grids, training
+from bitfirst import cli, comparison, comparison_figures, data, grids, training
 from bitfirst.errors import UsageError
 from bitfirst.grids import FILE, Runs
 
@@ -306,32 +306,35 @@ def test_every_figure_is_made(tmp_path):
 def test_predicted_signs_stand_beside_the_bound_of_their_errors(tmp_path):
     """A layer is the mean of its samples, whichever seed they are of; exact signs have no bound, and no row."""
 
-    def sample(layer, resolved, bound):
-        return dict.fromkeys(comparison_signs.SHARES, 0.125) | {
-            "step": 0,
-            "layer": layer,
-            "resolved": resolved,
-            "bound_median": bound,
-            "bound_tau": None,
-        }
+    fixed = {"wrong_resolved": 0.01, "wrong_overall": 0.02, "wrong_fp32": 0.03, "exact_wrong_fp32": 0.04}
+    fixed |= {"bound_mean": 0.05, "bound_vacuous": 0.06, "bound_tau": None}
 
     def run(*samples):
-        return told(signs={"rows": [sample(*one) for one in samples], "layers": []})
+        rows = [
+            {"step": 0, "layer": layer, "resolved": share, "bound_median": bound} for layer, share, bound in samples
+        ]
+        return told(signs={"rows": [row | fixed for row in rows], "layers": []})
 
     keep(
         tmp_path / FILE,
         ("psg", 0, run(("a", 0.5, 0.25), ("b", 0.0, 0.5))),
         ("psg", 1, run(("a", 0.25, 0.5), ("a", 0.75, 1.5))),
+        ("psg", 2, told()),
         ("signsgd", 0, run(("a", 0.0, None))),
         ("sgd", 0, told()),
     )
     comparison.write([tmp_path], tmp_path)
-    text = (tmp_path / "tables.md").read_text().split("small, signs: ")[1].splitlines()
-    assert text[2] == f"| {' | '.join(comparison_signs.HEAD)} |" and len(text) == 5
-    mean, bound, same = "0.250 (0.000 .. 0.500)", "0.625 (0.500 .. 0.750)", "0.125 (0.125 .. 0.125)"
-    assert text[4] == f"| psg | 8 | {mean} | {' | '.join([same] * 4)} | {bound} | {same} | {same} | - |"
+    text = (tmp_path / "tables.md").read_text().split("small, predicted signs; ")[1].splitlines()
+    assert len(text) == 5
+    cells = dict(zip(*(line.strip("| ").split(" | ") for line in (text[2], text[4])), strict=True))
+    assert (cells["method"], cells["seeds"]) == ("psg", "2")
+    assert cells["resolved"] == "0.250 (0.000 .. 0.500)" and cells["bound: median"] == "0.625 (0.500 .. 0.750)"
+    titles = "wrong of these", "wrong of all", "other than fp32's", "exact ones other than fp32's"
+    titles += "mean of min(1, bound)", "bounds of 1 or more"
+    assert [cells[title][:5] for title in titles] == ["0.010", "0.020", "0.030", "0.040", "0.050", "0.060"]
+    assert cells["with the threshold"] == "-"
     page = (tmp_path / "comparison.html").read_text()
-    assert f"<td>{bound}</td>" in page and page.count(f"<td>{same}</td>") == 6
+    assert all(f"<td>{cell}</td>" in page for cell in cells.values())
 
 
 # several files

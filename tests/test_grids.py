@@ -81,6 +81,12 @@ def test_a_study_trains_each_once_pairs_them_and_goes_on(small, tmp_path, monkey
     assert len(given) == 2
 
 
+def test_workers_are_not_profiled():
+    with grids.cluster(None, 1) as client:
+        (worker,) = client.cluster.workers.values()
+        assert "profile" not in worker.periodic_callbacks and worker.periodic_callbacks["tick"].callback_time == 1000
+
+
 #: Runs of a study that do nothing but say that they have begun; the sixth takes the whole process along.
 KILLED = """
 import os, signal, sys, time

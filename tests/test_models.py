@@ -251,8 +251,8 @@ def test_encoder_and_decoder_train_on_the_device():
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_the_base_transformer_learns_by_heart_on_the_device():
-    """At its full size: two sentences, three steps."""
+def test_the_base_transformer_takes_steps_on_the_device():
+    """At its full width and depth, with 1,000 tokens: two sentences, three steps."""
     torch.manual_seed(0)
     method = Method()
     with bitfirst.open("model?counting=0") as device:

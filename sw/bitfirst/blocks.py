@@ -33,7 +33,7 @@ class Residual(nn.Module, ABC):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.dispatch:
-            check_not_again(type(self).__name__)
+            check_not_again(f"a block ({type(self).__name__})")
             gates, number = self.dispatch
             return gates.block(number, self, x)
         return self.join(self.residual(x), self.shortcut(x))
@@ -45,8 +45,15 @@ def check_not_again(what: str) -> None:
     if torch._C._current_graph_task_id() != -1:  # as torch.utils.checkpoint tells it, too
         raise UsageError(
             f"{what} is computed again in the backward pass, and its method would choose anew: leave activation "
-            "checkpointing out of blocks that a method may skip or give widths of their own"
+            "checkpointing, and forward passes from hooks of gradients, out of blocks that a method may skip or give "
+            "widths of their own"
         )
+
+
+def converted_layers(block: Residual) -> list[nn.Module]:
+    """Layers of the block that a device computes, but for its shortcut's."""
+    others = {id(layer) for layer in block.shortcut.modules()}
+    return [layer for layer in block.modules() if hasattr(layer, "connection") and id(layer) not in others]
 
 
 def residual_blocks(net: nn.Module) -> dict[str, Residual]:

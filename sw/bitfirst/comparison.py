@@ -415,7 +415,7 @@ def _ruled(head: tuple[str, ...], rows: Iterable[list[str]]) -> list[Iterable[st
 
 def signs_markdown(study: str, rows: list[list[str]]) -> str:
     """Of `comparison_signs.table`, as Markdown."""
-    return f"{study}, {comparison_signs.ABOUT}:\n\n{_markdown(comparison_signs.HEAD, rows)}"
+    return f"{study}, predicted signs; {comparison_signs.ABOUT}:\n\n{_markdown(comparison_signs.HEAD, rows)}"
 
 
 def energy_markdown(shown: dict[str, Any], model: EnergyModel) -> str:

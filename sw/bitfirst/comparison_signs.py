@@ -1,5 +1,5 @@
 """Predicted signs in `bitfirst report`: how many the first bits decide, how many of them wrongly, and E2-Train's bound
-of that, eq. (3), by layer over the sampled steps of the training (`signs.sample`).
+of the chance of a wrong sign, eq. (3), by layer over the sampled steps of the training (`signs.sample`).
 """
 
 from statistics import fmean
@@ -18,8 +18,10 @@ SHARES = {
     "bound_vacuous": "bounds of 1 or more",
     "bound_tau": "with the threshold",
 }
-HEAD = ("method", "batch", *SHARES.values())
-ABOUT = "signs: mean of the layers (least .. most of a layer), each the mean of its sampled steps in all seeds"
+HEAD = ("method", "batch", "seeds", *SHARES.values())
+ABOUT = (
+    "mean of the layers (least .. most of a layer), each the mean of its sampled steps in the seeds that tell of them"
+)
 
 
 def table(summary: Row) -> list[list[str]]:
@@ -27,9 +29,11 @@ def table(summary: Row) -> list[list[str]]:
     found = []
     for one in summary["table"]:
         own = [row for row in summary["rows"] if (row["variant"], row["batch"]) == (one["variant"], one["batch"])]
-        seen = [sample for row in own for sample in _predicted(row)]
-        if seen:
-            found.append([one["variant"], str(one["batch"]), *(_cell(seen, name) for name in SHARES)])
+        runs = [samples for row in own if (samples := _predicted(row))]
+        if runs:
+            seen = [sample for samples in runs for sample in samples]
+            cells = (_cell(seen, name) for name in SHARES)
+            found.append([one["variant"], str(one["batch"]), str(len(runs)), *cells])
     return found
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from . import host_work
 from .bits import Bits
-from .blocks import macs_of_output, residual_blocks
+from .blocks import check_not_again, converted_layers, macs_of_output, residual_blocks
 from .connection import Connection, compute, measured
 from .device import Device
 from .errors import UsageError
@@ -289,7 +289,8 @@ STATE = "threshold_state"  #: what a layer with a lagged threshold adds to its s
 class _Layer:
     """What both layers have: `bits` (settable for each layer), `connection`, `fqn`, its name in messages, and `signer`,
     None where the weight has ordinary gradients; `gradients`, where dX and dW have copies of their own; `buckets`,
-    while the samples of a batch have widths of their own; `host`, which computes the products in the device's place."""
+    while the samples of a batch have widths of their own; `host`, which computes the products in the device's place;
+    `chosen`: in each forward pass a method chooses for which samples, or in which widths."""
 
     bits: Bits
     connection: Connection
@@ -298,6 +299,7 @@ class _Layer:
     gradients: Gradients | None = None
     buckets: "Buckets | None" = None
     host: HostProducts | None = None
+    chosen: bool = False
 
     @property
     def _lagged(self) -> bool:
@@ -353,6 +355,8 @@ class _Layer:
             self.signer.state = None if saved is None else State(*saved.tolist())
 
     def _product(self, x: torch.Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> torch.Tensor:
+        if self.chosen:
+            check_not_again(f"layer {self.fqn}")
         if self.host is not None:
             return self.host.product(self, x, stride, padding)
         if self.buckets is not None:
@@ -465,11 +469,14 @@ def convert(
             layer.__class__ = Conv2d if isinstance(layer, nn.Conv2d) else Linear  # keeps parameters, hooks and name
             layer.bits, layer.connection, layer.fqn = bits, connection, name or "(whole module)"
             layer.signer = _signer(layer, method.signs)
-            layer.gradients = layer.host = layer.buckets = None
+            layer.gradients = layer.host = None
     for name, reason in left_on_host(converted).items():
         logger.info("%s stays on the host: %s", name, reason)
     _take_off(converted)
     method.prepare(converted)
+    for block in residual_blocks(converted).values():
+        for layer in converted_layers(block):
+            layer.chosen = bool(block.dispatch)
     return converted
 
 
@@ -535,8 +542,8 @@ def in_float(module: nn.Module) -> nn.Module:
     for layer in plain.modules():
         if isinstance(layer, _Layer):
             layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
-            for name in "bits", "connection", "fqn", "signer", "gradients", "host":
-                delattr(layer, name)
+            for name in "bits", "connection", "fqn", "signer", "gradients", "buckets", "host", "chosen":
+                layer.__dict__.pop(name, None)
     return plain
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..bits import Bits
-from ..blocks import Residual, channels_of, check_not_again, for_some, separate_blocks
+from ..blocks import Residual, channels_of, converted_layers, for_some, separate_blocks
 from ..buckets import Bucket, Buckets
 from ..errors import UsageError
 from .block_gates import BlockGates, GatedMethod, HostLinear, SampleLoss, cross_entropies
@@ -90,34 +90,16 @@ class PrecisionGates(BlockGates):
         ]
 
 
-def _residual_layers(block: Residual) -> list[nn.Module]:
-    """The converted layers of the block but for its shortcut's."""
-    others = {id(layer) for layer in block.shortcut.modules()}
-    return [layer for layer in block.modules() if hasattr(layer, "connection") and id(layer) not in others]
-
-
 @contextmanager
 def _in_buckets(block: Residual, buckets: list[Bucket]) -> Iterator[None]:
-    layers = _residual_layers(block)
-    before = [layer.buckets for layer in layers]
+    layers = converted_layers(block)
     for layer in layers:
         layer.buckets = Buckets(buckets)
     try:
         yield
     finally:
-        for layer, own in zip(layers, before, strict=True):
-            layer.buckets = own
-
-
-class _Between(Buckets):
-    """Of a layer while no block says which widths its samples have."""
-
-    def __init__(self) -> None:
-        super().__init__([])
-
-    def product(self, layer: Any, *_: object) -> torch.Tensor:
-        check_not_again(f"layer {layer.fqn}")
-        raise UsageError(f"layer {layer.fqn} has widths only within its block: call the block, not the layer")
+        for layer in layers:
+            layer.buckets = None
 
 
 class DFQ(GatedMethod):
@@ -196,8 +178,8 @@ class DFQ(GatedMethod):
         self.gates.per_batch = self.per == BATCH
         for number, block in enumerate(blocks):
             block.dispatch = self.gates, number
-            for layer in _residual_layers(block):
-                layer.bits, layer.buckets = replace(layer.bits, weight=self.weights), _Between()
+            for layer in converted_layers(block):
+                layer.bits = replace(layer.bits, weight=self.weights)
         self.counts = [[0] * len(self.options) for _ in blocks]
 
     def penalty(self, net: nn.Module) -> torch.Tensor:
