@@ -162,6 +162,26 @@ def test_curves_are_means_and_the_span_of_the_seeds():
     assert same(learning.get_xydata(), [[1, 50], [2, 75]]) and same(target.get_ydata(), [90, 90])
 
 
+def test_a_method_has_one_colour_in_all_figures(tmp_path):
+    """In whatever order its runs came; one without curves has no name among the curves."""
+    curve = told() | {"history": history(0.25, 0.5)}
+    keep(
+        tmp_path / FILE,
+        ("psg", 0, curve),
+        ("slu", 0, curve),
+        ("smd", 0, told() | {"history": []}),
+        ("sgd", 0, curve),
+        study="methods",
+    )
+    summaries = [grids.summary("methods", comparison.read(tmp_path / FILE))]
+    comparison.label(summaries)
+    drawn = {name: figure.axes[0] for name, *_, figure in comparison_figures.figures(summaries)}
+    points = {bar.get_label(): bar.lines[0].get_color() for bar in drawn["accuracy"].containers}
+    curves = {line.get_label(): line.get_color() for line in drawn["learning"].lines}
+    assert list(points) == ["sgd", "smd", "slu", "psg"] and len(set(points.values())) == 4
+    assert curves == {name: colour for name, colour in points.items() if name != "smd"}
+
+
 def test_each_size_of_a_batch_has_a_panel():
     """However many: with a curve of its own in each, in one colour, under one name."""
     for sizes in (8, 32), (8, 16, 32, 64):

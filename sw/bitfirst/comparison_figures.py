@@ -37,9 +37,9 @@ def figures(
     """(name, title, what it shows, figure) of each that there is something for; `summaries` as of `grids.summary`, with
     "label" in rows, `energies` as of `comparison_energy.table`, with rows."""
     table = [row for one in summaries for row in one["table"] if row["accuracies"]]
-    by_label: dict[str, list[Row]] = {}
+    by_label: dict[str, list[Row]] = {row["label"]: [] for row in table}  # in its order: all figures have its colours
     for row in (row for one in summaries for row in one["rows"] if "failed" not in row):
-        by_label.setdefault(row["label"], []).append(row)
+        by_label[row["label"]].append(row)
     yield "accuracy", "Accuracy against work", ABOUT["accuracy"], accuracy_figure(table)
     known = [row for one in energies for row in one["rows"]]
     whole = {row["label"]: row for row in known if not row["host"]}
@@ -173,7 +173,9 @@ def learning_figure(by_label: dict[str, list[Row]], target: float | None = None)
     styles = _styles_of_panels(firsts)
     for first, rows, style in zip(firsts, by_label.values(), styles, strict=True):
         curves = [[100 * one["validation_accuracy"] for one in row["history"]] for row in rows if row.get("history")]
-        means = mean_of([np.array(curve) for curve in curves]) if curves else np.empty(0)
+        if not curves:
+            continue
+        means = mean_of([np.array(curve) for curve in curves])
         label = _wrapped(_within(first, of_batch))
         of_batch[first["batch"]].plot(range(1, len(means) + 1), means, label=label, **style)
     for axes in figure.axes:
