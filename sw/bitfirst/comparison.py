@@ -358,8 +358,7 @@ def targets_markdown(summary: dict[str, Any], target: float) -> str:
     counts = [one for one in TARGET_COUNTS if any(run[one[0]] is not None for run in rows)]
     lines = []
     for row in summary["table"]:
-        one = (row["variant"], row["batch"])
-        runs = [run for run in rows if (run["variant"], run["batch"]) == one and "failed" not in run]
+        runs = [run for run in grids.runs_of(row, rows) if "failed" not in run]
         runs.sort(key=lambda run: run["seed"])
         told = [run for run in runs if run["censored"] is not None]
         got = f"{sum(not run['censored'] for run in told)} of {len(told)}"

@@ -13,7 +13,7 @@ from bitfirst_hdl.config import ArrayConfig
 from .energy import Energy, Provenance, co2_g, unavailable
 from .energy_model import FACTOR, FLOATING_TERMS, HOST_TERMS, TERMS, EnergyModel, activity
 from .errors import UsageError
-from .grids import FIXED_BASELINE, REFERENCE
+from .grids import FIXED_BASELINE, REFERENCE, runs_of
 
 SBM = "sbm"
 BASELINES = (FIXED_BASELINE, REFERENCE)  #: what energies are compared to: the first of these that there is
@@ -124,7 +124,7 @@ def table(summary: Row, model: EnergyModel, g_per_kwh: float | None = None) -> R
 
 
 def _mean_row(one: Row, summary: Row, model: EnergyModel, g_per_kwh: float | None) -> Row | None:
-    own = [row for row in summary["rows"] if (row["variant"], row["batch"]) == (one["variant"], one["batch"])]
+    own = runs_of(one, summary["rows"])
     own = [row for row in own if row["energy_j"] is not None]
     if not own:
         return None

@@ -5,6 +5,8 @@ of the chance of a wrong sign, eq. (3), by layer over the sampled steps of the t
 from statistics import fmean
 from typing import Any
 
+from .grids import runs_of
+
 Row = dict[str, Any]
 #: Name in the rows of a run's signs -> title.
 SHARES = {
@@ -28,8 +30,7 @@ def table(summary: Row) -> list[list[str]]:
     """Of a study (`grids.summary`): cells for `HEAD` of each row of its table whose runs predicted signs."""
     found = []
     for one in summary["table"]:
-        own = [row for row in summary["rows"] if (row["variant"], row["batch"]) == (one["variant"], one["batch"])]
-        runs = [samples for row in own if (samples := _predicted(row))]
+        runs = [samples for row in runs_of(one, summary["rows"]) if (samples := _predicted(row))]
         if runs:
             seen = [sample for samples in runs for sample in samples]
             cells = (_cell(seen, name) for name in SHARES)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from .grids import runs_of
+
 Row = dict[str, Any]
 
 
@@ -82,6 +84,6 @@ def table(summary: Row) -> tuple[tuple[str, ...], list[list[str]]]:
 
 
 def _means(one: Row, runs: list[Row]) -> dict[str, float]:
-    own = [row for row in runs if (row["variant"], row["batch"]) == (one["variant"], one["batch"])]
+    own = runs_of(one, runs)
     told = {name: [row[name] for row in own if name in row] for name in COLUMNS}
     return {name: COLUMNS[name].combined(values) for name, values in told.items() if values}

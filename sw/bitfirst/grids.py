@@ -597,6 +597,11 @@ def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"study": name, "rows": chosen, "table": table, "note": note(chosen, table)}
 
 
+def runs_of(one: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of `rows` that row `one` of a table is of."""
+    return [row for row in rows if (row["variant"], row["batch"]) == (one["variant"], one["batch"])]
+
+
 def note(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> str:
     """What the table claims, how rates were tuned, and whether its runs are of more than one version of the program."""
     versions = {json.dumps(row.get("versions"), sort_keys=True) for row in rows}
