@@ -2,9 +2,9 @@
 
     python docs/evidence/thin.py docs/evidence/cifar/study.sqlite
 
-Trials whose rate was not chosen keep their figures and the course of their training, and lose what was seen of signs,
-layers and routes; exact signs lose their samples, which those of PSG have too; no run keeps the work of its layers in
-each epoch. Numbers seen in signs have four digits. A file that is thin already stays as it is.
+Trials whose rate was not chosen keep figures and the course of their accuracy, and lose what was seen of signs, layers,
+routes and changes of width; exact signs lose their samples, which those of PSG have too; no run keeps the work of its
+layers in each epoch. Numbers seen in signs have four digits. A file that is thin already stays as it is.
 """
 
 import json
@@ -21,30 +21,37 @@ DIGITS = 4
 
 
 def thin(file: Path) -> None:
-    """Changes the file in place. Raises `UsageError` for a file of no study."""
-    grids.Runs(file).close()
+    """Changes the file in place."""
+    if not file.is_file():
+        sys.exit(f"{file} is no file: give a study.sqlite")
+    runs = grids.Runs(file)
+    chosen = {row["id"] for study in runs.studies() for row in _chosen(runs.all(study))}
+    runs.close()
     with closing(sqlite3.connect(file)) as database:
         rows = database.execute("SELECT id, configuration, result FROM runs").fetchall()
-        told = [(name, json.loads(asked), json.loads(result)) for name, asked, result in rows]
-        rates = grids.tuned([asked | result for _, asked, result in told])
-        for name, asked, result in told:
-            chosen = rates[asked["variant"], asked["batch"]] == asked["rate"]
-            text = json.dumps(_kept(asked, result, chosen), separators=(",", ":"))
-            database.execute("UPDATE runs SET result = ? WHERE id = ?", (text, name))
-        database.commit()
-        database.execute("VACUUM")
+        kept = [(_kept(json.loads(told), json.loads(result), chosen), result, name) for name, told, result in rows]
+        changes = [(text, name) for text, result, name in kept if text != result]
+        if changes:
+            database.executemany("UPDATE runs SET result = ? WHERE id = ?", changes)
+            database.commit()
+            database.execute("VACUUM")
 
 
-def _kept(asked: dict[str, Any], result: dict[str, Any], chosen: bool) -> dict[str, Any]:
+def _chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs of a study that its table has."""
+    return grids.summary("", rows)["rows"]
+
+
+def _kept(told: dict[str, Any], result: dict[str, Any], chosen: set[str]) -> str:
     result.pop("layer_epochs", None)
-    if not chosen:
+    if grids.identity(told) not in chosen:
         for part in result.get("methods", {}).values():
             part.pop("changes", None)
-        return {key: value for key, value in result.items() if key not in SEEN}
-    if "signs" in result:
+        result = {key: value for key, value in result.items() if key not in SEEN}
+    elif "signs" in result:
         signs = _rounded(result["signs"])
-        result["signs"] = signs | ({"rows": []} if asked["method"] == "signsgd" else {})
-    return result
+        result["signs"] = signs | ({"rows": []} if told["method"] == "signsgd" else {})
+    return json.dumps(result, separators=(",", ":"))
 
 
 def _rounded(value: Any) -> Any:
@@ -56,5 +63,7 @@ def _rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     for given in sys.argv[1:]:
         thin(Path(given))

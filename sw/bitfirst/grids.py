@@ -202,7 +202,7 @@ GRIDS = {
             **_SMB,
             "slu": "slu",
             "stochastic depth": "sd",
-            "stochastic depth, last 0.86": "sd:last=0.86",  # the work of `slu`, at the rates that tuning chose
+            "stochastic depth, last 0.86": "sd:last=0.86",  # the work that `slu` has on ResNet-8
             "skipnet": "skipnet",
             "exact signs": "signsgd",
             "psg": "psg",
