@@ -10,7 +10,6 @@ and tests each in its last widths (the study's figure) and in 8/8: `orders.csv` 
 import csv
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,9 +33,7 @@ def runs(file: Path) -> list[dict[str, Any]]:
 
 def tested(folder: str, one: dict[str, Any]) -> dict[str, Any]:
     """A row of the file."""
-    options = training.TrainOptions(**{key: value for key, value in one.items() if key not in grids.OWN})
-    options = replace(options, lr=one["rate"] * options.lr, lr_signs=one["rate"] * options.lr_signs)
-    splits = grids.splits_of(folder)
+    options, splits = grids.options_of(one), grids.splits_of(folder)
     with training.host_settings(options.threads), bitfirst.open(options.device) as board:
         run = training.new_run(options, board, grids.NETWORKS[one["images"]])
         training.fit(run, splits, options)

@@ -7,9 +7,9 @@ routes and changes of width; exact signs lose their samples, which those of PSG 
 layers in each epoch. Numbers seen in signs have four digits. A file that is thin already stays as it is.
 """
 
+import argparse
 import json
 import sqlite3
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,8 @@ DIGITS = 4
 
 def thin(file: Path) -> None:
     """Changes the file in place."""
-    if not file.is_file():
-        sys.exit(f"{file} is no file: give a study.sqlite")
     runs = grids.Runs(file)
-    chosen = {row["id"] for study in runs.studies() for row in _chosen(runs.all(study))}
+    chosen = {row["id"] for study in runs.studies() for row in grids.summary(study, runs.all(study))["rows"]}
     runs.close()
     with closing(sqlite3.connect(file)) as database:
         rows = database.execute("SELECT id, configuration, result FROM runs").fetchall()
@@ -35,11 +33,6 @@ def thin(file: Path) -> None:
             database.executemany("UPDATE runs SET result = ? WHERE id = ?", changes)
             database.commit()
             database.execute("VACUUM")
-
-
-def _chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs of a study that its table has."""
-    return grids.summary("", rows)["rows"]
 
 
 def _kept(told: dict[str, Any], result: dict[str, Any], chosen: set[str]) -> str:
@@ -63,7 +56,9 @@ def _rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    for given in sys.argv[1:]:
-        thin(Path(given))
+    parser = argparse.ArgumentParser(usage="python docs/evidence/thin.py FILE [FILE ...]")
+    parser.add_argument("files", nargs="+", type=Path)
+    for given in parser.parse_args().files:
+        if not given.is_file():
+            parser.error(f"{given} is no file: give a study.sqlite")
+        thin(given)

@@ -250,15 +250,20 @@ def with_array(device: str, array: str) -> str:
 OWN = ("variant", "images", "finetunes", "rate")  #: of a configuration, beside the options of `TrainOptions`
 
 
+def options_of(configuration: dict[str, Any]) -> TrainOptions:
+    """What a run trains with, its learning rates multiplied as it is told."""
+    options = TrainOptions(**{key: value for key, value in configuration.items() if key not in OWN})
+    rate = configuration["rate"]
+    return replace(options, lr=rate * options.lr, lr_signs=rate * options.lr_signs)
+
+
 def run_one(configuration: dict[str, Any], folder: str | None = None) -> dict[str, Any]:
     """One training: what came of it, and what was seen of it (`observed.result`). Learning rates are tuned by its
     validation split, and its test split is reported. Raises `UsageError` where the device cannot be opened.
 
     folder  of the images, where they are not the digits
     """
-    options = TrainOptions(**{key: value for key, value in configuration.items() if key not in OWN})
-    rate = configuration["rate"]
-    options = replace(options, lr=rate * options.lr, lr_signs=rate * options.lr_signs)
+    options = options_of(configuration)
     started = time.monotonic()
     with training.host_settings(options.threads), bitfirst.open(options.device) as board:
         try:
